@@ -1,0 +1,150 @@
+"""The batch of crystals that every part of the program passes around."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from repose.errors import InvalidCrystalError, ShapeError
+
+
+@dataclass(frozen=True, eq=False)
+class CrystalBatch:
+    """Some crystals, flattened into one set of tensors; immutable, checked at construction.
+
+    N atoms in all, S crystals. Atoms of one crystal stand together, in the order of the source.
+
+    Attributes:
+        numbers: Atomic numbers, ``(N,)`` int64, 1 to 118.
+        positions: Cartesian positions in A, ``(N, 3)`` float; not wrapped into the cell.
+        cells: Lattice vectors as ROWS in A, ``(S, 3, 3)`` float: ``cartesian = fractional @ cell``.
+        crystal: Index of the crystal of every atom, ``(N,)`` int64, ascending, every crystal present:
+            two crystals of 1 and 2 atoms are ``[0, 1, 1]``.
+        pbc: Periodic directions, ``(S, 3)`` bool; a sheet with vacuum along c is ``[True, True, False]``.
+
+    Raises:
+        ShapeError: A tensor has another shape or type.
+        InvalidCrystalError: A value is not finite, a cell has no volume, a crystal has no atoms.
+    """
+
+    numbers: Tensor
+    positions: Tensor
+    cells: Tensor
+    crystal: Tensor
+    pbc: Tensor
+
+    def __post_init__(self) -> None:
+        n, s = len(self.numbers), len(self.cells)
+        for name, shape, kind in (
+            ("numbers", (n,), torch.int64),
+            ("positions", (n, 3), None),
+            ("cells", (s, 3, 3), None),
+            ("crystal", (n,), torch.int64),
+            ("pbc", (s, 3), torch.bool),
+        ):
+            value: Tensor = getattr(self, name)
+            if tuple(value.shape) != shape:
+                hint = " For one crystal pass cell[None]." if name == "cells" and value.ndim == 2 else ""
+                raise ShapeError(f"{name} must be {shape}; got {tuple(value.shape)}.{hint}")
+            if kind is None and not value.is_floating_point():
+                raise ShapeError(f"{name} must be a floating-point tensor; got {value.dtype}.")
+            if kind is not None and value.dtype != kind:
+                raise ShapeError(f"{name} must be {kind}; got {value.dtype}.")
+        if self.positions.dtype != self.cells.dtype:
+            raise ShapeError(f"positions are {self.positions.dtype} but cells {self.cells.dtype}; make them equal.")
+        if s == 0:
+            raise ShapeError("a batch needs at least one crystal; got none.")
+        counts = torch.bincount(self.crystal, minlength=s)
+        steps = self.crystal.diff()
+        if len(counts) != s or bool((counts == 0).any()) or bool((steps < 0).any()):
+            raise InvalidCrystalError(
+                f"crystal must ascend from 0 to {s - 1} and give every crystal at least one atom; "
+                f"atoms per crystal: {counts.tolist()[:10]}."
+            )
+        if bool(((self.numbers < 1) | (self.numbers > 118)).any()):
+            raise InvalidCrystalError("atomic numbers must lie between 1 and 118.")
+        if not bool(torch.isfinite(self.positions).all() and torch.isfinite(self.cells).all()):
+            raise InvalidCrystalError("positions and cells must be finite; found NaN or infinity.")
+        if bool((torch.linalg.det(self.cells).abs() < 1e-3).any()):
+            raise InvalidCrystalError("a cell has (almost) no volume; check its lattice vectors.")
+
+    @property
+    def n_crystals(self) -> int:
+        """Number of crystals S."""
+        return len(self.cells)
+
+    @property
+    def n_atoms(self) -> int:
+        """Number of atoms N over all crystals."""
+        return len(self.numbers)
+
+    @property
+    def counts(self) -> Tensor:
+        """Atoms of every crystal, ``(S,)`` int64."""
+        return torch.bincount(self.crystal, minlength=self.n_crystals)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the tensors."""
+        return self.positions.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type of positions and cells."""
+        return self.positions.dtype
+
+    @classmethod
+    def collate(cls, batches: Sequence[CrystalBatch]) -> CrystalBatch:
+        """Join batches into one, in order.
+
+        Args:
+            batches: At least one batch, all of one device and type.
+
+        Returns:
+            The crystals of all of them.
+
+        Raises:
+            ShapeError: The sequence is empty.
+        """
+        if not batches:
+            raise ShapeError("collate needs at least one batch; got an empty sequence.")
+        offsets = torch.tensor([0, *(b.n_crystals for b in batches[:-1])]).cumsum(0).tolist()
+        return cls(
+            numbers=torch.cat([b.numbers for b in batches]),
+            positions=torch.cat([b.positions for b in batches]),
+            cells=torch.cat([b.cells for b in batches]),
+            crystal=torch.cat([b.crystal + k for b, k in zip(batches, offsets, strict=True)]),
+            pbc=torch.cat([b.pbc for b in batches]),
+        )
+
+    def split(self) -> list[CrystalBatch]:
+        """One batch per crystal, in order; the inverse of `collate`."""
+        counts = self.counts.tolist()
+        parts = zip(self.numbers.split(counts), self.positions.split(counts), self.cells, self.pbc, strict=True)
+        return [
+            CrystalBatch(numbers, positions, cell[None], torch.zeros_like(numbers), pbc[None])
+            for numbers, positions, cell, pbc in parts
+        ]
+
+    def __iter__(self) -> Iterator[CrystalBatch]:
+        return iter(self.split())
+
+    def __len__(self) -> int:
+        return self.n_crystals
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> CrystalBatch:
+        """The same crystals on another device or in another floating-point type."""
+        return CrystalBatch(
+            numbers=self.numbers.to(device),
+            positions=self.positions.to(device, dtype),
+            cells=self.cells.to(device, dtype),
+            crystal=self.crystal.to(device),
+            pbc=self.pbc.to(device),
+        )
+
+    def with_geometry(self, positions: Tensor, cells: Tensor) -> CrystalBatch:
+        """The same atoms at other positions ``(N, 3)`` A in other cells ``(S, 3, 3)`` A."""
+        return replace(self, positions=positions, cells=cells)

@@ -1,0 +1,95 @@
+"""Geometry of lattices, batched over crystals.
+
+Convention, used everywhere in Repose: a cell holds lattice vectors as ROWS, so that
+``cartesian = fractional @ cell``; lengths are Angstrom.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# Integer shifts of the 27 cells around and including the home cell, home cell first.
+NEIGHBOUR_CELLS = torch.tensor(
+    sorted(
+        ((i, j, k) for i in (-1, 0, 1) for j in (-1, 0, 1) for k in (-1, 0, 1)),
+        key=lambda shift: sum(map(abs, shift)),
+    )
+)
+
+
+def to_fractional(vectors: Tensor, cells: Tensor, crystal: Tensor) -> Tensor:
+    """Fractional coordinates of Cartesian vectors.
+
+    Args:
+        vectors: Cartesian vectors in A, ``(N, 3)``.
+        cells: Lattice vectors as rows in A, ``(S, 3, 3)``.
+        crystal: Crystal index of every vector, ``(N,)``.
+
+    Returns:
+        Fractional coordinates, ``(N, 3)``.
+    """
+    return (vectors.unsqueeze(1) @ torch.linalg.inv(cells)[crystal]).squeeze(1)
+
+
+def to_cartesian(fractional: Tensor, cells: Tensor, crystal: Tensor) -> Tensor:
+    """Cartesian vectors in A of fractional coordinates ``(N, 3)``; see `to_fractional`."""
+    return (fractional.unsqueeze(1) @ cells[crystal]).squeeze(1)
+
+
+def volume(cells: Tensor) -> Tensor:
+    """Volumes in A^3 of cells ``(S, 3, 3)``, always positive: ``(S,)``."""
+    return torch.linalg.det(cells).abs()
+
+
+def deformation(cells: Tensor, new_cells: Tensor) -> Tensor:
+    """Deformation gradient F that turns ``cells`` into ``new_cells`` (rows: ``cells @ F = new_cells``).
+
+    Args:
+        cells: Lattice vectors as rows in A, ``(S, 3, 3)``.
+        new_cells: The same after deformation, ``(S, 3, 3)``.
+
+    Returns:
+        F, dimensionless, ``(S, 3, 3)``.
+    """
+    return torch.linalg.solve(cells, new_cells)
+
+
+def polar(gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """Split a deformation gradient into stretch and rotation, ``F = stretch @ rotation``.
+
+    With row vectors the stretch acts first, in the frame of the undeformed crystal.
+
+    Args:
+        gradient: F with positive determinant, ``(S, 3, 3)``.
+
+    Returns:
+        Symmetric positive stretch and proper rotation, both ``(S, 3, 3)``.
+    """
+    left, singular, right = torch.linalg.svd(gradient)
+    rotation = left @ right
+    stretch = left @ torch.diag_embed(singular) @ left.transpose(-1, -2)
+    return stretch, rotation
+
+
+def nearest_image(vectors: Tensor, cells: Tensor, crystal: Tensor) -> Tensor:
+    """Shortest periodic image of vectors, searched in the 27 cells around the rounded one.
+
+    Exact for cells that are not strongly skewed (for reduced cells always); import of data uses
+    the exact, slower search of ASE.
+
+    Args:
+        vectors: Differences of positions in A, ``(N, 3)``.
+        cells: Lattice vectors as rows in A, ``(S, 3, 3)``.
+        crystal: Crystal index of every vector, ``(N,)``.
+
+    Returns:
+        Vectors in A that differ from the input by lattice vectors, ``(N, 3)``.
+    """
+    fractional = to_fractional(vectors, cells, crystal)
+    # Not `fractional - round`, so that a vector already short stays as it is, bit for bit.
+    rounded = vectors - to_cartesian(torch.round(fractional), cells, crystal)
+    shifts = NEIGHBOUR_CELLS.to(cells).unsqueeze(0) @ cells  # (S, 27, 3)
+    candidates = rounded.unsqueeze(1) + shifts[crystal]  # (N, 27, 3)
+    best = candidates.detach().norm(dim=-1).argmin(dim=1)
+    return candidates[torch.arange(len(best), device=best.device), best]

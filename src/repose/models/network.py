@@ -1,0 +1,96 @@
+"""What a neural network of any family offers, and the registry of families."""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+
+from torch import Tensor, nn
+
+from repose.config import Settings
+from repose.crystals import CrystalBatch
+from repose.errors import ModelError, nearest
+from repose.graph import PeriodicGraph
+
+S = TypeVar("S", bound=Settings)
+
+
+class Geometry(NamedTuple):
+    """Positions ``(N, 3)`` in A and cells ``(S, 3, 3)`` in A (rows) after a layer."""
+
+    positions: Tensor
+    cells: Tensor
+
+
+class Network(nn.Module, ABC, Generic[S]):
+    """A network that refines the geometry of a batch of crystals.
+
+    Args:
+        settings: Hyperparameters, kept as ``settings``.
+    """
+
+    settings_type: ClassVar[type[Settings]]
+    family: ClassVar[str]
+
+    def __init__(self, settings: S) -> None:
+        super().__init__()
+        self.settings = settings
+
+    @abstractmethod
+    def prepare(self, batch: CrystalBatch) -> tuple[CrystalBatch, PeriodicGraph]:
+        """Geometry to start from and its neighbour graph, both without gradients.
+
+        Args:
+            batch: Crystals as the user gave them.
+
+        Returns:
+            What `forward` takes.
+        """
+
+    @abstractmethod
+    def forward(self, batch: CrystalBatch, graph: PeriodicGraph) -> list[Geometry]:
+        """Predicted geometries, one a layer, the last of them the answer.
+
+        Args:
+            batch: Starting geometry from `prepare`.
+            graph: Its neighbours.
+
+        Returns:
+            Geometries in A; those before the last are for layer-wise supervision.
+        """
+
+
+# Families known by name, and the module that registers each when imported.
+_MODULES = {"e3relax": "repose.models.e3relax"}
+_FAMILIES: dict[str, type[Network[Any]]] = {}
+
+
+def register(name: str) -> Callable[[type[Network[Any]]], type[Network[Any]]]:
+    """Class decorator that enters a family in the registry under its name."""
+
+    def enter(cls: type[Network[Any]]) -> type[Network[Any]]:
+        cls.family = name
+        _FAMILIES[name] = cls
+        return cls
+
+    return enter
+
+
+def families() -> list[str]:
+    """Names of the model families that can be trained."""
+    return sorted({*_MODULES, *_FAMILIES})
+
+
+def family(name: str) -> type[Network[Any]]:
+    """Class of a model family.
+
+    Raises:
+        ModelError: No family has this name.
+    """
+    if name not in _FAMILIES and name in _MODULES:
+        importlib.import_module(_MODULES[name])
+    if name not in _FAMILIES:
+        raise ModelError(f"no model family is called '{name}'; known: {', '.join(families())}.{nearest(name, families())}")
+    return _FAMILIES[name]

@@ -1,0 +1,72 @@
+"""Embeddings of the elements: free, or fed by tabulated properties."""
+
+from __future__ import annotations
+
+import csv
+import math
+from functools import cache
+from importlib import resources
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from repose.nn.equivariant import mlp
+
+MAX_NUMBER = 118
+
+# Where a radius is not tabulated, the covalent radius stands in for it.
+_STAND_INS = {"cation_radius": "covalent_radius", "anion_radius": "covalent_radius", "atomic_radius": "covalent_radius"}
+
+
+@cache
+def element_properties() -> np.ndarray:
+    """Standardised properties of the elements: radii, electronegativity, group, period, valences, ...
+
+    Returns:
+        ``(119, P)`` float32, row z for atomic number z, each column with mean 0 and variance 1 over
+        elements 1 to 94; rows of elements without a table (0 and above 103) are zero.
+    """
+    text = resources.files("repose.nn").joinpath("elements.csv").read_text()
+    rows = list(csv.DictReader(text.splitlines()))
+    names = [name for name in rows[0] if name not in ("number", "symbol")]
+    values = {name: np.array([float(row[name] or "nan") for row in rows]) for name in names}
+    for name, stand_in in _STAND_INS.items():
+        values[name] = np.where(np.isnan(values[name]), values[stand_in], values[name])
+    table = np.stack([values[name] for name in names], axis=1)
+    known = table[:94]
+    mean, spread = np.nanmean(known, axis=0), np.nanstd(known, axis=0)
+    standard = np.where(np.isnan(table), 0.0, (table - mean) / spread)
+    padded = np.zeros((MAX_NUMBER + 1, len(names)), dtype=np.float32)
+    padded[1 : len(standard) + 1] = standard
+    return padded
+
+
+class ElementEmbedding(nn.Module):
+    """Scalar features of an atom from its atomic number.
+
+    Args:
+        features: Width F.
+        kind: ``"free"`` is one learned vector per element, uniform in [-sqrt 3, sqrt 3] at the start, as
+            in E3Relax. ``"properties"`` feeds tabulated properties to a small network, so that
+            elements that behave alike are alike from the start; it generalises better from few data.
+    """
+
+    def __init__(self, features: int, kind: str) -> None:
+        super().__init__()
+        self.table: nn.Embedding | None = None
+        if kind == "free":
+            self.table = nn.Embedding(MAX_NUMBER + 1, features)
+            nn.init.uniform_(self.table.weight, -math.sqrt(3), math.sqrt(3))
+        else:
+            properties = torch.from_numpy(element_properties())
+            # Saved with the weights, so that a trained model never depends on a later table.
+            self.register_buffer("properties", properties)
+            self.net = mlp(properties.shape[1], features, features)
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        """Embed atomic numbers ``(N,)`` as ``(N, F)``."""
+        if self.table is not None:
+            return self.table(numbers)
+        properties: Tensor = self.properties  # type: ignore[assignment]
+        return self.net(properties)[numbers]

@@ -1,0 +1,88 @@
+"""Blocks with scalar features ``(M, F)`` and vector features ``(M, 3, F)``.
+
+Only scalars pass through nonlinear functions; vectors are scaled by scalars and mixed linearly, so
+that every block commutes with rotation and reflection (E3Relax, "Equivariance Analysis").
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from repose.nn.ops import safe_norm, segment_sum
+
+
+class ScaledSiLU(nn.Module):
+    """SiLU / 0.6, which keeps the variance of a standard normal input near one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply to every entry."""
+        return nn.functional.silu(x) / 0.6
+
+
+def mlp(n_in: int, n_hidden: int, n_out: int) -> nn.Sequential:
+    """Two linear layers with a scaled SiLU between them."""
+    return nn.Sequential(nn.Linear(n_in, n_hidden), ScaledSiLU(), nn.Linear(n_hidden, n_out))
+
+
+class Message(nn.Module):
+    """Message passing of E3Relax, equations 1 and 2.
+
+    Scalars are scaled by 1/sqrt(3), vectors by 1/sqrt(F); sums over neighbours are not normalised.
+
+    Args:
+        features: Width F.
+        n_basis: Radial functions R.
+    """
+
+    def __init__(self, features: int, n_basis: int) -> None:
+        super().__init__()
+        self.features = features
+        self.phi = mlp(features, features, 3 * features)  # φ_h, φ_u, φ_v side by side
+        self.gamma = nn.Linear(n_basis, 3 * features)  # γ_h, γ_u, γ_v side by side
+
+    def forward(
+        self, x: Tensor, v: Tensor, basis: Tensor, direction: Tensor, receiver: Tensor, sender: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Sum the messages of all neighbours.
+
+        Args:
+            x: Scalars of atoms, ``(N, F)``.
+            v: Vectors of atoms, ``(N, 3, F)``.
+            basis: Radial basis of edges, ``(E, R)``.
+            direction: Unit vectors of edges, ``(E, 3)``.
+            receiver: Receiving atom, ``(E,)``.
+            sender: Sending atom, ``(E,)``.
+
+        Returns:
+            Sums m ``(N, F)`` and ``(N, 3, F)``.
+        """
+        gate = self.phi(x)[sender] * self.gamma(basis) / math.sqrt(3)  # (E, 3F)
+        scalar, keep, turn = gate.split(self.features, dim=-1)
+        vector = v[sender] * keep.unsqueeze(1) + turn.unsqueeze(1) * direction.unsqueeze(-1)  # (E, 3, F)
+        n = len(x)
+        return segment_sum(scalar, receiver, n), segment_sum(vector, receiver, n) / math.sqrt(self.features)
+
+
+class SelfUpdate(nn.Module):
+    """Gated mixing of a node's own scalars and vectors (E3Relax, equations 3-4 and 11-12).
+
+    Args:
+        features: Width F.
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.features = features
+        self.mix = nn.Linear(features, 2 * features, bias=False)  # U and V side by side
+        self.phi = mlp(2 * features, features, 3 * features)  # φ_s1, φ_s2, φ_v side by side
+
+    def forward(self, m: Tensor, mv: Tensor) -> tuple[Tensor, Tensor]:
+        """Return updated scalars ``(M, F)`` and vectors ``(M, 3, F)`` from the same shapes."""
+        u, v = self.mix(mv).split(self.features, dim=-1)
+        invariants = torch.cat([m, safe_norm(u, dim=1)], dim=-1)
+        s1, s2, s3 = self.phi(invariants).split(self.features, dim=-1)
+        x = (s1 / math.sqrt(2) + (1 + torch.tanh(s2)) * m) / math.sqrt(2)
+        return x, mv + s3.unsqueeze(1) * v

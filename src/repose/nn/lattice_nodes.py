@@ -1,0 +1,137 @@
+"""Exchange between atoms and the three lattice nodes of a crystal (E3Relax, equations 9-18).
+
+Lattice nodes have scalars ``(S, 3, F)`` and vectors ``(S, 3, 3, F)`` with axes (crystal, lattice
+vector, Cartesian component, feature). Weights are either shared by a, b and c, and their
+contributions to the atoms averaged, so that their order does not matter; or separate and applied one
+after another, as in the released code of E3Relax.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from repose.nn.equivariant import SelfUpdate, mlp
+from repose.nn.ops import safe_norm, segment_mean, unit
+from repose.nn.radial import GaussianBasis
+
+
+class LatticeUpdate(nn.Module):
+    """Atoms to lattice: new features of lattice nodes (equations 9-12) and changes of the cell (13).
+
+    Args:
+        features: Width F.
+        shared_axes: One set of weights for a, b and c, or one each.
+    """
+
+    def __init__(self, features: int, shared_axes: bool) -> None:
+        super().__init__()
+        self.axes = nn.ModuleList(_AxisUpdate(features) for _ in range(1 if shared_axes else 3))
+
+    def forward(self, x: Tensor, v: Tensor, y: Tensor, w: Tensor, crystal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Update the lattice nodes.
+
+        Args:
+            x: Scalars of atoms, ``(N, F)``.
+            v: Vectors of atoms, ``(N, 3, F)``.
+            y: Scalars of lattice nodes, ``(S, 3, F)``.
+            w: Vectors of lattice nodes, ``(S, 3, 3, F)``.
+            crystal: Crystal of every atom, ``(N,)``.
+
+        Returns:
+            New ``y``, new ``w``, and the change of the lattice vectors as rows in A, ``(S, 3, 3)``.
+        """
+        s = len(y)
+        mean_x, mean_v = segment_mean(x, crystal, s), segment_mean(v, crystal, s)
+        # Each module takes all axes that share its weights: (S, A, ...) with A = 3 or 1.
+        parts = zip(self.axes, y.chunk(len(self.axes), dim=1), w.chunk(len(self.axes), dim=1), strict=True)
+        columns = [axis(mean_x, mean_v, y_c, w_c) for axis, y_c, w_c in parts]
+        new_y, new_w, change = (torch.cat(column, dim=1) for column in zip(*columns, strict=True))
+        return new_y, new_w, change
+
+
+class _AxisUpdate(nn.Module):
+    """`LatticeUpdate` for the axes that share one set of weights."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.gamma = mlp(2 * features, features, features)
+        self.mix = nn.Linear(features, features, bias=False)
+        self.update = SelfUpdate(features)
+        self.head = nn.Linear(features, 1, bias=False)
+
+    def forward(self, mean_x: Tensor, mean_v: Tensor, y: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        s, a, f = y.shape
+        n = self.gamma(torch.cat([mean_x.unsqueeze(1).expand_as(y), y], dim=-1))  # eq. 9
+        nv = self.mix(mean_v.unsqueeze(1) + w)  # eq. 10
+        new_y, new_w = self.update(n.reshape(s * a, f), nv.reshape(s * a, 3, f))  # eq. 11-12
+        new_w = new_w.view(s, a, 3, f)
+        return new_y.view(s, a, f), new_w, self.head(new_w).squeeze(-1)  # eq. 13
+
+
+class LatticeToAtoms(nn.Module):
+    """Lattice to atoms: every atom hears of the three lattice vectors (equations 15-18).
+
+    Args:
+        features: Width F.
+        basis: Radial basis for the distances from atoms to the tips of lattice vectors.
+        n_basis: Its number of functions R.
+        shared_axes: One set of weights for a, b and c, or one each.
+    """
+
+    def __init__(self, features: int, basis: GaussianBasis, n_basis: int, shared_axes: bool) -> None:
+        super().__init__()
+        self.features = features
+        self.basis = basis
+        self.axes = nn.ModuleList(_AxisToAtoms(features, n_basis) for _ in range(1 if shared_axes else 3))
+
+    def forward(
+        self, x: Tensor, v: Tensor, y: Tensor, w: Tensor, centred: Tensor, cells: Tensor, crystal: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Update the atoms.
+
+        Args:
+            x: Scalars of atoms, ``(N, F)``.
+            v: Vectors of atoms, ``(N, 3, F)``.
+            y: Scalars of lattice nodes, ``(S, 3, F)``.
+            w: Vectors of lattice nodes, ``(S, 3, 3, F)``.
+            centred: Positions relative to the crystal's mean in A, ``(N, 3)``.
+            cells: Lattice vectors as rows in A, ``(S, 3, 3)``.
+            crystal: Crystal of every atom, ``(N,)``.
+
+        Returns:
+            New ``x`` and ``v``.
+        """
+        offset = centred.unsqueeze(1) - cells[crystal]  # r_i - l_c, (N, 3 axes, 3)
+        geometry = (y[crystal], w[crystal], self.basis(safe_norm(offset)), unit(offset))
+        # Each module takes all axes that share its weights at once and averages over them.
+        groups = zip(*(tensor.chunk(len(self.axes), dim=1) for tensor in geometry), strict=True)
+        for axis, group in zip(self.axes, groups, strict=True):
+            x, v = axis(x, v, *group)
+        return x, v
+
+
+class _AxisToAtoms(nn.Module):
+    """`LatticeToAtoms` for the A axes that share one set of weights."""
+
+    def __init__(self, features: int, n_basis: int) -> None:
+        super().__init__()
+        self.features = features
+        self.phi = mlp(features, features, 3 * features)
+        self.gamma = nn.Linear(n_basis, 3 * features)
+        self.fuse = mlp(2 * features, features, features)
+        self.mix = nn.Linear(features, features, bias=False)
+
+    def forward(
+        self, x: Tensor, v: Tensor, y: Tensor, w: Tensor, basis: Tensor, direction: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        gate = self.phi(x).unsqueeze(1) * self.gamma(basis) / math.sqrt(3)  # (N, A, 3F)
+        scalar, keep, turn = gate.split(self.features, dim=-1)
+        n = x.unsqueeze(1) + scalar  # eq. 15
+        push = v.unsqueeze(1) * keep.unsqueeze(2) + turn.unsqueeze(2) * direction.unsqueeze(-1)  # (N, A, 3, F)
+        nv = v.unsqueeze(1) + push / math.sqrt(self.features)  # eq. 16, v itself kept
+        n = n + self.fuse(torch.cat([n, y], dim=-1))  # eq. 17
+        nv = nv + self.mix(nv + w) / math.sqrt(2)  # eq. 18
+        return n.mean(dim=1), nv.mean(dim=1)
