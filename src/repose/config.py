@@ -71,3 +71,36 @@ class E3RelaxSettings(Settings):
     start: Literal["input", "rescaled"] = Field(
         "input", description="'rescaled': the first geometry has the volume guessed from composition"
     )
+
+
+class SamplingSettings(Settings):
+    """What training sees; see `repose.training.samples`."""
+
+    edges_per_batch: int = Field(12_000, gt=0, description="batches are filled up to this many edges")
+    epoch_steps: int = Field(800, gt=0, description="optimiser steps in a pseudo-epoch; a checkpoint follows each")
+    path_frames: float = Field(0.0, ge=0, le=1, description="share of inputs that are frames inside a path")
+    denoising: float = Field(0.0, ge=0, le=1, description="share of inputs that are noised relaxed crystals")
+    strain: float = Field(0.03, ge=0, description="standard deviation of strain in noised copies")
+    dilation: float = Field(0.05, ge=0, description="standard deviation of isotropic strain in noised copies")
+    rattle: float = Field(0.15, ge=0, description="largest standard deviation of displacements in A in noised copies")
+
+
+class TrainSettings(Settings):
+    """All of a training run but the family; unset values are those of the E3Relax paper."""
+
+    model: dict[str, Any] = Field(default_factory=dict, description="hyperparameters of the family")
+    sampling: SamplingSettings = SamplingSettings()
+    learning_rate: float = Field(1e-4, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    amsgrad: bool = True
+    schedule: Literal["plateau", "cosine"] = Field("plateau", description="decay of the learning rate")
+    warmup_steps: int = Field(0, ge=0, description="steps of linear rise of the learning rate")
+    decay: float = Field(0.8, gt=0, lt=1, description="plateau: factor of a decay")
+    patience: int = Field(5, gt=0, description="plateau: epochs without improvement before a decay")
+    early_stop: int = Field(10, gt=0, description="epochs without improvement before the end")
+    max_epochs: int = Field(1000, gt=0)
+    ema: float = Field(0.999, ge=0, lt=1, description="decay of the moving average of weights, which is evaluated")
+    clip: float = Field(50.0, gt=0, description="largest norm of the gradient")
+    seed: int = Field(0, ge=0)
+    workers: int = Field(0, ge=0, description="processes that prepare batches; 0 prepares them in the training process")
+    precision: Literal["auto", "32", "bf16"] = Field("auto", description="auto: bf16 where a GPU has it")

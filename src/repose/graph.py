@@ -10,6 +10,7 @@ from torch import Tensor
 
 from repose.crystals import CrystalBatch
 from repose.errors import ConfigError
+from repose.lattice import to_cartesian
 
 # Distances closer than this belong to one shell; also the width by which a cutoff is widened, so that
 # a neighbour exactly at the cutoff does not come and go with rounding.
@@ -67,7 +68,7 @@ def edge_vectors(graph: PeriodicGraph, positions: Tensor, cells: Tensor) -> Tens
     Returns:
         Vectors in A, ``(E, 3)``.
     """
-    offset = (graph.shift.unsqueeze(1) @ cells[graph.crystal]).squeeze(1)
+    offset = to_cartesian(graph.shift, cells, graph.crystal)
     return positions[graph.sender] + offset - positions[graph.receiver]
 
 

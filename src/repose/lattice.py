@@ -29,12 +29,13 @@ def to_fractional(vectors: Tensor, cells: Tensor, crystal: Tensor) -> Tensor:
     Returns:
         Fractional coordinates, ``(N, 3)``.
     """
-    return (vectors.unsqueeze(1) @ torch.linalg.inv(cells)[crystal]).squeeze(1)
+    return to_cartesian(vectors, torch.linalg.inv(cells), crystal)
 
 
 def to_cartesian(fractional: Tensor, cells: Tensor, crystal: Tensor) -> Tensor:
     """Cartesian vectors in A of fractional coordinates ``(N, 3)``; see `to_fractional`."""
-    return (fractional.unsqueeze(1) @ cells[crystal]).squeeze(1)
+    # A product and a sum instead of a matrix product: mixed precision would round that to bfloat16.
+    return (fractional.unsqueeze(-1) * cells[crystal]).sum(dim=-2)
 
 
 def volume(cells: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from repose.config import E3RelaxSettings
 from repose.crystals import CrystalBatch
 from repose.graph import PeriodicGraph, edge_vectors, periodic_graph
-from repose.lattice import deformation, volume
+from repose.lattice import deformation, to_cartesian, volume
 from repose.models.network import Geometry, Network, register
 from repose.nn.elements import MAX_NUMBER, ElementEmbedding
 from repose.nn.equivariant import Message, SelfUpdate, mlp
@@ -173,6 +173,6 @@ class E3RelaxLayer(nn.Module):
             new_cells = cells + change  # eq. 14
             if self.affine:
                 step = step - segment_mean(step, crystal, len(cells))[crystal]
-                positions = (positions.unsqueeze(1) @ deformation(cells, new_cells)[crystal]).squeeze(1)
+                positions = to_cartesian(positions, deformation(cells, new_cells), crystal)
             positions, cells = positions + step, new_cells  # eq. 8
         return x, v, y, w, positions, cells

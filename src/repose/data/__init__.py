@@ -1,0 +1,1 @@
+"""Datasets of unrelaxed/relaxed pairs and whole relaxation paths."""

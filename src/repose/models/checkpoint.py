@@ -1,0 +1,126 @@
+"""Models on disk: a directory of weights, settings and a card. Nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from repose.config import Settings
+from repose.errors import ModelError, nearest
+from repose.models.network import Network, family
+
+FORMAT_VERSION = 1
+WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "card.md"
+
+
+class ModelConfig(Settings):
+    """Contents of ``config.json``."""
+
+    format_version: Literal[1] = FORMAT_VERSION
+    family: str = Field(description="name in the registry of families")
+    name: str = Field(description="what the model is called")
+    settings: dict[str, Any] = Field(description="hyperparameters of the family, every one of them")
+    elements: list[int] = Field(description="atomic numbers seen in training; others are refused")
+    trained_on: str = Field("", description="one line: data and calculator or functional")
+    test_error: dict[str, float] = Field(default_factory=dict, description="metric (with unit) to value")
+    calibration: dict[str, Any] | None = Field(None, description="conformal bounds, where there are any")
+
+
+def save_model(directory: Path, network: Network[Any], config: ModelConfig, card: str) -> None:
+    """Write a model directory, atomically: the old one stays whole until the new one is complete.
+
+    Args:
+        directory: Where; replaced if it is there.
+        network: The weights.
+        config: Everything else that is needed to use them.
+        card: Markdown: what it was trained on, its errors, its limits.
+    """
+    from safetensors.torch import save_file
+
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    new = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    new.chmod(0o755)
+    save_file({k: v.contiguous().cpu() for k, v in network.state_dict().items()}, new / WEIGHTS)
+    (new / CONFIG).write_text(config.model_dump_json(indent=2) + "\n")
+    (new / CARD).write_text(card)
+    if directory.exists():
+        old = Path(tempfile.mkdtemp(prefix=f".{directory.name}-old-", dir=directory.parent))
+        os.replace(directory, old / "model")
+        os.replace(new, directory)
+        shutil.rmtree(old)
+    else:
+        os.replace(new, directory)
+
+
+def load_config(directory: Path) -> ModelConfig:
+    """Read and check ``config.json`` of a model directory.
+
+    Raises:
+        ModelError: It is missing, unreadable, or of another format version.
+    """
+    path = directory / CONFIG
+    if not path.is_file():
+        raise ModelError(f"{directory} is not a model: it holds no {CONFIG}.")
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read: {error}.") from None
+    version = values.get("format_version") if isinstance(values, dict) else None
+    if version != FORMAT_VERSION:
+        raise ModelError(f"{path} has format version {version}; this release of Repose reads {FORMAT_VERSION}.")
+    return ModelConfig.parse(values)
+
+
+def load_model(directory: Path) -> tuple[Network[Any], ModelConfig]:
+    """Read a model directory.
+
+    Args:
+        directory: Written by `save_model`.
+
+    Returns:
+        The network on the CPU, in evaluation mode, without gradients; and its configuration.
+
+    Raises:
+        ModelError: The directory is incomplete or does not fit together.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    config = load_config(directory)
+    cls = family(config.family)
+    network = cls(cls.settings_type.parse(config.settings))
+    try:
+        network.load_state_dict(load_file(directory / WEIGHTS))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise ModelError(f"{directory / WEIGHTS} does not fit {directory / CONFIG}: {error}") from None
+    return network.eval().requires_grad_(False), config
+
+
+def shipped_models() -> dict[str, Path]:
+    """Directories of the models inside the package, by name."""
+    root = Path(__file__).parent.parent / "weights"
+    return {path.parent.name: path.parent for path in sorted(root.glob(f"*/{CONFIG}"))}
+
+
+def find_model(name: str | Path) -> Path:
+    """Directory of a model given by a shipped name or by a path.
+
+    Raises:
+        ModelError: There is neither; says what there is.
+    """
+    shipped = shipped_models()
+    if str(name) in shipped:
+        return shipped[str(name)]
+    for path in (Path(name), Path(name) / "model"):  # the second is where `repose train` writes it
+        if (path / CONFIG).is_file():
+            return path
+    raise ModelError(
+        f"no model '{name}': it is neither a model directory nor one of the shipped models "
+        f"({', '.join(shipped) or 'none'}).{nearest(str(name), shipped)}"
+    )

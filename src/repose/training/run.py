@@ -1,0 +1,233 @@
+"""`repose train`: from datasets to a model directory, through any number of interruptions."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.plugins.io import CheckpointIO
+
+from repose.config import TrainSettings
+from repose.data.store import Dataset, Pair
+from repose.errors import ConfigError, DatasetError
+from repose.models.baselines import fit_atomic_volumes
+from repose.models.checkpoint import ModelConfig, find_model, load_model, save_model
+from repose.models.network import Network, family
+from repose.training.task import RelaxationTask
+
+SETTINGS = "train.json"
+LAST = "last.ckpt"
+
+
+def train(
+    family_name: str,
+    data: Sequence[Path],
+    out: Path,
+    settings: TrainSettings,
+    *,
+    init_from: str | Path | None = None,
+    device: str = "auto",
+    progress: bool = True,
+) -> Path:
+    """Train or fine-tune a model; go on from the last checkpoint if there is one.
+
+    Args:
+        family_name: Name in the registry of families.
+        data: Dataset directories; their train splits are joined, and so are their val splits.
+        out: Directory of the run: ``model/`` (best so far), ``last.ckpt``, ``train.json``, logs.
+        settings: Everything else.
+        init_from: Model, by name or directory, whose weights and hyperparameters are the start.
+        device: ``"auto"``, ``"cpu"`` or ``"cuda"`` (all visible GPUs) or ``"cuda:N"``.
+        progress: Show a progress bar.
+
+    Returns:
+        The model directory ``out/model``.
+
+    Raises:
+        ConfigError: ``out`` holds a run with other settings, or settings do not fit ``init_from``.
+        DatasetError: A dataset is missing, or a split is empty.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    _claim(out, family_name, data, settings, init_from)
+    lightning.seed_everything(settings.seed, workers=True, verbose=False)
+    datasets = [Dataset(path) for path in data]
+    train_pairs = _pairs(datasets, "train")
+    network = _network(family_name, settings, init_from, train_pairs)
+    task = RelaxationTask(network, settings, train_pairs, _pairs(datasets, "val"))
+    trained_on = "; ".join(_sentence(dataset) for dataset in datasets)
+    export = ExportBest(out / "model", train_pairs, trained_on)
+    last = ModelCheckpoint(out, "last", save_top_k=1, enable_version_counter=False, save_on_train_epoch_end=True)
+    callbacks: list[Callback] = [export, EarlyStopping("val/score", patience=settings.early_stop), last]
+    if progress:
+        callbacks.append(TQDMProgressBar())
+    trainer = lightning.Trainer(
+        accelerator="cpu" if device == "cpu" else "cuda" if device.startswith("cuda") else "auto",
+        devices=[int(device[5:])] if device.startswith("cuda:") else 1 if device == "cpu" else "auto",
+        precision=_precision(settings, device),  # type: ignore[arg-type]
+        max_epochs=settings.max_epochs,
+        gradient_clip_val=settings.clip,
+        logger=[CSVLogger(out, name="csv", version=""), TensorBoardLogger(out, name="tensorboard", version="")],
+        callbacks=callbacks,
+        plugins=[AtomicCheckpoints()],
+        reload_dataloaders_every_n_epochs=1,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        enable_progress_bar=progress,
+        enable_model_summary=False,
+        log_every_n_steps=50,
+    )
+    checkpoint = out / LAST
+    trainer.fit(task, ckpt_path=checkpoint if checkpoint.is_file() else None)
+    return out / "model"
+
+
+def _claim(
+    out: Path, family_name: str, data: Sequence[Path], settings: TrainSettings, init_from: str | Path | None
+) -> None:
+    """Write down what this run is, or make sure that a run begun here is the same one."""
+    import json
+
+    description = {
+        "family": family_name,
+        "data": [str(path) for path in data],
+        "init_from": None if init_from is None else str(init_from),
+        "settings": settings.model_dump(mode="json"),
+    }
+    path = out / SETTINGS
+    if path.is_file():
+        before = json.loads(path.read_text())
+        differing = [key for key in description if before.get(key) != description[key]]
+        if differing and (out / LAST).is_file():
+            raise ConfigError(
+                f"{out} holds a run with other {' and '.join(differing)} (see {path}); "
+                "choose another --out, or remove the folder to begin anew."
+            )
+    _write_atomically(path, (json.dumps(description, indent=2) + "\n").encode())
+
+
+def _pairs(datasets: Sequence[Dataset], split: str) -> list[Pair]:
+    pairs = [pair for dataset in datasets for pair in dataset.read(split)]
+    if not pairs:
+        names = ", ".join(str(dataset.directory) for dataset in datasets)
+        raise DatasetError(f"no crystal is in the {split} split of {names}; see 'repose data split --help'.")
+    return pairs
+
+
+def _network(
+    family_name: str, settings: TrainSettings, init_from: str | Path | None, pairs: Sequence[Pair]
+) -> Network[Any]:
+    cls = family(family_name)
+    if init_from is not None:
+        network, config = load_model(find_model(init_from))
+        if config.family != family_name:
+            raise ConfigError(f"--init-from {init_from} is a model of family '{config.family}', not '{family_name}'.")
+        wanted = cls.settings_type.parse({**config.settings, **settings.model})
+        if wanted != network.settings:
+            raise ConfigError(f"the model settings differ from those of --init-from {init_from}; leave them out.")
+        return network.train().requires_grad_(True)
+    network = cls(cls.settings_type.parse(settings.model))
+    if "atomic_volumes" in dict(network.named_buffers()):
+        volumes = fit_atomic_volumes(
+            [pair.numbers for pair in pairs], np.array([abs(np.linalg.det(pair.relaxed_cell)) for pair in pairs])
+        )
+        network.atomic_volumes.copy_(torch.as_tensor(volumes))  # type: ignore[operator, union-attr]
+    return network
+
+
+def _precision(settings: TrainSettings, device: str) -> str:
+    on_gpu = device != "cpu" and torch.cuda.is_available()
+    if settings.precision == "bf16" or (settings.precision == "auto" and on_gpu and torch.cuda.is_bf16_supported()):
+        return "bf16-mixed"
+    return "32-true"
+
+
+def _sentence(dataset: Dataset) -> str:
+    info = dataset.info
+    labels = f", labels {info.calculator}" if info.calculator else ""
+    return f"{info.name} ({info.counts.get('train', 0)} crystals{labels})"
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    handle, new = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    with os.fdopen(handle, "wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.chmod(new, 0o644)
+    os.replace(new, path)
+
+
+class AtomicCheckpoints(CheckpointIO):
+    """Checkpoints of a run: written whole or not at all, read without unpickling code."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write beside the target, then rename over it."""
+        import io
+
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        _write_atomically(Path(path), buffer.getvalue())
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read tensors and plain values only."""
+        return torch.load(path, map_location=map_location or "cpu", weights_only=True)
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Delete one."""
+        Path(path).unlink(missing_ok=True)
+
+
+class ExportBest(Callback):
+    """Write the model directory whenever the validation score improves.
+
+    Args:
+        directory: Where.
+        pairs: Training crystals; their elements are those the model knows.
+        trained_on: One line for ``config.json``.
+    """
+
+    def __init__(self, directory: Path, pairs: Sequence[Pair], trained_on: str) -> None:
+        self.directory = directory
+        self.elements = sorted({int(z) for pair in pairs for z in pair.numbers})
+        self.trained_on = trained_on
+        self.best = float("inf")
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best score so far, in A."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.best = state_dict["best"]
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: RelaxationTask) -> None:  # type: ignore[override]
+        """Export the averaged weights if they are the best yet."""
+        score = float(trainer.callback_metrics["val/score"])
+        if not trainer.is_global_zero or score >= self.best:
+            return
+        self.best = score
+        errors = {
+            f"val {name} ({unit})": round(float(trainer.callback_metrics[f"val/{name}"]), 5)
+            for name, unit in (("coordinates", "A"), ("lattice", "A"), ("shape", "A^2"), ("volume", "A^3"))
+        }
+        network = pl_module.average
+        config = ModelConfig(
+            family=network.family,
+            name=self.directory.parent.name,
+            settings=network.settings.model_dump(mode="json"),
+            elements=self.elements,
+            trained_on=self.trained_on,
+            test_error=errors,
+        )
+        card = f"# {config.name}\n\nFamily `{config.family}`, trained on {self.trained_on}.\n\n" + "".join(
+            f"- {name}: {value}\n" for name, value in errors.items()
+        )
+        save_model(self.directory, network, config, card)

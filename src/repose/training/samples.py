@@ -1,0 +1,188 @@
+"""Batches for training: inputs drawn from paths, noised copies, packed by edge count."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import IterableDataset
+
+from repose.config import SamplingSettings
+from repose.crystals import CrystalBatch
+from repose.data.store import Pair
+from repose.graph import PeriodicGraph
+from repose.models.network import Network
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """A batch as the training step takes it.
+
+    Attributes:
+        start: Starting geometry from `Network.prepare`.
+        graph: Its neighbours.
+        target: The relaxed crystals.
+    """
+
+    start: CrystalBatch
+    graph: PeriodicGraph
+    target: CrystalBatch
+
+    def to(self, device: torch.device) -> Sample:
+        """The same on another device."""
+        return Sample(self.start.to(device), self.graph.to(device), self.target.to(device))
+
+
+def crystal(numbers: np.ndarray, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> CrystalBatch:
+    """One crystal in float32 as a batch; shapes as in `repose.data.store.Pair`."""
+    return CrystalBatch(
+        numbers=torch.from_numpy(np.ascontiguousarray(numbers)),
+        positions=torch.tensor(positions, dtype=torch.float32),
+        cells=torch.tensor(cell, dtype=torch.float32)[None],
+        crystal=torch.zeros(len(numbers), dtype=torch.int64),
+        pbc=torch.tensor(np.asarray(pbc))[None],
+    )
+
+
+def collate(network: Network[Any], drawn: Sequence[tuple[CrystalBatch, CrystalBatch]]) -> Sample:
+    """Join (input, target) pairs of single crystals and build the graph of the inputs."""
+    inputs, targets = zip(*drawn, strict=True)
+    start, graph = network.prepare(CrystalBatch.collate(inputs))
+    return Sample(start, graph, CrystalBatch.collate(targets))
+
+
+def target_of(pair: Pair) -> CrystalBatch:
+    """The relaxed crystal of a pair."""
+    return crystal(pair.numbers, pair.relaxed_positions, pair.relaxed_cell, pair.pbc)
+
+
+def draw_input(pair: Pair, settings: SamplingSettings, rng: np.random.Generator) -> CrystalBatch:
+    """An input for a pair's target: the unrelaxed crystal, a frame of its path, or a noised relaxed one.
+
+    Args:
+        pair: What is drawn from.
+        settings: How often which.
+        rng: Source of randomness.
+
+    Returns:
+        One crystal.
+    """
+    kind = rng.random()
+    if kind < settings.denoising:
+        positions, cell = perturb(pair, settings, rng)
+    elif kind < settings.denoising + settings.path_frames and len(pair.path) > 2:
+        frame = pair.path[rng.integers(1, len(pair.path) - 1)]
+        positions, cell = frame.positions, frame.cell
+    else:
+        positions, cell = pair.positions, pair.cell
+    return crystal(pair.numbers, positions, cell, pair.pbc)
+
+
+def perturb(
+    pair: Pair, settings: SamplingSettings, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Strain and rattle the relaxed crystal of a pair; the mean fractional coordinate stays.
+
+    Returns:
+        Positions ``(n, 3)`` and cell ``(3, 3)`` in A.
+    """
+    strain = rng.normal(0.0, settings.strain, (3, 3))
+    strain = (strain + strain.T) / 2 + np.eye(3) * rng.normal(0.0, settings.dilation)
+    # Sheets keep their vacuum: no strain along directions that do not repeat.
+    along = pair.relaxed_cell[~pair.pbc]
+    for vector in along / np.linalg.norm(along, axis=1, keepdims=True):
+        keep = np.eye(3) - np.outer(vector, vector)
+        strain = keep @ strain @ keep
+    gradient = np.eye(3) + strain
+    rattle = rng.normal(0.0, settings.rattle * rng.random(), pair.relaxed_positions.shape)
+    return pair.relaxed_positions @ gradient + rattle - rattle.mean(axis=0), pair.relaxed_cell @ gradient
+
+
+class TrainingBatches(IterableDataset[Sample]):
+    """A pseudo-epoch of training batches, a function of seed, epoch and rank alone.
+
+    Crystals come in a new random order in every pass over the data; batches are filled until the next
+    crystal would exceed the budget of edges. A run that is stopped and resumed at an epoch's start
+    therefore sees the same batches as one that was not.
+
+    Args:
+        pairs: Training crystals.
+        network: Its `prepare` builds the graphs.
+        settings: Budget, pseudo-epoch and augmentation.
+        seed: Source of all randomness.
+    """
+
+    def __init__(self, pairs: Sequence[Pair], network: Network[Any], settings: SamplingSettings, seed: int) -> None:
+        super().__init__()
+        self.pairs = list(pairs)
+        self.network = network
+        self.settings = settings
+        self.seed = seed
+        self.epoch = 0
+        self.rank, self.world = 0, 1
+        self.sizes = [edge_count(network, pair) for pair in self.pairs]
+
+    def __len__(self) -> int:
+        return self.settings.epoch_steps
+
+    def plan(self) -> list[list[int]]:
+        """Indices of the crystals of every batch of this epoch and rank."""
+        rng = np.random.default_rng([self.seed, self.epoch])
+        needed = self.settings.epoch_steps * self.world
+        batches: list[list[int]] = []
+        current, edges = list[int](), 0
+        while len(batches) < needed:
+            for index in rng.permutation(len(self.pairs)):
+                if current and edges + self.sizes[index] > self.settings.edges_per_batch:
+                    batches.append(current)
+                    current, edges = [], 0
+                current.append(int(index))
+                edges += self.sizes[index]
+        return batches[self.rank : needed : self.world]
+
+    def __iter__(self) -> Iterator[Sample]:
+        worker = torch.utils.data.get_worker_info()
+        first, stride = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        batches = list(enumerate(self.plan()))
+        for position, indices in batches[first::stride]:
+            rng = np.random.default_rng([self.seed, self.epoch, self.rank, position])
+            pairs = [self.pairs[i] for i in indices]
+            drawn = [(draw_input(pair, self.settings, rng), target_of(pair)) for pair in pairs]
+            yield collate(self.network, drawn)
+
+
+class ValidationBatches(IterableDataset[Sample]):
+    """Validation crystals from their unrelaxed states, packed by edges, always in one order.
+
+    Args:
+        pairs: Crystals.
+        network: Its `prepare` builds the graphs.
+        edges_per_batch: Budget.
+    """
+
+    def __init__(self, pairs: Sequence[Pair], network: Network[Any], edges_per_batch: int) -> None:
+        super().__init__()
+        self.rank, self.world = 0, 1
+        sizes = [edge_count(network, pair) for pair in pairs]
+        self.network = network
+        self.batches: list[list[Pair]] = []
+        edges = edges_per_batch
+        for index in np.argsort(sizes, kind="stable"):
+            if edges + sizes[index] > edges_per_batch:
+                self.batches.append([])
+                edges = 0
+            self.batches[-1].append(pairs[index])
+            edges += sizes[index]
+
+    def __iter__(self) -> Iterator[Sample]:
+        for pairs in self.batches[self.rank :: self.world]:
+            inputs = [crystal(p.numbers, p.positions, p.cell, p.pbc) for p in pairs]
+            yield collate(self.network, list(zip(inputs, map(target_of, pairs), strict=True)))
+
+
+def edge_count(network: Network[Any], pair: Pair) -> int:
+    """Edges of a pair's unrelaxed crystal in the network's graph."""
+    return network.prepare(crystal(pair.numbers, pair.positions, pair.cell, pair.pbc))[1].n_edges

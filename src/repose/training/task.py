@@ -1,0 +1,112 @@
+"""The training task: what Lightning runs."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch.utils.data import DataLoader
+
+from repose.config import TrainSettings
+from repose.data.store import Pair
+from repose.models.network import Network
+from repose.training.losses import layerwise_loss, validation_errors
+from repose.training.samples import Sample, TrainingBatches, ValidationBatches
+
+
+class RelaxationTask(lightning.LightningModule):
+    """Layer-wise supervision of a network, with a moving average of its weights.
+
+    The average is what is validated and exported. Logged are ``train/loss`` (A, summed over layers),
+    ``val/<metric>`` and ``val/score``, the sum of coordinate and lattice MAE in A.
+
+    Args:
+        network: What is trained.
+        settings: How.
+        train: Training crystals.
+        val: Validation crystals.
+    """
+
+    def __init__(
+        self, network: Network[Any], settings: TrainSettings, train: Sequence[Pair], val: Sequence[Pair]
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.average = copy.deepcopy(network).requires_grad_(False)
+        self.settings = settings
+        self.train_batches = TrainingBatches(train, network, settings.sampling, settings.seed)
+        self.val_batches = ValidationBatches(val, network, 2 * settings.sampling.edges_per_batch)
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        """Batches of the current epoch; Lightning asks anew every epoch."""
+        self.train_batches.epoch = self.trainer.current_epoch
+        return self._loader(self.train_batches, self.settings.workers)
+
+    def val_dataloader(self) -> DataLoader[Sample]:
+        """Validation batches."""
+        return self._loader(self.val_batches, 0)
+
+    def _loader(self, batches: Any, workers: int) -> DataLoader[Sample]:
+        batches.rank, batches.world = self.trainer.global_rank, self.trainer.world_size
+        return DataLoader(batches, batch_size=None, num_workers=workers)
+
+    def transfer_batch_to_device(self, batch: Sample, device: torch.device, dataloader_idx: int) -> Sample:
+        """Move a batch."""
+        return batch.to(device)
+
+    def training_step(self, batch: Sample, batch_idx: int) -> torch.Tensor:
+        """Loss of a batch in A."""
+        loss = layerwise_loss(self.network(batch.start, batch.graph), batch.target)
+        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.target), sync_dist=True)
+        return loss
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """One step, then the moving average follows; young averages follow faster."""
+        super().optimizer_step(*args, **kwargs)
+        step = self.trainer.global_step
+        decay = min(self.settings.ema, (1 + step) / (10 + step))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1 - decay)
+
+    def validation_step(self, batch: Sample, batch_idx: int) -> None:
+        """Log the errors of the averaged weights."""
+        states = self.average(batch.start, batch.graph)
+        errors = {name: value.mean() for name, value in validation_errors(states[-1], batch.target).items()}
+        errors["score"] = errors["coordinates"] + errors["lattice"]
+        self.log_dict(
+            {f"val/{name}": value for name, value in errors.items()}, batch_size=len(batch.target), sync_dist=True
+        )
+
+    def on_validation_epoch_end(self) -> None:
+        """Say on one line where training stands, for those without a progress bar."""
+        if self.trainer.sanity_checking or not self.trainer.is_global_zero:
+            return
+        values = self.trainer.callback_metrics
+        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"], rank_zero_only=True)
+        parts = [f"{name} {float(values[f'val/{name}']):.4f}" for name in ("score", "coordinates", "lattice", "shape", "volume")]
+        self.print(f"epoch {self.current_epoch} step {self.trainer.global_step}: " + ", ".join(parts), flush=True)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW with plateau decay, or with a warm-up and a cosine down to a hundredth."""
+        s = self.settings
+        optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=s.learning_rate, weight_decay=s.weight_decay, amsgrad=s.amsgrad
+        )
+        total = s.max_epochs * s.sampling.epoch_steps
+
+        def rise(step: int) -> float:
+            return min(1.0, (step + 1) / max(1, s.warmup_steps))
+
+        def cosine(step: int) -> float:
+            return rise(step) * (0.01 + 0.99 * (1 + math.cos(math.pi * min(1.0, step / total))) / 2)
+
+        stepwise = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine if s.schedule == "cosine" else rise)
+        if s.schedule == "cosine":
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": stepwise, "interval": "step"}}
+        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=s.decay, patience=s.patience)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "val/score"}}
