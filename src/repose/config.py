@@ -63,6 +63,11 @@ class E3RelaxSettings(Settings):
     lattice_nodes: bool = Field(True, description="False: ablation 'w/o lattice nodes' of Table 3")
     refinement: bool = Field(True, description="False: ablation 'w/o refinement', geometry moves in the last layer only")
     shared_axes: bool = Field(True, description="one set of weights for a, b and c, so that their order does not matter")
+    lattice_offset: Literal["tip", "axis"] = Field(
+        "tip",
+        description="what atoms see of a lattice vector: 'tip' is r_i - l_c as in equations 15-16, with r_i from the "
+        "crystal's mean; 'axis' is -l_c alone, which does not depend on the image an atom is written in",
+    )
     embedding: Literal["free", "properties"] = Field("free", description="elements: free vectors or tabulated properties")
     frame: Literal["cartesian", "affine"] = Field(
         "cartesian",

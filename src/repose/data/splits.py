@@ -7,13 +7,15 @@ apart, today and next year, never put one chemical system into training here and
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from repose.data.store import SPLITS, Pair
 from repose.errors import DatasetError
 
 BY_SYSTEM = "chemical-system"
+BY_SOURCE = "source"
+SOURCE_DESCRIPTION = "as the source gives them; chemical systems may stand in several splits"
 
 
 @dataclass(frozen=True)
@@ -65,4 +67,17 @@ class GroupSplit:
         )
 
 
-Assign = Callable[[Pair], str]
+def shared_groups(pairs: Iterable[Pair], group: Callable[[Pair], str]) -> tuple[int, list[str]]:
+    """Check that groups do not stand in two splits.
+
+    Args:
+        pairs: Crystals with their splits.
+        group: Name of a crystal's group, e.g. `GroupSplit.group`.
+
+    Returns:
+        How many groups there are, and the names of those that stand in more than one split.
+    """
+    where: dict[str, set[str]] = {}
+    for pair in pairs:
+        where.setdefault(group(pair), set()).add(pair.split)
+    return len(where), sorted(name for name, splits in where.items() if len(splits) > 1)

@@ -112,7 +112,7 @@ class Dataset:
                 f"{directory} is not a dataset: it holds no {INFO}. Make one with 'repose data import FILES --out DIR'."
             )
         try:
-            values = json.loads(path.read_text())
+            values = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise DatasetError(f"{path} cannot be read: {error}.") from None
         version = values.get("format_version") if isinstance(values, dict) else None
@@ -149,19 +149,28 @@ class Dataset:
             yield from (_to_pair(row) for row in rows if split in (None, row["split"]))
 
 
-def write_dataset(directory: str | Path, info: DatasetInfo, pairs: Iterable[Pair]) -> Dataset:
+def write_dataset(
+    directory: str | Path,
+    info: DatasetInfo,
+    pairs: Iterable[Pair],
+    finish: Callable[[Path], None] | None = None,
+) -> Dataset:
     """Write a dataset, atomically: the directory appears when it is complete.
+
+    An error or an interrupt at any moment leaves an older dataset as it was.
 
     Args:
         directory: Where; must not exist yet, or be a dataset (which is then replaced).
         info: Description; ``counts`` is filled in here.
         pairs: Crystals; consumed once, a part in memory at a time.
+        finish: Called with the complete new directory before it takes its place, to add files.
 
     Returns:
         The dataset, opened.
 
     Raises:
-        DatasetError: The directory holds something else, two crystals share an id, or there are none.
+        DatasetError: The directory holds something else, two crystals share an id, one has no split, or
+            there are none.
     """
     require("pyarrow", "writing datasets")
     import pyarrow as pa
@@ -185,6 +194,8 @@ def write_dataset(directory: str | Path, info: DatasetInfo, pairs: Iterable[Pair
         for pair in pairs:
             if pair.id in seen:
                 raise DatasetError(f"two crystals are called '{pair.id}'; ids must be unique.")
+            if pair.split not in SPLITS:
+                raise DatasetError(f"'{pair.id}' has split '{pair.split}'; expected one of {', '.join(SPLITS)}.")
             seen.add(pair.id)
             counts[pair.split] += 1
             rows.append(_to_row(pair))
@@ -195,22 +206,36 @@ def write_dataset(directory: str | Path, info: DatasetInfo, pairs: Iterable[Pair
         if not seen:
             raise DatasetError("no crystal was left to write; see the refusals above.")
         described = info.model_copy(update={"counts": counts})
-        (new / INFO).write_text(described.model_dump_json(indent=2) + "\n")
-        if target.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
-            os.replace(target, old / "dataset")
-            os.replace(new, target)
-            shutil.rmtree(old)
-        else:
-            os.replace(new, target)
+        (new / INFO).write_text(described.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        if finish is not None:
+            finish(new)
+        _put_in_place(new, target)
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)
         raise
     return Dataset(target)
 
 
+def _put_in_place(new: Path, target: Path) -> None:
+    """Rename a complete directory to its final name, the one that stands there going only after it."""
+    if not target.exists():
+        os.replace(new, target)
+        return
+    # Directories cannot be exchanged in one step everywhere: the old one steps aside and comes back
+    # if the new one cannot take its place.
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent)) / "dataset"
+    os.replace(target, aside)
+    try:
+        os.replace(new, target)
+    except BaseException:
+        os.replace(aside, target)
+        aside.parent.rmdir()
+        raise
+    shutil.rmtree(aside.parent)
+
+
 def resplit(dataset: Dataset, assign: Callable[[Pair], str], how: str) -> Dataset:
-    """Give every crystal of a dataset a new split and rewrite it.
+    """Give every crystal of a dataset a new split and rewrite it, atomically; other files in it are kept.
 
     Args:
         dataset: What to change.
@@ -219,9 +244,19 @@ def resplit(dataset: Dataset, assign: Callable[[Pair], str], how: str) -> Datase
 
     Returns:
         The dataset, opened again.
+
+    Raises:
+        DatasetError: A crystal cannot be assigned; the dataset is then as it was.
     """
+
+    def keep_other_files(new: Path) -> None:
+        for path in dataset.directory.iterdir():
+            if path.is_file() and path.name != INFO and path.suffix != ".parquet":
+                shutil.copy2(path, new)
+
     info = dataset.info.model_copy(update={"splits": how})
-    return write_dataset(dataset.directory, info, (replace(pair, split=assign(pair)) for pair in dataset))
+    pairs = (replace(pair, split=assign(pair)) for pair in dataset)
+    return write_dataset(dataset.directory, info, pairs, finish=keep_other_files)
 
 
 def _schema() -> pa.Schema:

@@ -15,7 +15,7 @@ Where this differs from the paper or its released code, and why:
 * ``shared_axes`` gives a, b and c the same weights; the released code has separate ones, which makes
   the answer depend on the order of the axes.
 * Neighbours beyond the cap are kept to the end of a shell of equal distances (``graph.ties``).
-* ``frame="affine"`` and ``start="rescaled"`` are ours: see `E3Relax`.
+* ``lattice_offset="axis"``, ``frame="affine"`` and ``start="rescaled"`` are ours: see `E3Relax`.
 """
 
 from __future__ import annotations
@@ -124,6 +124,7 @@ class E3RelaxLayer(nn.Module):
         f = settings.features
         self.moves = moves
         self.affine = settings.frame == "affine"
+        self.to_tips = settings.lattice_offset == "tip"
         self.basis = basis
         self.message = Message(f, settings.n_basis)
         self.update = SelfUpdate(f)
@@ -154,8 +155,11 @@ class E3RelaxLayer(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Return new ``x, v, y, w, positions, cells``; shapes as in `repose.nn.lattice_nodes`."""
         if self.lattice_to_atoms is not None:
-            centred = positions - segment_mean(positions, crystal, len(cells))[crystal]
-            x, v = self.lattice_to_atoms(x, v, y, w, centred, cells, crystal)
+            # From every atom to the tips of the lattice vectors, (N, 3 axes, 3).
+            offset = -cells[crystal]
+            if self.to_tips:
+                offset = offset + (positions - segment_mean(positions, crystal, len(cells))[crystal]).unsqueeze(1)
+            x, v = self.lattice_to_atoms(x, v, y, w, offset, crystal)
 
         edges = edge_vectors(graph, positions, cells)
         m, mv = self.message(x, v, self.basis(safe_norm(edges)), unit(edges), graph.receiver, graph.sender)

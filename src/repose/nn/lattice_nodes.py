@@ -88,7 +88,7 @@ class LatticeToAtoms(nn.Module):
         self.axes = nn.ModuleList(_AxisToAtoms(features, n_basis) for _ in range(1 if shared_axes else 3))
 
     def forward(
-        self, x: Tensor, v: Tensor, y: Tensor, w: Tensor, centred: Tensor, cells: Tensor, crystal: Tensor
+        self, x: Tensor, v: Tensor, y: Tensor, w: Tensor, offset: Tensor, crystal: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Update the atoms.
 
@@ -97,14 +97,12 @@ class LatticeToAtoms(nn.Module):
             v: Vectors of atoms, ``(N, 3, F)``.
             y: Scalars of lattice nodes, ``(S, 3, F)``.
             w: Vectors of lattice nodes, ``(S, 3, 3, F)``.
-            centred: Positions relative to the crystal's mean in A, ``(N, 3)``.
-            cells: Lattice vectors as rows in A, ``(S, 3, 3)``.
+            offset: From the tip of every lattice vector to the atom in A, ``(N, 3, 3)`` (atom, vector, component).
             crystal: Crystal of every atom, ``(N,)``.
 
         Returns:
             New ``x`` and ``v``.
         """
-        offset = centred.unsqueeze(1) - cells[crystal]  # r_i - l_c, (N, 3 axes, 3)
         geometry = (y[crystal], w[crystal], self.basis(safe_norm(offset)), unit(offset))
         # Each module takes all axes that share its weights at once and averages over them.
         groups = zip(*(tensor.chunk(len(self.axes), dim=1) for tensor in geometry), strict=True)

@@ -1,0 +1,92 @@
+"""`repose train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def train(
+    model: Annotated[str, typer.Option(help="Model family, e.g. e3relax.")],
+    data: Annotated[list[Path], typer.Option(help="Dataset directory; may be given several times.")],
+    out: Annotated[Path, typer.Option(help="Directory of the run: model, checkpoint, logs.")],
+    init_from: Annotated[str | None, typer.Option(help="Fine-tune this model (name or directory).")] = None,
+    config: Annotated[Path | None, typer.Option(help="JSON file with settings; see the documentation.")] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="One setting, e.g. sampling.path_frames=0.5; repeatable.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda (all GPUs) or cuda:N.")] = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Train a model, or fine-tune one; stop it at any moment and give the same command to go on.
+
+    Example: repose train --model e3relax --data datasets/mine --out runs/mine
+    """
+    import json
+    import sys
+
+    from repose.config import TrainSettings
+    from repose.errors import require
+
+    require("lightning", "training")
+    require("pyarrow", "training")
+    values = _read(config)
+    for assignment in setting or []:
+        _assign(values, assignment)
+    settings = TrainSettings.parse(values)
+
+    from repose.training.run import train as run
+
+    directory = run(
+        model,
+        data,
+        out,
+        settings,
+        init_from=init_from,
+        device=device,
+        progress=not quiet and sys.stderr.isatty(),
+    )
+    report = json.loads((directory / "config.json").read_text())
+    if as_json:
+        typer.echo(json.dumps({"model": str(directory), "errors": report["test_error"]}))
+    else:
+        errors = ", ".join(f"{name} {value:g}" for name, value in report["test_error"].items())
+        typer.echo(f"best model: {directory} ({errors})")
+
+
+def _read(path: Path | None) -> dict[str, Any]:
+    import json
+
+    from repose.errors import ConfigError
+
+    if path is None:
+        return {}
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read as JSON: {error}.") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold a JSON object of settings; got {type(values).__name__}.")
+    return values
+
+
+def _assign(values: dict[str, Any], assignment: str) -> None:
+    """Enter ``a.b=value`` into nested settings; the value is JSON, or else text."""
+    import json
+
+    from repose.errors import ConfigError
+
+    name, equals, text = assignment.partition("=")
+    if not equals:
+        raise ConfigError(f"--set takes NAME=VALUE; got '{assignment}'.")
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = text
+    *parents, last = name.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+    values[last] = value

@@ -1,0 +1,1 @@
+"""How good a relaxer is: metrics, tables, plots."""

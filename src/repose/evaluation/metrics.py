@@ -1,0 +1,170 @@
+"""Errors of predicted crystals, one number a crystal, as the papers define them.
+
+Predictions p are compared with targets t (relaxed); N atoms, S crystals, cells hold lattice vectors as rows.
+Lower is better everywhere except for `matches`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from repose.crystals import CrystalBatch
+from repose.graph import PeriodicGraph, edge_vectors, periodic_graph
+from repose.lattice import nearest_image, volume
+from repose.models.network import Geometry
+from repose.nn.ops import segment_mean
+
+# Neighbours whose distances the bond-length error compares: the graph of the papers, whole shells.
+BOND_CUTOFF, BOND_NEIGHBOURS = 6.0, 50  # A, count
+
+
+class Metric(NamedTuple):
+    """What a column of the table is.
+
+    Attributes:
+        key: Name in JSON and Parquet.
+        label: Heading in the table.
+        unit: Its unit.
+        digits: Digits printed after the point.
+    """
+
+    key: str
+    label: str
+    unit: str
+    digits: int
+
+
+METRICS = (
+    Metric("coordinates", "coordinates", "Å", 4),
+    Metric("coordinates_predicted_image", "coordinates (predicted image)", "Å", 4),
+    Metric("bonds", "bonds", "Å", 4),
+    Metric("lattice", "lattice", "Å", 4),
+    Metric("shape", "shape", "Å²", 2),
+    Metric("volume", "volume", "Å³", 2),
+)
+
+
+def errors(batch: CrystalBatch, predicted: Geometry, target: Geometry) -> dict[str, Tensor]:
+    """All errors of `METRICS`, one value a crystal.
+
+    Args:
+        batch: The unrelaxed crystals.
+        predicted: Positions ``(N, 3)`` and cells ``(S, 3, 3)`` in A; finite.
+        target: The relaxed ones, atom k being input atom k, in any image.
+
+    Returns:
+        Values ``(S,)`` by key of `METRICS`.
+    """
+    # Bonds compare an edge of the input with itself, so the target stands in the input's images.
+    crystal = batch.crystal
+    near_input = Geometry(move_to_image(target, batch.positions, crystal), target.cells)
+    graph = periodic_graph(batch, BOND_CUTOFF, BOND_NEIGHBOURS, ties="shell")
+    return {
+        "coordinates": coordinate_error(predicted, target, batch.positions, crystal),
+        "coordinates_predicted_image": coordinate_error(predicted, target, predicted.positions, crystal),
+        "bonds": bond_error(predicted, near_input, graph),
+        "lattice": lattice_error(predicted.cells, target.cells),
+        "shape": shape_deviation(predicted.cells, target.cells),
+        "volume": volume_error(predicted.cells, target.cells),
+    }
+
+
+def move_to_image(target: Geometry, reference: Tensor, crystal: Tensor) -> Tensor:
+    """Target positions, each in the periodic image nearest to a reference.
+
+    Args:
+        target: Positions ``(N, 3)`` and cells ``(S, 3, 3)`` in A; images are those of the target cell.
+        reference: Positions to be near to, A, ``(N, 3)``.
+        crystal: Crystal of every atom, ``(N,)``.
+
+    Returns:
+        Positions in A, ``(N, 3)``.
+    """
+    return reference + nearest_image(target.positions - reference, target.cells, crystal)
+
+
+def coordinate_error(predicted: Geometry, target: Geometry, reference: Tensor, crystal: Tensor) -> Tensor:
+    """Mean over atoms and x, y, z of the absolute error of positions, in A, ``(S,)``.
+
+    Args:
+        predicted: Positions and cells in A.
+        target: The same, relaxed.
+        reference: Which positions the target is moved near to: the unrelaxed ones (DeepRelax, E3Relax) or
+            the predicted ones (E3Relax-H2), ``(N, 3)``.
+        crystal: Crystal of every atom, ``(N,)``.
+    """
+    difference = predicted.positions - move_to_image(target, reference, crystal)
+    return segment_mean(difference.abs().mean(dim=1), crystal, len(target.cells))
+
+
+def bond_error(predicted: Geometry, target: Geometry, graph: PeriodicGraph) -> Tensor:
+    """Mean over edges of the absolute error of their length, in A, ``(S,)``; NaN without edges.
+
+    Args:
+        predicted: Positions and cells in A.
+        target: The same, relaxed, in the images of the crystal that the graph was built at.
+        graph: Edges of the unrelaxed crystals.
+    """
+    n = len(target.cells)
+    difference = edge_vectors(graph, *predicted).norm(dim=-1) - edge_vectors(graph, *target).norm(dim=-1)
+    count = torch.bincount(graph.crystal, minlength=n)
+    return segment_mean(difference.abs(), graph.crystal, n).masked_fill(count == 0, torch.nan)
+
+
+def lattice_error(predicted: Tensor, target: Tensor) -> Tensor:
+    """Mean absolute error of the nine entries of cells ``(S, 3, 3)``, in A, ``(S,)``."""
+    return (predicted - target).abs().mean(dim=(1, 2))
+
+
+def shape_deviation(predicted: Tensor, target: Tensor) -> Tensor:
+    """Frobenius norm of the difference of ``L @ L.T``, in A^2 (the papers print A), ``(S,)``.
+
+    Does not depend on how the predicted crystal is turned.
+    """
+    return torch.linalg.matrix_norm(predicted @ predicted.mT - target @ target.mT)
+
+
+def volume_error(predicted: Tensor, target: Tensor) -> Tensor:
+    """Absolute error of the volumes of cells ``(S, 3, 3)``, in A^3, ``(S,)``."""
+    return (volume(predicted) - volume(target)).abs()
+
+
+def matches(batch: CrystalBatch, predicted: Geometry, target: Geometry) -> np.ndarray:
+    """Whether pymatgen's StructureMatcher, with its defaults, finds prediction and target alike.
+
+    Much slower than everything else here (tens of milliseconds a crystal).
+
+    Args:
+        batch: The unrelaxed crystals.
+        predicted: Positions and cells in A; finite.
+        target: The same, relaxed.
+
+    Returns:
+        ``(S,)`` bool; False too where the matcher cannot make sense of a prediction.
+    """
+    from pymatgen.core import Structure
+    from pymatgen.core.structure_matcher import StructureMatcher
+
+    matcher = StructureMatcher()
+    counts = batch.counts.tolist()
+
+    def structures(geometry: Geometry) -> list[Structure]:
+        positions, cells = (tensor.cpu().numpy() for tensor in geometry)
+        columns = cells, batch.numbers.split(counts), np.split(positions, np.cumsum(counts)[:-1])
+        return [
+            Structure(cell, numbers.tolist(), sites, coords_are_cartesian=True)
+            for cell, numbers, sites in zip(*columns, strict=True)
+        ]
+
+    def match(prediction: Structure, relaxed: Structure) -> bool:
+        try:
+            return bool(matcher.fit(prediction, relaxed))
+        except (ValueError, ArithmeticError):
+            # No reduced cell can be found where a predicted cell is almost flat.
+            return False
+
+    return np.array(list(map(match, structures(predicted), structures(target))))
