@@ -23,6 +23,8 @@ OPTIONS = {
     "w/o refinement": {"refinement": False},
     "w/o self-connecting edges": {"graph": {"self_images": False}},
     "affine": {"frame": "affine"},
+    "edge channels": {"frame": "affine", "edge_channels": 4},
+    "edge channels, separate axes": {"shared_axes": False, "edge_channels": 4},
     "axis": {"frame": "affine", "lattice_offset": "axis"},
     "rescaled": {"frame": "affine", "start": "rescaled", "embedding": "properties"},
 }
@@ -129,6 +131,15 @@ def test_rescaled_start_has_the_volume_of_the_composition(crystals):
     assert torch.allclose(torch.linalg.det(start.cells).abs(), expected, rtol=1e-10)
     fractional = [to_fractional(b.positions, b.cells, b.crystal) for b in (start, crystals)]
     assert torch.allclose(*fractional, atol=1e-12)
+
+
+def test_rescaled_start_leaves_unknown_elements_alone(crystals):
+    network = make_relaxer(start="rescaled").network
+    network.atomic_volumes[8] = 0.0  # oxygen stands in the first and the fourth crystal, and in random ones
+    start, _ = network.prepare(crystals)
+    has_oxygen = torch.tensor([8 in c.numbers for c in crystals])
+    assert torch.equal(start.cells[has_oxygen], crystals.cells[has_oxygen])
+    assert not torch.isclose(start.cells[~has_oxygen], crystals.cells[~has_oxygen]).all()
 
 
 def test_gradients_are_finite_at_zero_vectors():

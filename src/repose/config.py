@@ -68,7 +68,16 @@ class E3RelaxSettings(Settings):
         description="what atoms see of a lattice vector: 'tip' is r_i - l_c as in equations 15-16, with r_i from the "
         "crystal's mean; 'axis' is -l_c alone, which does not depend on the image an atom is written in",
     )
+    edge_channels: int = Field(
+        0,
+        ge=0,
+        description="channels of messages from edges straight to lattice nodes (ours); 0 is the paper, where lattice "
+        "nodes see no anisotropy of sites whose vectors vanish by symmetry",
+    )
     embedding: Literal["free", "properties"] = Field("free", description="elements: free vectors or tabulated properties")
+    property_noise: float = Field(
+        0.0, ge=0, description="standard deviation of noise on standardised element properties in training"
+    )
     frame: Literal["cartesian", "affine"] = Field(
         "cartesian",
         description="'cartesian': atoms move as in equation 8; 'affine': they also follow the cell's deformation",
@@ -85,6 +94,9 @@ class SamplingSettings(Settings):
     epoch_steps: int = Field(800, gt=0, description="optimiser steps in a pseudo-epoch; a checkpoint follows each")
     path_frames: float = Field(0.0, ge=0, le=1, description="share of inputs that are frames inside a path")
     denoising: float = Field(0.0, ge=0, le=1, description="share of inputs that are noised relaxed crystals")
+    rewritten: float = Field(
+        0.0, ge=0, le=1, description="share of crystals written in another lattice basis, some as a double cell"
+    )
     strain: float = Field(0.03, ge=0, description="standard deviation of strain in noised copies")
     dilation: float = Field(0.05, ge=0, description="standard deviation of isotropic strain in noised copies")
     rattle: float = Field(0.15, ge=0, description="largest standard deviation of displacements in A in noised copies")
@@ -95,6 +107,8 @@ class TrainSettings(Settings):
 
     model: dict[str, Any] = Field(default_factory=dict, description="hyperparameters of the family")
     sampling: SamplingSettings = SamplingSettings()
+    shape_weight: float = Field(0.0, ge=0, description="weight in 1/A of the cell-shape deviation in the loss")
+    volume_weight: float = Field(0.0, ge=0, description="weight in 1/A^2 of the volume error in the loss")
     learning_rate: float = Field(1e-4, gt=0)
     weight_decay: float = Field(0.0, ge=0)
     amsgrad: bool = True

@@ -2,11 +2,12 @@
 
 Layouts, all found without being told:
 
-* C2DB, layered, JARVIS, custom: ``CIF/ID_unrelaxed.cif`` and ``CIF/ID_relaxed.cif``; ``train.csv``, ``val.csv``,
-  ``test.csv`` with a column ``atoms_id``.
+* C2DB, layered, JARVIS, custom: ``CIF/ID_unrelaxed.cif`` and ``CIF/ID_relaxed.cif``; ``train.csv``,
+  ``val.csv``, ``test.csv`` with a column ``atoms_id``.
 * Materials Project: ``CIF/ID_U.cif`` and ``CIF/ID_R.cif``; column ``mp_id``.
-* X-Mn-O: ``ID_unrelaxed.cif`` and ``ID_relaxed.cif`` in the folder itself (or in ``CIF``); ``id_prop_train_all.csv`` and
-  its siblings have no header and list the files, relaxed and unrelaxed, each with its energy.
+* X-Mn-O: ``ID_unrelaxed.cif`` and ``ID_relaxed.cif`` in the folder itself (or in ``CIF``);
+  ``id_prop_train_all.csv`` and its siblings have no header and list the files, relaxed and unrelaxed, each
+  with its energy.
 
 A folder without tables is read too; its crystals then have no split. CIF knows no periodic directions:
 sheets come out periodic along their vacuum.
@@ -48,6 +49,11 @@ def holds_cifs(folder: Path) -> bool:
     return any(True for name in FOLDERS for _ in (folder / name).glob("*.cif"))
 
 
+def has_tables(folder: Path) -> bool:
+    """Whether tables say which split the crystals of a folder belong to."""
+    return any((folder / pattern.format(split)).is_file() for pattern in TABLES for split in SPLITS)
+
+
 def import_cif_pairs(folder: Path, *, align: bool = True) -> Iterator[Pair | Refusal]:
     """Pairs from a folder; see the module for its layouts.
 
@@ -66,12 +72,13 @@ def import_cif_pairs(folder: Path, *, align: bool = True) -> Iterator[Pair | Ref
         raise DatasetError(f"{folder} is not a folder with CIFs, in itself or in a folder CIF.")
     entries = _read_tables(folder) or {name: _Entry({}) for name in _names(folder)}
     if not entries:
-        raise DatasetError(
-            f"{folder} holds CIFs but no pairs; their names must end in {' or '.join(f'{u}.cif/{r}.cif' for u, r in ENDINGS)}."
-        )
+        endings = " or ".join(f"{unrelaxed}.cif/{relaxed}.cif" for unrelaxed, relaxed in ENDINGS)
+        raise DatasetError(f"{folder} holds CIFs but no pairs; their names must end in {endings}.")
     for name, entry in entries.items():
         if len(entry.tables) > 1:
-            yield Refusal(name, f"it stands in {' and '.join(entry.tables.values())}; leave it in one of them.")
+            yield Refusal(
+                name, f"it stands in {' and '.join(entry.tables.values())}; leave it in one of them."
+            )
         else:
             split = next(iter(entry.tables), UNASSIGNED)
             yield attempt(name, _pair, folder, name, split, entry.tags, align)
@@ -100,7 +107,7 @@ def _pair(folder: Path, name: str, split: str, tags: dict[str, str], align: bool
     if files is None:
         seen = [path.name for end in sum(ENDINGS, ()) for path in _candidates(folder, name + end)]
         raise DatasetError(
-            f"its files {name}{ENDINGS[0][0]}.cif and {name}{ENDINGS[0][1]}.cif (or _U/_R, _unopt/_opt) are not in "
+            f"its files {name}_unrelaxed.cif and {name}_relaxed.cif (or _U/_R, _unopt/_opt) are not both in "
             f"{folder} or its folder CIF; found {', '.join(seen) or 'neither'}."
         )
     return states_to_pair(name, *map(read_cif, files), align=align, split=split, tags=tags)
@@ -159,11 +166,17 @@ def _read_table(path: Path, folder: Path) -> Iterator[tuple[str, dict[str, str]]
         return
     columns = [title.strip().lower() for title in rows[0]]
     column = next((columns.index(name) for name in ID_COLUMNS if name in columns), None)
-    titles = rows.pop(0) if column is not None or not _is_crystal(folder, _without_ending(rows[0][0].strip())) else []
+    titles = (
+        rows.pop(0)
+        if column is not None or not _is_crystal(folder, _without_ending(rows[0][0].strip()))
+        else []
+    )
     column = column or 0
     for row in rows:
         if len(row) > column:
-            tags = {t: v for k, (t, v) in enumerate(zip(titles, row, strict=False)) if k != column and t and v}
+            tags = {
+                t: v for k, (t, v) in enumerate(zip(titles, row, strict=False)) if k != column and t and v
+            }
             name = row[column].strip()
             yield name if _is_crystal(folder, name) else _without_ending(name), tags
 

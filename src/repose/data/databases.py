@@ -60,7 +60,7 @@ def import_ase_db(path: Path, *, align: bool = True) -> Iterator[Pair | Refusal]
         raise DatasetError(f"{path} cannot be read as an ASE database: {describe(error)}.") from None
     if not rows:
         raise DatasetError(
-            f"{path}: no row has the key 'pair'; the rows of one crystal share pair=NAME and are told apart by "
+            f"{path}: no row has the key 'pair'; the rows of one crystal share pair=NAME and differ in "
             "state='unrelaxed'|'relaxed', or by step=0, 1, ... along a path."
         )
 
@@ -75,15 +75,16 @@ def import_ase_db(path: Path, *, align: bool = True) -> Iterator[Pair | Refusal]
         for number, keys in rows[name]:
             if key not in keys or keys[key] in by:
                 fault = "has no" if key not in keys else "repeats the"
-                raise DatasetError(f"'{name}': row {number} of {path} {fault} '{key}'.")
+                raise DatasetError(f"row {number} of {path} {fault} '{key}'.")
             by[keys[key]] = number
             tags |= {k: str(v) for k, v in keys.items() if k not in ("pair", "state", "step", "split")}
         split = next((str(keys["split"]) for _, keys in rows[name] if "split" in keys), "")
         if key == "step":
             return path_to_pair(name, [atoms(by[step]) for step in sorted(by)], split=split, tags=tags)
         if set(by) != set(STATES):
+            states = ", ".join(map(repr, by))
             raise DatasetError(
-                f"'{name}': its rows in {path} have the states {', '.join(map(repr, by))}; expected 'unrelaxed' and 'relaxed'."
+                f"its rows in {path} have the states {states}; expected 'unrelaxed' and 'relaxed'."
             )
         return states_to_pair(name, *(atoms(by[s]) for s in STATES), align=align, split=split, tags=tags)
 
@@ -94,10 +95,11 @@ def import_ase_db(path: Path, *, align: bool = True) -> Iterator[Pair | Refusal]
 def import_pymatgen_json(path: Path, *, align: bool = True) -> Iterator[Pair | Refusal]:
     """Pairs from JSON with pymatgen's structures.
 
-    A list of entries, a mapping from id to entry, one entry alone, or (``.jsonl``) one entry a line. An entry
-    holds an id (``id``, ``material_id``, ``mp_id`` or ``name``), the input (``unrelaxed``, ``initial`` or ``input``) and the
-    relaxed crystal (``relaxed``, ``final`` or ``output``), both as ``Structure.as_dict()``; ``split`` is its split, other
-    texts and numbers become tags. Lines are read one at a time, the other kinds whole.
+    A list of entries, a mapping from id to entry, one entry alone, or (``.jsonl``) one entry a line. An
+    entry holds an id (``id``, ``material_id``, ``mp_id`` or ``name``), the input (``unrelaxed``, ``initial``
+    or ``input``) and the relaxed crystal (``relaxed``, ``final`` or ``output``), the latter two as
+    ``Structure.as_dict()``; ``split`` is its split, other texts and numbers become tags. Lines are read one
+    at a time, the other kinds whole.
 
     Args:
         path: ``.json``, ``.json.gz``, ``.jsonl`` or ``.jsonl.gz``.
@@ -154,12 +156,16 @@ def _id(entry: Any) -> str:
 
 def _entry_to_pair(name: str, entry: Any, align: bool) -> Pair:
     if not isinstance(entry, dict):
-        raise DatasetError(f"'{name}' must be a mapping with the input and the relaxed crystal; got {type(entry).__name__}.")
+        raise DatasetError(
+            f"'{name}' must be a mapping with the input and the relaxed crystal; got {type(entry).__name__}."
+        )
     states = []
     for keys, which in ((INPUTS, STATES[0]), (OUTPUTS, STATES[1])):
         value = _first(entry, keys)
         if value is None:
-            raise DatasetError(f"'{name}' has no {which} crystal; expected one of the keys {', '.join(keys)}.")
+            raise DatasetError(
+                f"'{name}' has no {which} crystal; expected one of the keys {', '.join(keys)}."
+            )
         states.append(_to_atoms(value, which))
     skip = {*IDS, *INPUTS, *OUTPUTS, "split"}
     tags = {k: str(v) for k, v in entry.items() if k not in skip and isinstance(v, str | int | float)}
@@ -175,7 +181,9 @@ def _to_atoms(value: Any, which: str) -> Atoms:
     except Exception as error:  # anything, depending on what is missing
         raise DatasetError(f"the {which} crystal is not a pymatgen Structure: {describe(error)}.") from None
     if not structure.is_ordered:
-        raise DatasetError(f"the {which} crystal {structure.formula} has partially occupied sites; order it first.")
+        raise DatasetError(
+            f"the {which} crystal {structure.formula} has partially occupied sites; order it first."
+        )
     return Atoms(
         numbers=[site.specie.Z for site in structure],
         positions=structure.cart_coords,

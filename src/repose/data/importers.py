@@ -66,7 +66,9 @@ def find_sources(paths: Iterable[Path], kind: str = "auto") -> list[Source]:
             continue
         found = detect(path) if kind == "auto" else kind
         if found is None:
-            raise DatasetError(f"{path}: the format cannot be told from its name; say --format {'|'.join(FORMATS)}.")
+            raise DatasetError(
+                f"{path}: the format cannot be told from its name; say --format {'|'.join(FORMATS)}."
+            )
         sources.append(Source(path, found))
     return sources
 
@@ -128,7 +130,9 @@ def _assigned(pair: Pair, assign: Callable[[Pair], str] | None) -> Pair | Refusa
         return attempt(pair.id, lambda: replace(pair, split=assign(pair)))
     if pair.split:
         return pair
-    return Refusal(pair.id, f"the source names no split for it; split by chemical-system or a tag, not '{BY_SOURCE}'.")
+    return Refusal(
+        pair.id, f"the source names no split for it; split by chemical-system or a tag, not '{BY_SOURCE}'."
+    )
 
 
 def import_source(source: Source, *, align: bool = True) -> Iterator[Pair | Refusal]:
@@ -201,7 +205,9 @@ def _path(name: str, steps: list[Any]) -> Pair:
     ordered = [steps[k] for k in sorted(range(len(steps)), key=numbers.__getitem__)]
     info, last = ordered[0].info, max(numbers)
     if int(ordered[-1].info.get("n_steps", last)) > last:
-        raise DatasetError(f"'{name}': the path ends at step {last} of {info['n_steps']}; the relaxed state is missing.")
+        raise DatasetError(
+            f"'{name}': the path ends at step {last} of {info['n_steps']}; the relaxed state is missing."
+        )
     tags = {key: str(value) for key, value in info.items() if key not in _FRAME_KEYS}
     return path_to_pair(name, ordered, split=str(info.get("split", "")), tags=tags)
 
@@ -221,13 +227,18 @@ def _frames(path: Path) -> Iterator[tuple[str | None, str]]:
                 if not line.strip().isdigit():
                     raise ValueError("it does not begin with a number of atoms")
                 comment = handle.readline()
-                if (found := _ID.search(comment)) is None:
-                    raise ValueError("its comment line has no id=...; the frames of one crystal share it")
-                name = next(group for group in found.groups() if group is not None)
+                found = _ID.search(comment)
+                name = next(group for group in found.groups() if group is not None) if found else name
                 atoms = [handle.readline() for _ in range(int(line))]
                 if not all(atoms):
                     raise ValueError(f"{line.strip()} atoms are announced, but the file ends before")
-                yield name, "".join([line, comment, *atoms])
+                if found:
+                    yield str(name), "".join([line, comment, *atoms])
+                else:
+                    yield (
+                        None,
+                        f"frame {index} has no id=... in its comment line; frames of one crystal share it.",
+                    )
                 index += 1
     except (OSError, EOFError, ValueError) as error:
         if name is not None:

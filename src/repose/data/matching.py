@@ -167,7 +167,7 @@ class _Search:
 
         images, lengths = [], []
         for chunk in np.array_split(delta, len(delta) // CHUNK + 1):
-            vectors, norms = find_mic(chunk @ self.cell, self.cell, self.pbc)
+            vectors, norms = find_mic(chunk @ self.cell, self.cell, self.pbc)  # pyright: ignore[reportArgumentType] (takes three)
             images.append(np.rint(vectors @ np.linalg.inv(self.cell) - chunk))
             lengths.append(norms)
         return np.concatenate(images), np.concatenate(lengths)

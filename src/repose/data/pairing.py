@@ -35,7 +35,7 @@ class Refusal:
 
 
 def attempt(name: str, make: Callable[..., Pair], *arguments: Any, **options: Any) -> Pair | Refusal:
-    """Call a function that makes a pair; whatever goes wrong becomes a refusal: no crystal costs the others."""
+    """Call a function that makes a pair; whatever goes wrong becomes a refusal: no crystal costs others."""
     try:
         return make(*arguments, **options)
     except ReposeError as error:
@@ -145,7 +145,9 @@ def path_to_pair(
     first, last = steps[0], steps[-1]
     for atoms in steps:
         if not np.array_equal(atoms.numbers, first.numbers):
-            raise InvalidCrystalError(f"'{name}': the frames of the path do not hold the same atoms in the same order.")
+            raise InvalidCrystalError(
+                f"'{name}': the frames of the path do not hold the same atoms in the same order."
+            )
     check_crystal(first, "unrelaxed")
     check_crystal(last, "relaxed")
     return Pair(
@@ -176,7 +178,9 @@ def check_crystal(atoms: Atoms, which: str) -> None:
     if len(atoms) == 0:
         raise InvalidCrystalError(f"the {which} crystal has no atoms.")
     if not (np.isfinite(atoms.positions).all() and np.isfinite(atoms.cell.array).all()):
-        raise InvalidCrystalError(f"the {which} crystal has positions or lattice vectors that are not finite.")
+        raise InvalidCrystalError(
+            f"the {which} crystal has positions or lattice vectors that are not finite."
+        )
     if abs(np.linalg.det(atoms.cell.array)) < 1e-3:
         raise InvalidCrystalError(f"the {which} crystal has no cell, or a cell without volume.")
     if ((atoms.numbers < 1) | (atoms.numbers > 118)).any():
@@ -222,7 +226,9 @@ def _check_composition(unrelaxed: Atoms, relaxed: Atoms) -> None:
     before, after = (atoms.get_chemical_formula() for atoms in (unrelaxed, relaxed))
     reduced = [atoms.symbols.formula.reduce()[0].format("hill") for atoms in (unrelaxed, relaxed)]
     reason = "one cell is a multiple of the other" if reduced[0] == reduced[1] else "the compositions differ"
-    raise InvalidCrystalError(f"unrelaxed {before} but relaxed {after}: {reason}; a pair needs the same atoms twice.")
+    raise InvalidCrystalError(
+        f"unrelaxed {before} but relaxed {after}: {reason}; a pair needs the same atoms twice."
+    )
 
 
 def _frame(atoms: Atoms) -> Frame:

@@ -36,7 +36,8 @@ class GroupSplit:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.fractions) < 0 or abs(sum(self.fractions) - 1) > 1e-6:
+        # Written so that NaN fails.
+        if not (min(self.fractions) >= 0 and abs(sum(self.fractions) - 1) <= 1e-6):
             raise DatasetError(f"fractions of train, val and test must add up to 1; got {self.fractions}.")
 
     def group(self, pair: Pair) -> str:

@@ -108,16 +108,23 @@ class Dataset:
         self.directory = Path(directory)
         path = self.directory / INFO
         if not path.is_file():
-            raise DatasetError(
-                f"{directory} is not a dataset: it holds no {INFO}. Make one with 'repose data import FILES --out DIR'."
+            # Left by a rewrite that was killed between its two renames, see `_put_in_place`.
+            aside = next(self.directory.parent.glob(f".{self.directory.name}-old-*/dataset"), None)
+            hint = (
+                f"Its last complete version is {aside}: move it back."
+                if aside and not self.directory.exists()
+                else ("Make one with 'repose data import FILES --out DIR'.")
             )
+            raise DatasetError(f"{directory} is not a dataset: it holds no {INFO}. {hint}")
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise DatasetError(f"{path} cannot be read: {error}.") from None
         version = values.get("format_version") if isinstance(values, dict) else None
         if version != FORMAT_VERSION:
-            raise DatasetError(f"{path} has format version {version}; this release of Repose reads {FORMAT_VERSION}.")
+            raise DatasetError(
+                f"{path} has format version {version}; this release of Repose reads {FORMAT_VERSION}."
+            )
         self.info = DatasetInfo.parse(values)
         self.parts = sorted(self.directory.glob("*.parquet"))
 
@@ -177,8 +184,7 @@ def write_dataset(
     import pyarrow.parquet as pq
 
     target = Path(directory)
-    if target.exists() and not (target / INFO).is_file():
-        raise DatasetError(f"{target} exists and is not a dataset; choose another --out.")
+    check_target(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     new = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     new.chmod(0o755)
@@ -195,7 +201,9 @@ def write_dataset(
             if pair.id in seen:
                 raise DatasetError(f"two crystals are called '{pair.id}'; ids must be unique.")
             if pair.split not in SPLITS:
-                raise DatasetError(f"'{pair.id}' has split '{pair.split}'; expected one of {', '.join(SPLITS)}.")
+                raise DatasetError(
+                    f"'{pair.id}' has split '{pair.split}'; expected one of {', '.join(SPLITS)}."
+                )
             seen.add(pair.id)
             counts[pair.split] += 1
             rows.append(_to_row(pair))
@@ -214,6 +222,18 @@ def write_dataset(
         shutil.rmtree(new, ignore_errors=True)
         raise
     return Dataset(target)
+
+
+def check_target(directory: Path) -> None:
+    """Make sure that a dataset may be written here.
+
+    Raises:
+        DatasetError: Something stands there that is neither a dataset nor an empty directory.
+    """
+    if not directory.exists() or (directory / INFO).is_file():
+        return
+    if not directory.is_dir() or any(directory.iterdir()):
+        raise DatasetError(f"{directory} exists and is not a dataset; choose another --out.")
 
 
 def _put_in_place(new: Path, target: Path) -> None:

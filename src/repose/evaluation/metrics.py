@@ -6,7 +6,7 @@ Lower is better everywhere except for `matches`.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +20,10 @@ from repose.nn.ops import segment_mean
 
 # Neighbours whose distances the bond-length error compares: the graph of the papers, whole shells.
 BOND_CUTOFF, BOND_NEIGHBOURS = 6.0, 50  # A, count
+
+
+# Positions (n, 3) and cell (3, 3) of one crystal, A.
+Arrays = tuple[np.ndarray, np.ndarray]
 
 
 class Metric(NamedTuple):
@@ -150,21 +154,23 @@ def matches(batch: CrystalBatch, predicted: Geometry, target: Geometry) -> np.nd
     from pymatgen.core.structure_matcher import StructureMatcher
 
     matcher = StructureMatcher()
-    counts = batch.counts.tolist()
 
-    def structures(geometry: Geometry) -> list[Structure]:
-        positions, cells = (tensor.cpu().numpy() for tensor in geometry)
-        columns = cells, batch.numbers.split(counts), np.split(positions, np.cumsum(counts)[:-1])
-        return [
-            Structure(cell, numbers.tolist(), sites, coords_are_cartesian=True)
-            for cell, numbers, sites in zip(*columns, strict=True)
-        ]
+    def structure(numbers: list[Any], positions: np.ndarray, cell: np.ndarray) -> Structure:
+        return Structure(cell, numbers, positions, coords_are_cartesian=True)
 
-    def match(prediction: Structure, relaxed: Structure) -> bool:
+    def match(numbers: list[Any], predicted: Arrays, target: Arrays) -> bool:
         try:
-            return bool(matcher.fit(prediction, relaxed))
+            return bool(matcher.fit(structure(numbers, *predicted), structure(numbers, *target)))
         except (ValueError, ArithmeticError):
-            # No reduced cell can be found where a predicted cell is almost flat.
+            # A predicted cell that is flat, or almost, has no inverse or no reduced form.
             return False
 
-    return np.array(list(map(match, structures(predicted), structures(target))))
+    counts = batch.counts.tolist()
+    numbers = [part.tolist() for part in batch.numbers.split(counts)]
+    return np.array(list(map(match, numbers, _arrays(predicted, counts), _arrays(target, counts))))
+
+
+def _arrays(geometry: Geometry, counts: list[int]) -> list[Arrays]:
+    """The crystals of a geometry one by one."""
+    positions, cells = (tensor.cpu().numpy() for tensor in geometry)
+    return list(zip(np.split(positions, np.cumsum(counts)[:-1]), cells, strict=True))

@@ -167,9 +167,7 @@ class Report:
             "Times include the neighbour graph and leave out reading.",
         ]
         if len(self.scores) < 2 or self.scores[1].relaxer != Rescale.name:
-            notes[1] = (
-                "Dummy is the input unchanged; Rescale is left out: there is no train split to fit it to."
-            )
+            notes[1] = "Dummy is the input unchanged; Rescale is left out: no train split to fit it to."
         for relaxer, ids in self.not_finite.items():
             more = f" and {len(ids) - NAMES_SHOWN} more" if len(ids) > NAMES_SHOWN else ""
             notes.append(

@@ -93,9 +93,8 @@ def to_batch(pairs: Sequence[Pair]) -> tuple[CrystalBatch, Geometry]:
     """
     unrelaxed = CrystalBatch.collate([_crystal(pair, pair.positions, pair.cell) for pair in pairs])
     relaxed = [_crystal(pair, pair.relaxed_positions, pair.relaxed_cell) for pair in pairs]
-    return unrelaxed, Geometry(
-        torch.cat([r.positions for r in relaxed]), torch.cat([r.cells for r in relaxed])
-    )
+    positions = torch.cat([crystal.positions for crystal in relaxed])
+    return unrelaxed, Geometry(positions, torch.cat([crystal.cells for crystal in relaxed]))
 
 
 def pack(pairs: Iterable[Pair], edges_per_batch: int) -> Iterator[list[Pair]]:

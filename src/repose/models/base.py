@@ -2,17 +2,113 @@
 
 from __future__ import annotations
 
+import os
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from math import pi
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from repose import checks, convert, symmetry
+from repose.config import GraphSettings
 from repose.crystals import CrystalBatch
+from repose.errors import ConfigError, InvalidCrystalError
+from repose.lattice import to_cartesian, to_fractional, volume
 from repose.models.checkpoint import ModelConfig, find_model, load_model
 from repose.models.network import Geometry, Network
+
+# Bytes of memory that one forward pass needs: for an edge and feature (E3Relax with 256 features took 43), and
+# for a pair of atoms within the cutoff while the graph is made.
+EDGE_BYTES = 50
+PAIR_BYTES = 250
+# Batches larger than this are no faster per crystal: on a CPU they leave the cache.
+BATCH_BYTES = {"cpu": 1.5e8, "cuda": 8e9}
+MEMORY_SHARE = 0.7  # of the free memory that one batch may take
+
+Status = Literal["relaxed", "suspect", "refused"]
+
+
+@dataclass(frozen=True, eq=False)
+class Relaxation:
+    """What became of one crystal.
+
+    Attributes:
+        structure: The relaxed crystal, of the type that was given. If the input was refused, or the prediction
+            is no crystal at all (not finite), the input itself, the very object.
+        status: ``"relaxed"``; ``"suspect"``: relaxed, but the prediction fails a sanity check;
+            ``"refused"``: not a crystal that can be relaxed.
+        reason: Why it is suspect or refused, in words a user can act on; None if it is neither.
+        volume_change: Relaxed over input volume, minus one.
+        max_displacement: Largest distance in A between an atom of the output and the same atom of the input, both
+            Cartesian: the strain of the cell counts too.
+        uncertainty: Bound on the error in A, where the model gives one.
+        bond_uncertainty: The same for every bond, where the model gives one.
+        path: Geometries from input to output, where the model gives them.
+        spacegroup_in: Space group number of the input; 0 if it was refused.
+        spacegroup_out: Space group number of the output; 0 if there is none.
+        seconds: Time this crystal took, its share of the batch's.
+    """
+
+    structure: Any
+    status: Status
+    reason: str | None = None
+    volume_change: float = 0.0
+    max_displacement: float = 0.0
+    uncertainty: float | None = None
+    bond_uncertainty: Any = None
+    path: Any = None
+    spacegroup_in: int = 0
+    spacegroup_out: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Constraints:
+    """What a relaxation must respect; see `Relaxer.relax`.
+
+    Raises:
+        ConfigError: A value is not one of those allowed.
+    """
+
+    symmetry: str = "keep"
+    fix_cell: bool = False
+    fix_axes: str = ""
+    fix_atoms: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.symmetry not in ("keep", "free"):
+            raise ConfigError(f"symmetry must be 'keep' or 'free'; got {self.symmetry!r}.")
+        if not set(self.fix_axes) <= set("abc"):
+            raise ConfigError(f"fix_axes must be letters out of 'abc', e.g. 'c'; got {self.fix_axes!r}.")
+        for k in self.fix_atoms:
+            if isinstance(k, bool) or not isinstance(k, int) or k < 0:
+                raise ConfigError(f"fix_atoms must be indices of atoms, counted from 0; got {k!r}.")
+
+
+@dataclass(eq=False)
+class _Job:
+    """A crystal that is fit to be relaxed, on its way."""
+
+    index: int
+    structure: Any
+    crystal: CrystalBatch
+    group: symmetry.SpaceGroup | None
+    number: int
+    fixed: NDArray[np.bool_]  # (N, 3), fractional coordinates to keep
+    memory: float
+    seconds: float
+
+    @property
+    def arrays(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Numbers, positions, cell and pbc of the input."""
+        c = self.crystal
+        return c.numbers.numpy(), c.positions.numpy(), c.cells[0].numpy(), c.pbc[0].numpy()
 
 
 class Relaxer(ABC):
@@ -20,9 +116,13 @@ class Relaxer(ABC):
 
     Attributes:
         name: What tables call it.
+        elements: Atomic numbers it can deal with; None for all.
+        device: Where it runs.
     """
 
     name: str
+    elements: Collection[int] | None = None
+    device: torch.device = torch.device("cpu")
 
     @abstractmethod
     def predict(self, batch: CrystalBatch) -> Geometry:
@@ -35,6 +135,123 @@ class Relaxer(ABC):
             Positions ``(N, 3)`` and cells ``(S, 3, 3)`` in A, on the batch's device and in its type; atom k
             is input atom k, not wrapped.
         """
+
+    def memory(self, crystal: CrystalBatch) -> float:
+        """Bytes that predicting this one crystal takes, estimated; 0 if that never matters."""
+        del crystal
+        return 0.0
+
+    def relax(
+        self,
+        structures: Iterable[Any],
+        *,
+        symmetry: str = "keep",
+        fix_cell: bool = False,
+        fix_axes: str = "",
+        fix_atoms: Sequence[int] = (),
+        progress: Callable[[int], None] | None = None,
+    ) -> list[Relaxation]:
+        """Relax crystals, in batches that fit in memory.
+
+        The prediction is first projected on the symmetry of the input, then on the constraints. Structures
+        may bring constraints of their own, see `repose.convert.fixed_coordinates`. Lattice vectors along
+        directions that are not periodic are always kept.
+
+        Args:
+            structures: `ase.Atoms` or pymatgen Structures, mixed as you like (or a single one); not changed.
+            symmetry: ``"keep"`` the space group of the input, or leave the prediction ``"free"``.
+            fix_cell: Keep the cell; atoms get the fractional displacements predicted.
+            fix_axes: Keep these lattice vectors, letters out of ``abc``: ``"c"`` for the vacuum of a sheet.
+            fix_atoms: Indices, from 0, of atoms whose fractional coordinates stay as they are. The others move
+                relative to them, as predicted.
+            progress: Called with the number of crystals done, after every batch.
+
+        Returns:
+            One result a crystal, in order.
+
+        Raises:
+            ConfigError: An option has a value that is not allowed.
+        """
+        constraints = Constraints(symmetry, fix_cell, fix_axes, tuple(int(k) for k in fix_atoms))
+        if convert.is_atoms(structures) or convert.is_structure(structures):
+            structures = [structures]
+        results: dict[int, Relaxation] = {}
+        jobs = []
+        for index, structure in enumerate(structures):
+            start = time.perf_counter()
+            try:
+                jobs.append(self._job(index, structure, constraints))
+                jobs[-1].seconds = time.perf_counter() - start
+            except InvalidCrystalError as error:
+                results[index] = Relaxation(structure, "refused", str(error), seconds=time.perf_counter() - start)
+        for batch in _pack(jobs, _batch_bytes(self.device)):
+            for job, outcome in self._predict(batch):
+                start = time.perf_counter()
+                if isinstance(outcome, str):
+                    results[job.index] = Relaxation(job.structure, "refused", outcome, seconds=job.seconds)
+                else:
+                    results[job.index] = _finish(job, *outcome, constraints, start)
+            if progress is not None:
+                progress(len(results))
+        return [results[index] for index in range(len(results))]
+
+    def _job(self, index: int, structure: Any, constraints: Constraints) -> _Job:
+        """Check a crystal and find its symmetry; InvalidCrystalError if it cannot be relaxed."""
+        crystal = convert.to_batch(structure)
+        job = _Job(index, structure, crystal, None, 1, np.zeros(0), 0.0, 0.0)
+        numbers, positions, cell, pbc = job.arrays
+        for reason in (
+            checks.unknown_elements(numbers, self.elements),
+            checks.close_atoms(numbers, positions, cell, pbc),
+        ):
+            if reason is not None:
+                raise InvalidCrystalError(reason)
+        job.fixed = convert.fixed_coordinates(structure)
+        for k in constraints.fix_atoms:
+            if k >= len(numbers):
+                raise InvalidCrystalError(f"fix_atoms names atom {k}, but there are {len(numbers)}, counted from 0.")
+            job.fixed[k] = True
+        job.memory, free = self.memory(crystal), _free_memory(self.device)
+        if job.memory > free:
+            raise InvalidCrystalError(
+                f"its {len(numbers)} atoms need about {job.memory / 1e9:.1f} GB of memory; {free / 1e9:.1f} GB are free. "
+                "Use a machine with more, or a smaller cell."
+            )
+        if constraints.symmetry == "keep":
+            job.group = symmetry.find_space_group(numbers, positions, cell, pbc)
+            job.number = job.group.number
+        else:
+            job.number = symmetry.space_group_number(numbers, positions, cell)
+        return job
+
+    def _predict(self, jobs: list[_Job]) -> Iterator[tuple[_Job, tuple[NDArray[Any], NDArray[Any]] | str]]:
+        """Positions and cell for every job, or the reason why there are none; halves what is too big."""
+        start = time.perf_counter()
+        try:
+            geometry = self.predict(CrystalBatch.collate([_near_home(job.crystal) for job in jobs]))
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            geometry = None
+        if geometry is None:  # outside of the handler, so that what the failed pass holds is free again
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            if len(jobs) == 1:
+                yield jobs[0], f"its {jobs[0].crystal.n_atoms} atoms need more memory than there is; use a smaller cell."
+                return
+            half = len(jobs) // 2
+            yield from self._predict(jobs[:half])
+            yield from self._predict(jobs[half:])
+            return
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        seconds = (time.perf_counter() - start) / sum(job.crystal.n_atoms for job in jobs)
+        counts = [job.crystal.n_atoms for job in jobs]
+        positions = geometry.positions.detach().cpu().double().split(counts)
+        cells = geometry.cells.detach().cpu().double().numpy()
+        for job, moved, cell in zip(jobs, positions, cells, strict=True):
+            job.seconds += seconds * job.crystal.n_atoms
+            yield job, (moved.numpy() + _home_shift(job.crystal) @ cell, cell)
 
 
 class DirectRelaxer(Relaxer):
@@ -50,6 +267,7 @@ class DirectRelaxer(Relaxer):
         self.network = network.to(device).eval()
         self.config = config
         self.name = config.name
+        self.elements = frozenset(config.elements) or None
         self.device = torch.device(device)
 
     def predict(self, batch: CrystalBatch) -> Geometry:
@@ -58,3 +276,189 @@ class DirectRelaxer(Relaxer):
         with torch.inference_mode():
             states = self.network(*self.network.prepare(batch.to(self.device, parameter.dtype)))
         return Geometry(*(tensor.to(batch.device, batch.dtype) for tensor in states[-1]))
+
+    def memory(self, crystal: CrystalBatch) -> float:
+        """See `Relaxer.memory`: by the edges that the cap on neighbours lets in."""
+        settings: Any = self.network.settings
+        graph: GraphSettings = getattr(settings, "graph", GraphSettings())
+        atoms = crystal.n_atoms
+        inside = atoms / float(volume(crystal.cells)[0]) * 4 / 3 * pi * graph.cutoff**3
+        neighbours = min(inside, 1.2 * graph.max_neighbours if graph.max_neighbours else inside)
+        scale = next(self.network.parameters()).element_size() / 4
+        edges = atoms * (neighbours + 6 * graph.self_images)
+        return edges * getattr(settings, "features", 128) * EDGE_BYTES * scale + atoms * inside * PAIR_BYTES
+
+
+def load(name: str | Path = "default", device: str = "auto") -> Relaxer:
+    """Load a model.
+
+    Args:
+        name: One of the models that ship (`repose models` lists them), or a directory that `repose train` wrote.
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:N"``, or ``"auto"``: a GPU if there is one.
+
+    Returns:
+        A relaxer; loading takes much longer than relaxing, so keep it.
+
+    Raises:
+        ModelError: There is no such model, or it is broken.
+        ConfigError: There is no such device.
+    """
+    network, config = load_model(find_model(name))
+    return DirectRelaxer(network, config, resolve_device(device))
+
+
+def relax(structure: Any, *, model: str | Path | Relaxer = "default", device: str = "auto", **options: Any) -> Any:
+    """Relax one crystal or a list of them.
+
+    Args:
+        structure: `ase.Atoms`, a pymatgen Structure, or a list of either; not changed.
+        model: Name or directory, see `load`, or a loaded relaxer.
+        device: See `load`.
+        **options: ``symmetry``, ``fix_cell``, ``fix_axes``, ``fix_atoms``: see `Relaxer.relax`.
+
+    Returns:
+        The relaxed crystal or crystals, of the same type.
+
+    Raises:
+        InvalidCrystalError: A crystal was refused. To go on with the others use `Relaxer.relax`.
+
+    Warns:
+        UserWarning: A prediction fails a sanity check.
+    """
+    import warnings
+
+    relaxer = model if isinstance(model, Relaxer) else _loaded(find_model(model), device)
+    single = convert.is_atoms(structure) or convert.is_structure(structure) or not isinstance(structure, Iterable)
+    results = relaxer.relax([structure] if single else structure, **options)
+    for index, result in enumerate(results):
+        where = "the crystal" if single else f"crystal {index}"
+        if result.status == "refused":
+            raise InvalidCrystalError(f"{where} cannot be relaxed: {result.reason}")
+        if result.status == "suspect":
+            warnings.warn(f"{where} is suspect: {result.reason}", stacklevel=2)
+    return results[0].structure if single else [result.structure for result in results]
+
+
+_CACHE: dict[tuple[Path, int, str], Relaxer] = {}
+
+
+def _loaded(directory: Path, device: str) -> Relaxer:
+    """The model last loaded, if it is the one wanted; a retrained one is read again."""
+    key = (directory.resolve(), (directory / "config.json").stat().st_mtime_ns, device)
+    if key not in _CACHE:
+        relaxer = load(directory, device)
+        _CACHE.clear()
+        _CACHE[key] = relaxer
+    return _CACHE[key]
+
+
+def resolve_device(name: str) -> torch.device:
+    """Device of a name; ``"auto"`` is a GPU if there is one.
+
+    Raises:
+        ConfigError: The name is unknown, or this machine has no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdigit()) or (kind == "cpu" and number):
+        raise ConfigError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:N'; got '{name}'.")
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"there is no device '{name}': PyTorch sees {torch.cuda.device_count()} GPUs. Use 'cpu'.")
+    return torch.device(name)
+
+
+def _finish(
+    job: _Job, positions: NDArray[Any], cell: NDArray[Any], constraints: Constraints, start: float
+) -> Relaxation:
+    """Symmetry, constraints and checks of a prediction."""
+    numbers, old_positions, old_cell, pbc = job.arrays
+
+    def result(structure: Any, status: Status, reason: str | None, **values: Any) -> Relaxation:
+        seconds = job.seconds + time.perf_counter() - start
+        return Relaxation(structure, status, reason, spacegroup_in=job.number, seconds=seconds, **values)
+
+    if reason := checks.useless(positions, cell, old_cell):
+        return result(job.structure, "suspect", f"{reason} The input is returned; try another model.")
+    if job.group is not None:
+        positions, cell = symmetry.symmetrise(job.group, old_positions, old_cell, positions, cell)
+    fractional = positions @ np.linalg.inv(cell)
+    if constraints.fix_cell:
+        new_cell = old_cell.copy()
+    else:
+        axes = set(constraints.fix_axes) | {axis for axis, periodic in zip("abc", pbc, strict=True) if not periodic}
+        new_cell = symmetry.constrain_cell(old_cell, cell, axes)
+    if job.fixed.any():
+        fractional = _hold(fractional, old_positions @ np.linalg.inv(old_cell), job.fixed)
+    positions = fractional @ new_cell
+    change = float(abs(np.linalg.det(new_cell) / np.linalg.det(old_cell)) - 1)
+    reason = checks.useless(positions, new_cell, old_cell) or checks.doubts(numbers, positions, new_cell, pbc, change)
+    return result(
+        convert.with_geometry(job.structure, positions, new_cell),
+        "suspect" if reason else "relaxed",
+        reason,
+        volume_change=change,
+        max_displacement=float(np.linalg.norm(positions - old_positions, axis=1).max()),
+        spacegroup_out=symmetry.space_group_number(numbers, positions, new_cell),
+    )
+
+
+def _hold(fractional: NDArray[Any], given: NDArray[Any], fixed: NDArray[np.bool_]) -> NDArray[Any]:
+    """Keep fixed coordinates; the rest of the crystal is shifted as a whole, to stay as predicted relative to them."""
+    moved = np.where(fixed, fractional - given, 0.0).sum(axis=0) / np.maximum(fixed.sum(axis=0), 1)
+    return np.where(fixed, given, fractional - moved)
+
+
+def _home_shift(crystal: CrystalBatch) -> NDArray[Any]:
+    """Lattice translation ``(N, 3)`` of atoms that lie more than a cell away, 0 for the others."""
+    fractional = to_fractional(crystal.positions, crystal.cells, crystal.crystal)
+    far = ((fractional < -1) | (fractional > 2)) & crystal.pbc[crystal.crystal]
+    return torch.where(far, fractional.floor(), torch.zeros_like(fractional)).numpy()
+
+
+def _near_home(crystal: CrystalBatch) -> CrystalBatch:
+    """The same crystal with no atom far from its cell, where single precision would lose digits."""
+    shift = torch.from_numpy(_home_shift(crystal))
+    return crystal.with_geometry(crystal.positions - to_cartesian(shift, crystal.cells, crystal.crystal), crystal.cells)
+
+
+def _pack(jobs: list[_Job], capacity: float) -> Iterator[list[_Job]]:
+    """Batches of crystals of similar size that need at most so much memory together, smallest first."""
+    batch: list[_Job] = []
+    filled = 0.0
+    for job in sorted(jobs, key=lambda job: job.memory):
+        if batch and filled + job.memory > capacity:
+            yield batch
+            batch, filled = [], 0.0
+        batch.append(job)
+        filled += job.memory
+    if batch:
+        yield batch
+
+
+def _batch_bytes(device: torch.device) -> float:
+    return min(BATCH_BYTES.get(device.type, BATCH_BYTES["cpu"]), _free_memory(device))
+
+
+def _free_memory(device: torch.device) -> float:
+    """Bytes that a batch may take on a device."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return MEMORY_SHARE * (free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return MEMORY_SHARE * next(float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):  # not Linux: the whole memory, since nothing portable tells the free one
+        names = getattr(os, "sysconf_names", {})
+        known = {"SC_PHYS_PAGES", "SC_PAGE_SIZE"} <= set(names)
+        return MEMORY_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if known else 4e9
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    text = str(error).lower()
+    return (
+        isinstance(error, torch.OutOfMemoryError | MemoryError)
+        or "out of memory" in text
+        or "not enough memory" in text
+        or "can't allocate memory" in text
+    )

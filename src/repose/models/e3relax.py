@@ -15,7 +15,7 @@ Where this differs from the paper or its released code, and why:
 * ``shared_axes`` gives a, b and c the same weights; the released code has separate ones, which makes
   the answer depend on the order of the axes.
 * Neighbours beyond the cap are kept to the end of a shell of equal distances (``graph.ties``).
-* ``lattice_offset="axis"``, ``frame="affine"`` and ``start="rescaled"`` are ours: see `E3Relax`.
+* ``edge_channels``, ``lattice_offset="axis"``, ``frame="affine"`` and ``start="rescaled"`` are ours: see `E3Relax`.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from repose.lattice import deformation, to_cartesian, volume
 from repose.models.network import Geometry, Network, register
 from repose.nn.elements import MAX_NUMBER, ElementEmbedding
 from repose.nn.equivariant import Message, SelfUpdate, mlp
-from repose.nn.lattice_nodes import LatticeToAtoms, LatticeUpdate
-from repose.nn.ops import safe_norm, segment_mean, unit
+from repose.nn.lattice_nodes import EdgesToLattice, LatticeToAtoms, LatticeUpdate
+from repose.nn.ops import safe_norm, segment_mean, segment_sum, unit
 from repose.nn.radial import GaussianBasis
 
 
@@ -57,7 +57,7 @@ class E3Relax(Network[E3RelaxSettings]):
         super().__init__(settings)
         f, r = settings.features, settings.n_basis
         self.basis = GaussianBasis(r, settings.reach)
-        self.embedding = ElementEmbedding(f, settings.embedding)
+        self.embedding = ElementEmbedding(f, settings.embedding, settings.property_noise)
         # A^3 per atom of every element; filled by the training task when start = "rescaled".
         self.register_buffer("atomic_volumes", torch.zeros(MAX_NUMBER + 1))
         if settings.lattice_nodes:
@@ -79,10 +79,11 @@ class E3Relax(Network[E3RelaxSettings]):
 
     def _rescaled(self, batch: CrystalBatch) -> CrystalBatch:
         atomic: Tensor = self.atomic_volumes  # type: ignore[assignment]
-        guess = segment_mean(atomic.to(batch.dtype)[batch.numbers], batch.crystal, batch.n_crystals) * batch.counts
-        scale = (guess / volume(batch.cells)).clamp(min=1 / 8, max=8).pow(1 / 3)
-        # A composition without a fitted volume stays as it is.
-        scale = torch.where(guess > 0, scale, torch.ones_like(scale))
+        volumes = atomic.to(batch.dtype)[batch.numbers]
+        guess = segment_sum(volumes, batch.crystal, batch.n_crystals)
+        # A crystal with an element that has no fitted volume stays as it is.
+        unknown = segment_sum((volumes <= 0).to(batch.dtype), batch.crystal, batch.n_crystals) > 0
+        scale = torch.where(unknown, 1.0, guess / volume(batch.cells)).pow(1 / 3)
         return batch.with_geometry(batch.positions * scale[batch.crystal, None], batch.cells * scale[:, None, None])
 
     def forward(self, batch: CrystalBatch, graph: PeriodicGraph) -> list[Geometry]:
@@ -130,10 +131,13 @@ class E3RelaxLayer(nn.Module):
         self.update = SelfUpdate(f)
         self.lattice_to_atoms: LatticeToAtoms | None = None
         self.lattice_update: LatticeUpdate | None = None
+        self.edges_to_lattice: EdgesToLattice | None = None
         self.cell_head: nn.Sequential | None = None
         if settings.lattice_nodes:
             self.lattice_to_atoms = LatticeToAtoms(f, basis, settings.n_basis, settings.shared_axes)
-            self.lattice_update = LatticeUpdate(f, settings.shared_axes)
+            self.lattice_update = LatticeUpdate(f, settings.shared_axes, settings.edge_channels)
+            if settings.edge_channels:
+                self.edges_to_lattice = EdgesToLattice(f, settings.n_basis, settings.edge_channels)
         else:
             # Ablation, as DeepRelax does it: nine numbers from the mean of the scalars. Invariant numbers
             # cannot turn with the crystal, so the change is expressed in the crystal's own lattice vectors.
@@ -162,12 +166,16 @@ class E3RelaxLayer(nn.Module):
             x, v = self.lattice_to_atoms(x, v, y, w, offset, crystal)
 
         edges = edge_vectors(graph, positions, cells)
-        m, mv = self.message(x, v, self.basis(safe_norm(edges)), unit(edges), graph.receiver, graph.sender)
+        basis, direction = self.basis(safe_norm(edges)), unit(edges)
+        m, mv = self.message(x, v, basis, direction, graph.receiver, graph.sender)
         x, v = self.update((x + m) / 2**0.5, v + mv)  # eq. 3-4
 
         change = torch.zeros_like(cells)
         if self.lattice_update is not None:
-            y, w, change = self.lattice_update(x, v, y, w, crystal)  # eq. 9-13
+            anisotropy = None
+            if self.edges_to_lattice is not None:
+                anisotropy = self.edges_to_lattice(x, basis, direction, cells, graph, crystal)
+            y, w, change = self.lattice_update(x, v, y, w, crystal, anisotropy)  # eq. 9-13
         elif self.moves and self.cell_head is not None:
             mixing = self.cell_head(segment_mean(x, crystal, len(cells))).view(-1, 3, 3)
             change = mixing @ cells / 10

@@ -50,10 +50,13 @@ class ElementEmbedding(nn.Module):
         kind: ``"free"`` is one learned vector per element, uniform in [-sqrt 3, sqrt 3] at the start, as
             in E3Relax. ``"properties"`` feeds tabulated properties to a small network, so that
             elements that behave alike are alike from the start; it generalises better from few data.
+        noise: Standard deviation of noise on the standardised properties while training, the same for all
+            atoms of an element in a batch.
     """
 
-    def __init__(self, features: int, kind: str) -> None:
+    def __init__(self, features: int, kind: str, noise: float = 0.0) -> None:
         super().__init__()
+        self.noise = noise
         self.table: nn.Embedding | None = None
         if kind == "free":
             self.table = nn.Embedding(MAX_NUMBER + 1, features)
@@ -69,4 +72,6 @@ class ElementEmbedding(nn.Module):
         if self.table is not None:
             return self.table(numbers)
         properties: Tensor = self.properties  # type: ignore[assignment]
+        if self.training and self.noise:
+            properties = properties + self.noise * torch.randn_like(properties)
         return self.net(properties)[numbers]

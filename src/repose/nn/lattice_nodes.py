@@ -13,8 +13,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from repose.graph import PeriodicGraph
 from repose.nn.equivariant import SelfUpdate, mlp
-from repose.nn.ops import safe_norm, segment_mean, unit
+from repose.nn.ops import safe_norm, segment_mean, segment_sum, unit
 from repose.nn.radial import GaussianBasis
 
 
@@ -24,13 +25,16 @@ class LatticeUpdate(nn.Module):
     Args:
         features: Width F.
         shared_axes: One set of weights for a, b and c, or one each.
+        edge_channels: Channels K of `EdgesToLattice`, or 0.
     """
 
-    def __init__(self, features: int, shared_axes: bool) -> None:
+    def __init__(self, features: int, shared_axes: bool, edge_channels: int = 0) -> None:
         super().__init__()
-        self.axes = nn.ModuleList(_AxisUpdate(features) for _ in range(1 if shared_axes else 3))
+        self.axes = nn.ModuleList(_AxisUpdate(features, edge_channels) for _ in range(1 if shared_axes else 3))
 
-    def forward(self, x: Tensor, v: Tensor, y: Tensor, w: Tensor, crystal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, v: Tensor, y: Tensor, w: Tensor, crystal: Tensor, edges: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Update the lattice nodes.
 
         Args:
@@ -39,6 +43,7 @@ class LatticeUpdate(nn.Module):
             y: Scalars of lattice nodes, ``(S, 3, F)``.
             w: Vectors of lattice nodes, ``(S, 3, 3, F)``.
             crystal: Crystal of every atom, ``(N,)``.
+            edges: What `EdgesToLattice` gives, if the network has it.
 
         Returns:
             New ``y``, new ``w``, and the change of the lattice vectors as rows in A, ``(S, 3, 3)``.
@@ -46,8 +51,9 @@ class LatticeUpdate(nn.Module):
         s = len(y)
         mean_x, mean_v = segment_mean(x, crystal, s), segment_mean(v, crystal, s)
         # Each module takes all axes that share its weights: (S, A, ...) with A = 3 or 1.
-        parts = zip(self.axes, y.chunk(len(self.axes), dim=1), w.chunk(len(self.axes), dim=1), strict=True)
-        columns = [axis(mean_x, mean_v, y_c, w_c) for axis, y_c, w_c in parts]
+        nodes = (y, w) if edges is None else (y, w, *edges)
+        parts = zip(*(tensor.chunk(len(self.axes), dim=1) for tensor in nodes), strict=True)
+        columns = [axis(mean_x, mean_v, *part) for axis, part in zip(self.axes, parts, strict=True)]
         new_y, new_w, change = (torch.cat(column, dim=1) for column in zip(*columns, strict=True))
         return new_y, new_w, change
 
@@ -55,20 +61,74 @@ class LatticeUpdate(nn.Module):
 class _AxisUpdate(nn.Module):
     """`LatticeUpdate` for the axes that share one set of weights."""
 
-    def __init__(self, features: int) -> None:
+    def __init__(self, features: int, edge_channels: int) -> None:
         super().__init__()
-        self.gamma = mlp(2 * features, features, features)
+        self.gamma = mlp(2 * features + edge_channels, features, features)
         self.mix = nn.Linear(features, features, bias=False)
+        self.mix_edges = nn.Linear(edge_channels, features, bias=False) if edge_channels else None
         self.update = SelfUpdate(features)
         self.head = nn.Linear(features, 1, bias=False)
 
-    def forward(self, mean_x: Tensor, mean_v: Tensor, y: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, mean_x: Tensor, mean_v: Tensor, y: Tensor, w: Tensor, q: Tensor | None = None, t: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         s, a, f = y.shape
-        n = self.gamma(torch.cat([mean_x.unsqueeze(1).expand_as(y), y], dim=-1))  # eq. 9
+        scalars = [mean_x.unsqueeze(1).expand_as(y), y]
         nv = self.mix(mean_v.unsqueeze(1) + w)  # eq. 10
+        if self.mix_edges is not None and q is not None and t is not None:
+            scalars.append(q)
+            nv = nv + self.mix_edges(t)
+        n = self.gamma(torch.cat(scalars, dim=-1))  # eq. 9
         new_y, new_w = self.update(n.reshape(s * a, f), nv.reshape(s * a, 3, f))  # eq. 11-12
         new_w = new_w.view(s, a, 3, f)
         return new_y.view(s, a, f), new_w, self.head(new_w).squeeze(-1)  # eq. 13
+
+
+class EdgesToLattice(nn.Module):
+    """Messages from edges straight to lattice nodes; ours, not in the paper.
+
+    At a site with inversion symmetry the vectors of an atom vanish, and its scalars know distances
+    only, so that no atom can tell the lattice nodes along which axis its bonds are too short. As in the
+    virial, every edge here sends its direction u: with weights s_k from its length and its two
+    atoms, T_k = mean over atoms of sum_j s_k u u, and lattice node c receives the vector T_k l_c and the
+    scalar l_c T_k l_c, with l_c of unit length.
+
+    Args:
+        features: Width F of the atoms' scalars.
+        n_basis: Radial functions R.
+        channels: Number of weights K.
+    """
+
+    def __init__(self, features: int, n_basis: int, channels: int) -> None:
+        super().__init__()
+        self.receiver = nn.Linear(features, channels)
+        self.sender = nn.Linear(features, channels)
+        self.radial = nn.Linear(n_basis, channels, bias=False)
+
+    def forward(
+        self, x: Tensor, basis: Tensor, direction: Tensor, cells: Tensor, graph: PeriodicGraph, crystal: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Reduce all edges of every crystal.
+
+        Args:
+            x: Scalars of atoms, ``(N, F)``.
+            basis: Radial basis of edges, ``(E, R)``.
+            direction: Unit vectors of edges, ``(E, 3)``.
+            cells: Lattice vectors as rows in A, ``(S, 3, 3)``.
+            graph: The edges.
+            crystal: Crystal of every atom, ``(N,)``.
+
+        Returns:
+            Scalars ``(S, 3, K)`` and vectors ``(S, 3, 3, K)`` for the lattice nodes.
+        """
+        weight = self.receiver(x)[graph.receiver] * self.sender(x)[graph.sender] * self.radial(basis)  # (E, K)
+        dyad = direction.unsqueeze(2) * direction.unsqueeze(1)  # (E, 3, 3)
+        per_edge = dyad.flatten(1).unsqueeze(-1) * weight.unsqueeze(1)  # (E, 9, K)
+        tensor = segment_sum(per_edge, graph.crystal, len(cells)).unflatten(1, (3, 3))  # (S, 3, 3, K)
+        atoms = torch.bincount(crystal, minlength=len(cells)).to(tensor.dtype)
+        along = unit(cells)
+        t = torch.einsum("sce,sedk->scdk", along, tensor / atoms.view(-1, 1, 1, 1))
+        return torch.einsum("scdk,scd->sck", t, along), t
 
 
 class LatticeToAtoms(nn.Module):

@@ -7,11 +7,34 @@ from torch import Tensor
 from repose.crystals import CrystalBatch
 from repose.lattice import volume
 from repose.models.network import Geometry
-from repose.nn.ops import segment_mean
+from repose.nn.ops import safe_norm, segment_mean
 
 
-def geometry_errors(predicted: Geometry, target: CrystalBatch) -> tuple[Tensor, Tensor]:
-    """Mean absolute differences of positions and of lattice vectors.
+def layerwise_loss(
+    states: list[Geometry], target: CrystalBatch, shape_weight: float = 0.0, volume_weight: float = 0.0
+) -> Tensor:
+    """Sum over layers of position and cell errors (E3Relax, equation 19, all weights 1).
+
+    Args:
+        states: Geometry after every layer that moves atoms.
+        target: The relaxed crystals.
+        shape_weight: Weight in 1/A of the cell-shape deviation, a term of ours.
+        volume_weight: Weight in 1/A^2 of the volume error, a term of ours.
+
+    Returns:
+        A scalar in A.
+    """
+    weights = {"coordinates": 1.0, "lattice": 1.0, "shape": shape_weight, "volume": volume_weight}
+    total = target.positions.new_zeros(())
+    for state in states:
+        for name, error in validation_errors(state, target).items():
+            if weights[name]:
+                total = total + weights[name] * error.mean()
+    return total
+
+
+def validation_errors(predicted: Geometry, target: CrystalBatch) -> dict[str, Tensor]:
+    """Errors that training watches, each ``(S,)``; the full set of metrics is `repose.evaluation`'s.
 
     The target's positions must stand in the periodic image nearest to the unrelaxed atom, as datasets
     store them.
@@ -21,42 +44,19 @@ def geometry_errors(predicted: Geometry, target: CrystalBatch) -> tuple[Tensor, 
         target: The relaxed crystals.
 
     Returns:
-        Errors in A, each ``(S,)``: over atoms and components; over the nine cell entries.
+        ``coordinates`` A, mean over atoms and components; ``lattice`` A, mean over the nine cell entries;
+        ``shape`` A^2; ``volume`` A^3.
     """
-    positions = segment_mean((predicted.positions - target.positions).abs().mean(-1), target.crystal, len(target))
-    cells = (predicted.cells - target.cells).abs().mean((-1, -2))
-    return positions, cells
-
-
-def layerwise_loss(states: list[Geometry], target: CrystalBatch) -> Tensor:
-    """Sum over layers of position and cell errors (E3Relax, equation 19, all weights 1).
-
-    Args:
-        states: Geometry after every layer that moves atoms.
-        target: The relaxed crystals.
-
-    Returns:
-        A scalar in A.
-    """
-    errors = [sum(geometry_errors(state, target)) for state in states]
-    return sum(error.mean() for error in errors)  # type: ignore[union-attr, return-value]
-
-
-def validation_errors(predicted: Geometry, target: CrystalBatch) -> dict[str, Tensor]:
-    """Errors that training watches, each ``(S,)``; the full set of metrics is `repose.evaluation`'s.
-
-    Args:
-        predicted: Geometry of S crystals.
-        target: The relaxed crystals.
-
-    Returns:
-        ``coordinates`` A, ``lattice`` A, ``shape`` A^2, ``volume`` A^3.
-    """
-    positions, cells = geometry_errors(predicted, target)
-    metric = predicted.cells @ predicted.cells.mT - target.cells @ target.cells.mT
+    differences = (predicted.positions - target.positions).abs().mean(-1)
+    # Products written out: mixed precision would round a matrix product to bfloat16.
+    metric = _gram(predicted.cells) - _gram(target.cells)
     return {
-        "coordinates": positions,
-        "lattice": cells,
-        "shape": metric.square().sum((-1, -2)).sqrt(),
+        "coordinates": segment_mean(differences, target.crystal, len(target)),
+        "lattice": (predicted.cells - target.cells).abs().mean((-1, -2)),
+        "shape": safe_norm(metric.flatten(1)),
         "volume": (volume(predicted.cells) - volume(target.cells)).abs(),
     }
+
+
+def _gram(cells: Tensor) -> Tensor:
+    return (cells.unsqueeze(2) * cells.unsqueeze(1)).sum(-1)

@@ -59,8 +59,8 @@ def target_of(pair: Pair) -> CrystalBatch:
     return crystal(pair.numbers, pair.relaxed_positions, pair.relaxed_cell, pair.pbc)
 
 
-def draw_input(pair: Pair, settings: SamplingSettings, rng: np.random.Generator) -> CrystalBatch:
-    """An input for a pair's target: the unrelaxed crystal, a frame of its path, or a noised relaxed one.
+def draw(pair: Pair, settings: SamplingSettings, rng: np.random.Generator) -> tuple[CrystalBatch, CrystalBatch]:
+    """An input and its target: the unrelaxed crystal, a frame of its path, or a noised relaxed one.
 
     Args:
         pair: What is drawn from.
@@ -68,7 +68,7 @@ def draw_input(pair: Pair, settings: SamplingSettings, rng: np.random.Generator)
         rng: Source of randomness.
 
     Returns:
-        One crystal.
+        Two batches of one crystal each.
     """
     kind = rng.random()
     if kind < settings.denoising:
@@ -78,7 +78,35 @@ def draw_input(pair: Pair, settings: SamplingSettings, rng: np.random.Generator)
         positions, cell = frame.positions, frame.cell
     else:
         positions, cell = pair.positions, pair.cell
-    return crystal(pair.numbers, positions, cell, pair.pbc)
+    numbers, states = pair.numbers, [(positions, cell), (pair.relaxed_positions, pair.relaxed_cell)]
+    if rng.random() < settings.rewritten and pair.pbc.all():
+        numbers, states = rewrite(numbers, states, rng)
+    first, last = (crystal(numbers, positions, cell, pair.pbc) for positions, cell in states)
+    return first, last
+
+
+def rewrite(
+    numbers: np.ndarray, states: list[tuple[np.ndarray, np.ndarray]], rng: np.random.Generator
+) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
+    """Write the same crystal in another lattice basis, and in half of the cases as a double cell.
+
+    Args:
+        numbers: Atomic numbers, ``(n,)``.
+        states: Positions ``(n, 3)`` and cell ``(3, 3)`` in A of the same atoms; all are rewritten alike.
+        rng: Source of randomness.
+
+    Returns:
+        Numbers and states of n or 2n atoms.
+    """
+    basis = np.eye(3)[rng.permutation(3)] * rng.choice([-1, 1], (3, 1))
+    if rng.random() < 0.5:  # a shear: one vector gains another
+        a, b = rng.permutation(3)[:2]
+        basis[a] += rng.choice([-1, 1]) * basis[b]
+    if rng.random() < 0.5:
+        copy = np.eye(3)[rng.integers(3)]
+        numbers = np.concatenate([numbers, numbers])
+        states = [(np.concatenate([r, r + copy @ cell]), (np.eye(3) + np.diag(copy)) @ cell) for r, cell in states]
+    return numbers, [(positions, basis @ cell) for positions, cell in states]
 
 
 def perturb(
@@ -150,8 +178,7 @@ class TrainingBatches(IterableDataset[Sample]):
         for position, indices in batches[first::stride]:
             rng = np.random.default_rng([self.seed, self.epoch, self.rank, position])
             pairs = [self.pairs[i] for i in indices]
-            drawn = [(draw_input(pair, self.settings, rng), target_of(pair)) for pair in pairs]
-            yield collate(self.network, drawn)
+            yield collate(self.network, [draw(pair, self.settings, rng) for pair in pairs])
 
 
 class ValidationBatches(IterableDataset[Sample]):

@@ -61,7 +61,8 @@ class RelaxationTask(lightning.LightningModule):
 
     def training_step(self, batch: Sample, batch_idx: int) -> torch.Tensor:
         """Loss of a batch in A."""
-        loss = layerwise_loss(self.network(batch.start, batch.graph), batch.target)
+        states = self.network(batch.start, batch.graph)
+        loss = layerwise_loss(states, batch.target, self.settings.shape_weight, self.settings.volume_weight)
         self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.target), sync_dist=True)
         return loss
 

@@ -1,0 +1,42 @@
+"""Crystal structure relaxation in one forward pass.
+
+``repose.relax(structure)`` relaxes an `ase.Atoms` or a pymatgen Structure; ``repose.load(name)`` gives a
+`repose.Relaxer` for more than one call. Importing this package imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from repose.errors import ReposeError
+    from repose.models.base import Relaxation, Relaxer, load, relax
+    from repose.optimize import DirectOptimizer
+
+    __version__: str
+
+__all__ = ["DirectOptimizer", "Relaxation", "Relaxer", "ReposeError", "__version__", "load", "relax"]
+
+_HOMES = {
+    "DirectOptimizer": "repose.optimize",
+    "Relaxation": "repose.models.base",
+    "Relaxer": "repose.models.base",
+    "ReposeError": "repose.errors",
+    "load": "repose.models.base",
+    "relax": "repose.models.base",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("repose-crystal")
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'repose' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

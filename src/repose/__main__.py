@@ -1,0 +1,6 @@
+"""``python -m repose``."""
+
+from repose.cli import main
+
+if __name__ == "__main__":
+    main()

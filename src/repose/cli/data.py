@@ -1,0 +1,305 @@
+"""`repose data`: import, inspect and split datasets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from repose.data.pairing import Refusal
+    from repose.data.splits import GroupSplit
+    from repose.data.store import Dataset, Pair
+
+app = typer.Typer(
+    help="Datasets of unrelaxed/relaxed pairs and of whole relaxation paths.", no_args_is_help=True
+)
+
+REFUSED = "refused.csv"
+# Refusals and suspicions printed; all of them stand in refused.csv and in --json.
+PRINTED = 20
+# Seconds between the plain lines that stand in for a progress bar.
+INTERVAL = 5.0
+
+Fractions = Annotated[str, typer.Option(help="Shares of train, val and test among the groups.")]
+Seed = Annotated[int, typer.Option(help="Another seed gives another split.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress; only faults are printed.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+
+
+@app.command("import")
+def import_(
+    source: Annotated[list[Path], typer.Argument(help="Files or folders.", exists=True)],
+    out: Annotated[Path, typer.Option(help="Directory of the dataset; an older dataset is replaced.")],
+    format_: Annotated[
+        str, typer.Option("--format", help="auto, extxyz, cif-pairs, ase-db or pymatgen-json.")
+    ] = "auto",
+    name: Annotated[str, typer.Option(help="What to call it; the directory's name if not given.")] = "",
+    licence: Annotated[str, typer.Option(help="Under which it may be used.")] = "",
+    calculator: Annotated[str, typer.Option(help="Calculator or functional of the relaxed states.")] = "",
+    split_by: Annotated[
+        str | None,
+        typer.Option(
+            help="chemical-system, the name of a tag, or source (the source's own split). "
+            "Not given: source for folders with train.csv, chemical-system for the rest."
+        ),
+    ] = None,
+    fractions: Fractions = "0.8,0.1,0.1",
+    seed: Seed = 0,
+    align: Annotated[
+        bool, typer.Option(help="Turn relaxed crystals back where they are rotated against the input.")
+    ] = True,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a dataset of relaxation paths, CIF pairs, an ASE database or pymatgen JSON.
+
+    Crystals that are refused are named with the reason, and listed in DIR/refused.csv; the exit status is
+    then 1, and all others are in the dataset.
+
+    Example: repose data import archive/c2db --out datasets/c2db --calculator PBE
+    """
+    from repose.data.cif_pairs import has_tables
+    from repose.data.importers import find_sources, import_sources
+    from repose.data.pairing import Refusal
+    from repose.data.splits import BY_SOURCE, BY_SYSTEM, SOURCE_DESCRIPTION
+    from repose.data.store import DatasetInfo, check_target, write_dataset
+    from repose.errors import DatasetError, require
+
+    with _wrong_usage():
+        require("pyarrow", "writing datasets")
+        sources = find_sources(source, format_)
+        check_target(out)
+        if split_by is None:
+            tabled = all(s.format == "cif-pairs" and has_tables(s.path) for s in sources)
+            split_by = BY_SOURCE if tabled else BY_SYSTEM
+        assign = None if split_by == BY_SOURCE else _group_split(split_by, fractions, seed)
+    info = DatasetInfo(
+        name=name or out.resolve().name,
+        source=", ".join(dict.fromkeys(s.path.name for s in sources)),
+        licence=licence,
+        calculator=calculator,
+        splits=SOURCE_DESCRIPTION if assign is None else assign.description,
+    )
+    refused: list[Refusal] = []
+
+    def kept() -> Iterator[Pair]:
+        for item in _counted(import_sources(sources, align=align, assign=assign), quiet):
+            if isinstance(item, Refusal):
+                refused.append(item)
+            else:
+                yield item
+
+    try:
+        dataset = write_dataset(out, info, kept(), finish=lambda new: _write_refused(new / REFUSED, refused))
+    except DatasetError as error:
+        # Nothing but refusals: no dataset is made of them.
+        _print_faults("refused", refused)
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
+    if as_json:
+        counted = {"refused": [{"id": r.id, "reason": r.reason} for r in refused]}
+        typer.echo(_json(_report(dataset, split_by, assign) | counted))
+    else:
+        if not quiet:
+            _print_report(_report(dataset, split_by, assign))
+        _print_faults("refused", refused, more=f"see {out / REFUSED}")
+    if refused:
+        raise typer.Exit(1)
+
+
+@app.command()
+def inspect(
+    directory: Annotated[Path, typer.Argument(help="A dataset.")],
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print suspicious pairs only.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a dataset holds, and which of its pairs look wrong.
+
+    Example: repose data inspect datasets/c2db
+    """
+    from repose.data.store import Dataset
+    from repose.data.summary import Suspicion, summarise
+
+    with _wrong_usage():
+        summary = summarise(Dataset(directory))
+    if as_json:
+        typer.echo(_json(summary))
+        return
+    if not quiet:
+        _print_summary(summary)
+    faults = [Suspicion(**fault) for fault in summary["suspicious"]]
+    _print_faults("suspicious", faults, more="see --json", err=False)
+
+
+@app.command()
+def split(
+    directory: Annotated[Path, typer.Argument(help="A dataset; it is rewritten.")],
+    by: Annotated[str, typer.Option(help="chemical-system, or the name of a tag.")] = "chemical-system",
+    fractions: Fractions = "0.8,0.1,0.1",
+    seed: Seed = 0,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Split a dataset anew, so that no group stands in two splits.
+
+    A group's split depends on its name and the seed alone, so that it is the same in every dataset.
+
+    Example: repose data split datasets/mine --by prototype --fractions 0.7,0.1,0.2
+    """
+    from repose.data.splits import BY_SOURCE
+    from repose.data.store import Dataset, resplit
+    from repose.errors import DatasetError
+
+    with _wrong_usage():
+        if by == BY_SOURCE:
+            raise DatasetError("the source's split is taken at import: repose data import --split-by source.")
+        assign = _group_split(by, fractions, seed)
+        dataset = resplit(Dataset(directory), assign, assign.description)
+    report = _report(dataset, by, assign)
+    if as_json:
+        typer.echo(_json(report))
+    elif not quiet:
+        _print_report(report)
+
+
+def _group_split(by: str, fractions: str, seed: int) -> GroupSplit:
+    from repose.data.splits import GroupSplit
+    from repose.errors import DatasetError
+
+    try:
+        train, val, test = map(float, fractions.split(","))
+    except ValueError:
+        raise DatasetError(
+            f"--fractions must be three numbers like 0.8,0.1,0.1; got '{fractions}'."
+        ) from None
+    return GroupSplit(by, (train, val, test), seed)
+
+
+def _report(dataset: Dataset, by: str, assign: GroupSplit | None) -> dict[str, Any]:
+    """Counts of a dataset as it was written, read back, and the groups that its splits share."""
+    from repose.data.splits import BY_SYSTEM, GroupSplit, shared_groups
+
+    split = assign or GroupSplit(BY_SYSTEM)
+    groups, shared = shared_groups(dataset, split.group)
+    return {
+        "dataset": str(dataset.directory),
+        "split_by": by,
+        "splits": dataset.info.splits,
+        "counts": dataset.info.counts,
+        "groups": {"of": split.by, "count": groups, "in_several_splits": shared},
+    }
+
+
+def _print_report(report: dict[str, Any]) -> None:
+    counts, groups = report["counts"], report["groups"]
+    typer.echo(
+        f"{report['dataset']}: {sum(counts.values())} crystals "
+        f"({', '.join(f'{name} {count}' for name, count in counts.items())})"
+    )
+    typer.echo(f"split {report['splits']}")
+    shared = groups["in_several_splits"]
+    some = f": {', '.join(shared[:5])}{', ...' if len(shared) > 5 else ''}" if shared else ""
+    typer.echo(
+        f"checked: of {groups['count']} groups by {groups['of']}, {len(shared)} stand in several splits{some}"
+    )
+
+
+def _print_summary(summary: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    info, console = summary["info"], Console()
+    for key in ("name", "source", "licence", "calculator", "splits"):
+        if info[key]:
+            console.print(f"{key}: {info[key]}", markup=False, highlight=False)
+    table = Table(
+        "split", *(["crystals", "atoms min", "median", "max", "elements", "systems", "paths", "frames"])
+    )
+    for name, row in summary["splits"].items():
+        atoms = row["atoms"] or ["-"] * 3
+        cells = (
+            row["crystals"],
+            *atoms,
+            row["elements"],
+            row["chemical_systems"],
+            row["paths"],
+            row["frames"],
+        )
+        table.add_row(name, *(f"{cell:g}" if isinstance(cell, int | float) else cell for cell in cells))
+    console.print(table)
+    quantiles = Table("quantile", *(f"{float(q):.0%}" for q in summary["volume_change"]))
+    quantiles.add_row("volume change", *(f"{v:+.1%}" for v in summary["volume_change"].values()))
+    quantiles.add_row("max displacement, A", *(f"{v:.2f}" for v in summary["max_displacement"].values()))
+    console.print(quantiles)
+    lines = [f"elements: {', '.join(f'{symbol} {n}' for symbol, n in summary['elements'].items())}"]
+    if shared := summary["shared_chemical_systems"]:
+        lines.append(f"chemical systems in several splits: {len(shared)}, e.g. {shared[0]}")
+    for tag, of in summary["tags"].items():
+        counts = ", ".join(f"{value} {count}" for value, count in of["counts"].items())
+        lines.append(f"tag {tag}: {counts or str(of['values']) + ' values'}")
+    for line in lines:
+        console.print(line, markup=False, highlight=False)
+
+
+def _print_faults(what: str, faults: Iterable[Any], more: str = "", err: bool = True) -> None:
+    faults = list(faults)
+    for fault in faults[:PRINTED]:
+        typer.echo(f"{what}: {fault.id}: {fault.reason}", err=err)
+    if len(faults) > PRINTED:
+        typer.echo(f"{what}: {len(faults) - PRINTED} more" + (f", {more}" if more else ""), err=err)
+
+
+def _write_refused(path: Path, refused: list[Refusal]) -> None:
+    import csv
+
+    if refused:
+        with path.open("w", newline="", encoding="utf-8") as handle:
+            csv.writer(handle).writerows([("id", "reason"), *((r.id, r.reason) for r in refused)])
+
+
+def _counted(items: Iterator[Any], quiet: bool) -> Iterator[Any]:
+    """Pass items on and show how many there were: as a bar on a terminal, as lines elsewhere."""
+    import sys
+    import time
+
+    if quiet:
+        yield from items
+    elif sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        columns = (SpinnerColumn(), TextColumn("{task.completed:.0f} crystals read"), TimeElapsedColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+            task = progress.add_task("import", total=None)
+            for item in items:
+                progress.advance(task)
+                yield item
+    else:
+        last = time.monotonic()
+        for count, item in enumerate(items, start=1):
+            if time.monotonic() - last > INTERVAL:
+                last = time.monotonic()
+                typer.echo(f"{count} crystals read", err=True)
+            yield item
+
+
+@contextmanager
+def _wrong_usage() -> Iterator[None]:
+    """Errors about what the user asked for end the program with status 2."""
+    from repose.errors import ReposeError
+
+    try:
+        yield
+    except ReposeError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+def _json(value: dict[str, Any]) -> str:
+    import json
+
+    return json.dumps(value, ensure_ascii=False)

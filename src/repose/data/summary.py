@@ -1,0 +1,129 @@
+"""What a dataset holds, in numbers, and which of its pairs look wrong."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from repose.data.store import SPLITS, Dataset, Pair
+
+# Pairs outside are worth a look: hardly any relaxation goes this far.
+VOLUME_RATIOS = (0.5, 2.0)
+LARGEST_DISPLACEMENT = 3.0  # A
+QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+# Tags with more values than this are names, not classes.
+MOST_VALUES = 12
+
+
+@dataclass(frozen=True)
+class Suspicion:
+    """A pair that may be wrong: ``id`` and ``reason``."""
+
+    id: str
+    reason: str
+
+
+def volume_change(pair: Pair) -> float:
+    """Relaxed over unrelaxed volume, minus one."""
+    return float(abs(np.linalg.det(pair.relaxed_cell)) / abs(np.linalg.det(pair.cell)) - 1)
+
+
+def largest_displacement(pair: Pair) -> float:
+    """How far an atom moved at most beyond the cell's deformation, in A.
+
+    Fractional displacements without their mean, measured in the relaxed cell: neither a crystal that
+    swells nor one that drifts as a whole counts as displaced.
+    """
+    before = pair.positions @ np.linalg.inv(pair.cell)
+    delta = pair.relaxed_positions @ np.linalg.inv(pair.relaxed_cell) - before
+    return float(np.linalg.norm((delta - delta.mean(axis=0)) @ pair.relaxed_cell, axis=1).max())
+
+
+def suspicions(pair: Pair, change: float, displacement: float) -> list[Suspicion]:
+    """What makes a pair look wrong, if anything.
+
+    Args:
+        pair: The pair.
+        change: Its `volume_change`.
+        displacement: Its `largest_displacement` in A.
+    """
+    found = []
+    low, high = VOLUME_RATIOS
+    if not low <= 1 + change <= high:
+        found.append(f"relaxed over unrelaxed volume is {1 + change:.2f}, outside [{low:g}, {high:g}]")
+    if displacement > LARGEST_DISPLACEMENT:
+        found.append(f"an atom moves by {displacement:.1f} A, more than {LARGEST_DISPLACEMENT:g} A")
+    return [Suspicion(pair.id, reason) for reason in found]
+
+
+def summarise(dataset: Dataset) -> dict[str, Any]:
+    """Describe a dataset; reads it once, a part at a time.
+
+    Returns:
+        Values ready for JSON: ``info`` (``dataset.json``), ``splits`` (name to ``crystals``, ``atoms`` [min,
+        median, max], ``elements``, ``chemical_systems``, ``paths``, ``frames``), ``elements`` (symbol to
+        crystals), ``shared_chemical_systems`` (that stand in several splits), ``volume_change`` and
+        ``max_displacement`` (quantile to value; A), ``tags`` (name to ``crystals``, ``values`` and, where
+        these are few, ``counts``), ``suspicious`` (id and reason).
+    """
+    from ase.data import chemical_symbols
+
+    atoms: dict[str, list[int]] = {split: [] for split in SPLITS}
+    systems: dict[str, set[str]] = {split: set() for split in SPLITS}
+    elements: dict[str, Counter[str]] = {split: Counter() for split in SPLITS}
+    paths, frames = Counter[str](), Counter[str]()
+    tags: dict[str, Counter[str]] = {}
+    changes, displacements, doubtful = [], [], []
+    for pair in dataset:
+        atoms[pair.split].append(len(pair.numbers))
+        systems[pair.split].add(pair.chemical_system)
+        elements[pair.split].update(chemical_symbols[z] for z in set(pair.numbers.tolist()))
+        paths[pair.split] += bool(pair.path)
+        frames[pair.split] += len(pair.path)
+        for name, value in pair.tags.items():
+            tags.setdefault(name, Counter())[value] += 1
+        changes.append(volume_change(pair))
+        displacements.append(largest_displacement(pair))
+        doubtful += suspicions(pair, changes[-1], displacements[-1])
+    standing = Counter(system for split in SPLITS for system in systems[split])
+    return {
+        "info": dataset.info.model_dump(),
+        "splits": {
+            split: {
+                "crystals": len(atoms[split]),
+                "atoms": [min(atoms[split]), float(np.median(atoms[split])), max(atoms[split])]
+                if atoms[split]
+                else [],
+                "elements": len(elements[split]),
+                "chemical_systems": len(systems[split]),
+                "paths": paths[split],
+                "frames": frames[split],
+            }
+            for split in SPLITS
+        },
+        "elements": dict(sum(elements.values(), Counter[str]()).most_common()),
+        "shared_chemical_systems": sorted(system for system, count in standing.items() if count > 1),
+        "volume_change": _quantiles(changes),
+        "max_displacement": _quantiles(displacements),
+        "tags": {
+            name: {
+                "crystals": values.total(),
+                "values": len(values),
+                "counts": dict(values.most_common()) if len(values) <= MOST_VALUES else {},
+            }
+            for name, values in sorted(tags.items())
+        },
+        "suspicious": [{"id": s.id, "reason": s.reason} for s in doubtful],
+    }
+
+
+def _quantiles(values: Sequence[float]) -> dict[str, float]:
+    return (
+        {f"{q:g}": float(v) for q, v in zip(QUANTILES, np.quantile(values, QUANTILES), strict=True)}
+        if values
+        else {}
+    )

@@ -1,0 +1,69 @@
+"""Geometry of lattices against brute force and identities."""
+
+import numpy as np
+import torch
+from conftest import random_crystal, random_rotation
+from hypothesis import given
+from hypothesis import strategies as st
+
+from repose.crystals import CrystalBatch
+from repose.lattice import deformation, nearest_image, polar, to_cartesian, to_fractional, volume
+
+SEEDS = st.integers(0, 10**6)
+
+
+@given(SEEDS)
+def test_fractional_and_back(seed):
+    batch = CrystalBatch.collate([random_crystal(seed), random_crystal(seed + 1)])
+    fractional = to_fractional(batch.positions, batch.cells, batch.crystal)
+    assert torch.allclose(to_cartesian(fractional, batch.cells, batch.crystal), batch.positions, atol=1e-12)
+
+
+def test_rows_are_lattice_vectors():
+    cell = torch.tensor([[[2.0, 0, 0], [1.0, 3.0, 0], [0, 0, 5.0]]], dtype=torch.float64)
+    b_vector = to_cartesian(torch.tensor([[0.0, 1.0, 0.0]], dtype=torch.float64), cell, torch.zeros(1, dtype=torch.long))
+    assert b_vector.tolist() == [[1.0, 3.0, 0.0]]
+
+
+@given(SEEDS)
+def test_volume_is_that_of_the_triple_product_for_either_hand(seed):
+    cell = random_crystal(seed).cells
+    a, b, c = cell[0].numpy()
+    assert np.isclose(volume(cell).item(), abs(np.dot(a, np.cross(b, c))))
+    assert torch.allclose(volume(cell.flip(1)), volume(cell))
+
+
+@given(SEEDS)
+def test_deformation_and_polar(seed):
+    cells, new = random_crystal(seed).cells, random_crystal(seed + 1).cells
+    gradient = deformation(cells, new)
+    assert torch.allclose(cells @ gradient, new, atol=1e-10)
+    stretch, rotation = polar(gradient)
+    assert torch.allclose(stretch @ rotation, gradient, atol=1e-10)
+    assert torch.allclose(stretch, stretch.mT, atol=1e-10)
+    assert torch.allclose(rotation @ rotation.mT, torch.eye(3, dtype=torch.float64), atol=1e-10)
+    assert (torch.linalg.eigvalsh(stretch) > 0).all()
+
+
+def test_polar_of_a_rotation_has_no_stretch():
+    stretch, rotation = polar(random_rotation(3)[None])
+    assert torch.allclose(stretch[0], torch.eye(3, dtype=torch.float64), atol=1e-12)
+    assert torch.allclose(rotation[0], random_rotation(3), atol=1e-12)
+
+
+@given(SEEDS)
+def test_nearest_image_against_brute_force(seed):
+    batch = random_crystal(seed)
+    vectors = batch.positions * 3
+    found = nearest_image(vectors, batch.cells, batch.crystal)
+    shifts = torch.cartesian_prod(*[torch.arange(-8.0, 9.0, dtype=torch.float64)] * 3) @ batch.cells[0]
+    shortest = (vectors[:, None] + shifts).norm(dim=-1).min(dim=1).values
+    assert torch.allclose(found.norm(dim=-1), shortest, atol=1e-10)
+    moved = to_fractional(found - vectors, batch.cells, batch.crystal)
+    assert torch.allclose(moved, moved.round(), atol=1e-9)
+
+
+def test_nearest_image_leaves_short_vectors_as_they_are():
+    batch = random_crystal(5)
+    short = batch.positions * 1e-2
+    assert torch.equal(nearest_image(short, batch.cells, batch.crystal), short)
