@@ -54,7 +54,10 @@ def test_a_frame_without_results_comes_back_without(tmp_path):
 
 
 def test_splits_are_read_apart(tmp_path):
-    pairs = [dataclasses.replace(p, split=s) for p, s in zip(read_pairs(), ("train", "val", "test") * 2, strict=True)]
+    pairs = [
+        dataclasses.replace(p, split=s)
+        for p, s in zip(read_pairs(), ("train", "val", "test") * 2, strict=True)
+    ]
     dataset = write_dataset(tmp_path / "set", DatasetInfo(name="set"), pairs)
     assert [p.id for p in dataset.read("val")] == [pairs[1].id, pairs[4].id]
     with pytest.raises(DatasetError, match="valid"):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # Images of one site closer than this are one atom on a special position (coordinates have few digits).
 SAME_SITE = 0.1  # A
 # Largest difference between an element's share of atoms and of _chemical_formula_sum.
-FORMULA_TOLERANCE = 0.01
+FORMULA_TOLERANCE = 0.002
 
 
 def read_cif(text: str) -> list[Atoms | InvalidCrystalError]:
@@ -119,7 +119,7 @@ def _to_atoms(block: Any) -> Atoms:
     if any(value is None for value in parameters):
         raise InvalidCrystalError(f"block '{block.name}' has no complete cell; expected _cell_length_a ... _angle_gamma.")
     cell = cellpar_to_cell(parameters)
-    labels, symbols, fractional = _sites(block, cell)
+    symbols, fractional = _sites(block, cell)
     rotations, translations = _operations(block, cell)
     numbers: list[str] = []
     positions: list[NDArray[Any]] = []
@@ -128,14 +128,12 @@ def _to_atoms(block: Any) -> Atoms:
         numbers += [symbol] * len(orbit)
         positions.append(orbit @ cell)
     atoms = Atoms(numbers, positions=np.concatenate(positions), cell=cell, pbc=True)
-    if len(set(labels)) == len(labels) == len(atoms):
-        atoms.set_array("labels", np.array(labels))
     _check_formula(block, atoms)
     return atoms
 
 
-def _sites(block: Any, cell: NDArray[Any]) -> tuple[list[str], list[str], NDArray[Any]]:
-    """Labels, element symbols and fractional coordinates ``(n, 3)`` of the sites listed."""
+def _sites(block: Any, cell: NDArray[Any]) -> tuple[list[str], NDArray[Any]]:
+    """Element symbols and fractional coordinates ``(n, 3)`` of the sites listed."""
     from ase.data import atomic_numbers
 
     def column(name: str) -> list[Any] | None:
@@ -176,7 +174,7 @@ def _sites(block: Any, cell: NDArray[Any]) -> tuple[list[str], list[str], NDArra
         raise InvalidCrystalError(f"site '{labels[site]}' has coordinates {given}; expected three finite numbers.")
     if abs(np.linalg.det(cell)) < 1e-3:
         raise InvalidCrystalError("its cell has no volume; check lengths and angles.")
-    return labels, symbols, values @ np.linalg.inv(cell) if cartesian else values
+    return symbols, values @ np.linalg.inv(cell) if cartesian else values
 
 
 def _orbit(

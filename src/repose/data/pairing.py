@@ -233,9 +233,10 @@ def _check_composition(unrelaxed: Atoms, relaxed: Atoms) -> None:
 
 def _frame(atoms: Atoms) -> Frame:
     results: dict[str, Any] = getattr(atoms.calc, "results", {})
-    stress = results.get("stress")
+    energy, stress = results.get("energy"), results.get("stress")
     if stress is not None and np.shape(stress) == (6,):
         from ase.stress import voigt_6_to_full_3x3_stress
 
         stress = voigt_6_to_full_3x3_stress(stress)
-    return Frame(atoms.positions, atoms.cell.array, results.get("energy"), results.get("forces"), stress)
+    energy = None if energy is None else float(energy)
+    return Frame(atoms.positions, atoms.cell.array, energy, results.get("forces"), stress)

@@ -1,0 +1,55 @@
+"""The command ``repose``. Commands import what they need when they run, so that help is instant."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from repose.cli import data
+from repose.cli.common import fail
+from repose.cli.evaluate import evaluate
+from repose.cli.models import models
+from repose.cli.relax import relax
+from repose.cli.train import train
+from repose.errors import ReposeError
+
+app = typer.Typer(
+    name="repose",
+    help="Relax crystal structures in one forward pass.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        import repose
+
+        typer.echo(f"repose {repose.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    pass
+
+
+app.command()(relax)
+app.command()(models)
+app.command()(train)
+app.command()(evaluate)
+app.add_typer(data.app, name="data")
+
+
+def main() -> None:
+    """Run the command line; what was foreseen to go wrong ends in one line and exit status 2."""
+    try:
+        app()
+    except ReposeError as error:
+        fail(str(error))
+        sys.exit(2)
