@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from repose.errors import ReposeError
-    from repose.models.base import Relaxation, Relaxer, load, relax
+    from repose.models.base import Relaxation, Relaxer
+    from repose.models.loading import load, relax
     from repose.optimize import DirectOptimizer
 
     __version__: str
@@ -23,8 +24,8 @@ _HOMES = {
     "Relaxation": "repose.models.base",
     "Relaxer": "repose.models.base",
     "ReposeError": "repose.errors",
-    "load": "repose.models.base",
-    "relax": "repose.models.base",
+    "load": "repose.models.loading",
+    "relax": "repose.models.loading",
 }
 
 

@@ -82,7 +82,11 @@ def useless(positions: NDArray[Any], cell: NDArray[Any], old_cell: NDArray[Any])
 
 
 def doubts(
-    numbers: NDArray[Any], positions: NDArray[Any], cell: NDArray[Any], pbc: NDArray[Any], volume_change: float
+    numbers: NDArray[Any],
+    positions: NDArray[Any],
+    cell: NDArray[Any],
+    pbc: NDArray[Any],
+    volume_change: float,
 ) -> str | None:
     """Why a prediction is not to be believed.
 
@@ -98,6 +102,8 @@ def doubts(
         f"{VOLUME_RANGE[0]:g} to {VOLUME_RANGE[1]:g}."
         if not VOLUME_RANGE[0] <= 1 + volume_change <= VOLUME_RANGE[1]
         else None,
-        f"in the prediction, {too_close}" if (too_close := close_atoms(numbers, positions, cell, pbc)) else None,
+        f"in the prediction, {too_close}"
+        if (too_close := close_atoms(numbers, positions, cell, pbc))
+        else None,
     )
     return " ".join(reason for reason in reasons if reason) or None

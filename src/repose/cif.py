@@ -53,9 +53,13 @@ def read_cif(text: str) -> list[Atoms | InvalidCrystalError]:
         try:
             blocks = list(parse_cif(io.BytesIO(text.encode("latin1", "replace"))))
         except Warning as error:
-            raise InvalidCrystalError(f"a row of a CIF loop cannot be split: {error}; put quotes around it.") from None
+            raise InvalidCrystalError(
+                f"a row of a CIF loop cannot be split: {error}; put quotes around it."
+            ) from None
         except Exception as error:  # ASE raises whatever Python does on junk
-            raise InvalidCrystalError(f"it is not CIF, or ends early ({type(error).__name__}: {error}).") from None
+            raise InvalidCrystalError(
+                f"it is not CIF, or ends early ({type(error).__name__}: {error})."
+            ) from None
     blocks = [b for b in blocks if any(tag.startswith("_atom_site_") for tag in b)] or blocks[:1]
     if not blocks:
         raise InvalidCrystalError("it holds no CIF data block; expected a line that starts with 'data_'.")
@@ -117,7 +121,9 @@ def _to_atoms(block: Any) -> Atoms:
 
     parameters = [_number(block.get(tag)) for tag in block.cell_tags]
     if any(value is None for value in parameters):
-        raise InvalidCrystalError(f"block '{block.name}' has no complete cell; expected _cell_length_a ... _angle_gamma.")
+        raise InvalidCrystalError(
+            f"block '{block.name}' has no complete cell; expected _cell_length_a ... _angle_gamma."
+        )
     cell = cellpar_to_cell(parameters)
     symbols, fractional = _sites(block, cell)
     rotations, translations = _operations(block, cell)
@@ -148,7 +154,9 @@ def _sites(block: Any, cell: NDArray[Any]) -> tuple[list[str], NDArray[Any]]:
         raw = [column(f"cartn_{axis}") for axis in "xyz"]
     columns = [values for values in raw if values is not None]
     if not labels or len(columns) < 3:
-        raise InvalidCrystalError(f"block '{block.name}' lists no atoms; expected _atom_site_label and _atom_site_fract_x ...")
+        raise InvalidCrystalError(
+            f"block '{block.name}' lists no atoms; expected _atom_site_label and _atom_site_fract_x ..."
+        )
     if len({len(values) for values in (labels, kinds, *columns)}) != 1:
         raise InvalidCrystalError("its list of atoms is incomplete.")
     symbols = []
@@ -165,13 +173,17 @@ def _sites(block: Any, cell: NDArray[Any]) -> tuple[list[str], NDArray[Any]]:
         if share is not None and abs(share - 1) > 1e-3:
             raise InvalidCrystalError(
                 f"partial occupancy: site '{label}' is occupied to {share:g}; expected 1. "
-                "Choose an ordered configuration, e.g. with pymatgen's OrderDisorderedStructureTransformation."
+                "Choose an ordered one, e.g. with pymatgen's OrderDisorderedStructureTransformation."
             )
-    values = np.array([[np.nan if (v := _number(x)) is None else v for x in col] for col in columns], dtype=float).T
+    values = np.array(
+        [[np.nan if (v := _number(x)) is None else v for x in col] for col in columns], dtype=float
+    ).T
     if not np.isfinite(values).all():
         site = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
         given = [col[site] for col in columns]
-        raise InvalidCrystalError(f"site '{labels[site]}' has coordinates {given}; expected three finite numbers.")
+        raise InvalidCrystalError(
+            f"site '{labels[site]}' has coordinates {given}; expected three finite numbers."
+        )
     if abs(np.linalg.det(cell)) < 1e-3:
         raise InvalidCrystalError("its cell has no volume; check lengths and angles.")
     return symbols, values @ np.linalg.inv(cell) if cartesian else values
@@ -202,7 +214,11 @@ def _operations(block: Any, cell: NDArray[Any]) -> tuple[NDArray[Any], NDArray[A
     """Rotations ``(m, 3, 3)`` and translations ``(m, 3)`` on fractional columns, checked against the cell."""
     from ase.spacegroup.spacegroup import parse_sitesym
 
-    for tag in ("_space_group_symop_operation_xyz", "_space_group_symop.operation_xyz", "_symmetry_equiv_pos_as_xyz"):
+    for tag in (
+        "_space_group_symop_operation_xyz",
+        "_space_group_symop.operation_xyz",
+        "_symmetry_equiv_pos_as_xyz",
+    ):
         listed = block.get(tag)
         if listed:
             listed = [listed] if isinstance(listed, str) else listed
@@ -214,7 +230,9 @@ def _operations(block: Any, cell: NDArray[Any]) -> tuple[NDArray[Any], NDArray[A
             if not np.allclose(np.abs(np.linalg.det(rotations)), 1):
                 raise InvalidCrystalError(f"its symmetry operations cannot be read: {listed[0]!r}, ...")
             if not _fits(rotations, cell):
-                raise InvalidCrystalError("its symmetry operations do not fit its cell; check lengths and angles.")
+                raise InvalidCrystalError(
+                    "its symmetry operations do not fit its cell; check lengths and angles."
+                )
             return rotations, translations
     return _tabulated(block, cell)
 
@@ -222,7 +240,9 @@ def _operations(block: Any, cell: NDArray[Any]) -> tuple[NDArray[Any], NDArray[A
 def _fits(rotations: NDArray[Any], cell: NDArray[Any]) -> bool:
     """Whether the operations keep all lengths in the cell, within one per cent."""
     metric = cell @ cell.T
-    return bool(np.allclose(rotations.transpose(0, 2, 1) @ metric @ rotations, metric, atol=0.02 * metric.max()))
+    return bool(
+        np.allclose(rotations.transpose(0, 2, 1) @ metric @ rotations, metric, atol=0.02 * metric.max())
+    )
 
 
 def _tabulated(block: Any, cell: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -261,7 +281,8 @@ def _tabulated(block: Any, cell: NDArray[Any]) -> tuple[NDArray[Any], NDArray[An
                 found.append((kind, table))
     if not found:
         raise InvalidCrystalError(
-            f"it lists no symmetry operations, and its space group {wanted!r} is unknown or does not fit its cell."
+            f"it lists no symmetry operations, and its space group {wanted!r} is unknown or does not fit "
+            "its cell; write the operations into the file."
         )
     # Several settings fit: the first is the standard one, but nobody can tell two choices of origin apart.
     if {kind.choice for kind, _ in found} >= {"1", "2"}:

@@ -176,7 +176,9 @@ def _from_atoms(atoms: Any) -> tuple[NDArray[Any], ...]:
     for kind, shares in dict(atoms.info.get("occupancy") or {}).items():
         if len(shares) > 1 or any(abs(share - 1) > 1e-3 for share in shares.values()):
             listed = ", ".join(f"{name} {share:g}" for name, share in shares.items())
-            raise InvalidCrystalError(f"partial occupancy: sites of kind {kind} hold {listed}; choose an ordered one.")
+            raise InvalidCrystalError(
+                f"partial occupancy: sites of kind {kind} hold {listed}; choose an ordered one."
+            )
     return (
         atoms.numbers.astype(np.int64),
         np.array(atoms.positions, dtype=float),
@@ -214,13 +216,15 @@ def _check(numbers: NDArray[Any], positions: NDArray[Any], cell: NDArray[Any], p
     if not np.isfinite(cell).all():
         raise InvalidCrystalError(f"its lattice vectors hold NaN or infinity: {cell.tolist()}.")
     for k in np.flatnonzero((numbers < 1) | (numbers > 118))[:1]:
-        raise InvalidCrystalError(f"atom {k} is of no known element (atomic number {numbers[k]}); expected 1 to 118.")
+        raise InvalidCrystalError(
+            f"atom {k} is of no known element (atomic number {numbers[k]}); expected 1 to 118."
+        )
     for k in np.flatnonzero(~np.isfinite(positions).all(axis=1))[:1]:
         raise InvalidCrystalError(
-            f"atom {k} ({symbol(numbers[k])}) has position {positions[k].tolist()}; expected finite numbers in A."
+            f"atom {k} ({symbol(int(numbers[k]))}) is at {positions[k].tolist()}; expected finite numbers."
         )
     if abs(np.linalg.det(cell)) < MIN_VOLUME:
         raise InvalidCrystalError(
-            f"its cell has no volume ({abs(np.linalg.det(cell)):.2g} A^3): {cell.tolist()}. Expected three lattice "
-            "vectors that do not lie in one plane; a sheet needs one across its vacuum."
+            f"its cell has no volume ({abs(np.linalg.det(cell)):.2g} A^3): {cell.tolist()}. Expected three "
+            "lattice vectors that do not lie in one plane; a sheet needs one across its vacuum."
         )

@@ -37,7 +37,7 @@ SUFFIXES: dict[str, str] = {
     ".traj": "traj",
     ".db": "db",
 }
-KNOWN = "CIF, POSCAR/CONTCAR/.vasp, .xyz/.extxyz, pymatgen .json, ASE .traj/.db; each but the last two also as .gz"
+KNOWN = "CIF, POSCAR/CONTCAR/.vasp, .xyz/.extxyz, pymatgen .json (all these also as .gz), ASE .traj/.db"
 # Errors of parsers whose text says nothing to a user.
 _SPEECHLESS = (IndexError, KeyError, StopIteration, AttributeError, TypeError, AssertionError)
 
@@ -64,7 +64,7 @@ class Entry:
 
 
 def kind_of(path: str | Path) -> str | None:
-    """Kind of a file by its name: ``"cif"``, ``"poscar"``, ``"extxyz"``, ``"json"``, ``"traj"``, ``"db"``; or None."""
+    """Kind of a file by its name, one of the values of `SUFFIXES`; None if the name is of no known kind."""
     path = Path(path)
     zipped = path.suffix == ".gz"
     path = path.with_suffix("") if zipped else path
@@ -82,16 +82,20 @@ def find(pattern: str, skip: Path | None = None) -> list[tuple[str, str]]:
         skip: A folder that is never searched, the output's.
 
     Returns:
-        Pairs of a file and the name it should have in an output folder (relative to the folder searched); empty if
-        nothing matches.
+        Pairs of a file and the name it should have in an output folder (relative to the folder searched);
+        empty if nothing matches.
     """
     path = Path(pattern)
     if path.is_dir():
         avoid = skip.resolve() if skip is not None else None
         found = []
         for folder, folders, names in os.walk(path):
-            folders[:] = sorted(f for f in folders if not f.startswith(".") and (Path(folder) / f).resolve() != avoid)
-            found += [Path(folder) / name for name in sorted(names) if not name.startswith(".") and kind_of(name)]
+            folders[:] = sorted(
+                f for f in folders if not f.startswith(".") and (Path(folder) / f).resolve() != avoid
+            )
+            found += [
+                Path(folder) / name for name in sorted(names) if not name.startswith(".") and kind_of(name)
+            ]
         return [(str(file), str(file.relative_to(path))) for file in found]
     if not path.exists() and glob.has_magic(pattern):
         matches = sorted(glob.glob(pattern, recursive=True))
@@ -186,14 +190,16 @@ def _read_poscar(text: str) -> Iterator[Any]:
 
     names = text.splitlines()[5:6]
     if names and all(word.isdigit() for word in names[0].split()):
-        raise InvalidCrystalError("it has no line with element symbols (VASP 4); write one before the counts.")
+        raise InvalidCrystalError(
+            "it has no line with element symbols (VASP 4); write one before the counts."
+        )
     yield read_vasp(io.StringIO(text))
 
 
 def _read_extxyz(text: str) -> Iterator[Any]:
     from ase.io.extxyz import read_extxyz
 
-    yield from read_extxyz(io.StringIO(text), index=slice(0, None))
+    yield from read_extxyz(io.StringIO(text), index=slice(0, None))  # type: ignore[arg-type]
 
 
 def _read_ase(path: str) -> Iterator[Any]:
@@ -210,12 +216,16 @@ def _read_json(text: str) -> Iterator[Any]:
     for value in values if isinstance(values, list) else [values]:
         entry = value.get("structure", value) if isinstance(value, dict) else None
         if not isinstance(entry, dict) or not {"lattice", "sites"} <= entry.keys():
-            yield InvalidCrystalError("it is no pymatgen Structure; expected an object with 'lattice' and 'sites', or a list.")
+            yield InvalidCrystalError(
+                "it is no pymatgen Structure; expected an object with 'lattice' and 'sites', or a list."
+            )
             continue
         try:
             yield Structure.from_dict(entry)
         except Exception as error:  # pymatgen raises whatever Python does on junk
-            yield InvalidCrystalError(f"it is no complete pymatgen Structure ({type(error).__name__}: {error}).")
+            yield InvalidCrystalError(
+                f"it is no complete pymatgen Structure ({type(error).__name__}: {error})."
+            )
 
 
 _READERS: dict[str, Callable[[str], Iterator[Any]]] = {
@@ -325,8 +335,9 @@ def _structure(crystal: Any) -> Any:
     if convert.is_structure(crystal):
         return crystal
     fixed = convert.fixed_coordinates(crystal)
+    a, b, c = map(bool, crystal.pbc)
     return Structure(
-        Lattice(crystal.cell.array, pbc=tuple(bool(p) for p in crystal.pbc)),
+        Lattice(crystal.cell.array, pbc=(a, b, c)),
         crystal.get_chemical_symbols(),
         crystal.positions,
         coords_are_cartesian=True,

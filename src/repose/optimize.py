@@ -7,10 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
+from ase.filters import Filter, StrainFilter, UnitCellFilter
 from ase.optimize.optimize import DEFAULT_MAX_STEPS, Optimizer
 
-from repose.errors import InvalidCrystalError
-from repose.models.base import Relaxer, load
+from repose.errors import ConfigError, InvalidCrystalError
+from repose.models.base import Relaxer
+from repose.models.loading import load
 
 
 class DirectOptimizer(Optimizer):
@@ -21,8 +24,9 @@ class DirectOptimizer(Optimizer):
     hold. With pymatgen: ``structure.relax(calculator, optimizer=DirectOptimizer)``.
 
     Args:
-        atoms: `ase.Atoms` (the cell stays), or a filter around them. A cell filter such as FrechetCellFilter lets
-            the cell relax; lattice vectors wholly outside its mask stay.
+        atoms: `ase.Atoms` (the cell stays), or a filter around them. A cell filter such as FrechetCellFilter
+            lets the cell relax; lattice vectors wholly outside its mask stay. A plain filter holds the atoms
+            that it hides.
         restart: Not used; there is no history.
         logfile: As for every ASE optimizer.
         trajectory: The same; without a calculator the frames carry no energies.
@@ -55,7 +59,9 @@ class DirectOptimizer(Optimizer):
         self.symmetry = symmetry
         self._stepped = False
 
-    def irun(self, fmax: float = 0.05, steps: int = DEFAULT_MAX_STEPS) -> Iterator[bool]:
+    def irun(  # type: ignore[override]
+        self, fmax: float = 0.05, steps: int = DEFAULT_MAX_STEPS
+    ) -> Iterator[bool]:
         """Relax, yielding whether it is done before and after the step; ``fmax`` is not looked at."""
         self.fmax = fmax
         self.max_steps = self.nsteps + steps
@@ -69,27 +75,28 @@ class DirectOptimizer(Optimizer):
             self.call_observers()
             yield self._stepped
 
-    def run(self, fmax: float = 0.05, steps: int = DEFAULT_MAX_STEPS) -> bool:
+    def run(  # type: ignore[override]
+        self, fmax: float = 0.05, steps: int = DEFAULT_MAX_STEPS
+    ) -> bool:
         """Relax; returns whether it is done, which only ``steps=0`` prevents."""
-        done = False
-        for done in self.irun(fmax, steps):
-            pass
-        return done
+        return list(self.irun(fmax, steps))[-1]
 
     def converged(self, *args: Any, **kwargs: Any) -> bool:
         """Whether the step was made; forces are not asked for."""
         del args, kwargs
         return self._stepped
 
-    def step(self, *args: Any) -> None:
+    def step(self, *args: Any) -> None:  # type: ignore[override]
         """Move the atoms in place.
 
         Raises:
             InvalidCrystalError: They cannot be relaxed, or the prediction is no crystal.
         """
         del args
-        atoms, free_cell, axes = _unwrap(self.atoms)
-        (result,) = self.relaxer.relax([atoms], symmetry=self.symmetry, fix_cell=not free_cell, fix_axes=axes)
+        atoms, free_cell, axes, held = _unwrap(self.atoms)
+        (result,) = self.relaxer.relax(
+            [atoms], symmetry=self.symmetry, fix_cell=not free_cell, fix_axes=axes, fix_atoms=held
+        )
         if result.structure is atoms:
             raise InvalidCrystalError(f"the atoms cannot be relaxed: {result.reason}")
         if result.status == "suspect":
@@ -100,30 +107,45 @@ class DirectOptimizer(Optimizer):
         atoms.set_positions(result.structure.positions, apply_constraint=False)
         self._stepped = True
 
-    def log(self, *args: Any) -> None:
+    def log(self, *args: Any) -> None:  # type: ignore[override]
         """Write one line to the log file, if there is one."""
         del args
         if self.logfile is not None:
             clock = time.strftime("%H:%M:%S")
-            self.logfile.write(f"{type(self).__name__}: {self.nsteps:3d} {clock} relaxed by {self.relaxer.name}\n")
+            self.logfile.write(
+                f"{type(self).__name__}: {self.nsteps:3d} {clock} relaxed by {self.relaxer.name}\n"
+            )
 
     def todict(self) -> dict[str, Any]:
         """What a trajectory says about its maker."""
-        return {"type": "optimization", "optimizer": type(self).__name__, "model": self.relaxer.name, "fmax": self.fmax}
+        return {
+            "type": "optimization",
+            "optimizer": type(self).__name__,
+            "model": self.relaxer.name,
+            "fmax": self.fmax,
+        }
 
 
-def _unwrap(atoms: Any) -> tuple[Any, bool, str]:
-    """The atoms behind filters, whether their cell is free, and the lattice vectors that a mask holds."""
-    import numpy as np
-
-    free_cell, axes = False, ""
-    while hasattr(atoms, "atoms"):
-        if hasattr(atoms, "mask") and "Cell" in type(atoms).__name__:
+def _unwrap(atoms: Any) -> tuple[Any, bool, str, list[int]]:
+    """The atoms behind filters, whether their cell is free, and the lattice vectors and atoms held."""
+    free_cell, axes, held = False, "", set[int]()
+    while isinstance(atoms, Filter):
+        if isinstance(atoms, UnitCellFilter):
+            for name in ("hydrostatic_strain", "constant_volume", "scalar_pressure"):
+                if getattr(atoms, name, False):
+                    raise ConfigError(
+                        f"a cell filter with {name} cannot be kept; use one without, or its mask."
+                    )
             free_cell = True
+            # The mask is of Cartesian strain: a lattice vector stays if no strain that is free reaches it.
             mask = np.asarray(atoms.mask, dtype=float)
-            mask = mask if mask.shape == (3, 3) else np.ones((3, 3))
-            cell = atoms.atoms.cell.array
-            # The mask is of Cartesian strain: a vector stays if no strain that is free reaches it.
-            axes = "".join(name for name, vector in zip("abc", cell, strict=True) if not (vector @ mask).any())
+            vectors = atoms.atoms.get_cell().array
+            axes = "".join(n for n, vector in zip("abc", vectors, strict=True) if not (vector @ mask).any())
+        elif isinstance(atoms, StrainFilter):
+            raise ConfigError(
+                "StrainFilter keeps the atoms in place; use FrechetCellFilter, or none to keep the cell."
+            )
+        else:
+            held |= set(range(len(atoms.atoms))) - set(np.arange(len(atoms.atoms))[atoms.index].tolist())
         atoms = atoms.atoms
-    return atoms, free_cell, axes
+    return atoms, free_cell, axes, sorted(held)

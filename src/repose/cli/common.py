@@ -52,7 +52,12 @@ class Progress:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-            columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+            columns = (
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.description}"),
+                TimeElapsedColumn(),
+            )
             self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
             self._bar.start()
             self._task = self._bar.add_task("", total=self.total)
@@ -78,6 +83,8 @@ class Progress:
             self._bar.update(self._task, completed=self.steps, description=f"{self.done} {self.what}")
         elif not self.quiet and now - self._last >= SECONDS_BETWEEN_LINES:
             rate = self.done / (now - self._start)
-            sys.stderr.write(f"{self.done} {self.what} done, {rate:.1f} a second; file {self.steps} of {self.total}\n")
+            sys.stderr.write(
+                f"{self.done} {self.what} done, {rate:.1f} a second; file {self.steps} of {self.total}\n"
+            )
             sys.stderr.flush()
             self._last = now

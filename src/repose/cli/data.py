@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from repose.cli.common import Json, Progress, Quiet, console, fail
+
 if TYPE_CHECKING:
+    from repose.data.importers import Source
     from repose.data.pairing import Refusal
     from repose.data.splits import GroupSplit
     from repose.data.store import Dataset, Pair
@@ -21,13 +24,9 @@ app = typer.Typer(
 REFUSED = "refused.csv"
 # Refusals and suspicions printed; all of them stand in refused.csv and in --json.
 PRINTED = 20
-# Seconds between the plain lines that stand in for a progress bar.
-INTERVAL = 5.0
 
 Fractions = Annotated[str, typer.Option(help="Shares of train, val and test among the groups.")]
 Seed = Annotated[int, typer.Option(help="Another seed gives another split.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress; only faults are printed.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 
 
 @app.command("import")
@@ -53,7 +52,7 @@ def import_(
         bool, typer.Option(help="Turn relaxed crystals back where they are rotated against the input.")
     ] = True,
     quiet: Quiet = False,
-    as_json: AsJson = False,
+    as_json: Json = False,
 ) -> None:
     """Make a dataset of relaxation paths, CIF pairs, an ASE database or pymatgen JSON.
 
@@ -87,18 +86,20 @@ def import_(
     refused: list[Refusal] = []
 
     def kept() -> Iterator[Pair]:
-        for item in _counted(import_sources(sources, align=align, assign=assign), quiet):
-            if isinstance(item, Refusal):
-                refused.append(item)
-            else:
-                yield item
+        with Progress(len(sources), "crystals", quiet) as progress:
+            for item in import_sources(_stepped(sources, progress), align=align, assign=assign):
+                progress.count(1)
+                if isinstance(item, Refusal):
+                    refused.append(item)
+                else:
+                    yield item
 
     try:
         dataset = write_dataset(out, info, kept(), finish=lambda new: _write_refused(new / REFUSED, refused))
     except DatasetError as error:
         # Nothing but refusals: no dataset is made of them.
         _print_faults("refused", refused)
-        typer.echo(f"error: {error}", err=True)
+        fail(str(error))
         raise typer.Exit(1) from None
     if as_json:
         counted = {"refused": [{"id": r.id, "reason": r.reason} for r in refused]}
@@ -114,8 +115,8 @@ def import_(
 @app.command()
 def inspect(
     directory: Annotated[Path, typer.Argument(help="A dataset.")],
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print suspicious pairs only.")] = False,
-    as_json: AsJson = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Say what a dataset holds, and which of its pairs look wrong.
 
@@ -142,7 +143,7 @@ def split(
     fractions: Fractions = "0.8,0.1,0.1",
     seed: Seed = 0,
     quiet: Quiet = False,
-    as_json: AsJson = False,
+    as_json: Json = False,
 ) -> None:
     """Split a dataset anew, so that no group stands in two splits.
 
@@ -209,32 +210,24 @@ def _print_report(report: dict[str, Any]) -> None:
 
 
 def _print_summary(summary: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    info, console = summary["info"], Console()
+    info, out = summary["info"], console()
     for key in ("name", "source", "licence", "calculator", "splits"):
         if info[key]:
-            console.print(f"{key}: {info[key]}", markup=False, highlight=False)
-    table = Table(
-        "split", *(["crystals", "atoms min", "median", "max", "elements", "systems", "paths", "frames"])
-    )
+            out.print(f"{key}: {info[key]}", markup=False)
+    table = Table("split", "crystals", "atoms", "elements", "systems", "paths", "frames")
     for name, row in summary["splits"].items():
-        atoms = row["atoms"] or ["-"] * 3
-        cells = (
-            row["crystals"],
-            *atoms,
-            row["elements"],
-            row["chemical_systems"],
-            row["paths"],
-            row["frames"],
-        )
-        table.add_row(name, *(f"{cell:g}" if isinstance(cell, int | float) else cell for cell in cells))
-    console.print(table)
+        atoms = " / ".join(f"{n:g}" for n in row["atoms"]) or "-"
+        cells = (row["elements"], row["chemical_systems"], row["paths"], row["frames"])
+        table.add_row(name, str(row["crystals"]), atoms, *map(str, cells))
+    out.print(table)
+    out.print("atoms: min / median / max; systems: chemical systems")
     quantiles = Table("quantile", *(f"{float(q):.0%}" for q in summary["volume_change"]))
-    quantiles.add_row("volume change", *(f"{v:+.1%}" for v in summary["volume_change"].values()))
-    quantiles.add_row("max displacement, A", *(f"{v:.2f}" for v in summary["max_displacement"].values()))
-    console.print(quantiles)
+    quantiles.add_row("volume", *(f"{v:+.0%}" for v in summary["volume_change"].values()))
+    quantiles.add_row("moved, A", *(f"{v:.2f}" for v in summary["max_displacement"].values()))
+    out.print(quantiles)
+    out.print("volume: change; moved: farthest atom, beyond the cell's deformation")
     lines = [f"elements: {', '.join(f'{symbol} {n}' for symbol, n in summary['elements'].items())}"]
     if shared := summary["shared_chemical_systems"]:
         lines.append(f"chemical systems in several splits: {len(shared)}, e.g. {shared[0]}")
@@ -242,7 +235,7 @@ def _print_summary(summary: dict[str, Any]) -> None:
         counts = ", ".join(f"{value} {count}" for value, count in of["counts"].items())
         lines.append(f"tag {tag}: {counts or str(of['values']) + ' values'}")
     for line in lines:
-        console.print(line, markup=False, highlight=False)
+        out.print(line, markup=False)
 
 
 def _print_faults(what: str, faults: Iterable[Any], more: str = "", err: bool = True) -> None:
@@ -261,30 +254,11 @@ def _write_refused(path: Path, refused: list[Refusal]) -> None:
             csv.writer(handle).writerows([("id", "reason"), *((r.id, r.reason) for r in refused)])
 
 
-def _counted(items: Iterator[Any], quiet: bool) -> Iterator[Any]:
-    """Pass items on and show how many there were: as a bar on a terminal, as lines elsewhere."""
-    import sys
-    import time
-
-    if quiet:
-        yield from items
-    elif sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-        columns = (SpinnerColumn(), TextColumn("{task.completed:.0f} crystals read"), TimeElapsedColumn())
-        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-            task = progress.add_task("import", total=None)
-            for item in items:
-                progress.advance(task)
-                yield item
-    else:
-        last = time.monotonic()
-        for count, item in enumerate(items, start=1):
-            if time.monotonic() - last > INTERVAL:
-                last = time.monotonic()
-                typer.echo(f"{count} crystals read", err=True)
-            yield item
+def _stepped(sources: Iterable[Source], progress: Progress) -> Iterator[Source]:
+    """Advance the progress as one source after the other is done with."""
+    for source in sources:
+        yield source
+        progress.step()
 
 
 @contextmanager
@@ -295,7 +269,7 @@ def _wrong_usage() -> Iterator[None]:
     try:
         yield
     except ReposeError as error:
-        typer.echo(f"error: {error}", err=True)
+        fail(str(error))
         raise typer.Exit(2) from None
 
 

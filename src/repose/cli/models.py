@@ -47,7 +47,9 @@ def models(
         return
     from rich.table import Table
 
-    table = Table("name", "family", "parameters", "elements", "trained on", "test error", title="Models known here")
+    table = Table(
+        "name", "family", "parameters", "elements", "trained on", "test error", title="Models known here"
+    )
     for row in rows:
         errors = "\n".join(f"{metric}: {value:.3g}" for metric, value in row["test_error"].items())
         numbers = (f"{row['parameters']:,}", str(row["elements"]))

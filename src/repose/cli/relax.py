@@ -16,22 +16,29 @@ if TYPE_CHECKING:
     from repose.files import Entry, ExtxyzWriter, Format
     from repose.models.base import Relaxation
 
-# Crystals that are read, relaxed and written together: enough to fill batches, few enough to see results come.
+# Crystals read, relaxed and written together: enough to fill batches, few enough to see results come.
 CHUNK_CRYSTALS, CHUNK_ATOMS = 128, 4000
 # Longer tables show only what went wrong.
 TABLE_ROWS = 100
 
 
 def relax(
-    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Files, folders, globs; - reads extxyz.")],
+    paths: Annotated[
+        list[str], typer.Argument(metavar="PATH", help="Files, folders, globs; - reads extxyz.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the relaxed crystals.")] = Path("relaxed"),
     model: Annotated[str, typer.Option(help="Name of a model that ships, or a model directory.")] = "default",
     form: Annotated[
-        Literal["same", "cif", "poscar", "extxyz", "json"], typer.Option("--format", help="Format of the output.")
+        Literal["same", "cif", "poscar", "extxyz", "json"],
+        typer.Option("--format", help="Format of the output."),
     ] = "same",
-    symmetry: Annotated[Literal["keep", "free"], typer.Option(help="Keep the space group of the input?")] = "keep",
+    symmetry: Annotated[
+        Literal["keep", "free"], typer.Option(help="Keep the space group of the input?")
+    ] = "keep",
     fix_cell: Annotated[bool, typer.Option("--fix-cell", help="Move atoms only.")] = False,
-    fix_axes: Annotated[str, typer.Option(help="Lattice vectors to keep, e.g. c for the vacuum of a sheet.")] = "",
+    fix_axes: Annotated[
+        str, typer.Option(help="Lattice vectors to keep, e.g. c for the vacuum of a sheet.")
+    ] = "",
     fix_atoms: Annotated[str, typer.Option(help="Atoms to keep in place, counted from 0, e.g. 0,4-7.")] = "",
     device: Device = "auto",
     quiet: Quiet = False,
@@ -57,7 +64,8 @@ def relax(
     files = list(dict.fromkeys(files))
     outputs = Outputs(out, form, [source for source, _ in files], [name for _, name in files])
 
-    from repose.models.base import Constraints, load
+    from repose.models.base import Constraints
+    from repose.models.loading import load
 
     options = Constraints(symmetry, fix_cell, fix_axes, atoms)
     relaxer = load(model, device)
@@ -91,7 +99,9 @@ def _indices(text: str) -> tuple[int, ...]:
     for part in filter(None, text.replace(" ", "").split(",")):
         first, _, last = part.partition("-")
         if not first.isdigit() or (last and not last.isdigit()) or part.endswith("-"):
-            raise ConfigError(f"--fix-atoms takes numbers of atoms, counted from 0, such as 0,4-7; got '{text}'.")
+            raise ConfigError(
+                f"--fix-atoms takes numbers of atoms, counted from 0, such as 0,4-7; got '{text}'."
+            )
         found += range(int(first), int(last or first) + 1)
     return tuple(dict.fromkeys(found))
 
@@ -131,7 +141,7 @@ class Outputs:
             target = self._target(name, self._format(source))
             if target.resolve() in self.inputs:
                 raise ConfigError(
-                    f"the output '{target}' would replace an input; inputs are never overwritten. Choose another --out."
+                    f"the output '{target}' would replace an input, which must not be; choose another --out."
                 )
 
     def __enter__(self) -> Outputs:
@@ -194,7 +204,11 @@ class Outputs:
         if kind_of(path) == format:
             return path  # POSCAR stays POSCAR
         suffix = {"cif": ".cif", "poscar": ".vasp", "extxyz": ".extxyz", "json": ".json"}[format]
-        return path.with_suffix(suffix) if kind_of(path.with_name(f"x{path.suffix}")) else Path(f"{path}{suffix}")
+        return (
+            path.with_suffix(suffix)
+            if kind_of(path.with_name(f"x{path.suffix}"))
+            else Path(f"{path}{suffix}")
+        )
 
     def _free(self, target: Path, owner: tuple[str, int]) -> Path:
         """The name, or the name with the first number that makes it nobody else's."""
@@ -304,7 +318,9 @@ class Report:
             table.add_row(*cells)
         console().print(table)
         if self.total > len(self.rows):
-            sys.stdout.write(f"... and {self.total - len(self.rows)} more, all relaxed; --json lists every one.\n")
+            sys.stdout.write(
+                f"... and {self.total - len(self.rows)} more, all relaxed; --json lists every one.\n"
+            )
 
 
 def _describe(crystal: Any) -> tuple[str, int]:

@@ -16,7 +16,6 @@ sheets come out periodic along their vacuum.
 from __future__ import annotations
 
 import csv
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from repose.data.pairing import UNASSIGNED, Refusal, attempt, describe, states_to_pair
 from repose.data.store import SPLITS, Pair
-from repose.errors import DatasetError
+from repose.errors import DatasetError, InvalidCrystalError
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -84,22 +83,21 @@ def import_cif_pairs(folder: Path, *, align: bool = True) -> Iterator[Pair | Ref
             yield attempt(name, _pair, folder, name, split, entry.tags, align)
 
 
-def read_cif(path: Path) -> Atoms:
-    """The crystal in a CIF, in the standard orientation.
+def read_state(path: Path) -> Atoms:
+    """The crystal in a CIF, in the standard orientation; of several blocks the last.
 
     Raises:
-        DatasetError: It cannot be read; says which file and why.
+        DatasetError: It cannot be read, or is no ordered crystal; says which file and why.
     """
-    from ase.io import read
+    from repose.cif import read_cif
 
     try:
-        with warnings.catch_warnings():
-            # ASE warns about conventions of space groups and oxidation states; symmetry is not used here.
-            warnings.simplefilter("ignore")
-            atoms = read(path, format="cif")
-    except Exception as error:  # the parser raises anything, down to AssertionError and StopIteration
-        raise DatasetError(f"{path} cannot be read as CIF: {describe(error)}.") from None
-    return atoms[-1] if isinstance(atoms, list) else atoms
+        crystal = read_cif(path.read_text(encoding="utf-8", errors="replace"))[-1]
+    except (OSError, InvalidCrystalError) as error:
+        crystal = error
+    if isinstance(crystal, Exception):
+        raise DatasetError(f"{path}: {crystal}")
+    return crystal
 
 
 def _pair(folder: Path, name: str, split: str, tags: dict[str, str], align: bool) -> Pair:
@@ -110,7 +108,7 @@ def _pair(folder: Path, name: str, split: str, tags: dict[str, str], align: bool
             f"its files {name}_unrelaxed.cif and {name}_relaxed.cif (or _U/_R, _unopt/_opt) are not both in "
             f"{folder} or its folder CIF; found {', '.join(seen) or 'neither'}."
         )
-    return states_to_pair(name, *map(read_cif, files), align=align, split=split, tags=tags)
+    return states_to_pair(name, *map(read_state, files), align=align, split=split, tags=tags)
 
 
 def _candidates(folder: Path, stem: str) -> list[Path]:

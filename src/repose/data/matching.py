@@ -17,8 +17,9 @@ from repose.errors import InvalidCrystalError
 # Displacements up to this leave no doubt about who is who: two atoms never stand closer (A).
 CERTAIN = 0.5
 # Another order of atoms, or another origin, must make the largest displacement this much smaller
-# before the file's own is given up.
-MUCH_SHORTER = 0.5
+# before the file's own is given up. Less than a half, which is what a new origin gains where one of two
+# atoms moves against the other.
+MUCH_SHORTER = 0.4
 # Rotations smaller than this (radian) come from rounding and from the triangular cells of CIF.
 SMALLEST_ROTATION = 1e-3
 # Difference vectors handled at once by the search for images; bounds the memory of large cells.
@@ -82,9 +83,9 @@ def match(
     """Find order, images and origin that make the atoms' displacements short.
 
     The file's own order is kept where the species allow it, unless atoms in another order (of equal
-    species) move less than half as far; then, and where the species stand in another order, atoms are
+    species) move far less (`MUCH_SHORTER`); then, and where the species stand in another order, atoms are
     assigned so that the sum of squared displacements is least (the Hungarian method, species by
-    species). A rigid shift is removed only where that, too, halves the largest displacement: it is then
+    species). A rigid shift is removed only where that, too, makes displacements far shorter: it is then
     a matter of how the file was written, not of physics. Images are the nearest ones under ``cell``,
     exactly (Minkowski-reduced, `ase.geometry.find_mic`).
 

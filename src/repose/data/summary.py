@@ -89,6 +89,7 @@ def summarise(dataset: Dataset) -> dict[str, Any]:
         changes.append(volume_change(pair))
         displacements.append(largest_displacement(pair))
         doubtful += suspicions(pair, changes[-1], displacements[-1])
+    everywhere = sum(elements.values(), Counter[str]())
     standing = Counter(system for split in SPLITS for system in systems[split])
     return {
         "info": dataset.info.model_dump(),
@@ -105,7 +106,7 @@ def summarise(dataset: Dataset) -> dict[str, Any]:
             }
             for split in SPLITS
         },
-        "elements": dict(sum(elements.values(), Counter[str]()).most_common()),
+        "elements": dict(sorted(everywhere.items(), key=lambda item: (-item[1], item[0]))),
         "shared_chemical_systems": sorted(system for system, count in standing.items() if count > 1),
         "volume_change": _quantiles(changes),
         "max_displacement": _quantiles(displacements),

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from math import pi
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -20,16 +19,14 @@ from repose.config import GraphSettings
 from repose.crystals import CrystalBatch
 from repose.errors import ConfigError, InvalidCrystalError
 from repose.lattice import to_cartesian, to_fractional, volume
-from repose.models.checkpoint import ModelConfig, find_model, load_model
+from repose.models.checkpoint import ModelConfig
+from repose.models.memory import batch_bytes, free_memory, is_out_of_memory, pack
 from repose.models.network import Geometry, Network
 
-# Bytes of memory that one forward pass needs: for an edge and feature (E3Relax with 256 features took 43), and
-# for a pair of atoms within the cutoff while the graph is made.
+# Bytes of memory that one forward pass needs: for an edge and feature (E3Relax with 256 features took 43),
+# and for a pair of atoms within the cutoff while the graph is made.
 EDGE_BYTES = 50
 PAIR_BYTES = 250
-# Batches larger than this are no faster per crystal: on a CPU they leave the cache.
-BATCH_BYTES = {"cpu": 1.5e8, "cuda": 8e9}
-MEMORY_SHARE = 0.7  # of the free memory that one batch may take
 
 Status = Literal["relaxed", "suspect", "refused"]
 
@@ -39,20 +36,21 @@ class Relaxation:
     """What became of one crystal.
 
     Attributes:
-        structure: The relaxed crystal, of the type that was given. If the input was refused, or the prediction
-            is no crystal at all (not finite), the input itself, the very object.
+        structure: The relaxed crystal, of the type that was given. If the input was refused, or the
+            prediction is no crystal at all (not finite), the input itself, the very object.
         status: ``"relaxed"``; ``"suspect"``: relaxed, but the prediction fails a sanity check;
             ``"refused"``: not a crystal that can be relaxed.
         reason: Why it is suspect or refused, in words a user can act on; None if it is neither.
         volume_change: Relaxed over input volume, minus one.
-        max_displacement: Largest distance in A between an atom of the output and the same atom of the input, both
-            Cartesian: the strain of the cell counts too.
+        max_displacement: Largest distance in A between an atom of the output and the same atom of the input,
+            both Cartesian: the strain of the cell counts too.
         uncertainty: Bound on the error in A, where the model gives one.
         bond_uncertainty: The same for every bond, where the model gives one.
         path: Geometries from input to output, where the model gives them.
-        spacegroup_in: Space group number of the input; 0 if it was refused.
-        spacegroup_out: Space group number of the output; 0 if there is none.
         seconds: Time this crystal took, its share of the batch's.
+        before: The input as numbers, None if it was refused; `spacegroup_in` is found from it.
+        after: The output as numbers, None if there is none.
+        known_group: Space group number of the input, if it had to be found anyway.
     """
 
     structure: Any
@@ -63,9 +61,21 @@ class Relaxation:
     uncertainty: float | None = None
     bond_uncertainty: Any = None
     path: Any = None
-    spacegroup_in: int = 0
-    spacegroup_out: int = 0
     seconds: float = 0.0
+    before: CrystalBatch | None = field(default=None, repr=False)
+    after: CrystalBatch | None = field(default=None, repr=False)
+    known_group: int | None = field(default=None, repr=False)
+
+    # Found when asked for: on a cubic crystal spglib takes longer than the model.
+    @cached_property
+    def spacegroup_in(self) -> int:
+        """Space group number of the input; 0 if it was refused."""
+        return _space_group(self.before) if self.known_group is None else self.known_group
+
+    @cached_property
+    def spacegroup_out(self) -> int:
+        """Space group number of the output; 0 if there is none."""
+        return _space_group(self.after)
 
 
 @dataclass(frozen=True)
@@ -99,7 +109,6 @@ class _Job:
     structure: Any
     crystal: CrystalBatch
     group: symmetry.SpaceGroup | None
-    number: int
     fixed: NDArray[np.bool_]  # (N, 3), fractional coordinates to keep
     memory: float
     seconds: float
@@ -162,8 +171,8 @@ class Relaxer(ABC):
             symmetry: ``"keep"`` the space group of the input, or leave the prediction ``"free"``.
             fix_cell: Keep the cell; atoms get the fractional displacements predicted.
             fix_axes: Keep these lattice vectors, letters out of ``abc``: ``"c"`` for the vacuum of a sheet.
-            fix_atoms: Indices, from 0, of atoms whose fractional coordinates stay as they are. The others move
-                relative to them, as predicted.
+            fix_atoms: Indices, from 0, of atoms whose fractional coordinates stay as they are. The others
+                move relative to them, as predicted.
             progress: Called with the number of crystals done, after every batch.
 
         Returns:
@@ -183,8 +192,10 @@ class Relaxer(ABC):
                 jobs.append(self._job(index, structure, constraints))
                 jobs[-1].seconds = time.perf_counter() - start
             except InvalidCrystalError as error:
-                results[index] = Relaxation(structure, "refused", str(error), seconds=time.perf_counter() - start)
-        for batch in _pack(jobs, _batch_bytes(self.device)):
+                results[index] = Relaxation(
+                    structure, "refused", str(error), seconds=time.perf_counter() - start
+                )
+        for batch in pack(jobs, batch_bytes(self.device)):
             for job, outcome in self._predict(batch):
                 start = time.perf_counter()
                 if isinstance(outcome, str):
@@ -198,7 +209,7 @@ class Relaxer(ABC):
     def _job(self, index: int, structure: Any, constraints: Constraints) -> _Job:
         """Check a crystal and find its symmetry; InvalidCrystalError if it cannot be relaxed."""
         crystal = convert.to_batch(structure)
-        job = _Job(index, structure, crystal, None, 1, np.zeros(0), 0.0, 0.0)
+        job = _Job(index, structure, crystal, None, np.zeros((crystal.n_atoms, 3), dtype=bool), 0.0, 0.0)
         numbers, positions, cell, pbc = job.arrays
         for reason in (
             checks.unknown_elements(numbers, self.elements),
@@ -209,19 +220,18 @@ class Relaxer(ABC):
         job.fixed = convert.fixed_coordinates(structure)
         for k in constraints.fix_atoms:
             if k >= len(numbers):
-                raise InvalidCrystalError(f"fix_atoms names atom {k}, but there are {len(numbers)}, counted from 0.")
+                raise InvalidCrystalError(
+                    f"fix_atoms names atom {k}, but there are {len(numbers)}, counted from 0."
+                )
             job.fixed[k] = True
-        job.memory, free = self.memory(crystal), _free_memory(self.device)
+        job.memory, free = self.memory(crystal), free_memory(self.device)
         if job.memory > free:
             raise InvalidCrystalError(
-                f"its {len(numbers)} atoms need about {job.memory / 1e9:.1f} GB of memory; {free / 1e9:.1f} GB are free. "
-                "Use a machine with more, or a smaller cell."
+                f"its {len(numbers)} atoms need about {job.memory / 1e9:.1f} GB of memory; "
+                f"{free / 1e9:.1f} GB are free. Use a machine with more, or a smaller cell."
             )
         if constraints.symmetry == "keep":
             job.group = symmetry.find_space_group(numbers, positions, cell, pbc)
-            job.number = job.group.number
-        else:
-            job.number = symmetry.space_group_number(numbers, positions, cell)
         return job
 
     def _predict(self, jobs: list[_Job]) -> Iterator[tuple[_Job, tuple[NDArray[Any], NDArray[Any]] | str]]:
@@ -230,14 +240,17 @@ class Relaxer(ABC):
         try:
             geometry = self.predict(CrystalBatch.collate([_near_home(job.crystal) for job in jobs]))
         except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             geometry = None
         if geometry is None:  # outside of the handler, so that what the failed pass holds is free again
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
             if len(jobs) == 1:
-                yield jobs[0], f"its {jobs[0].crystal.n_atoms} atoms need more memory than there is; use a smaller cell."
+                yield (
+                    jobs[0],
+                    f"its {jobs[0].crystal.n_atoms} atoms need too much memory; use a smaller cell.",
+                )
                 return
             half = len(jobs) // 2
             yield from self._predict(jobs[:half])
@@ -263,7 +276,9 @@ class DirectRelaxer(Relaxer):
         device: Where it runs.
     """
 
-    def __init__(self, network: Network[Any], config: ModelConfig, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, network: Network[Any], config: ModelConfig, device: torch.device | str = "cpu"
+    ) -> None:
         self.network = network.to(device).eval()
         self.config = config
         self.name = config.name
@@ -280,92 +295,13 @@ class DirectRelaxer(Relaxer):
     def memory(self, crystal: CrystalBatch) -> float:
         """See `Relaxer.memory`: by the edges that the cap on neighbours lets in."""
         settings: Any = self.network.settings
-        graph: GraphSettings = getattr(settings, "graph", GraphSettings())
+        graph: GraphSettings = getattr(settings, "graph", None) or GraphSettings.parse({})
         atoms = crystal.n_atoms
         inside = atoms / float(volume(crystal.cells)[0]) * 4 / 3 * pi * graph.cutoff**3
         neighbours = min(inside, 1.2 * graph.max_neighbours if graph.max_neighbours else inside)
         scale = next(self.network.parameters()).element_size() / 4
         edges = atoms * (neighbours + 6 * graph.self_images)
         return edges * getattr(settings, "features", 128) * EDGE_BYTES * scale + atoms * inside * PAIR_BYTES
-
-
-def load(name: str | Path = "default", device: str = "auto") -> Relaxer:
-    """Load a model.
-
-    Args:
-        name: One of the models that ship (`repose models` lists them), or a directory that `repose train` wrote.
-        device: ``"cpu"``, ``"cuda"``, ``"cuda:N"``, or ``"auto"``: a GPU if there is one.
-
-    Returns:
-        A relaxer; loading takes much longer than relaxing, so keep it.
-
-    Raises:
-        ModelError: There is no such model, or it is broken.
-        ConfigError: There is no such device.
-    """
-    network, config = load_model(find_model(name))
-    return DirectRelaxer(network, config, resolve_device(device))
-
-
-def relax(structure: Any, *, model: str | Path | Relaxer = "default", device: str = "auto", **options: Any) -> Any:
-    """Relax one crystal or a list of them.
-
-    Args:
-        structure: `ase.Atoms`, a pymatgen Structure, or a list of either; not changed.
-        model: Name or directory, see `load`, or a loaded relaxer.
-        device: See `load`.
-        **options: ``symmetry``, ``fix_cell``, ``fix_axes``, ``fix_atoms``: see `Relaxer.relax`.
-
-    Returns:
-        The relaxed crystal or crystals, of the same type.
-
-    Raises:
-        InvalidCrystalError: A crystal was refused. To go on with the others use `Relaxer.relax`.
-
-    Warns:
-        UserWarning: A prediction fails a sanity check.
-    """
-    import warnings
-
-    relaxer = model if isinstance(model, Relaxer) else _loaded(find_model(model), device)
-    single = convert.is_atoms(structure) or convert.is_structure(structure) or not isinstance(structure, Iterable)
-    results = relaxer.relax([structure] if single else structure, **options)
-    for index, result in enumerate(results):
-        where = "the crystal" if single else f"crystal {index}"
-        if result.status == "refused":
-            raise InvalidCrystalError(f"{where} cannot be relaxed: {result.reason}")
-        if result.status == "suspect":
-            warnings.warn(f"{where} is suspect: {result.reason}", stacklevel=2)
-    return results[0].structure if single else [result.structure for result in results]
-
-
-_CACHE: dict[tuple[Path, int, str], Relaxer] = {}
-
-
-def _loaded(directory: Path, device: str) -> Relaxer:
-    """The model last loaded, if it is the one wanted; a retrained one is read again."""
-    key = (directory.resolve(), (directory / "config.json").stat().st_mtime_ns, device)
-    if key not in _CACHE:
-        relaxer = load(directory, device)
-        _CACHE.clear()
-        _CACHE[key] = relaxer
-    return _CACHE[key]
-
-
-def resolve_device(name: str) -> torch.device:
-    """Device of a name; ``"auto"`` is a GPU if there is one.
-
-    Raises:
-        ConfigError: The name is unknown, or this machine has no such device.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, _, number = name.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not number.isdigit()) or (kind == "cpu" and number):
-        raise ConfigError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:N'; got '{name}'.")
-    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"there is no device '{name}': PyTorch sees {torch.cuda.device_count()} GPUs. Use 'cpu'.")
-    return torch.device(name)
 
 
 def _finish(
@@ -376,7 +312,10 @@ def _finish(
 
     def result(structure: Any, status: Status, reason: str | None, **values: Any) -> Relaxation:
         seconds = job.seconds + time.perf_counter() - start
-        return Relaxation(structure, status, reason, spacegroup_in=job.number, seconds=seconds, **values)
+        known = job.group.number if job.group else None
+        return Relaxation(
+            structure, status, reason, seconds=seconds, before=job.crystal, known_group=known, **values
+        )
 
     if reason := checks.useless(positions, cell, old_cell):
         return result(job.structure, "suspect", f"{reason} The input is returned; try another model.")
@@ -386,25 +325,37 @@ def _finish(
     if constraints.fix_cell:
         new_cell = old_cell.copy()
     else:
-        axes = set(constraints.fix_axes) | {axis for axis, periodic in zip("abc", pbc, strict=True) if not periodic}
+        axes = set(constraints.fix_axes) | {
+            axis for axis, periodic in zip("abc", pbc, strict=True) if not periodic
+        }
         new_cell = symmetry.constrain_cell(old_cell, cell, axes)
     if job.fixed.any():
         fractional = _hold(fractional, old_positions @ np.linalg.inv(old_cell), job.fixed)
     positions = fractional @ new_cell
     change = float(abs(np.linalg.det(new_cell) / np.linalg.det(old_cell)) - 1)
-    reason = checks.useless(positions, new_cell, old_cell) or checks.doubts(numbers, positions, new_cell, pbc, change)
+    reason = checks.useless(positions, new_cell, old_cell) or checks.doubts(
+        numbers, positions, new_cell, pbc, change
+    )
     return result(
         convert.with_geometry(job.structure, positions, new_cell),
         "suspect" if reason else "relaxed",
         reason,
         volume_change=change,
         max_displacement=float(np.linalg.norm(positions - old_positions, axis=1).max()),
-        spacegroup_out=symmetry.space_group_number(numbers, positions, new_cell),
+        after=job.crystal.with_geometry(torch.from_numpy(positions), torch.from_numpy(new_cell)[None]),
+    )
+
+
+def _space_group(crystal: CrystalBatch | None) -> int:
+    if crystal is None:
+        return 0
+    return symmetry.space_group_number(
+        crystal.numbers.numpy(), crystal.positions.numpy(), crystal.cells[0].numpy()
     )
 
 
 def _hold(fractional: NDArray[Any], given: NDArray[Any], fixed: NDArray[np.bool_]) -> NDArray[Any]:
-    """Keep fixed coordinates; the rest of the crystal is shifted as a whole, to stay as predicted relative to them."""
+    """Keep fixed coordinates; the rest is shifted as a whole, to stay as predicted relative to them."""
     moved = np.where(fixed, fractional - given, 0.0).sum(axis=0) / np.maximum(fixed.sum(axis=0), 1)
     return np.where(fixed, given, fractional - moved)
 
@@ -419,46 +370,6 @@ def _home_shift(crystal: CrystalBatch) -> NDArray[Any]:
 def _near_home(crystal: CrystalBatch) -> CrystalBatch:
     """The same crystal with no atom far from its cell, where single precision would lose digits."""
     shift = torch.from_numpy(_home_shift(crystal))
-    return crystal.with_geometry(crystal.positions - to_cartesian(shift, crystal.cells, crystal.crystal), crystal.cells)
-
-
-def _pack(jobs: list[_Job], capacity: float) -> Iterator[list[_Job]]:
-    """Batches of crystals of similar size that need at most so much memory together, smallest first."""
-    batch: list[_Job] = []
-    filled = 0.0
-    for job in sorted(jobs, key=lambda job: job.memory):
-        if batch and filled + job.memory > capacity:
-            yield batch
-            batch, filled = [], 0.0
-        batch.append(job)
-        filled += job.memory
-    if batch:
-        yield batch
-
-
-def _batch_bytes(device: torch.device) -> float:
-    return min(BATCH_BYTES.get(device.type, BATCH_BYTES["cpu"]), _free_memory(device))
-
-
-def _free_memory(device: torch.device) -> float:
-    """Bytes that a batch may take on a device."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return MEMORY_SHARE * (free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return MEMORY_SHARE * next(float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):  # not Linux: the whole memory, since nothing portable tells the free one
-        names = getattr(os, "sysconf_names", {})
-        known = {"SC_PHYS_PAGES", "SC_PAGE_SIZE"} <= set(names)
-        return MEMORY_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if known else 4e9
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    text = str(error).lower()
-    return (
-        isinstance(error, torch.OutOfMemoryError | MemoryError)
-        or "out of memory" in text
-        or "not enough memory" in text
-        or "can't allocate memory" in text
+    return crystal.with_geometry(
+        crystal.positions - to_cartesian(shift, crystal.cells, crystal.crystal), crystal.cells
     )

@@ -1,0 +1,405 @@
+"""Relaxing from Python: order, constraints, symmetry, checks, memory."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk, mx2
+from ase.constraints import FixAtoms, FixBondLength, FixScaled
+from hypothesis import given
+from hypothesis import strategies as st
+from pymatgen.core import Lattice, Structure
+from tiny import Known, needs_default, save_tiny_model
+
+import repose
+from repose.errors import ConfigError, InvalidCrystalError, ModelError
+from repose.models.loading import resolve_device
+
+STRAIN = np.array([[1.02, 0.03, 0.0], [0.03, 0.97, -0.01], [0.0, -0.01, 1.05]])
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture
+def calcium_oxide():
+    return bulk("CaO", "rocksalt", a=4.8)
+
+
+def fractional(atoms):
+    return atoms.positions @ np.linalg.inv(atoms.cell.array)
+
+
+def test_import_is_light():
+    code = "import sys, repose; print([m for m in ('torch', 'ase', 'pymatgen', 'numpy') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+    with pytest.raises(AttributeError, match="no attribute 'relaks'"):
+        _ = repose.relaks
+
+
+def test_same_type_comes_back(tiny, calcium_oxide):
+    calcium_oxide.info["label"] = "mine"
+    calcium_oxide.set_tags([4, 5])
+    before = calcium_oxide.copy()
+    structure = Structure(
+        Lattice.cubic(3.7, pbc=(True, True, False)), ["Sr2+", "Ti4+", "O2-", "O2-", "O2-"],
+        [[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]],
+        site_properties={"magmom": [0.0, 1.0, 2.0, 3.0, 4.0]}, labels=list("abcde"),
+    )  # fmt: skip
+    relaxed, other = repose.relax([calcium_oxide, structure], model=tiny)
+    assert isinstance(relaxed, Atoms)
+    assert relaxed.info["label"] == "mine"
+    assert relaxed.get_tags().tolist() == [4, 5]
+    assert relaxed.get_volume() != pytest.approx(before.get_volume(), rel=1e-3)
+    assert calcium_oxide == before
+    assert type(other) is Structure
+    assert [str(s.specie) for s in other] == [str(s.specie) for s in structure]
+    assert other.site_properties["magmom"] == structure.site_properties["magmom"]
+    assert other.labels == structure.labels
+    assert other.lattice.pbc == (True, True, False)
+    assert isinstance(repose.relax(calcium_oxide, model=tiny), Atoms)
+
+
+def test_order_is_kept_whatever_the_batches(tiny):
+    relaxer = repose.load(tiny)
+    structures = [bulk("MgO", "rocksalt", a=a).repeat(n) for a, n in ((4.0, 2), (4.3, 1), (4.1, 3), (4.2, 1))]
+    done = []
+    together = relaxer.relax(structures, progress=done.append)
+    alone = [relaxer.relax([s])[0] for s in structures]
+    assert done[-1] == 4
+    for one, other in zip(together, alone, strict=True):
+        assert len(one.structure) == len(other.structure)
+        np.testing.assert_allclose(one.structure.positions, other.structure.positions, atol=1e-4)
+        assert one.spacegroup_in == one.spacegroup_out == 225
+        assert one.seconds > 0
+
+
+@given(seed=st.integers(0, 10_000), repeat=st.integers(-5, 5))
+def test_atom_moved_by_a_lattice_vector(seed, repeat):
+    """The answer moves by the same whole number of RELAXED lattice vectors."""
+    rng = np.random.default_rng(seed)
+    atoms = bulk("ZnO", "wurtzite", a=3.2, c=5.2)
+    atoms.rattle(0.1, rng=rng)
+    far = atoms.copy()
+    far.positions[1] += repeat * np.array([1, -2, 7]) @ atoms.cell.array
+    relaxer = Known(STRAIN, rng.normal(0, 0.02, (4, 3)))
+    near, moved = (relaxer.relax([a], symmetry="free")[0].structure for a in (atoms, far))
+    np.testing.assert_allclose(moved.cell, near.cell, atol=1e-10)
+    shift = moved.positions - near.positions
+    np.testing.assert_allclose(shift[1], repeat * np.array([1, -2, 7]) @ near.cell.array, atol=1e-8)
+    np.testing.assert_allclose(np.delete(shift, 1, axis=0), 0, atol=1e-10)
+
+
+def test_prediction_is_written_down_as_it_is(calcium_oxide):
+    displacement = np.array([[0.01, 0.0, 0.02], [0.0, -0.03, 0.0]])
+    (result,) = Known(STRAIN, displacement).relax([calcium_oxide], symmetry="free")
+    np.testing.assert_allclose(result.structure.cell, calcium_oxide.cell.array @ STRAIN, atol=1e-12)
+    np.testing.assert_allclose(
+        fractional(result.structure), fractional(calcium_oxide) + displacement, atol=1e-12
+    )
+    assert result.volume_change == pytest.approx(np.linalg.det(STRAIN) - 1)
+    moved = np.linalg.norm(result.structure.positions - calcium_oxide.positions, axis=1)
+    assert result.max_displacement == pytest.approx(moved.max())
+    assert (result.spacegroup_in, result.spacegroup_out) == (225, 1)
+
+
+def test_symmetry_is_kept(calcium_oxide):
+    displacement = np.array([[0.01, 0.0, 0.02], [0.0, -0.03, 0.0]])
+    (result,) = Known(STRAIN, displacement).relax([calcium_oxide])
+    assert (result.spacegroup_in, result.spacegroup_out) == (225, 225)
+    # Rock salt has no free coordinate but its lattice constant.
+    relative = np.diff(fractional(result.structure), axis=0)[0]
+    np.testing.assert_allclose(relative, 0.5, atol=1e-10)
+    metric = result.structure.cell.array @ result.structure.cell.array.T
+    np.testing.assert_allclose(metric / metric[0, 0], np.full((3, 3), 0.5) + 0.5 * np.eye(3), atol=1e-10)
+
+
+def test_fix_cell_applies_fractional_displacements(calcium_oxide):
+    displacement = np.array([[0.01, 0.0, 0.02], [0.0, -0.03, 0.0]])
+    (result,) = Known(STRAIN, displacement).relax([calcium_oxide], symmetry="free", fix_cell=True)
+    assert np.array_equal(result.structure.cell, calcium_oxide.cell)
+    np.testing.assert_allclose(
+        fractional(result.structure), fractional(calcium_oxide) + displacement, atol=1e-12
+    )
+    assert result.volume_change == 0
+
+
+def test_sheet_keeps_its_vacuum():
+    sheet = mx2("MoS2", a=3.2, vacuum=8)
+    shrink = np.diag([0.97, 0.97, 0.7])
+    sheet.pbc = True
+    (result,) = Known(shrink).relax([sheet], fix_axes="c")
+    assert np.array_equal(result.structure.cell[2], sheet.cell[2])
+    assert result.structure.cell.lengths()[0] == pytest.approx(0.97 * 3.2)
+    assert np.ptp(result.structure.positions[:, 2]) == pytest.approx(np.ptp(sheet.positions[:, 2]))
+    sheet.pbc = [True, True, False]  # says the same, so nothing needs to be asked for
+    (result,) = Known(shrink).relax([sheet])
+    assert np.array_equal(result.structure.cell[2], sheet.cell[2])
+    assert result.structure.pbc.tolist() == [True, True, False]
+
+
+def test_fixed_atoms_stay_and_the_others_move_relative_to_them():
+    atoms = bulk("MgO", "rocksalt", a=4.2, cubic=True)
+    displacement = np.random.default_rng(0).normal(0, 0.02, (8, 3))
+    (free,) = Known(STRAIN, displacement).relax([atoms], symmetry="free")
+    (result,) = Known(STRAIN, displacement).relax([atoms], symmetry="free", fix_atoms=[2])
+    np.testing.assert_allclose(fractional(result.structure)[2], fractional(atoms)[2], atol=1e-12)
+    # With one atom held, all distances are those of the free prediction.
+    np.testing.assert_allclose(
+        result.structure.get_all_distances(), free.structure.get_all_distances(), atol=1e-10
+    )
+    (result,) = Known(STRAIN, displacement).relax([atoms], symmetry="free", fix_atoms=[2, 5])
+    np.testing.assert_allclose(fractional(result.structure)[[2, 5]], fractional(atoms)[[2, 5]], atol=1e-12)
+    assert np.abs(fractional(result.structure) - fractional(atoms))[[0, 1, 3]].min() > 1e-4
+
+
+def test_constraints_of_the_structure_hold():
+    atoms = bulk("MgO", "rocksalt", a=4.2, cubic=True)
+    displacement = np.random.default_rng(0).normal(0, 0.02, (8, 3))
+    atoms.set_constraint([FixAtoms([0, 1]), FixScaled(3, [False, False, True])])
+    (result,) = Known(STRAIN, displacement).relax([atoms], symmetry="free")
+    change = fractional(result.structure) - fractional(atoms)
+    np.testing.assert_allclose(change[[0, 1]], 0, atol=1e-12)
+    assert abs(change[3, 2]) < 1e-12 < abs(change[3, 0])
+    assert len(result.structure.constraints) == 2
+
+    structure = Structure(Lattice.cubic(4.2), ["Cs", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.45]],
+                          site_properties={"selective_dynamics": [[False] * 3, [True, True, False]]})  # fmt: skip
+    (result,) = Known(STRAIN, [[0.1, 0, 0], [0, 0.1, 0.1]]).relax([structure], symmetry="free")
+    np.testing.assert_allclose(result.structure.frac_coords, [[0, 0, 0], [0.4, 0.6, 0.45]], atol=1e-12)
+
+    atoms.set_constraint(FixBondLength(0, 1))
+    (result,) = Known().relax([atoms])
+    assert result.status == "refused"
+    assert "FixBondLength" in result.reason
+
+
+def test_left_handed_cells(tiny):
+    atoms = bulk("ZnO", "wurtzite", a=3.2, c=5.2)
+    mirror = np.diag([1.0, 1.0, -1.0])
+    left = Atoms(atoms.numbers, positions=atoms.positions @ mirror, cell=atoms.cell.array @ mirror, pbc=True)
+    assert np.linalg.det(left.cell) < 0
+    relaxer = repose.load(tiny)
+    one, other = relaxer.relax([atoms, left])
+    assert (one.status, other.status) == ("relaxed", "relaxed")
+    np.testing.assert_allclose(other.structure.cell.array @ mirror, one.structure.cell, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("relaxer", "words", "kept"),
+    [
+        (Known(np.eye(3) * np.nan), "not finite", True),
+        (Known(np.diag([1, 1, -1])), "inside out", True),
+        (Known(np.eye(3) * 1.4), "volume is 2.74 times", False),
+        (Known(np.eye(3) * 0.7), "volume is 0.34 times", False),
+        (Known(displacement=[[0.48, 0.48, 0.48], [0, 0, 0]]), "atoms 0 (Ca) and 1 (O)", False),
+    ],
+)
+def test_suspects(relaxer, words, kept, calcium_oxide):
+    (result,) = relaxer.relax([calcium_oxide], symmetry="free")
+    assert result.status == "suspect"
+    assert words in result.reason
+    assert (result.structure is calcium_oxide) == kept
+    assert result.spacegroup_in == 225
+    if kept:
+        assert (result.spacegroup_out, result.max_displacement) == (0, 0.0)
+
+
+def test_refusals_leave_the_others_alone(tiny, calcium_oxide):
+    twice = Atoms("CaOO", [[0, 0, 0], [2.4, 0, 0], [2.4, 0.1, 4.8]], cell=[4.8] * 3, pbc=True)
+    results = repose.load(tiny).relax([twice, calcium_oxide, "CaO", Atoms("Og", cell=[5] * 3, pbc=True)])
+    assert [r.status for r in results] == ["refused", "relaxed", "refused", "refused"]
+    assert "atoms 1 (O) and 2 (O) are 0.10 A apart" in results[0].reason
+    assert results[0].structure is twice
+    assert "got str" in results[2].reason
+    assert "Og (atom 0)" in results[3].reason
+    with pytest.raises(InvalidCrystalError, match="crystal 1 cannot be relaxed: atoms 1"):
+        repose.relax([calcium_oxide, twice], model=tiny)
+    with pytest.raises(InvalidCrystalError, match="fix_atoms names atom 9"):
+        repose.relax(calcium_oxide, model=tiny, fix_atoms=[9])
+    with pytest.raises(InvalidCrystalError, match="own periodic image"):
+        repose.relax(Atoms("Ca", cell=[0.4, 9, 9], pbc=True), model=tiny)
+
+
+def test_suspects_warn(calcium_oxide):
+    with pytest.warns(UserWarning, match="2.74 times"):
+        repose.relax(calcium_oxide, model=Known(np.eye(3) * 1.4))
+
+
+class Small(Known):
+    """Runs out of memory on more than some atoms, as PyTorch says it on a CPU."""
+
+    def __init__(self, atoms):
+        super().__init__(STRAIN)
+        self.atoms = atoms
+
+    def predict(self, batch):
+        if batch.n_atoms > self.atoms:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+        return super().predict(batch)
+
+
+def test_out_of_memory_halves_the_batch():
+    structures = [bulk("MgO", "rocksalt", a=4.2).repeat((n, 1, 1)) for n in (1, 2, 6, 3, 1, 2)]
+    relaxer = Small(8)
+    results = relaxer.relax(structures, symmetry="free")
+    assert [r.status for r in results] == ["relaxed", "relaxed", "refused", "relaxed", "relaxed", "relaxed"]
+    assert "12 atoms" in results[2].reason
+    assert sum(relaxer.batches) == 5
+    for structure, result in zip(structures, results, strict=True):
+        assert len(structure) == len(result.structure)
+
+
+def test_other_errors_are_not_hidden(calcium_oxide):
+    class Broken(Known):
+        def predict(self, batch):
+            raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        Broken().relax([calcium_oxide])
+
+
+def test_batches_follow_the_memory_model(tiny, monkeypatch):
+    relaxer = repose.load(tiny)
+    batches = []
+    predict = relaxer.predict
+    monkeypatch.setattr(
+        relaxer, "predict", lambda batch: (batches.append(batch.n_crystals), predict(batch))[1]
+    )
+    monkeypatch.setattr("repose.models.base.batch_bytes", lambda device: 2.5 * size)
+    structures = [bulk("MgO", "rocksalt", a=4.2)] * 6
+    size = relaxer.memory(repose.models.base.convert.to_batch(structures[0]))
+    relaxer.relax(structures)
+    assert batches == [2, 2, 2]
+    monkeypatch.setattr("repose.models.base.free_memory", lambda device: size / 2)
+    (result,) = relaxer.relax(structures[:1])
+    assert "of memory" in result.reason
+
+
+def test_five_thousand_atoms(tiny):
+    atoms = bulk("NaCl", "rocksalt", a=5.6, cubic=True).repeat((5, 5, 25))
+    assert len(atoms) == 5000
+    atoms.rattle(0.02, seed=1)
+    (result,) = repose.load(tiny).relax([atoms])
+    assert result.status == "relaxed", result.reason
+    assert np.isfinite(result.structure.positions).all()
+    assert result.max_displacement > 0
+
+
+def test_bad_options(tiny, calcium_oxide):
+    relaxer = repose.load(tiny)
+    with pytest.raises(ConfigError, match="'keep' or 'free'"):
+        relaxer.relax([calcium_oxide], symmetry="maybe")
+    with pytest.raises(ConfigError, match="letters out of 'abc'"):
+        relaxer.relax([calcium_oxide], fix_axes="z")
+    with pytest.raises(ConfigError, match="counted from 0"):
+        relaxer.relax([calcium_oxide], fix_atoms=[-1])
+    with pytest.raises(ModelError, match="no model 'nothing'"):
+        repose.load("nothing")
+    for name in ("tpu", "cuda:x", "cpu:1", f"cuda:{torch.cuda.device_count()}"):
+        with pytest.raises(ConfigError):
+            resolve_device(name)
+
+
+def test_one_structure_is_a_list_of_one(tiny, calcium_oxide):
+    relaxer = repose.load(tiny)
+    assert len(relaxer.relax(calcium_oxide)) == 1
+    assert relaxer.relax([]) == []
+
+
+@needs_default
+def test_default_model_relaxes_rock_salt():
+    squeezed = bulk("CaO", "rocksalt", a=4.3)
+    relaxed = repose.relax(squeezed)
+    # CHGNet's own answer is 4.83 A; the model sees more than half of the way there.
+    assert abs(relaxed.cell.cellpar()[0] * 2**0.5 - 4.83) < 0.25
+
+
+class TestOptimizer:
+    def test_moves_atoms_in_place(self, tiny, tmp_path):
+        atoms = bulk("MgO", "rocksalt", a=4.2, cubic=True)
+        atoms.rattle(0.1, seed=3)
+        before = atoms.copy()
+        log = tmp_path / "log"
+        with repose.DirectOptimizer(
+            atoms, logfile=str(log), trajectory=str(tmp_path / "t.traj"), model=tiny
+        ) as dyn:
+            calls = []
+            dyn.attach(lambda: calls.append(dyn.nsteps))
+            assert not dyn.converged()
+            assert dyn.run(fmax=0.01, steps=10)
+        assert dyn.nsteps == 1
+        assert calls == [0, 1]
+        assert dyn.converged()
+        assert np.array_equal(atoms.cell, before.cell)
+        assert np.abs(atoms.positions - before.positions).max() > 1e-4
+        assert "relaxed by tiny" in log.read_text()
+        from ase.io import read
+
+        frames = read(tmp_path / "t.traj", index=":")
+        np.testing.assert_allclose(frames[0].positions, before.positions)
+        np.testing.assert_allclose(frames[-1].positions, atoms.positions)
+
+    def test_no_steps(self, calcium_oxide):
+        dyn = repose.DirectOptimizer(calcium_oxide, model=Known(STRAIN))
+        assert not dyn.run(steps=0)
+        assert list(dyn.irun()) == [False, True]
+
+    def test_cell_filter_frees_the_cell(self, calcium_oxide):
+        from ase.filters import FrechetCellFilter, StrainFilter
+
+        before = calcium_oxide.copy()
+        assert repose.DirectOptimizer(FrechetCellFilter(calcium_oxide), model=Known(1.1 * np.eye(3))).run()
+        np.testing.assert_allclose(calcium_oxide.cell, 1.1 * before.cell.array)
+        filtered = FrechetCellFilter(before, constant_volume=True)
+        with pytest.raises(ConfigError, match="constant_volume"):
+            repose.DirectOptimizer(filtered, model=Known()).run()
+        with pytest.raises(ConfigError, match="StrainFilter"):
+            repose.DirectOptimizer(StrainFilter(before), model=Known()).run()
+
+    def test_masked_axis_stays(self):
+        from ase.filters import FrechetCellFilter
+
+        atoms = bulk("MgO", "rocksalt", a=4.2, cubic=True)
+        masked = FrechetCellFilter(atoms, mask=[True, True, False, False, False, True])
+        repose.DirectOptimizer(masked, model=Known(1.1 * np.eye(3)), symmetry="free").run()
+        np.testing.assert_allclose(atoms.cell.lengths(), [4.62, 4.62, 4.2])
+
+    def test_filter_holds_hidden_atoms(self):
+        from ase.filters import Filter
+
+        atoms = bulk("MgO", "rocksalt", a=4.2, cubic=True)
+        before = atoms.positions.copy()
+        displacement = np.random.default_rng(0).normal(0, 0.02, (8, 3))
+        repose.DirectOptimizer(
+            Filter(atoms, indices=[4, 5]), model=Known(None, displacement), symmetry="free"
+        ).run()
+        moved = np.linalg.norm(atoms.positions - before, axis=1) > 1e-6
+        assert moved.tolist() == [False] * 4 + [True] * 2 + [False] * 2
+
+    def test_refusal_is_an_error(self):
+        with pytest.raises(InvalidCrystalError, match="no cell"):
+            repose.DirectOptimizer(Atoms("H2", [[0, 0, 0], [0, 0, 0.7]]), model=Known()).run()
+
+    def test_pymatgen(self, tiny):
+        from functools import partial
+
+        from ase.calculators.emt import EMT
+
+        structure = Structure(
+            Lattice.cubic(3.9), ["Cu"] * 4, [[0, 0, 0], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.52, 0.5]]
+        )
+        optimizer = partial(repose.DirectOptimizer, model=tiny)
+        relaxed = structure.relax(calculator=EMT(), optimizer=optimizer)
+        expected = repose.relax(structure, model=tiny)
+        np.testing.assert_allclose(relaxed.lattice.matrix, expected.lattice.matrix, atol=1e-4)
+        np.testing.assert_allclose(relaxed.frac_coords % 1, expected.frac_coords % 1, atol=1e-4)
+        fixed = structure.relax(calculator=EMT(), optimizer=repose.DirectOptimizer, relax_cell=False,
+                                opt_kwargs={"model": tiny}, steps=5)  # fmt: skip
+        np.testing.assert_allclose(fixed.lattice.matrix, structure.lattice.matrix)
+        assert fixed.dynamics["model"] == "tiny"

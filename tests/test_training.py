@@ -1,0 +1,266 @@
+"""Training: what it sees, that it learns, that nothing is lost when it is stopped."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from repose.config import SamplingSettings, TrainSettings
+from repose.data.importers import import_extxyz
+from repose.data.store import Dataset, DatasetInfo, Pair, write_dataset
+from repose.errors import ConfigError, DatasetError
+from repose.lattice import deformation
+from repose.models.checkpoint import load_model
+from repose.models.network import Geometry
+from repose.training.losses import layerwise_loss, validation_errors
+from repose.training.run import train
+from repose.training.samples import TrainingBatches, crystal, draw, edge_count, perturb, rewrite, target_of
+
+PATHS = Path(__file__).parent / "data" / "paths.extxyz"
+TINY = {"features": 8, "layers": 2, "n_basis": 8, "embedding": "properties", "start": "rescaled", "frame": "affine"}
+
+
+@pytest.fixture(scope="module")
+def pairs() -> list[Pair]:
+    return list(import_extxyz(PATHS))
+
+
+@pytest.fixture(scope="module")
+def dataset(pairs, tmp_path_factory) -> Path:
+    directory = tmp_path_factory.mktemp("data") / "paths"
+    splits = ["train"] * (len(pairs) - 1) + ["val"]
+    labelled = [Pair(**{**vars(p), "split": s}) for p, s in zip(pairs, splits, strict=True)]
+    write_dataset(directory, DatasetInfo(name="paths", calculator="CHGNet"), labelled)
+    return directory
+
+
+def settings(**changes) -> TrainSettings:
+    values = {
+        "model": TINY,
+        "sampling": {"edges_per_batch": 1500, "epoch_steps": 4, "path_frames": 0.4, "denoising": 0.3, "rewritten": 0.3},
+        "learning_rate": 3e-3,
+        "schedule": "cosine",
+        "max_epochs": 3,
+        "clip": 1.0,
+    }
+    return TrainSettings.parse({**values, **changes})
+
+
+def network(**changes):
+    from repose.models.e3relax import E3Relax
+
+    torch.manual_seed(0)
+    return E3Relax(E3Relax.settings_type.parse({**TINY, "start": "input", **changes}))
+
+
+def test_loss_by_hand(pairs):
+    """One atom of two off by 0.3 A along x, one cell entry by 0.9 A: means of 0.05 and 0.1 A, twice."""
+    target = crystal(np.array([20, 8]), np.zeros((2, 3)), 4 * np.eye(3), np.ones(3, bool))
+    positions, cells = target.positions.clone(), target.cells.clone()
+    positions[0, 0] += 0.3
+    cells[0, 0, 0] += 0.9
+    state = Geometry(positions, cells)
+    assert layerwise_loss([state, state], target).item() == pytest.approx(2 * (0.05 + 0.1), abs=1e-6)
+    errors = {name: value.item() for name, value in validation_errors(state, target).items()}
+    assert errors["shape"] == pytest.approx(4.9**2 - 16, rel=1e-5)
+    assert errors["volume"] == pytest.approx(0.9 * 16, rel=1e-5)
+    weighted = layerwise_loss([state], target, shape_weight=0.1, volume_weight=0.01).item()
+    assert weighted == pytest.approx(0.15 + 0.1 * errors["shape"] + 0.01 * errors["volume"], rel=1e-5)
+
+
+def test_batches_depend_on_seed_and_epoch_alone_and_keep_the_budget(pairs):
+    sampling = settings().sampling
+
+    def batches(seed=0, epoch=0):
+        found = TrainingBatches(pairs, network(), sampling, seed)
+        found.epoch = epoch
+        return list(found)
+
+    first, again, later, other = batches(), batches(), batches(epoch=1), batches(seed=1)
+    assert len(first) == sampling.epoch_steps
+    for a, b in zip(first, again, strict=True):
+        assert torch.equal(a.start.positions, b.start.positions)
+        assert torch.equal(a.target.cells, b.target.cells)
+    for changed in (later, other):
+        assert any(
+            a.start.positions.shape != b.start.positions.shape or not torch.equal(a.start.positions, b.start.positions)
+            for a, b in zip(first, changed, strict=True)
+        )
+
+
+def test_packing_by_edges(pairs):
+    net = network()
+    batches = TrainingBatches(pairs, net, SamplingSettings(edges_per_batch=900, epoch_steps=12), 0)
+    plan = batches.plan()
+    sizes = [edge_count(net, pair) for pair in pairs]
+    assert len(plan) == 12
+    for batch in plan:
+        assert len(batch) == 1 or sum(sizes[i] for i in batch) <= 900
+    seen = [i for batch in plan for i in batch]
+    assert set(seen[: len(pairs)]) == set(range(len(pairs)))  # every crystal once in a pass
+
+
+def test_ranks_and_workers_share_the_work(pairs):
+    sampling = settings().sampling
+
+    def plan(rank, world):
+        batches = TrainingBatches(pairs, network(), sampling, 0)
+        batches.rank, batches.world = rank, world
+        return batches.plan()
+
+    one = TrainingBatches(pairs, network(), sampling.model_copy(update={"epoch_steps": 8}), 0).plan()
+    assert [b for both in zip(plan(0, 2), plan(1, 2), strict=True) for b in both] == one
+    batches = TrainingBatches(pairs, network(), sampling, 0)
+    loaded = list(torch.utils.data.DataLoader(batches, batch_size=None, num_workers=2))
+    assert sorted(len(b.target.numbers) for b in loaded) == sorted(len(b.target.numbers) for b in batches)
+
+
+def test_noised_copies_keep_the_origin_and_the_vacuum(pairs):
+    rng = np.random.default_rng(0)
+    sampling = SamplingSettings(strain=0.05, dilation=0.05, rattle=0.2)
+    for pair in pairs:
+        positions, cell = perturb(pair, sampling, rng)
+        before = (pair.relaxed_positions @ np.linalg.inv(pair.relaxed_cell)).mean(axis=0)
+        assert np.allclose((positions @ np.linalg.inv(cell)).mean(axis=0), before, atol=1e-10)
+        assert not np.allclose(cell, pair.relaxed_cell, atol=1e-3)
+    sheet = Pair(**{**vars(pairs[0]), "pbc": np.array([True, True, False]), "relaxed_cell": np.diag([3.0, 3.0, 20.0])})
+    _, cell = perturb(sheet, sampling, rng)
+    assert np.allclose(cell[2], [0, 0, 20.0])
+    assert np.allclose(cell[:2, 2], 0)
+
+
+def test_rewriting_changes_the_description_and_not_the_crystal(pairs):
+    from ase import Atoms
+    from pymatgen.analysis.structure_matcher import StructureMatcher
+    from pymatgen.io.ase import AseAtomsAdaptor
+
+    rng = np.random.default_rng(1)
+    doubled = 0
+    for pair in pairs * 3:
+        states = [(pair.positions, pair.cell), (pair.relaxed_positions, pair.relaxed_cell)]
+        numbers, new = rewrite(pair.numbers, states, rng)
+        doubled += len(numbers) == 2 * len(pair.numbers)
+        for (positions, cell), (new_positions, new_cell) in zip(states, new, strict=True):
+            structures = [
+                AseAtomsAdaptor.get_structure(Atoms(z, r, cell=c, pbc=True))
+                for z, r, c in ((pair.numbers, positions, cell), (numbers, new_positions, new_cell))
+            ]
+            assert StructureMatcher(0.01, 0.01, 0.1, scale=False).fit(*structures)
+        old, rewritten = (
+            deformation(*(torch.as_tensor(s[1])[None] for s in pair_of_states)) for pair_of_states in (states, new)
+        )
+        assert torch.allclose(old, rewritten, atol=1e-9)
+    assert 0 < doubled < 3 * len(pairs)
+
+
+def test_inputs_are_drawn_as_the_settings_say(pairs):
+    pair = pairs[0]
+    plain, _ = draw(pair, SamplingSettings(), np.random.default_rng(0))
+    assert torch.allclose(plain.positions, torch.tensor(pair.positions, dtype=torch.float32))
+    rng = np.random.default_rng(0)
+    inner = {np.float32(frame.positions[0, 0]) for frame in pair.path[1:-1]}
+    drawn = {draw(pair, SamplingSettings(path_frames=1.0), rng)[0].positions[0, 0].item() for _ in range(40)}
+    assert {np.float32(x) for x in drawn} <= inner
+    assert len(drawn) > 1
+    _, target = draw(pair, SamplingSettings(denoising=1.0), rng)
+    assert torch.equal(target.positions, target_of(pair).positions)
+
+
+def run(dataset, out, chosen, **options):
+    return train("e3relax", [dataset], out, chosen, device="cpu", progress=False, **options)
+
+
+def test_it_learns(dataset, tmp_path):
+    """Four crystals are overfitted to well below the error of where training starts."""
+    chosen = settings(max_epochs=25, sampling={"edges_per_batch": 1500, "epoch_steps": 10}, learning_rate=1e-2)
+    directory = run(dataset, tmp_path / "run", chosen)
+    import csv
+
+    rows = list(csv.DictReader((tmp_path / "run" / "csv" / "metrics.csv").open()))
+    losses = [float(row["train/loss"]) for row in rows if row["train/loss"]]
+    assert losses[-1] < 0.6 * losses[0]
+    _, config = load_model(directory)
+    assert config.trained_on.startswith("paths (")
+    assert 8 not in config.elements or 8 in {int(z) for p in Dataset(dataset).read("train") for z in p.numbers}
+    assert list((tmp_path / "run" / "tensorboard").glob("events*"))
+
+
+COMMAND = """
+import sys, torch
+torch.set_num_threads(1)
+from pathlib import Path
+from repose.config import TrainSettings
+from repose.training.run import train
+train("e3relax", [Path(sys.argv[1])], Path(sys.argv[2]), TrainSettings.model_validate_json(sys.argv[3]),
+      device="cpu", progress=False)
+"""
+
+
+def test_killed_and_resumed_is_the_same_as_never_stopped(dataset, tmp_path):
+    chosen = settings(max_epochs=6)
+    whole = run(dataset, tmp_path / "whole", chosen)
+    command = [sys.executable, "-c", COMMAND, str(dataset), str(tmp_path / "cut"), chosen.model_dump_json()]
+    checkpoint = tmp_path / "cut" / "last.ckpt"
+    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
+    deadline = time.time() + 120
+    while not checkpoint.exists() and process.poll() is None and time.time() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert checkpoint.exists()
+    interrupted_at = torch.load(checkpoint, weights_only=True)["global_step"]
+    cut = run(dataset, tmp_path / "cut", chosen)
+    assert interrupted_at < 24
+    states = [torch.load(tmp_path / name / "last.ckpt", weights_only=True)["state_dict"] for name in ("whole", "cut")]
+    for name, value in states[0].items():
+        assert torch.equal(value, states[1][name]), name
+    a, b = (load_file(directory / "model.safetensors") for directory in (whole, cut))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    leftovers = [p.name for p in (tmp_path / "cut").iterdir() if p.name.startswith(".last")]
+    assert len(leftovers) <= 1  # at most the one that the kill cut short
+
+
+def test_fine_tuning_starts_from_the_weights(dataset, tmp_path):
+    first = run(dataset, tmp_path / "first", settings(max_epochs=1))
+    frozen = settings(max_epochs=1, learning_rate=1e-12, model={})
+    second = run(dataset, tmp_path / "second", frozen, init_from=first)
+    before, after = (torch.load(tmp_path / n / "last.ckpt", weights_only=True)["state_dict"] for n in ("first", "second"))
+    exported = load_file(first / "model.safetensors")
+    for name, value in load_file(second / "model.safetensors").items():
+        assert torch.allclose(value, exported[name], atol=1e-7), name
+    assert before.keys() == after.keys()
+    with pytest.raises(ConfigError, match="differ from those of --init-from"):
+        run(dataset, tmp_path / "third", settings(model={"features": 16}), init_from=first)
+
+
+def test_a_run_is_not_mixed_with_another(dataset, tmp_path):
+    run(dataset, tmp_path / "run", settings(max_epochs=1))
+    with pytest.raises(ConfigError, match="other settings"):
+        run(dataset, tmp_path / "run", settings(max_epochs=2, seed=5))
+
+
+def test_empty_split_is_said(pairs, tmp_path):
+    labelled = [Pair(**{**vars(p), "split": "train"}) for p in pairs]
+    write_dataset(tmp_path / "d", DatasetInfo(name="d"), labelled)
+    with pytest.raises(DatasetError, match="val split"):
+        run(tmp_path / "d", tmp_path / "run", settings())
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"learning_rat": 1.0}, "did you mean 'learning_rate'"),
+        ({"ema": 1.5}, "'ema'"),
+        ({"sampling": {"path_frame": 0.5}}, "path_frame"),
+    ],
+)
+def test_settings_are_closed(values, words):
+    with pytest.raises(ConfigError, match=words):
+        TrainSettings.parse(values)

@@ -1,0 +1,102 @@
+"""Draw a crystal before and after `repose relax`, for README.md and the documentation.
+
+Both panels have one scale and one origin, so that a change of volume can be seen. Run it again after a new
+model has been trained::
+
+    python tools/make_picture.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).parent.parent
+TURN = "-78x,-12y,-4z"  # view almost along b, a little from above
+
+
+def main() -> int:
+    """Relax the crystal and write the picture; 1 if the model refuses the crystal or doubts its answer."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("crystal", nargs="?", type=Path, default=ROOT / "examples" / "CaO_rattled.cif")
+    parser.add_argument("--model", default="default", help="name of a shipped model, or a model directory")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "_static" / "before-after.png")
+    parser.add_argument("--symmetry", choices=("keep", "free"), default="keep")
+    arguments = parser.parse_args()
+
+    import repose
+    from ase.io import read
+
+    before: Any = read(arguments.crystal)
+    (result,) = repose.load(arguments.model, device="cpu").relax([before], symmetry=arguments.symmetry)
+    if result.status != "relaxed":
+        print(f"{arguments.crystal} is {result.status}: {result.reason}", file=sys.stderr)
+        return 1
+    draw(before, result.structure, arguments.out)
+    print(f"{arguments.out}: volume {100 * result.volume_change:+.1f} %, at most {result.max_displacement:.2f} A")
+    return 0
+
+
+def draw(before: Any, after: Any, path: Path) -> None:
+    """Two panels side by side, the cell and its atoms, with volume and cell lengths below each.
+
+    Args:
+        before: `ase.Atoms` as given.
+        after: The same, relaxed.
+        path: PNG to write; its folder is made.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.0, 4.0))
+    panels = figure.subplots(1, 2)
+    for panel, title, atoms in zip(panels, ("before", "after"), (before, after), strict=True):
+        from ase.visualize.plot import plot_atoms
+
+        plot_atoms(filled(atoms), panel, radii=0.4, rotation=TURN, show_unit_cell=2)
+        lengths = " × ".join(f"{length:.2f}" for length in atoms.cell.lengths())
+        panel.set_title(title, fontsize=13)
+        panel.set_xlabel(f"{lengths} Å\n{atoms.get_volume():.1f} Å³", fontsize=11)
+        panel.set_xticks([])
+        panel.set_yticks([])
+        panel.set_frame_on(False)
+    # One scale: the wider of the two ranges for both.
+    for get, put in (("get_xlim", "set_xlim"), ("get_ylim", "set_ylim")):
+        ranges = [getattr(panel, get)() for panel in panels]
+        half = max(high - low for low, high in ranges) / 2
+        for panel, (low, high) in zip(panels, ranges, strict=True):
+            getattr(panel, put)((low + high) / 2 - half, (low + high) / 2 + half)
+    figure.tight_layout(w_pad=3.0)
+    figure.text(0.5, 0.52, "→", ha="center", va="center", fontsize=26)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    FigureCanvasAgg(figure).print_png(str(path), metadata={"Software": ""}) if False else figure.savefig(path, dpi=160)
+
+
+def filled(atoms: Any, margin: float = 0.12) -> Any:
+    """The cell with the images of its atoms on and just beyond its faces, as crystals are drawn.
+
+    Args:
+        atoms: `ase.Atoms` of one cell.
+        margin: How far beyond a face images are shown, fractional.
+
+    Returns:
+        `ase.Atoms` in the same cell.
+    """
+    drawn = atoms.copy()
+    drawn.wrap(eps=margin)
+    inside = drawn.get_scaled_positions(wrap=False)
+    images = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
+    images = images[(images[:, ~atoms.pbc] == 0).all(axis=1)]
+    places = inside + images[:, None]  # (27, N, 3)
+    image, atom = np.nonzero(((places > -margin) & (places < 1 + margin)).all(axis=-1))
+    result = drawn[atom]
+    result.set_scaled_positions(places[image, atom])
+    return result
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
