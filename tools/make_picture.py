@@ -37,7 +37,9 @@ def main() -> int:
         print(f"{arguments.crystal} is {result.status}: {result.reason}", file=sys.stderr)
         return 1
     draw(before, result.structure, arguments.out)
-    print(f"{arguments.out}: volume {100 * result.volume_change:+.1f} %, at most {result.max_displacement:.2f} A")
+    print(
+        f"{arguments.out}: volume {100 * result.volume_change:+.1f} %, at most {result.max_displacement:.2f} A"
+    )
     return 0
 
 
@@ -49,31 +51,36 @@ def draw(before: Any, after: Any, path: Path) -> None:
         after: The same, relaxed.
         path: PNG to write; its folder is made.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from ase.data import chemical_symbols
+    from ase.data.colors import jmol_colors
+    from ase.visualize.plot import plot_atoms
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
-    figure = Figure(figsize=(8.0, 4.0))
+    figure = Figure(figsize=(8.0, 4.4))
     panels = figure.subplots(1, 2)
     for panel, title, atoms in zip(panels, ("before", "after"), (before, after), strict=True):
-        from ase.visualize.plot import plot_atoms
-
         plot_atoms(filled(atoms), panel, radii=0.4, rotation=TURN, show_unit_cell=2)
-        lengths = " × ".join(f"{length:.2f}" for length in atoms.cell.lengths())
+        panel.set_axis_off()
         panel.set_title(title, fontsize=13)
-        panel.set_xlabel(f"{lengths} Å\n{atoms.get_volume():.1f} Å³", fontsize=11)
-        panel.set_xticks([])
-        panel.set_yticks([])
-        panel.set_frame_on(False)
+        lengths = " × ".join(f"{length:.2f}" for length in atoms.cell.lengths())
+        caption = f"{lengths} Å, {atoms.get_volume():.1f} Å³"
+        panel.text(0.5, -0.06, caption, transform=panel.transAxes, ha="center", fontsize=11)
     # One scale: the wider of the two ranges for both.
-    for get, put in (("get_xlim", "set_xlim"), ("get_ylim", "set_ylim")):
-        ranges = [getattr(panel, get)() for panel in panels]
+    for axis in "xy":
+        ranges = [getattr(panel, f"get_{axis}lim")() for panel in panels]
         half = max(high - low for low, high in ranges) / 2
         for panel, (low, high) in zip(panels, ranges, strict=True):
-            getattr(panel, put)((low + high) / 2 - half, (low + high) / 2 + half)
-    figure.tight_layout(w_pad=3.0)
-    figure.text(0.5, 0.52, "→", ha="center", va="center", fontsize=26)
+            getattr(panel, f"set_{axis}lim")((low + high) / 2 - half, (low + high) / 2 + half)
+    elements = [
+        Line2D([], [], ls="", marker="o", ms=9, mec="black", mfc=jmol_colors[z], label=chemical_symbols[z])
+        for z in sorted(set(before.numbers.tolist()), reverse=True)
+    ]
+    figure.legend(handles=elements, loc="lower center", ncols=len(elements), frameon=False)
+    figure.subplots_adjust(left=0.02, right=0.98, bottom=0.17, top=0.92, wspace=0.12)
+    figure.text(0.5, 0.55, "→", ha="center", va="center", fontsize=26)
     path.parent.mkdir(parents=True, exist_ok=True)
-    FigureCanvasAgg(figure).print_png(str(path), metadata={"Software": ""}) if False else figure.savefig(path, dpi=160)
+    figure.savefig(path, dpi=160)
 
 
 def filled(atoms: Any, margin: float = 0.12) -> Any:
