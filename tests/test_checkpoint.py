@@ -24,6 +24,7 @@ def test_what_is_loaded_predicts_what_was_saved(saved):
     network, config = load_model(directory)
     assert config == relaxer.config
     assert sorted(p.name for p in directory.iterdir()) == ["card.md", "config.json", "model.safetensors"]
+    assert all(p.stat().st_mode & 0o444 == 0o444 for p in directory.iterdir())
     crystal = random_crystal(3)
     again = DirectRelaxer(network.double(), config).predict(crystal)
     expected = relaxer.predict(crystal)

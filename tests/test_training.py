@@ -183,7 +183,7 @@ def test_it_learns(dataset, tmp_path):
     directory = run(dataset, tmp_path / "run", chosen)
     import csv
 
-    rows = list(csv.DictReader((tmp_path / "run" / "csv" / "metrics.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "run" / "csv" / "version_0" / "metrics.csv").open()))
     losses = [float(row["train/loss"]) for row in rows if row["train/loss"]]
     assert losses[-1] < 0.6 * losses[0]
     _, config = load_model(directory)
@@ -223,6 +223,7 @@ def test_killed_and_resumed_is_the_same_as_never_stopped(dataset, tmp_path):
         assert torch.equal(value, states[1][name]), name
     a, b = (load_file(directory / "model.safetensors") for directory in (whole, cut))
     assert all(torch.equal(a[name], b[name]) for name in a)
+    assert len(list((tmp_path / "cut" / "csv").glob("*/metrics.csv"))) >= 1
     leftovers = [p.name for p in (tmp_path / "cut").iterdir() if p.name.startswith(".last")]
     assert len(leftovers) <= 1  # at most the one that the kill cut short
 

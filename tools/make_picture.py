@@ -28,8 +28,9 @@ def main() -> int:
     parser.add_argument("--symmetry", choices=("keep", "free"), default="keep")
     arguments = parser.parse_args()
 
-    import repose
     from ase.io import read
+
+    import repose
 
     before: Any = read(arguments.crystal)
     (result,) = repose.load(arguments.model, device="cpu").relax([before], symmetry=arguments.symmetry)
@@ -37,9 +38,7 @@ def main() -> int:
         print(f"{arguments.crystal} is {result.status}: {result.reason}", file=sys.stderr)
         return 1
     draw(before, result.structure, arguments.out)
-    print(
-        f"{arguments.out}: volume {100 * result.volume_change:+.1f} %, at most {result.max_displacement:.2f} A"
-    )
+    print(f"{arguments.out}: volume {100 * result.volume_change:+.1f} %")
     return 0
 
 
@@ -63,7 +62,7 @@ def draw(before: Any, after: Any, path: Path) -> None:
         plot_atoms(filled(atoms), panel, radii=0.4, rotation=TURN, show_unit_cell=2)
         panel.set_axis_off()
         panel.set_title(title, fontsize=13)
-        lengths = " × ".join(f"{length:.2f}" for length in atoms.cell.lengths())
+        lengths = " \N{MULTIPLICATION SIGN} ".join(f"{length:.2f}" for length in atoms.cell.lengths())
         caption = f"{lengths} Å, {atoms.get_volume():.1f} Å³"
         panel.text(0.5, -0.06, caption, transform=panel.transAxes, ha="center", fontsize=11)
     # One scale: the wider of the two ranges for both.

@@ -65,10 +65,12 @@ def read_cif(text: str) -> list[Atoms | InvalidCrystalError]:
         raise InvalidCrystalError("it holds no CIF data block; expected a line that starts with 'data_'.")
     crystals: list[Atoms | InvalidCrystalError] = []
     for block in blocks:
-        try:
-            crystals.append(_to_atoms(block))
-        except InvalidCrystalError as error:
-            crystals.append(error)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # spglib's, of its own internals
+            try:
+                crystals.append(_to_atoms(block))
+            except InvalidCrystalError as error:
+                crystals.append(error)
     return crystals
 
 

@@ -47,6 +47,7 @@ def save_model(directory: Path, network: Network[Any], config: ModelConfig, card
     new = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     new.chmod(0o755)
     save_file({k: v.contiguous().cpu() for k, v in network.state_dict().items()}, new / WEIGHTS)
+    (new / WEIGHTS).chmod(0o644)
     (new / CONFIG).write_text(config.model_dump_json(indent=2) + "\n")
     (new / CARD).write_text(card)
     if directory.exists():

@@ -12,6 +12,9 @@ Where this differs from the paper or its released code, and why:
 * The lattice-atom interaction stands first in a layer, so that the last one is not without effect;
   lattice nodes start from the direction and length of their vector (the paper's appendix A, which
   would say how, is not public).
+* γ of equations 1, 2, 15 and 16 is one linear layer over the radial basis, as in PaiNN: over 128
+  Gaussians it already is any function of distance. Vectors keep a residual in equations 4 and 16, and
+  sums of two equal parts are divided by sqrt 2.
 * ``shared_axes`` gives a, b and c the same weights; the released code has separate ones, which makes
   the answer depend on the order of the axes.
 * Neighbours beyond the cap are kept to the end of a shell of equal distances (``graph.ties``).

@@ -74,7 +74,8 @@ def train(
         precision=_precision(settings, device),  # type: ignore[arg-type]
         max_epochs=settings.max_epochs,
         gradient_clip_val=settings.clip,
-        logger=[CSVLogger(out, name="csv", version=""), TensorBoardLogger(out, name="tensorboard", version="")],
+        # A folder a start for the CSV files, since Lightning would delete those of the start before.
+        logger=[CSVLogger(out, name="csv"), TensorBoardLogger(out, name="tensorboard", version="")],
         callbacks=callbacks,
         plugins=[AtomicCheckpoints()],
         reload_dataloaders_every_n_epochs=1,
