@@ -21,7 +21,9 @@ import torch
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, action="append", required=True, help="dataset; its test split is used")
+    parser.add_argument(
+        "--data", type=Path, action="append", required=True, help="dataset; its test split is used"
+    )
     parser.add_argument("--model", default="default")
     parser.add_argument("--crystals", type=int, default=200)
     parser.add_argument("--sample", type=int, default=20, help="crystals that the iterative peer relaxes")

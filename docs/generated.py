@@ -12,17 +12,17 @@ from typing import Any
 
 COMMANDS = """# Commands
 
-Every command answers `--help` with its options and one example, takes `--device auto|cpu|cuda[:N]`, `--quiet`
-and `--json`, shows a progress bar on a terminal and a plain line every few seconds elsewhere. Exit status: 0 all
-done; 1 some inputs were refused, the others are done and written; 2 wrong usage.
+Every command answers `--help` with its options and one example, and shows a progress bar on a terminal and a
+plain line every few seconds elsewhere. Exit status: 0 all done; 1 some inputs were refused, the others are
+done and written; 2 wrong usage.
 
 This page is made from the code.
 """
 
 SETTINGS = """# Settings
 
-What a JSON file for `repose train --config` may hold, and what `--set NAME=VALUE` may change: the settings of a
-run, with `sampling` and `model` nested in them. Unknown names are refused, with the nearest known one. The
+What a JSON file for `repose train --config` may hold, and what `--set NAME=VALUE` may change: the settings of
+a run, with `sampling` and `model` nested in them. Unknown names are refused, with the nearest known one. The
 resolved settings are saved with the run and with the model.
 
 This page is made from the code.
@@ -40,8 +40,9 @@ def write(directory: Path) -> None:
 
 def commands() -> str:
     """The command reference as Markdown."""
-    from repose.cli import app
     from typer.main import get_command
+
+    from repose.cli import app
 
     return "\n".join([COMMANDS, *_command(get_command(app), "repose", None)])
 
@@ -49,12 +50,12 @@ def commands() -> str:
 def _command(command: Any, name: str, parent: Any) -> Iterator[str]:
     """One command and its subcommands, depth first."""
     context = command.context_class(command, info_name=name.split()[-1], parent=parent)
+    children = getattr(command, "commands", {})
     if parent is not None:
         yield f"## `{name}`\n"
+        if not children:
+            yield f"```text\n{command.get_usage(context).removeprefix('Usage: ')}\n```\n"
         yield from _prose(command.help or "")
-    children = getattr(command, "commands", {})
-    if not children:
-        yield f"```text\n{command.get_usage(context).removeprefix('Usage: ')}\n```\n"
     records = [record for item in command.get_params(context) if (record := item.get_help_record(context))]
     records = [(names, text) for names, text in records if names != "--help"]
     if records:

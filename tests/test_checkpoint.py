@@ -4,12 +4,12 @@ import json
 
 import pytest
 import torch
-from conftest import random_crystal
-from test_e3relax import make_relaxer
 
+from conftest import random_crystal
 from repose.errors import ModelError
 from repose.models.base import DirectRelaxer
 from repose.models.checkpoint import find_model, load_model, save_model, shipped_models
+from test_e3relax import make_relaxer
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 import torch
-from conftest import fcc, perovskite, random_crystal
 
+from conftest import fcc, perovskite, random_crystal
 from repose.crystals import CrystalBatch
 from repose.errors import InvalidCrystalError, ReposeError, ShapeError
 

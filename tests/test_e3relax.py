@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from conftest import fcc, perovskite, random_crystal, rock_salt
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import fcc, perovskite, random_crystal, rock_salt
 from repose.config import E3RelaxSettings
 from repose.crystals import CrystalBatch
 from repose.lattice import to_cartesian, to_fractional
@@ -35,7 +35,9 @@ def make_relaxer(seed: int = 0, **options) -> DirectRelaxer:
     settings = E3RelaxSettings.parse({"features": 16, "layers": 2, "n_basis": 24, **options})
     network = E3Relax(settings).double()
     network.atomic_volumes.fill_(15.0)
-    config = ModelConfig(family="e3relax", name="random", settings=settings.model_dump(), elements=list(range(1, 95)))
+    config = ModelConfig(
+        family="e3relax", name="random", settings=settings.model_dump(), elements=list(range(1, 95))
+    )
     return DirectRelaxer(network, config)
 
 
@@ -102,7 +104,9 @@ def test_affine_frame_follows_the_cell(crystals):
     """Whole crystals moved by a fractional vector move by the same fractional vector."""
     relaxer = make_relaxer(frame="affine")
     shift = torch.tensor([0.3, -0.2, 0.7], dtype=torch.float64)
-    moved = crystals.with_geometry(crystals.positions + (shift @ crystals.cells)[crystals.crystal], crystals.cells)
+    moved = crystals.with_geometry(
+        crystals.positions + (shift @ crystals.cells)[crystals.crystal], crystals.cells
+    )
     expected, got = relaxer.predict(crystals), relaxer.predict(moved)
     assert torch.allclose(expected.cells, got.cells, atol=1e-10, rtol=0)
     assert torch.allclose(

@@ -7,10 +7,10 @@ import pytest
 import torch
 from ase import Atoms
 from ase.neighborlist import neighbor_list
-from conftest import fcc, make_crystal, perovskite, random_crystal, random_rotation, rock_salt
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import fcc, make_crystal, perovskite, random_crystal, random_rotation, rock_salt
 from repose.crystals import CrystalBatch
 from repose.errors import ConfigError
 from repose.graph import SELF_IMAGES, edge_vectors, periodic_graph
@@ -25,9 +25,16 @@ def oracle(batch, cutoff):
     expected = Counter()
     first = 0
     for crystal in batch:
-        atoms = Atoms(crystal.numbers, crystal.positions.numpy(), cell=crystal.cells[0].numpy(), pbc=crystal.pbc[0].numpy())
+        atoms = Atoms(
+            crystal.numbers,
+            crystal.positions.numpy(),
+            cell=crystal.cells[0].numpy(),
+            pbc=crystal.pbc[0].numpy(),
+        )
         i, j, shift = neighbor_list("ijS", atoms, cutoff)
-        expected += Counter(zip((i + first).tolist(), (j + first).tolist(), map(tuple, shift.tolist()), strict=True))
+        expected += Counter(
+            zip((i + first).tolist(), (j + first).tolist(), map(tuple, shift.tolist()), strict=True)
+        )
         first += len(atoms)
     return expected
 
@@ -36,8 +43,12 @@ def oracle(batch, cutoff):
 def test_against_ase(seed, cutoff, pbc):
     skewed = random_crystal(seed)
     far = skewed.with_geometry(skewed.positions + 40.0, skewed.cells)  # atoms many cells away
-    sheet = CrystalBatch(skewed.numbers, skewed.positions, skewed.cells, skewed.crystal, torch.tensor(pbc)[None])
-    turned = skewed.with_geometry(skewed.positions @ random_rotation(seed), skewed.cells @ random_rotation(seed))
+    sheet = CrystalBatch(
+        skewed.numbers, skewed.positions, skewed.cells, skewed.crystal, torch.tensor(pbc)[None]
+    )
+    turned = skewed.with_geometry(
+        skewed.positions @ random_rotation(seed), skewed.cells @ random_rotation(seed)
+    )
     batch = CrystalBatch.collate([far, sheet, turned, fcc(2.5)])
     assert edges_of(periodic_graph(batch, cutoff)) == oracle(batch, cutoff)
 
@@ -51,12 +62,15 @@ def test_edge_vectors_point_from_receiver_to_sender():
     assert (vectors.norm(dim=-1) <= 3.0 + 1e-3).all()
 
 
-@pytest.mark.parametrize("crystal", [rock_salt(), fcc(), perovskite()], ids=["rock salt", "fcc", "perovskite"])
+@pytest.mark.parametrize(
+    "crystal", [rock_salt(), fcc(), perovskite()], ids=["rock salt", "fcc", "perovskite"]
+)
 @pytest.mark.parametrize("cap", [1, 5, 13, 50])
 def test_whole_shells(crystal, cap):
     """No neighbour is left out that is as near as one that is kept."""
     capped, full = periodic_graph(crystal, 6.0, cap), periodic_graph(crystal, 6.0)
     for atom in range(crystal.n_atoms):
+
         def lengths(graph, atom=atom):
             vectors = edge_vectors(graph, crystal.positions, crystal.cells)
             return np.sort(vectors[graph.receiver == atom].norm(dim=-1).numpy())
@@ -88,7 +102,9 @@ def test_self_images_replace_self_edges_and_do_not_count():
 
 
 def test_no_self_images_across_vacuum():
-    sheet = make_crystal([6, 6], [[0, 0, 0.5], [1 / 3, 2 / 3, 0.5]], np.diag([2.5, 2.5, 20.0]), (True, True, False))
+    sheet = make_crystal(
+        [6, 6], [[0, 0, 0.5], [1 / 3, 2 / 3, 0.5]], np.diag([2.5, 2.5, 20.0]), (True, True, False)
+    )
     graph = periodic_graph(sheet, 6.0, self_images=True)
     assert (graph.shift[:, 2] == 0).all()
     assert graph.n_edges > 6
@@ -109,7 +125,9 @@ def test_edges_are_sorted_by_receiver(crystals):
     assert torch.equal(graph.crystal, crystals.crystal[graph.receiver])
 
 
-@pytest.mark.parametrize("bad", [{"cutoff": -1.0}, {"cutoff": 5.0, "max_neighbours": 0}, {"cutoff": 5.0, "ties": "coin"}])
+@pytest.mark.parametrize(
+    "bad", [{"cutoff": -1.0}, {"cutoff": 5.0, "max_neighbours": 0}, {"cutoff": 5.0, "ties": "coin"}]
+)
 def test_refuses_senseless_settings(bad):
     with pytest.raises(ConfigError, match="must be"):
         periodic_graph(fcc(), **bad)

@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 from ase.calculators.emt import EMT
-from conftest import make_crystal
 
+from conftest import make_crystal
 from repose.crystals import CrystalBatch
 from repose.iterative import IterativeRelaxer
 from repose.testing import atom_order, batch_composition, input_unchanged

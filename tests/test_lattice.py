@@ -2,10 +2,10 @@
 
 import numpy as np
 import torch
-from conftest import random_crystal, random_rotation
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import random_crystal, random_rotation
 from repose.crystals import CrystalBatch
 from repose.lattice import deformation, nearest_image, polar, to_cartesian, to_fractional, volume
 
@@ -21,7 +21,9 @@ def test_fractional_and_back(seed):
 
 def test_rows_are_lattice_vectors():
     cell = torch.tensor([[[2.0, 0, 0], [1.0, 3.0, 0], [0, 0, 5.0]]], dtype=torch.float64)
-    b_vector = to_cartesian(torch.tensor([[0.0, 1.0, 0.0]], dtype=torch.float64), cell, torch.zeros(1, dtype=torch.long))
+    b_vector = to_cartesian(
+        torch.tensor([[0.0, 1.0, 0.0]], dtype=torch.float64), cell, torch.zeros(1, dtype=torch.long)
+    )
     assert b_vector.tolist() == [[1.0, 3.0, 0.0]]
 
 

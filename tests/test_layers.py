@@ -4,6 +4,7 @@ import ast
 from pathlib import Path
 
 import pytest
+
 import repose
 
 ROOT = Path(repose.__file__).parent
@@ -62,7 +63,9 @@ def imports(path: Path) -> set[str]:
     return {m for m in found if m.removeprefix("repose.").replace(".", "/") in modules}
 
 
-FILES = sorted(p.relative_to(ROOT).with_suffix("").as_posix() for p in ROOT.rglob("*.py") if p.name != "__init__.py")
+FILES = sorted(
+    p.relative_to(ROOT).with_suffix("").as_posix() for p in ROOT.rglob("*.py") if p.name != "__init__.py"
+)
 
 
 @pytest.mark.parametrize("file", FILES)

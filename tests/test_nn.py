@@ -33,7 +33,9 @@ def test_radial_basis_is_smooth_to_its_reach_and_zero_beyond():
     basis = GaussianBasis(16, 5.0).double()
     at_reach = torch.tensor([5.0 - 1e-4, 5.0, 7.0], dtype=torch.float64)
     assert basis(at_reach).abs().max() < 1e-10
-    assert torch.allclose(basis.envelope(torch.zeros(1, dtype=torch.float64)), torch.ones(1, dtype=torch.float64))
+    assert torch.allclose(
+        basis.envelope(torch.zeros(1, dtype=torch.float64)), torch.ones(1, dtype=torch.float64)
+    )
     edge = torch.tensor([1.0 - 1e-9], dtype=torch.float64, requires_grad=True)
     (slope,) = torch.autograd.grad(basis.envelope(edge).sum(), edge)
     assert slope.abs() < 1e-8

@@ -24,7 +24,14 @@ from repose.training.run import train
 from repose.training.samples import TrainingBatches, crystal, draw, edge_count, perturb, rewrite, target_of
 
 PATHS = Path(__file__).parent / "data" / "paths.extxyz"
-TINY = {"features": 8, "layers": 2, "n_basis": 8, "embedding": "properties", "start": "rescaled", "frame": "affine"}
+TINY = {
+    "features": 8,
+    "layers": 2,
+    "n_basis": 8,
+    "embedding": "properties",
+    "start": "rescaled",
+    "frame": "affine",
+}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +51,13 @@ def dataset(pairs, tmp_path_factory) -> Path:
 def settings(**changes) -> TrainSettings:
     values = {
         "model": TINY,
-        "sampling": {"edges_per_batch": 1500, "epoch_steps": 4, "path_frames": 0.4, "denoising": 0.3, "rewritten": 0.3},
+        "sampling": {
+            "edges_per_batch": 1500,
+            "epoch_steps": 4,
+            "path_frames": 0.4,
+            "denoising": 0.3,
+            "rewritten": 0.3,
+        },
         "learning_rate": 3e-3,
         "schedule": "cosine",
         "max_epochs": 3,
@@ -90,7 +103,8 @@ def test_batches_depend_on_seed_and_epoch_alone_and_keep_the_budget(pairs):
         assert torch.equal(a.target.cells, b.target.cells)
     for changed in (later, other):
         assert any(
-            a.start.positions.shape != b.start.positions.shape or not torch.equal(a.start.positions, b.start.positions)
+            a.start.positions.shape != b.start.positions.shape
+            or not torch.equal(a.start.positions, b.start.positions)
             for a, b in zip(first, changed, strict=True)
         )
 
@@ -130,7 +144,9 @@ def test_noised_copies_keep_the_origin_and_the_vacuum(pairs):
         before = (pair.relaxed_positions @ np.linalg.inv(pair.relaxed_cell)).mean(axis=0)
         assert np.allclose((positions @ np.linalg.inv(cell)).mean(axis=0), before, atol=1e-10)
         assert not np.allclose(cell, pair.relaxed_cell, atol=1e-3)
-    sheet = Pair(**{**vars(pairs[0]), "pbc": np.array([True, True, False]), "relaxed_cell": np.diag([3.0, 3.0, 20.0])})
+    sheet = Pair(
+        **{**vars(pairs[0]), "pbc": np.array([True, True, False]), "relaxed_cell": np.diag([3.0, 3.0, 20.0])}
+    )
     _, cell = perturb(sheet, sampling, rng)
     assert np.allclose(cell[2], [0, 0, 20.0])
     assert np.allclose(cell[:2, 2], 0)
@@ -154,7 +170,8 @@ def test_rewriting_changes_the_description_and_not_the_crystal(pairs):
             ]
             assert StructureMatcher(0.01, 0.01, 0.1, scale=False).fit(*structures)
         old, rewritten = (
-            deformation(*(torch.as_tensor(s[1])[None] for s in pair_of_states)) for pair_of_states in (states, new)
+            deformation(*(torch.as_tensor(s[1])[None] for s in pair_of_states))
+            for pair_of_states in (states, new)
         )
         assert torch.allclose(old, rewritten, atol=1e-9)
     assert 0 < doubled < 3 * len(pairs)
@@ -179,7 +196,9 @@ def run(dataset, out, chosen, **options):
 
 def test_it_learns(dataset, tmp_path):
     """Four crystals are overfitted to well below the error of where training starts."""
-    chosen = settings(max_epochs=25, sampling={"edges_per_batch": 1500, "epoch_steps": 10}, learning_rate=1e-2)
+    chosen = settings(
+        max_epochs=25, sampling={"edges_per_batch": 1500, "epoch_steps": 10}, learning_rate=1e-2
+    )
     directory = run(dataset, tmp_path / "run", chosen)
     import csv
 
@@ -188,7 +207,9 @@ def test_it_learns(dataset, tmp_path):
     assert losses[-1] < 0.6 * losses[0]
     _, config = load_model(directory)
     assert config.trained_on.startswith("paths (")
-    assert 8 not in config.elements or 8 in {int(z) for p in Dataset(dataset).read("train") for z in p.numbers}
+    assert 8 not in config.elements or 8 in {
+        int(z) for p in Dataset(dataset).read("train") for z in p.numbers
+    }
     assert list((tmp_path / "run" / "tensorboard").glob("events*"))
 
 
@@ -218,7 +239,10 @@ def test_killed_and_resumed_is_the_same_as_never_stopped(dataset, tmp_path):
     interrupted_at = torch.load(checkpoint, weights_only=True)["global_step"]
     cut = run(dataset, tmp_path / "cut", chosen)
     assert interrupted_at < 24
-    states = [torch.load(tmp_path / name / "last.ckpt", weights_only=True)["state_dict"] for name in ("whole", "cut")]
+    states = [
+        torch.load(tmp_path / name / "last.ckpt", weights_only=True)["state_dict"]
+        for name in ("whole", "cut")
+    ]
     for name, value in states[0].items():
         assert torch.equal(value, states[1][name]), name
     a, b = (load_file(directory / "model.safetensors") for directory in (whole, cut))
@@ -232,7 +256,9 @@ def test_fine_tuning_starts_from_the_weights(dataset, tmp_path):
     first = run(dataset, tmp_path / "first", settings(max_epochs=1))
     frozen = settings(max_epochs=1, learning_rate=1e-12, model={})
     second = run(dataset, tmp_path / "second", frozen, init_from=first)
-    before, after = (torch.load(tmp_path / n / "last.ckpt", weights_only=True)["state_dict"] for n in ("first", "second"))
+    before, after = (
+        torch.load(tmp_path / n / "last.ckpt", weights_only=True)["state_dict"] for n in ("first", "second")
+    )
     exported = load_file(first / "model.safetensors")
     for name, value in load_file(second / "model.safetensors").items():
         assert torch.allclose(value, exported[name], atol=1e-7), name

@@ -17,9 +17,9 @@ TARGET = Path(__file__).parents[1] / "src/repose/nn/elements.csv"
 
 def shell_electrons(element: Element) -> dict[str, int]:
     """Valence electrons by shell in the ground state; closed inner shells count as none."""
-    outer = {"s": 0, "p": 0, "d": 0, "f": 0}
-    for _, letter, count in element.full_electronic_structure:
-        outer[letter] = count  # ordered by energy, so the last one of each letter stays
+    outer = dict.fromkeys("spdf", 0)
+    # Ordered by energy, so the last one of each letter stays.
+    outer |= {letter: count for _, letter, count in element.full_electronic_structure}
     if element.group < 13:
         outer["p"] = 0
     if element.block == "s":

@@ -1,6 +1,6 @@
 """Put a trained model into the package: weights, settings, and a card made of its evaluation.
 
-    python tools/ship_model.py RUN/model EVALUATION/table.json --name default [--limits models/default/limits.md]
+    python tools/ship_model.py RUN/model EVALUATION/table.json --name NAME [--limits FILE]
 
 The card's numbers are those of `repose evaluate`; nothing in it is typed by hand but the limits.
 """
@@ -28,13 +28,15 @@ def main() -> None:
     rows = {block["dataset"]: {row["relaxer"]: row for row in block["rows"]} for block in table["blocks"]}
     everything = rows.get("all", next(iter(rows.values())))
     ours = next(name for name in everything if name not in ("Dummy", "Rescale"))
-    errors = {f"{c} ({table['units'][c]})": round(everything[ours][c], 4) for c in COLUMNS if c in everything[ours]}
+    errors = {
+        f"{c} ({table['units'][c]})": round(everything[ours][c], 4) for c in COLUMNS if c in everything[ours]
+    }
     config = config.model_copy(update={"name": arguments.name, "test_error": errors})
     limits = arguments.limits.read_text() if arguments.limits else ""
     save_model(WEIGHTS / arguments.name, network, config, card(config, table, network, ours, limits))
 
 
-def card(config, table, network, ours: str, limits: str) -> str:  # noqa: ANN001
+def card(config, table, network, ours: str, limits: str) -> str:
     """Markdown of the model card."""
     parameters = sum(p.numel() for p in network.parameters())
     lines = [
@@ -42,9 +44,9 @@ def card(config, table, network, ours: str, limits: str) -> str:  # noqa: ANN001
         "",
         f"Family `{config.family}`, {parameters:,} parameters. Trained on {config.trained_on}.",
         "",
-        f"Errors on the {table['split']} split, without symmetry projection (`repose evaluate`). A model is worth "
-        "what it gains over the better of Dummy (the input unchanged) and Rescale (the input scaled to a volume "
-        "linear in composition).",
+        f"Errors on the {table['split']} split, without symmetry projection (`repose evaluate`). A model is "
+        "worth what it gains over the better of Dummy (the input unchanged) and Rescale (the input scaled to "
+        "a volume linear in composition).",
     ]
     for block in table["blocks"]:
         columns = [c for c in COLUMNS if c in block["rows"][0]]
@@ -55,7 +57,11 @@ def card(config, table, network, ours: str, limits: str) -> str:  # noqa: ANN001
             name = config.name if row["relaxer"] == ours else row["relaxer"]
             lines.append(f"| {name} | " + " | ".join(f"{row[c]:.3f}" for c in columns) + " |")
         gains = block["gains"][ours]
-        lines.append("| gain, % | " + " | ".join("" if gains[c] is None else f"{gains[c]:+.1f}" for c in columns) + " |")
+        lines.append(
+            "| gain, % | "
+            + " | ".join("" if gains[c] is None else f"{gains[c]:+.1f}" for c in columns)
+            + " |"
+        )
     return "\n".join(lines) + "\n\n" + limits
 
 

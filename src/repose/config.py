@@ -46,60 +46,81 @@ class Settings(BaseModel):
 class GraphSettings(Settings):
     """How neighbours are found; see `repose.graph.periodic_graph`."""
 
-    cutoff: float = Field(6.0, gt=0, description="largest distance of neighbours in A")
-    max_neighbours: int | None = Field(50, gt=0, description="nearest neighbours kept per atom")
-    ties: Literal["shell", "order"] = Field("shell", description="keep whole shells, or cut by order")
-    self_images: bool = Field(True, description="self-connecting edges to six images of the atom")
+    cutoff: float = Field(default=6.0, gt=0, description="largest distance of neighbours in A")
+    max_neighbours: int | None = Field(default=50, gt=0, description="nearest neighbours kept per atom")
+    ties: Literal["shell", "order"] = Field(default="shell", description="keep whole shells, or cut by order")
+    self_images: bool = Field(default=True, description="self-connecting edges to six images of the atom")
 
 
 class E3RelaxSettings(Settings):
     """Hyperparameters of E3Relax; the defaults are the published size."""
 
     graph: GraphSettings = GraphSettings()
-    features: int = Field(512, gt=0, description="width F of scalar and vector features")
-    layers: int = Field(4, gt=0, description="number of layers T")
-    n_basis: int = Field(128, gt=1, description="radial functions K")
-    reach: float = Field(30.0, gt=0, description="distance in A where radial functions vanish")
-    lattice_nodes: bool = Field(True, description="False: ablation 'w/o lattice nodes' of Table 3")
-    refinement: bool = Field(True, description="False: ablation 'w/o refinement', geometry moves in the last layer only")
-    shared_axes: bool = Field(True, description="one set of weights for a, b and c, so that their order does not matter")
+    features: int = Field(default=512, gt=0, description="width F of scalar and vector features")
+    layers: int = Field(default=4, gt=0, description="number of layers T")
+    n_basis: int = Field(default=128, gt=1, description="radial functions K")
+    reach: float = Field(default=30.0, gt=0, description="distance in A where radial functions vanish")
+    lattice_nodes: bool = Field(default=True, description="False: ablation 'w/o lattice nodes' of Table 3")
+    refinement: bool = Field(
+        default=True, description="False: ablation 'w/o refinement', geometry moves in the last layer only"
+    )
+    shared_axes: bool = Field(
+        default=True, description="one set of weights for a, b and c, so that their order does not matter"
+    )
     lattice_offset: Literal["tip", "axis"] = Field(
-        "tip",
-        description="what atoms see of a lattice vector: 'tip' is r_i - l_c as in equations 15-16, with r_i from the "
-        "crystal's mean; 'axis' is -l_c alone, which does not depend on the image an atom is written in",
+        default="tip",
+        description="what atoms see of a lattice vector: 'tip' is r_i - l_c as in equations 15-16, with r_i from "
+        "the crystal's mean; 'axis' is -l_c alone, which does not depend on the image an atom is written in",
     )
     edge_channels: int = Field(
-        0,
+        default=0,
         ge=0,
-        description="channels of messages from edges straight to lattice nodes (ours); 0 is the paper, where lattice "
-        "nodes see no anisotropy of sites whose vectors vanish by symmetry",
+        description="channels of messages from edges straight to lattice nodes (ours); 0 is the paper, where "
+        "lattice nodes see no anisotropy of sites whose vectors vanish by symmetry",
     )
-    embedding: Literal["free", "properties"] = Field("free", description="elements: free vectors or tabulated properties")
+    embedding: Literal["free", "properties"] = Field(
+        default="free", description="elements: free vectors or tabulated properties"
+    )
     property_noise: float = Field(
-        0.0, ge=0, description="standard deviation of noise on standardised element properties in training"
+        default=0.0,
+        ge=0,
+        description="standard deviation of noise on standardised element properties in training",
     )
     frame: Literal["cartesian", "affine"] = Field(
-        "cartesian",
-        description="'cartesian': atoms move as in equation 8; 'affine': they also follow the cell's deformation",
+        default="cartesian",
+        description="'cartesian': atoms move as in equation 8; 'affine': they also follow the cell",
     )
     start: Literal["input", "rescaled"] = Field(
-        "input", description="'rescaled': the first geometry has the volume guessed from composition"
+        default="input", description="'rescaled': the first geometry has the volume guessed from composition"
     )
 
 
 class SamplingSettings(Settings):
     """What training sees; see `repose.training.samples`."""
 
-    edges_per_batch: int = Field(12_000, gt=0, description="batches are filled up to this many edges")
-    epoch_steps: int = Field(800, gt=0, description="optimiser steps in a pseudo-epoch; a checkpoint follows each")
-    path_frames: float = Field(0.0, ge=0, le=1, description="share of inputs that are frames inside a path")
-    denoising: float = Field(0.0, ge=0, le=1, description="share of inputs that are noised relaxed crystals")
-    rewritten: float = Field(
-        0.0, ge=0, le=1, description="share of crystals written in another lattice basis, some as a double cell"
+    edges_per_batch: int = Field(default=12_000, gt=0, description="batches are filled up to this many edges")
+    epoch_steps: int = Field(
+        default=800, gt=0, description="optimiser steps in a pseudo-epoch; a checkpoint follows each"
     )
-    strain: float = Field(0.03, ge=0, description="standard deviation of strain in noised copies")
-    dilation: float = Field(0.05, ge=0, description="standard deviation of isotropic strain in noised copies")
-    rattle: float = Field(0.15, ge=0, description="largest standard deviation of displacements in A in noised copies")
+    path_frames: float = Field(
+        default=0.0, ge=0, le=1, description="share of inputs that are frames inside a path"
+    )
+    denoising: float = Field(
+        default=0.0, ge=0, le=1, description="share of inputs that are noised relaxed crystals"
+    )
+    rewritten: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="share of crystals written in another lattice basis, some as a double cell",
+    )
+    strain: float = Field(default=0.03, ge=0, description="standard deviation of strain in noised copies")
+    dilation: float = Field(
+        default=0.05, ge=0, description="standard deviation of isotropic strain in noised copies"
+    )
+    rattle: float = Field(
+        default=0.15, ge=0, description="largest standard deviation of displacements in A in noised copies"
+    )
 
 
 class TrainSettings(Settings):
@@ -107,19 +128,31 @@ class TrainSettings(Settings):
 
     model: dict[str, Any] = Field(default_factory=dict, description="hyperparameters of the family")
     sampling: SamplingSettings = SamplingSettings()
-    shape_weight: float = Field(0.0, ge=0, description="weight in 1/A of the cell-shape deviation in the loss")
-    volume_weight: float = Field(0.0, ge=0, description="weight in 1/A^2 of the volume error in the loss")
-    learning_rate: float = Field(1e-4, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
+    shape_weight: float = Field(
+        default=0.0, ge=0, description="weight in 1/A of the cell-shape deviation in the loss"
+    )
+    volume_weight: float = Field(
+        default=0.0, ge=0, description="weight in 1/A^2 of the volume error in the loss"
+    )
+    learning_rate: float = Field(default=1e-4, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
     amsgrad: bool = True
-    schedule: Literal["plateau", "cosine"] = Field("plateau", description="decay of the learning rate")
-    warmup_steps: int = Field(0, ge=0, description="steps of linear rise of the learning rate")
-    decay: float = Field(0.8, gt=0, lt=1, description="plateau: factor of a decay")
-    patience: int = Field(5, gt=0, description="plateau: epochs without improvement before a decay")
-    early_stop: int = Field(10, gt=0, description="epochs without improvement before the end")
-    max_epochs: int = Field(1000, gt=0)
-    ema: float = Field(0.999, ge=0, lt=1, description="decay of the moving average of weights, which is evaluated")
-    clip: float = Field(50.0, gt=0, description="largest norm of the gradient")
-    seed: int = Field(0, ge=0)
-    workers: int = Field(0, ge=0, description="processes that prepare batches; 0 prepares them in the training process")
-    precision: Literal["auto", "32", "bf16"] = Field("auto", description="auto: bf16 where a GPU has it")
+    schedule: Literal["plateau", "cosine"] = Field(
+        default="plateau", description="decay of the learning rate"
+    )
+    warmup_steps: int = Field(default=0, ge=0, description="steps of linear rise of the learning rate")
+    decay: float = Field(default=0.8, gt=0, lt=1, description="plateau: factor of a decay")
+    patience: int = Field(default=5, gt=0, description="plateau: epochs without improvement before a decay")
+    early_stop: int = Field(default=10, gt=0, description="epochs without improvement before the end")
+    max_epochs: int = Field(default=1000, gt=0)
+    ema: float = Field(
+        default=0.999, ge=0, lt=1, description="decay of the moving average of weights, which is evaluated"
+    )
+    clip: float = Field(default=50.0, gt=0, description="largest norm of the gradient")
+    seed: int = Field(default=0, ge=0)
+    workers: int = Field(
+        default=0, ge=0, description="processes that prepare batches; 0 prepares them in the training process"
+    )
+    precision: Literal["auto", "32", "bf16"] = Field(
+        default="auto", description="auto: bf16 where a GPU has it"
+    )

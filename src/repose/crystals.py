@@ -54,7 +54,9 @@ class CrystalBatch:
             if kind is not None and value.dtype != kind:
                 raise ShapeError(f"{name} must be {kind}; got {value.dtype}.")
         if self.positions.dtype != self.cells.dtype:
-            raise ShapeError(f"positions are {self.positions.dtype} but cells {self.cells.dtype}; make them equal.")
+            raise ShapeError(
+                f"positions are {self.positions.dtype} but cells {self.cells.dtype}; make them equal."
+            )
         if s == 0:
             raise ShapeError("a batch needs at least one crystal; got none.")
         counts = torch.bincount(self.crystal, minlength=s)
@@ -123,7 +125,9 @@ class CrystalBatch:
     def split(self) -> list[CrystalBatch]:
         """One batch per crystal, in order; the inverse of `collate`."""
         counts = self.counts.tolist()
-        parts = zip(self.numbers.split(counts), self.positions.split(counts), self.cells, self.pbc, strict=True)
+        parts = zip(
+            self.numbers.split(counts), self.positions.split(counts), self.cells, self.pbc, strict=True
+        )
         return [
             CrystalBatch(numbers, positions, cell[None], torch.zeros_like(numbers), pbc[None])
             for numbers, positions, cell, pbc in parts

@@ -162,10 +162,15 @@ def _next(crystals: Iterator[Any], kind: str) -> Any:
         except InvalidCrystalError as error:
             return _End(str(error))
         except Exception as error:  # parsers raise whatever Python does on junk
-            said = " ".join(str(error).split())[:200] or type(error).__name__
-            if isinstance(error, _SPEECHLESS):
-                said = f"it ends early or is of another kind ({type(error).__name__}: {said})"
-            return _End(f"it cannot be read as {kind}: {said}.")
+            return _End(_blame(error, kind))
+
+
+def _blame(error: Exception, kind: str) -> str:
+    """What an error of a parser means to a user."""
+    said = "".join(c if c.isprintable() else "?" for c in " ".join(str(error).split()))[:200]
+    if isinstance(error, _SPEECHLESS):
+        said = f"it ends early or is of another kind ({type(error).__name__}: {said})"
+    return f"it cannot be read as {kind}: {said or type(error).__name__}."
 
 
 def _text(source: str, kind: str | None) -> str | None:
@@ -197,9 +202,28 @@ def _read_poscar(text: str) -> Iterator[Any]:
 
 
 def _read_extxyz(text: str) -> Iterator[Any]:
+    """Frame by frame, so that a bad one does not take the others with it."""
     from ase.io.extxyz import read_extxyz
 
-    yield from read_extxyz(io.StringIO(text), index=slice(0, None))  # type: ignore[arg-type]
+    lines = text.splitlines(keepends=True)
+    start = 0
+    while start < len(lines):
+        head = lines[start].strip()
+        if not head:
+            start += 1
+            continue
+        # ASE would try to skip as many lines as are promised, however many that are.
+        end = start + 2 + (int(head) if head.isdecimal() and len(head) < 10 else len(lines))
+        if end > len(lines):
+            raise InvalidCrystalError(
+                f"it cannot be read as extxyz: line {start + 1} should hold the number of atoms that follow, "
+                f"and {len(lines) - start - 2} lines are left; got {head[:40]!r}."
+            )
+        try:
+            yield from read_extxyz(io.StringIO("".join(lines[start:end])), index=slice(0, None))  # type: ignore[arg-type]
+        except Exception as error:  # ASE raises whatever Python does on junk
+            yield InvalidCrystalError(_blame(error, "extxyz"))
+        start = end
 
 
 def _read_ase(path: str) -> Iterator[Any]:

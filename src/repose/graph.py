@@ -163,7 +163,9 @@ def _with_self_images(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Replace plain self edges by the six self-images along periodic directions."""
     plain = receiver != sender
-    images = np.array([k for k in SELF_IMAGES if all(p or not s for p, s in zip(pbc, k, strict=True))], dtype=float)
+    images = np.array(
+        [k for k in SELF_IMAGES if all(p or not s for p, s in zip(pbc, k, strict=True))], dtype=float
+    )
     images = images.reshape(-1, 3)
     atoms = np.repeat(np.arange(n_atoms), len(images))
     # Distance -1 marks them as always kept by the cap on neighbours, which counts other atoms.

@@ -29,7 +29,9 @@ class IterativeRelaxer(Relaxer):
         converged: Whether each of them reached ``fmax``.
     """
 
-    def __init__(self, calculator: BaseCalculator, name: str, fmax: float = 0.05, max_steps: int = 500) -> None:
+    def __init__(
+        self, calculator: BaseCalculator, name: str, fmax: float = 0.05, max_steps: int = 500
+    ) -> None:
         self.calculator = calculator
         self.name = name
         self.fmax = fmax

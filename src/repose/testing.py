@@ -52,7 +52,8 @@ def translation(relaxer: Relaxer, batch: CrystalBatch, seed: int = 0) -> float:
     """
     moved = batch.positions + _normal(batch, seed, batch.n_crystals, 3)[batch.crystal] * 3
     return _difference(
-        _centred(relaxer.predict(batch), batch), _centred(relaxer.predict(batch.with_geometry(moved, batch.cells)), batch)
+        _centred(relaxer.predict(batch), batch),
+        _centred(relaxer.predict(batch.with_geometry(moved, batch.cells)), batch),
     )
 
 
@@ -102,7 +103,9 @@ CHECKS: dict[str, Callable[[Relaxer, CrystalBatch, int], float]] = {
 }
 
 
-def check_relaxer(relaxer: Relaxer, batch: CrystalBatch, tolerance: float = 1e-8, seed: int = 0) -> dict[str, float]:
+def check_relaxer(
+    relaxer: Relaxer, batch: CrystalBatch, tolerance: float = 1e-8, seed: int = 0
+) -> dict[str, float]:
     """Run all checks.
 
     Args:

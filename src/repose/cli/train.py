@@ -13,9 +13,12 @@ def train(
     data: Annotated[list[Path], typer.Option(help="Dataset directory; may be given several times.")],
     out: Annotated[Path, typer.Option(help="Directory of the run: model, checkpoint, logs.")],
     init_from: Annotated[str | None, typer.Option(help="Fine-tune this model (name or directory).")] = None,
-    config: Annotated[Path | None, typer.Option(help="JSON file with settings; see the documentation.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="JSON file with settings; see the documentation.")
+    ] = None,
     setting: Annotated[
-        list[str] | None, typer.Option("--set", help="One setting, e.g. sampling.path_frames=0.5; repeatable.")
+        list[str] | None,
+        typer.Option("--set", help="One setting, e.g. sampling.path_frames=0.5; repeatable."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda (all GPUs) or cuda:N.")] = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,

@@ -86,10 +86,10 @@ class DatasetInfo(Settings):
 
     format_version: Literal[1] = FORMAT_VERSION
     name: str = Field(description="what the dataset is called")
-    source: str = Field("", description="files or archive it came from")
-    licence: str = Field("", description="under which it may be used")
-    calculator: str = Field("", description="calculator or functional of the relaxed states")
-    splits: str = Field("", description="how train, val and test were made")
+    source: str = Field(default="", description="files or archive it came from")
+    licence: str = Field(default="", description="under which it may be used")
+    calculator: str = Field(default="", description="calculator or functional of the relaxed states")
+    splits: str = Field(default="", description="how train, val and test were made")
     counts: dict[str, int] = Field(default_factory=dict, description="crystals in every split")
 
 

@@ -27,9 +27,11 @@ class ModelConfig(Settings):
     name: str = Field(description="what the model is called")
     settings: dict[str, Any] = Field(description="hyperparameters of the family, every one of them")
     elements: list[int] = Field(description="atomic numbers seen in training; others are refused")
-    trained_on: str = Field("", description="one line: data and calculator or functional")
+    trained_on: str = Field(default="", description="one line: data and calculator or functional")
     test_error: dict[str, float] = Field(default_factory=dict, description="metric (with unit) to value")
-    calibration: dict[str, Any] | None = Field(None, description="conformal bounds, where there are any")
+    calibration: dict[str, Any] | None = Field(
+        default=None, description="conformal bounds, where there are any"
+    )
 
 
 def save_model(directory: Path, network: Network[Any], config: ModelConfig, card: str) -> None:
@@ -74,7 +76,9 @@ def load_config(directory: Path) -> ModelConfig:
         raise ModelError(f"{path} cannot be read: {error}.") from None
     version = values.get("format_version") if isinstance(values, dict) else None
     if version != FORMAT_VERSION:
-        raise ModelError(f"{path} has format version {version}; this release of Repose reads {FORMAT_VERSION}.")
+        raise ModelError(
+            f"{path} has format version {version}; this release of Repose reads {FORMAT_VERSION}."
+        )
     return ModelConfig.parse(values)
 
 

@@ -18,7 +18,8 @@ Where this differs from the paper or its released code, and why:
 * ``shared_axes`` gives a, b and c the same weights; the released code has separate ones, which makes
   the answer depend on the order of the axes.
 * Neighbours beyond the cap are kept to the end of a shell of equal distances (``graph.ties``).
-* ``edge_channels``, ``lattice_offset="axis"``, ``frame="affine"`` and ``start="rescaled"`` are ours: see `E3Relax`.
+* ``edge_channels``, ``lattice_offset="axis"``, ``frame="affine"`` and ``start="rescaled"`` are ours: see
+  `E3Relax`.
 """
 
 from __future__ import annotations
@@ -47,6 +48,11 @@ class E3Relax(Network[E3RelaxSettings]):
     depends on where it sits, which a translation-invariant network cannot say. Moving the input by a
     fractional vector then moves the answer by the same fractional vector.
 
+    ``lattice_offset="axis"`` lets atoms see the lattice vectors themselves instead of the way to their tips;
+    together with the affine frame the answer then does not depend on the image an atom is written in.
+
+    ``edge_channels`` adds messages from edges to lattice nodes, see `repose.nn.lattice_nodes.EdgesToLattice`.
+
     ``start="rescaled"`` begins from the input scaled to the volume that the composition suggests, fitted
     on the training split, instead of from the input itself.
 
@@ -64,7 +70,9 @@ class E3Relax(Network[E3RelaxSettings]):
         # A^3 per atom of every element; filled by the training task when start = "rescaled".
         self.register_buffer("atomic_volumes", torch.zeros(MAX_NUMBER + 1))
         if settings.lattice_nodes:
-            self.lattice_scalars = nn.ModuleList(mlp(r, f, f) for _ in range(1 if settings.shared_axes else 3))
+            self.lattice_scalars = nn.ModuleList(
+                mlp(r, f, f) for _ in range(1 if settings.shared_axes else 3)
+            )
             self.lattice_vectors = nn.Parameter(torch.randn(1 if settings.shared_axes else 3, f))
         self.layers = nn.ModuleList(
             E3RelaxLayer(settings, self.basis, moves=settings.refinement or last)
@@ -87,7 +95,9 @@ class E3Relax(Network[E3RelaxSettings]):
         # A crystal with an element that has no fitted volume stays as it is.
         unknown = segment_sum((volumes <= 0).to(batch.dtype), batch.crystal, batch.n_crystals) > 0
         scale = torch.where(unknown, 1.0, guess / volume(batch.cells)).pow(1 / 3)
-        return batch.with_geometry(batch.positions * scale[batch.crystal, None], batch.cells * scale[:, None, None])
+        return batch.with_geometry(
+            batch.positions * scale[batch.crystal, None], batch.cells * scale[:, None, None]
+        )
 
     def forward(self, batch: CrystalBatch, graph: PeriodicGraph) -> list[Geometry]:
         """Refine the geometry layer by layer; see `Network.forward`."""
@@ -165,7 +175,9 @@ class E3RelaxLayer(nn.Module):
             # From every atom to the tips of the lattice vectors, (N, 3 axes, 3).
             offset = -cells[crystal]
             if self.to_tips:
-                offset = offset + (positions - segment_mean(positions, crystal, len(cells))[crystal]).unsqueeze(1)
+                offset = offset + (
+                    positions - segment_mean(positions, crystal, len(cells))[crystal]
+                ).unsqueeze(1)
             x, v = self.lattice_to_atoms(x, v, y, w, offset, crystal)
 
         edges = edge_vectors(graph, positions, cells)

@@ -92,5 +92,7 @@ def family(name: str) -> type[Network[Any]]:
     if name not in _FAMILIES and name in _MODULES:
         importlib.import_module(_MODULES[name])
     if name not in _FAMILIES:
-        raise ModelError(f"no model family is called '{name}'; known: {', '.join(families())}.{nearest(name, families())}")
+        raise ModelError(
+            f"no model family is called '{name}'; known: {', '.join(families())}.{nearest(name, families())}"
+        )
     return _FAMILIES[name]

@@ -16,7 +16,11 @@ from repose.nn.equivariant import mlp
 MAX_NUMBER = 118
 
 # Where a radius is not tabulated, the covalent radius stands in for it.
-_STAND_INS = {"cation_radius": "covalent_radius", "anion_radius": "covalent_radius", "atomic_radius": "covalent_radius"}
+_STAND_INS = {
+    "cation_radius": "covalent_radius",
+    "anion_radius": "covalent_radius",
+    "atomic_radius": "covalent_radius",
+}
 
 
 @cache

@@ -30,10 +30,18 @@ class LatticeUpdate(nn.Module):
 
     def __init__(self, features: int, shared_axes: bool, edge_channels: int = 0) -> None:
         super().__init__()
-        self.axes = nn.ModuleList(_AxisUpdate(features, edge_channels) for _ in range(1 if shared_axes else 3))
+        self.axes = nn.ModuleList(
+            _AxisUpdate(features, edge_channels) for _ in range(1 if shared_axes else 3)
+        )
 
     def forward(
-        self, x: Tensor, v: Tensor, y: Tensor, w: Tensor, crystal: Tensor, edges: tuple[Tensor, Tensor] | None = None
+        self,
+        x: Tensor,
+        v: Tensor,
+        y: Tensor,
+        w: Tensor,
+        crystal: Tensor,
+        edges: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Update the lattice nodes.
 
@@ -70,7 +78,13 @@ class _AxisUpdate(nn.Module):
         self.head = nn.Linear(features, 1, bias=False)
 
     def forward(
-        self, mean_x: Tensor, mean_v: Tensor, y: Tensor, w: Tensor, q: Tensor | None = None, t: Tensor | None = None
+        self,
+        mean_x: Tensor,
+        mean_v: Tensor,
+        y: Tensor,
+        w: Tensor,
+        q: Tensor | None = None,
+        t: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         s, a, f = y.shape
         scalars = [mean_x.unsqueeze(1).expand_as(y), y]
@@ -106,7 +120,13 @@ class EdgesToLattice(nn.Module):
         self.radial = nn.Linear(n_basis, channels, bias=False)
 
     def forward(
-        self, x: Tensor, basis: Tensor, direction: Tensor, cells: Tensor, graph: PeriodicGraph, crystal: Tensor
+        self,
+        x: Tensor,
+        basis: Tensor,
+        direction: Tensor,
+        cells: Tensor,
+        graph: PeriodicGraph,
+        crystal: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Reduce all edges of every crystal.
 
@@ -121,7 +141,9 @@ class EdgesToLattice(nn.Module):
         Returns:
             Scalars ``(S, 3, K)`` and vectors ``(S, 3, 3, K)`` for the lattice nodes.
         """
-        weight = self.receiver(x)[graph.receiver] * self.sender(x)[graph.sender] * self.radial(basis)  # (E, K)
+        weight = (
+            self.receiver(x)[graph.receiver] * self.sender(x)[graph.sender] * self.radial(basis)
+        )  # (E, K)
         dyad = direction.unsqueeze(2) * direction.unsqueeze(1)  # (E, 3, 3)
         per_edge = dyad.flatten(1).unsqueeze(-1) * weight.unsqueeze(1)  # (E, 9, K)
         tensor = segment_sum(per_edge, graph.crystal, len(cells)).unflatten(1, (3, 3))  # (S, 3, 3, K)
@@ -157,7 +179,8 @@ class LatticeToAtoms(nn.Module):
             v: Vectors of atoms, ``(N, 3, F)``.
             y: Scalars of lattice nodes, ``(S, 3, F)``.
             w: Vectors of lattice nodes, ``(S, 3, 3, F)``.
-            offset: From the tip of every lattice vector to the atom in A, ``(N, 3, 3)`` (atom, vector, component).
+            offset: From the tip of every lattice vector to the atom in A, ``(N, 3, 3)`` with axes (atom,
+                lattice vector, component).
             crystal: Crystal of every atom, ``(N,)``.
 
         Returns:
@@ -188,7 +211,9 @@ class _AxisToAtoms(nn.Module):
         gate = self.phi(x).unsqueeze(1) * self.gamma(basis) / math.sqrt(3)  # (N, A, 3F)
         scalar, keep, turn = gate.split(self.features, dim=-1)
         n = x.unsqueeze(1) + scalar  # eq. 15
-        push = v.unsqueeze(1) * keep.unsqueeze(2) + turn.unsqueeze(2) * direction.unsqueeze(-1)  # (N, A, 3, F)
+        push = v.unsqueeze(1) * keep.unsqueeze(2) + turn.unsqueeze(2) * direction.unsqueeze(
+            -1
+        )  # (N, A, 3, F)
         nv = v.unsqueeze(1) + push / math.sqrt(self.features)  # eq. 16, v itself kept
         n = n + self.fuse(torch.cat([n, y], dim=-1))  # eq. 17
         nv = nv + self.mix(nv + w) / math.sqrt(2)  # eq. 18

@@ -64,7 +64,9 @@ def train(
     task = RelaxationTask(network, settings, train_pairs, _pairs(datasets, "val"))
     trained_on = "; ".join(_sentence(dataset) for dataset in datasets)
     export = ExportBest(out / "model", train_pairs, trained_on)
-    last = ModelCheckpoint(out, "last", save_top_k=1, enable_version_counter=False, save_on_train_epoch_end=True)
+    last = ModelCheckpoint(
+        out, "last", save_top_k=1, enable_version_counter=False, save_on_train_epoch_end=True
+    )
     callbacks: list[Callback] = [export, EarlyStopping("val/score", patience=settings.early_stop), last]
     if progress:
         callbacks.append(TQDMProgressBar())
@@ -129,15 +131,20 @@ def _network(
     if init_from is not None:
         network, config = load_model(find_model(init_from))
         if config.family != family_name:
-            raise ConfigError(f"--init-from {init_from} is a model of family '{config.family}', not '{family_name}'.")
+            raise ConfigError(
+                f"--init-from {init_from} is a model of family '{config.family}', not '{family_name}'."
+            )
         wanted = cls.settings_type.parse({**config.settings, **settings.model})
         if wanted != network.settings:
-            raise ConfigError(f"the model settings differ from those of --init-from {init_from}; leave them out.")
+            raise ConfigError(
+                f"the model settings differ from those of --init-from {init_from}; leave them out."
+            )
         return network.train().requires_grad_(True)
     network = cls(cls.settings_type.parse(settings.model))
     if "atomic_volumes" in dict(network.named_buffers()):
         volumes = fit_atomic_volumes(
-            [pair.numbers for pair in pairs], np.array([abs(np.linalg.det(pair.relaxed_cell)) for pair in pairs])
+            [pair.numbers for pair in pairs],
+            np.array([abs(np.linalg.det(pair.relaxed_cell)) for pair in pairs]),
         )
         network.atomic_volumes.copy_(torch.as_tensor(volumes))  # type: ignore[operator, union-attr]
     return network
@@ -145,7 +152,9 @@ def _network(
 
 def _precision(settings: TrainSettings, device: str) -> str:
     on_gpu = device != "cpu" and torch.cuda.is_available()
-    if settings.precision == "bf16" or (settings.precision == "auto" and on_gpu and torch.cuda.is_bf16_supported()):
+    if settings.precision == "bf16" or (
+        settings.precision == "auto" and on_gpu and torch.cuda.is_bf16_supported()
+    ):
         return "bf16-mixed"
     return "32-true"
 
@@ -177,7 +186,9 @@ class AtomicCheckpoints(CheckpointIO):
         torch.save(checkpoint, buffer)
         _write_atomically(Path(path), buffer.getvalue())
 
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+    def load_checkpoint(
+        self, path: Any, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
         """Read tensors and plain values only."""
         return torch.load(path, map_location=map_location or "cpu", weights_only=True)
 

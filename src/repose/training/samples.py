@@ -59,7 +59,9 @@ def target_of(pair: Pair) -> CrystalBatch:
     return crystal(pair.numbers, pair.relaxed_positions, pair.relaxed_cell, pair.pbc)
 
 
-def draw(pair: Pair, settings: SamplingSettings, rng: np.random.Generator) -> tuple[CrystalBatch, CrystalBatch]:
+def draw(
+    pair: Pair, settings: SamplingSettings, rng: np.random.Generator
+) -> tuple[CrystalBatch, CrystalBatch]:
     """An input and its target: the unrelaxed crystal, a frame of its path, or a noised relaxed one.
 
     Args:
@@ -105,7 +107,9 @@ def rewrite(
     if rng.random() < 0.5:
         copy = np.eye(3)[rng.integers(3)]
         numbers = np.concatenate([numbers, numbers])
-        states = [(np.concatenate([r, r + copy @ cell]), (np.eye(3) + np.diag(copy)) @ cell) for r, cell in states]
+        states = [
+            (np.concatenate([r, r + copy @ cell]), (np.eye(3) + np.diag(copy)) @ cell) for r, cell in states
+        ]
     return numbers, [(positions, basis @ cell) for positions, cell in states]
 
 
@@ -143,7 +147,9 @@ class TrainingBatches(IterableDataset[Sample]):
         seed: Source of all randomness.
     """
 
-    def __init__(self, pairs: Sequence[Pair], network: Network[Any], settings: SamplingSettings, seed: int) -> None:
+    def __init__(
+        self, pairs: Sequence[Pair], network: Network[Any], settings: SamplingSettings, seed: int
+    ) -> None:
         super().__init__()
         self.pairs = list(pairs)
         self.network = network

@@ -63,7 +63,9 @@ class RelaxationTask(lightning.LightningModule):
         """Loss of a batch in A."""
         states = self.network(batch.start, batch.graph)
         loss = layerwise_loss(states, batch.target, self.settings.shape_weight, self.settings.volume_weight)
-        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.target), sync_dist=True)
+        self.log(
+            "train/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.target), sync_dist=True
+        )
         return loss
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -72,7 +74,8 @@ class RelaxationTask(lightning.LightningModule):
         step = self.trainer.global_step
         decay = min(self.settings.ema, (1 + step) / (10 + step))
         with torch.no_grad():
-            torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1 - decay)
+            for slow, fast in zip(self.average.parameters(), self.network.parameters(), strict=True):
+                slow.lerp_(fast, 1 - decay)
 
     def validation_step(self, batch: Sample, batch_idx: int) -> None:
         """Log the errors of the averaged weights."""
@@ -80,7 +83,9 @@ class RelaxationTask(lightning.LightningModule):
         errors = {name: value.mean() for name, value in validation_errors(states[-1], batch.target).items()}
         errors["score"] = errors["coordinates"] + errors["lattice"]
         self.log_dict(
-            {f"val/{name}": value for name, value in errors.items()}, batch_size=len(batch.target), sync_dist=True
+            {f"val/{name}": value for name, value in errors.items()},
+            batch_size=len(batch.target),
+            sync_dist=True,
         )
 
     def on_validation_epoch_end(self) -> None:
@@ -89,8 +94,13 @@ class RelaxationTask(lightning.LightningModule):
             return
         values = self.trainer.callback_metrics
         self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"], rank_zero_only=True)
-        parts = [f"{name} {float(values[f'val/{name}']):.4f}" for name in ("score", "coordinates", "lattice", "shape", "volume")]
-        self.print(f"epoch {self.current_epoch} step {self.trainer.global_step}: " + ", ".join(parts), flush=True)
+        parts = [
+            f"{name} {float(values[f'val/{name}']):.4f}"
+            for name in ("score", "coordinates", "lattice", "shape", "volume")
+        ]
+        self.print(
+            f"epoch {self.current_epoch} step {self.trainer.global_step}: " + ", ".join(parts), flush=True
+        )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with plateau decay, or with a warm-up and a cosine down to a hundredth."""

@@ -1,0 +1,32 @@
+"""Write tests/data/golden_NAME.json: what a shipped model makes of the crystals in examples/.
+
+Run it when a model is replaced on purpose; `tests/test_shipped.py` compares against it.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import repose
+from repose.files import find, read
+
+ROOT = Path(__file__).parents[1]
+
+
+def main(name: str) -> None:
+    """Relax every example without symmetry projection and keep cell and positions."""
+    relaxer = repose.load(name, device="cpu")
+    golden = {}
+    for source, label in sorted(find(str(ROOT / "examples"), skip=ROOT / "examples/relaxed")):
+        crystals = [entry.crystal for entry in read(source) if entry.crystal is not None]
+        for index, result in enumerate(relaxer.relax(crystals, symmetry="free")):
+            golden[f"{label}:{index}"] = {
+                "cell": result.after.cells[0].tolist(),
+                "positions": result.after.positions.tolist(),
+            }
+    target = ROOT / f"tests/data/golden_{name}.json"
+    target.write_text(json.dumps(golden, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
