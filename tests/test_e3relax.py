@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import fcc, perovskite, random_crystal, rock_salt
+from conftest import fcc, make_crystal, perovskite, random_crystal, rock_salt
 from repose.config import E3RelaxSettings
 from repose.crystals import CrystalBatch
 from repose.lattice import to_cartesian, to_fractional
@@ -144,6 +144,18 @@ def test_rescaled_start_leaves_unknown_elements_alone(crystals):
     has_oxygen = torch.tensor([8 in c.numbers for c in crystals])
     assert torch.equal(start.cells[has_oxygen], crystals.cells[has_oxygen])
     assert not torch.isclose(start.cells[~has_oxygen], crystals.cells[~has_oxygen]).all()
+
+
+def test_rescaled_start_leaves_vacuum_alone():
+    network = make_relaxer(start="rescaled").network
+    flat = [[0, 0, 0.5], [0.5, 0.5, 0.5]]
+    declared = make_crystal([12, 8], flat, np.diag([3.0, 3.0, 8.0]), (True, True, False))
+    undeclared = make_crystal([12, 8], flat, np.diag([3.0, 3.0, 20.0]))
+    bulk = make_crystal([12, 8], flat, np.diag([3.0, 3.0, 8.0]))
+    start, _ = network.prepare(CrystalBatch.collate([declared, undeclared, bulk]))
+    assert torch.equal(start.cells[0], declared.cells[0])
+    assert torch.equal(start.cells[1], undeclared.cells[0])
+    assert torch.linalg.det(start.cells[2]) == pytest.approx(30.0)
 
 
 def test_gradients_are_finite_at_zero_vectors():

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -263,6 +264,13 @@ def test_fine_tuning_starts_from_the_weights(dataset, tmp_path):
     for name, value in load_file(second / "model.safetensors").items():
         assert torch.allclose(value, exported[name], atol=1e-7), name
     assert before.keys() == after.keys()
+    # Elements known before stay known.
+    narrow = tmp_path / "narrow"
+    only = [p for p in Dataset(dataset) if p.split == "val"]
+    write_dataset(narrow, DatasetInfo(name="n"), [replace(only[0], split="train"), replace(only[0], id="v")])
+    third = run(narrow, tmp_path / "narrow-run", frozen, init_from=first)
+    elements = [set(load_model(directory)[1].elements) for directory in (first, third)]
+    assert elements[0] | {int(z) for z in only[0].numbers} == elements[1]
     with pytest.raises(ConfigError, match="differ from those of --init-from"):
         run(dataset, tmp_path / "third", settings(model={"features": 16}), init_from=first)
 

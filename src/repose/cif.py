@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from repose.convert import MIN_VOLUME
 from repose.errors import InvalidCrystalError
 
 if TYPE_CHECKING:
@@ -126,7 +127,13 @@ def _to_atoms(block: Any) -> Atoms:
         raise InvalidCrystalError(
             f"block '{block.name}' has no complete cell; expected _cell_length_a ... _angle_gamma."
         )
-    cell = cellpar_to_cell(parameters)
+    try:
+        with np.errstate(all="ignore"):
+            cell = cellpar_to_cell(parameters)
+    except (AssertionError, ValueError, ZeroDivisionError):
+        cell = np.zeros((3, 3))
+    if not abs(np.linalg.det(cell)) > MIN_VOLUME:
+        raise InvalidCrystalError(f"its cell has no volume: lengths and angles are {parameters}.")
     symbols, fractional = _sites(block, cell)
     rotations, translations = _operations(block, cell)
     numbers: list[str] = []
@@ -186,8 +193,6 @@ def _sites(block: Any, cell: NDArray[Any]) -> tuple[list[str], NDArray[Any]]:
         raise InvalidCrystalError(
             f"site '{labels[site]}' has coordinates {given}; expected three finite numbers."
         )
-    if abs(np.linalg.det(cell)) < 1e-3:
-        raise InvalidCrystalError("its cell has no volume; check lengths and angles.")
     return symbols, values @ np.linalg.inv(cell) if cartesian else values
 
 

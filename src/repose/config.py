@@ -55,7 +55,7 @@ class GraphSettings(Settings):
 class E3RelaxSettings(Settings):
     """Hyperparameters of E3Relax; the defaults are the published size."""
 
-    graph: GraphSettings = GraphSettings()
+    graph: GraphSettings = Field(default=GraphSettings(), description="how neighbours are found")
     features: int = Field(default=512, gt=0, description="width F of scalar and vector features")
     layers: int = Field(default=4, gt=0, description="number of layers T")
     n_basis: int = Field(default=128, gt=1, description="radial functions K")
@@ -69,7 +69,7 @@ class E3RelaxSettings(Settings):
     )
     lattice_offset: Literal["tip", "axis"] = Field(
         default="tip",
-        description="what atoms see of a lattice vector: 'tip' is r_i - l_c as in equations 15-16, with r_i from "
+        description="what atoms see of a lattice vector: 'tip' is r_i - l_c as in eqs. 15-16, with r_i from "
         "the crystal's mean; 'axis' is -l_c alone, which does not depend on the image an atom is written in",
     )
     edge_channels: int = Field(
@@ -127,16 +127,16 @@ class TrainSettings(Settings):
     """All of a training run but the family; unset values are those of the E3Relax paper."""
 
     model: dict[str, Any] = Field(default_factory=dict, description="hyperparameters of the family")
-    sampling: SamplingSettings = SamplingSettings()
+    sampling: SamplingSettings = Field(default=SamplingSettings(), description="what training sees")
     shape_weight: float = Field(
         default=0.0, ge=0, description="weight in 1/A of the cell-shape deviation in the loss"
     )
     volume_weight: float = Field(
         default=0.0, ge=0, description="weight in 1/A^2 of the volume error in the loss"
     )
-    learning_rate: float = Field(default=1e-4, gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
-    amsgrad: bool = True
+    learning_rate: float = Field(default=1e-4, gt=0, description="largest step size of AdamW")
+    weight_decay: float = Field(default=0.0, ge=0, description="decoupled decay of AdamW")
+    amsgrad: bool = Field(default=True, description="the AMSGrad variant of AdamW")
     schedule: Literal["plateau", "cosine"] = Field(
         default="plateau", description="decay of the learning rate"
     )
@@ -144,12 +144,12 @@ class TrainSettings(Settings):
     decay: float = Field(default=0.8, gt=0, lt=1, description="plateau: factor of a decay")
     patience: int = Field(default=5, gt=0, description="plateau: epochs without improvement before a decay")
     early_stop: int = Field(default=10, gt=0, description="epochs without improvement before the end")
-    max_epochs: int = Field(default=1000, gt=0)
+    max_epochs: int = Field(default=1000, gt=0, description="pseudo-epochs; the length of the cosine")
     ema: float = Field(
         default=0.999, ge=0, lt=1, description="decay of the moving average of weights, which is evaluated"
     )
     clip: float = Field(default=50.0, gt=0, description="largest norm of the gradient")
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, description="source of all randomness")
     workers: int = Field(
         default=0, ge=0, description="processes that prepare batches; 0 prepares them in the training process"
     )

@@ -119,6 +119,9 @@ def read(path: str | Path) -> Iterator[Entry]:
     def refused(index: int, reason: str, many: bool = False) -> Entry:
         return Entry(source, index, None, reason, form, many)
 
+    if Path(source).is_dir():
+        yield refused(0, f"the folder holds no crystals; expected {KNOWN}.")
+        return
     try:
         text = _text(source, kind)
     except OSError as error:

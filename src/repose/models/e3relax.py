@@ -39,6 +39,10 @@ from repose.nn.ops import safe_norm, segment_mean, segment_sum, unit
 from repose.nn.radial import GaussianBasis
 
 
+# Matter that fills less than this part of a cell leaves room for vacuum; bulk candidates stay well above.
+MOSTLY_VACUUM = 0.4
+
+
 @register("e3relax")
 class E3Relax(Network[E3RelaxSettings]):
     """The network of E3Relax.
@@ -92,9 +96,12 @@ class E3Relax(Network[E3RelaxSettings]):
         atomic: Tensor = self.atomic_volumes  # type: ignore[assignment]
         volumes = atomic.to(batch.dtype)[batch.numbers]
         guess = segment_sum(volumes, batch.crystal, batch.n_crystals)
-        # A crystal with an element that has no fitted volume stays as it is.
+        ratio = guess / volume(batch.cells)
+        # What stays as it is: crystals with an element that has no fitted volume, and sheets, wires and
+        # slabs, whose cell holds vacuum.
         unknown = segment_sum((volumes <= 0).to(batch.dtype), batch.crystal, batch.n_crystals) > 0
-        scale = torch.where(unknown, 1.0, guess / volume(batch.cells)).pow(1 / 3)
+        vacuum = ~batch.pbc.all(dim=1) | (ratio < MOSTLY_VACUUM)
+        scale = torch.where(unknown | vacuum, 1.0, ratio).pow(1 / 3)
         return batch.with_geometry(
             batch.positions * scale[batch.crystal, None], batch.cells * scale[:, None, None]
         )

@@ -60,10 +60,11 @@ def train(
     lightning.seed_everything(settings.seed, workers=True, verbose=False)
     datasets = [Dataset(path) for path in data]
     train_pairs = _pairs(datasets, "train")
-    network = _network(family_name, settings, init_from, train_pairs)
+    network, known = _network(family_name, settings, init_from, train_pairs)
     task = RelaxationTask(network, settings, train_pairs, _pairs(datasets, "val"))
     trained_on = "; ".join(_sentence(dataset) for dataset in datasets)
-    export = ExportBest(out / "model", train_pairs, trained_on)
+    elements = known | {int(z) for pair in train_pairs for z in pair.numbers}
+    export = ExportBest(out / "model", sorted(elements), trained_on)
     last = ModelCheckpoint(
         out, "last", save_top_k=1, enable_version_counter=False, save_on_train_epoch_end=True
     )
@@ -126,7 +127,8 @@ def _pairs(datasets: Sequence[Dataset], split: str) -> list[Pair]:
 
 def _network(
     family_name: str, settings: TrainSettings, init_from: str | Path | None, pairs: Sequence[Pair]
-) -> Network[Any]:
+) -> tuple[Network[Any], set[int]]:
+    """The network to train, and the elements that it knows already."""
     cls = family(family_name)
     if init_from is not None:
         network, config = load_model(find_model(init_from))
@@ -139,7 +141,7 @@ def _network(
             raise ConfigError(
                 f"the model settings differ from those of --init-from {init_from}; leave them out."
             )
-        return network.train().requires_grad_(True)
+        return network.train().requires_grad_(True), set(config.elements)
     network = cls(cls.settings_type.parse(settings.model))
     if "atomic_volumes" in dict(network.named_buffers()):
         volumes = fit_atomic_volumes(
@@ -147,7 +149,7 @@ def _network(
             np.array([abs(np.linalg.det(pair.relaxed_cell)) for pair in pairs]),
         )
         network.atomic_volumes.copy_(torch.as_tensor(volumes))  # type: ignore[operator, union-attr]
-    return network
+    return network, set()
 
 
 def _precision(settings: TrainSettings, device: str) -> str:
@@ -202,13 +204,13 @@ class ExportBest(Callback):
 
     Args:
         directory: Where.
-        pairs: Training crystals; their elements are those the model knows.
+        elements: Atomic numbers that the model knows.
         trained_on: One line for ``config.json``.
     """
 
-    def __init__(self, directory: Path, pairs: Sequence[Pair], trained_on: str) -> None:
+    def __init__(self, directory: Path, elements: Sequence[int], trained_on: str) -> None:
         self.directory = directory
-        self.elements = sorted({int(z) for pair in pairs for z in pair.numbers})
+        self.elements = list(elements)
         self.trained_on = trained_on
         self.best = float("inf")
 

@@ -1,0 +1,251 @@
+"""`repose relax` and `repose models` as a user types them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase.build import bulk
+from ase.io import read as ase_read
+from ase.io import write as ase_write
+from typer.testing import CliRunner
+
+import repose
+from repose.cli import app
+from repose.cli.relax import _indices
+from repose.errors import ConfigError, ModelError
+from repose.files import read, write
+from tiny import needs_default, save_tiny_model
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+KEYS = (
+    "source index formula n_atoms status reason output volume_change max_displacement uncertainty "
+    "spacegroup_in spacegroup_out seconds"
+).split()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return str(save_tiny_model(tmp_path_factory.mktemp("models") / "tiny"))
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    """A folder of its own, with crystals in it, as the current one."""
+    monkeypatch.chdir(tmp_path)
+    write(bulk("CaO", "rocksalt", a=4.6, cubic=True), "CaO.cif", "cif")
+    write(bulk("Al", "fcc", a=4.2), "one/POSCAR", "poscar")
+    write(bulk("Cu", "fcc", a=3.7), "two/POSCAR", "poscar")
+    ase_write("three.extxyz", [bulk("MgO", "rocksalt", a=a) for a in (4.0, 4.2, 4.4)])
+    return tmp_path
+
+
+def relax(*arguments, code=0, stdin=None):
+    result = CliRunner().invoke(app, ["relax", *map(str, arguments)], input=stdin)
+    if isinstance(result.exception, Exception) and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return result.stdout
+
+
+def as_json(*arguments, **options):
+    return [json.loads(line) for line in relax(*arguments, "--json", **options).splitlines()]
+
+
+def files(folder):
+    return sorted(str(p.relative_to(folder)) for p in Path(folder).rglob("*") if p.is_file())
+
+
+def test_json_lines(work, model):
+    lines = as_json("three.extxyz", "CaO.cif", "--model", model)
+    assert all(list(line) == KEYS for line in lines)
+    assert [(line["source"], line["index"]) for line in lines] == [
+        ("three.extxyz", 0), ("three.extxyz", 1), ("three.extxyz", 2), ("CaO.cif", 0),
+    ]  # fmt: skip
+    assert [line["formula"] for line in lines] == ["MgO"] * 3 + ["Ca4O4"]
+    assert lines[3]["n_atoms"] == 8
+    for line, atoms in zip(lines[:3], ase_read("relaxed/three.extxyz", index=":"), strict=True):
+        start = 2 * (4.0 + 0.2 * line["index"]) ** 3 / 8
+        assert atoms.get_volume() / start - 1 == pytest.approx(line["volume_change"], abs=1e-6)
+        assert (line["status"], line["reason"], line["uncertainty"]) == ("relaxed", None, None)
+        assert (line["spacegroup_in"], line["spacegroup_out"]) == (225, 225)
+        assert line["output"] == "relaxed/three.extxyz"
+        assert line["seconds"] > 0
+
+
+def test_folder_keeps_its_shape_and_inputs_their_bytes(work, model):
+    before = {name: Path(name).read_bytes() for name in files(".")}
+    relax(".", "--model", model)
+    assert files("relaxed") == ["CaO.cif", "one/POSCAR", "three.extxyz", "two/POSCAR"]
+    assert {name: Path(name).read_bytes() for name in before} == before
+    # The output folder is not read again, and earlier outputs are replaced.
+    relax(".", "--model", model)
+    assert len(files(".")) == 2 * len(before)
+
+
+def test_same_stems_do_not_meet(work, model):
+    lines = as_json("one/POSCAR", "two/POSCAR", "one/POSCAR", "--model", model, "--out", "new")
+    assert [line["output"] for line in lines] == ["new/POSCAR", "new/POSCAR_2"]
+    assert [ase_read(line["output"], format="vasp").get_chemical_formula() for line in lines] == ["Al", "Cu"]
+
+
+@pytest.mark.parametrize(("form", "suffix"), [("cif", "cif"), ("poscar", "vasp"), ("json", "json")])
+def test_formats(work, model, form, suffix):
+    relax("three.extxyz", "one/POSCAR", "--format", form, "--model", model)
+    # A POSCAR that stays one keeps its name.
+    single = "POSCAR" if form == "poscar" else f"POSCAR.{suffix}"
+    assert files("relaxed") == sorted([*(f"three-{k}.{suffix}" for k in range(3)), single])
+    for k, atoms in enumerate(ase_read("three.extxyz", index=":")):
+        (entry,) = read(f"relaxed/three-{k}.{suffix}")
+        assert len(entry.crystal) == len(atoms)
+
+
+def test_standard_input(work, model):
+    lines = as_json("-", "--model", model, stdin=Path("three.extxyz").read_text())
+    assert [line["index"] for line in lines] == [0, 1, 2]
+    assert {line["source"] for line in lines} == {"-"}
+    assert len(ase_read("relaxed/stdin.extxyz", index=":")) == 3
+
+
+def test_inputs_are_never_overwritten(work, model):
+    before = Path("one/POSCAR").read_bytes()
+    with pytest.raises(ConfigError, match="would replace an input"):
+        relax("one/POSCAR", "--out", "one", "--model", model)
+    with pytest.raises(ConfigError, match="would replace an input"):
+        relax("CaO.cif", "one", "--out", ".", "--format", "cif", "--model", model)
+    assert Path("one/POSCAR").read_bytes() == before
+    assert files(".") == ["CaO.cif", "one/POSCAR", "three.extxyz", "two/POSCAR"]
+
+
+def test_refused_do_not_stop_the_others(work, model):
+    Path("bad.cif").write_text("no")
+    text = relax("bad.cif", "CaO.cif", "--model", model, code=1)
+    assert "1 of 2 crystals relaxed into relaxed/" in text
+    assert "refused: bad.cif: it is not CIF" in text
+    assert "225 -> 225" in text
+    assert files("relaxed") == ["CaO.cif"]
+
+
+def test_quiet(work, model):
+    assert relax("CaO.cif", "--quiet", "--model", model) == ""
+    assert files("relaxed") == ["CaO.cif"]
+
+
+def test_long_tables_show_what_went_wrong(work, model, monkeypatch):
+    module = sys.modules["repose.cli.relax"]  # of that name repose.cli holds the command
+    monkeypatch.setattr(module, "TABLE_ROWS", 2)
+    monkeypatch.setattr(module, "CHUNK_CRYSTALS", 2)
+    Path("zzz.cif").write_text("no")
+    text = relax("three.extxyz", "CaO.cif", "zzz.cif", "--model", model, code=1)
+    assert "three.extxyz [1]" in text
+    assert "three.extxyz [2]" not in text
+    assert "zzz.cif" in text
+    assert "and 2 more, all relaxed" in text
+
+
+def test_constraints_reach_the_relaxer(work, model):
+    sheet = EXAMPLES / "MoS2_sheet.extxyz"
+    start = ase_read(sheet)
+    relax(sheet, "--fix-cell", "--fix-atoms", "0-1", "--model", model)
+    moved = ase_read("relaxed/MoS2_sheet.extxyz")
+    np.testing.assert_allclose(moved.cell, start.cell, atol=1e-8)
+    np.testing.assert_allclose(moved.positions[:2], start.positions[:2], atol=1e-6)
+    relax("CaO.cif", "--fix-axes", "ab", "--symmetry", "free", "--format", "extxyz", "--model", model)
+    lengths = ase_read("relaxed/CaO.extxyz").cell.lengths()
+    assert lengths[:2] == pytest.approx([4.6, 4.6])
+    assert abs(lengths[2] - 4.6) > 1e-3
+
+
+def test_wrong_usage(work, model):
+    Path("file").write_text("x")
+    for arguments, error, words in (
+        (["CaO.cif", "--model", "defualt"], ModelError, "no model 'defualt'"),
+        (["CaO.cif", "--model", model, "--fix-axes", "x"], ConfigError, "'abc'"),
+        (["CaO.cif", "--model", model, "--fix-atoms", "1-"], ConfigError, "counted from 0"),
+        (["CaO.cif", "--model", model, "--device", "tpu"], ConfigError, "device must be"),
+        (["CaO.cif", "--model", model, "--out", "file"], ConfigError, "must be a folder"),
+    ):
+        with pytest.raises(error, match=words):
+            relax(*arguments)
+    relax("CaO.cif", "--format", "xsf", code=2)
+    relax(code=2)
+
+
+def test_indices():
+    assert _indices("0,4-6, 4") == (0, 4, 5, 6)
+    assert _indices("") == ()
+
+
+def run(*arguments, **options):
+    command = [sys.executable, "-m", "repose", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+
+
+def test_errors_are_one_line(work):
+    done = run("relax", "CaO.cif", "--model", "nothing")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("repose: no model 'nothing'")
+    assert done.stderr.count("\n") == 1
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; sys.argv = ['repose', 'relax', '--help']\n"
+        "import repose.cli\n"
+        "try: repose.cli.main()\n"
+        "except SystemExit:\n"
+        "    print([m for m in ('torch', 'numpy', 'ase', 'pymatgen', 'pyarrow') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip().endswith("[]"), done.stdout + done.stderr
+    assert "Example: repose relax" in done.stdout
+
+
+def test_relaxing_a_cif_imports_no_pymatgen(work, model):
+    code = (
+        f"import sys; sys.argv = ['repose', 'relax', 'CaO.cif', 'one', '--model', {model!r}]\n"
+        "import repose.cli\n"
+        "try: repose.cli.main()\n"
+        "finally: print('pymatgen' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip().endswith("False"), done.stdout + done.stderr
+
+
+def test_version():
+    result = CliRunner().invoke(app, ["--version"])
+    assert result.stdout.split() == ["repose", repose.__version__]
+
+
+def test_models(tmp_path, monkeypatch, model):
+    monkeypatch.setattr("repose.models.checkpoint.shipped_models", lambda: {"tiny": Path(model)})
+    (line,) = CliRunner().invoke(app, ["models", "--json"]).stdout.splitlines()
+    values = json.loads(line)
+    assert {"name", "family", "parameters", "trained_on", "test_error"} <= values.keys()
+    assert (values["name"], values["family"], values["trained_on"]) == ("tiny", "e3relax", "nothing")
+    from repose.models.checkpoint import load_model
+
+    network, _ = load_model(Path(model))
+    assert values["parameters"] == sum(v.numel() for v in network.state_dict().values())
+    assert "e3relax" in CliRunner().invoke(app, ["models"]).stdout
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*")), ids=lambda path: path.name)
+def test_examples_are_crystals(path, model, tmp_path):
+    if path.is_dir():
+        pytest.skip("outputs of an earlier run")
+    (line,) = as_json(path, "--model", model, "--out", tmp_path)
+    assert line["status"] == "relaxed", line["reason"]
+    assert os.path.exists(line["output"])
+
+
+@needs_default
+def test_default_relaxes_the_examples(tmp_path):
+    lines = as_json(EXAMPLES, "--out", tmp_path)
+    assert len(lines) >= 5
+    assert {line["status"] for line in lines} == {"relaxed"}
+    assert all(line["spacegroup_out"] == line["spacegroup_in"] for line in lines)
