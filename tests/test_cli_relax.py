@@ -21,10 +21,21 @@ from repose.files import read, write
 from tiny import needs_default, save_tiny_model
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-KEYS = (
-    "source index formula n_atoms status reason output volume_change max_displacement uncertainty "
-    "spacegroup_in spacegroup_out seconds"
-).split()
+KEYS = [
+    "source",
+    "index",
+    "formula",
+    "n_atoms",
+    "status",
+    "reason",
+    "output",
+    "volume_change",
+    "max_displacement",
+    "uncertainty",
+    "spacegroup_in",
+    "spacegroup_out",
+    "seconds",
+]
 
 
 @pytest.fixture(scope="module")

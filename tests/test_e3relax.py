@@ -1,5 +1,6 @@
 """E3Relax: symmetries in float64, options, limits."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
