@@ -11,6 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from conftest import perovskite, random_crystal, rock_salt
+from repose.cli import main
 from repose.cli.evaluate import evaluate as command
 from repose.config import E3RelaxSettings
 from repose.data.store import DatasetInfo, Pair, write_dataset
@@ -278,5 +279,9 @@ def test_command_without_training_crystals_says_so(tmp_path):
 @pytest.mark.parametrize(
     "arguments", [["--split", "tset"], ["--device", "gpu"], ["--model"]], ids=["split", "device", "model"]
 )
-def test_wrong_usage_ends_with_2(workplace, arguments):
-    assert call("--data", workplace / "bulk", "--no-match", *arguments).exit_code == 2
+def test_wrong_usage_ends_with_2(workplace, arguments, monkeypatch):
+    command_line = ["repose", "evaluate", "--data", str(workplace / "bulk"), "--no-match", *arguments]
+    monkeypatch.setattr("sys.argv", command_line)
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2

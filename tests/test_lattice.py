@@ -5,9 +5,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import random_crystal, random_rotation
+from conftest import fcc, make_crystal, random_crystal, random_rotation
 from repose.crystals import CrystalBatch
-from repose.lattice import deformation, nearest_image, polar, to_cartesian, to_fractional, volume
+from repose.lattice import (
+    deformation,
+    emptiest_slab,
+    nearest_image,
+    polar,
+    to_cartesian,
+    to_fractional,
+    volume,
+)
 
 SEEDS = st.integers(0, 10**6)
 
@@ -69,3 +77,16 @@ def test_nearest_image_leaves_short_vectors_as_they_are():
     batch = random_crystal(5)
     short = batch.positions * 1e-2
     assert torch.equal(nearest_image(short, batch.cells, batch.crystal), short)
+
+
+def test_emptiest_slab_by_hand_and_however_atoms_are_written():
+    sheet = make_crystal(
+        [42, 16, 16], [[0, 0, 0.5], [0.3, 0.6, 0.6], [0.3, 0.6, 0.4]], np.diag([3.0, 3.0, 20.0])
+    )
+    batch = CrystalBatch.collate([fcc(4.0), sheet, random_crystal(4)])
+    slabs = emptiest_slab(batch.positions, batch.cells, batch.crystal)
+    assert torch.allclose(slabs[0], torch.full((3,), 4.0 / 3**0.5, dtype=torch.float64))  # d(111) of fcc
+    assert torch.allclose(slabs[1], torch.tensor([2.1, 1.8, 16.0], dtype=torch.float64))
+    shifts = torch.randint(-2, 3, (batch.n_atoms, 3), generator=torch.Generator().manual_seed(0)).double()
+    moved = batch.positions + to_cartesian(shifts + 0.123, batch.cells, batch.crystal)
+    assert torch.allclose(slabs, emptiest_slab(moved, batch.cells, batch.crystal), atol=1e-10)

@@ -94,3 +94,33 @@ def nearest_image(vectors: Tensor, cells: Tensor, crystal: Tensor) -> Tensor:
     candidates = rounded.unsqueeze(1) + shifts[crystal]  # (N, 27, 3)
     best = candidates.detach().norm(dim=-1).argmin(dim=1)
     return candidates[torch.arange(len(best), device=best.device), best]
+
+
+def emptiest_slab(positions: Tensor, cells: Tensor, crystal: Tensor) -> Tensor:
+    """Thickness of the thickest slab without atoms, between lattice planes of each of the three kinds.
+
+    A sheet or surface with vacuum has a thick one; in a bulk crystal planes follow each other closely.
+
+    Args:
+        positions: A, ``(N, 3)``; they need not be wrapped.
+        cells: Lattice vectors as rows in A, ``(S, 3, 3)``.
+        crystal: Crystal of every atom, ``(N,)``, ascending.
+
+    Returns:
+        Thickness in A along the normals of bc, ca and ab, ``(S, 3)``.
+    """
+    fractional = to_fractional(positions, cells, crystal)
+    fractional = fractional - fractional.floor()
+    # Sorted within every crystal, crystal by crystal, along each axis.
+    ordered = torch.sort(
+        fractional.double() + 2 * crystal.unsqueeze(1), dim=0
+    ).values - 2 * crystal.unsqueeze(1)
+    last = torch.cat([crystal.diff() > 0, crystal.new_ones(1, dtype=torch.bool)])
+    first = last.roll(1)
+    gaps = ordered.roll(-1, dims=0) - ordered
+    gaps[last] = ordered[first] + 1 - ordered[last]  # around the border of the cell
+    thickest = gaps.new_zeros(len(cells), 3).scatter_reduce(
+        0, crystal.unsqueeze(1).expand_as(gaps), gaps, "amax"
+    )
+    heights = 1 / torch.linalg.inv(cells).norm(dim=1)  # columns of the inverse are the normals
+    return thickest.to(cells) * heights

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
 Device: TypeAlias = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+# For commands that run nowhere in particular: scripts may pass it to every command all the same.
+NoDevice: TypeAlias = Annotated[str, typer.Option("--device", hidden=True)]
 Quiet: TypeAlias = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no table.")]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON, for other programs to read.")]
 
@@ -39,10 +41,11 @@ class Progress:
         total: Steps of the bar.
         what: Plural of what `count` counts, e.g. ``"crystals"``.
         quiet: Show nothing.
+        unit: What a step is, e.g. ``"file"``.
     """
 
-    def __init__(self, total: int, what: str, quiet: bool = False) -> None:
-        self.total, self.what, self.quiet = total, what, quiet
+    def __init__(self, total: int, what: str, quiet: bool = False, unit: str = "file") -> None:
+        self.total, self.what, self.quiet, self.unit = total, what, quiet, unit
         self.steps = self.done = 0
         self._start = self._last = time.monotonic()
         self._bar: Bar | None = None
@@ -84,7 +87,8 @@ class Progress:
         elif not self.quiet and now - self._last >= SECONDS_BETWEEN_LINES:
             rate = self.done / (now - self._start)
             sys.stderr.write(
-                f"{self.done} {self.what} done, {rate:.1f} a second; file {self.steps} of {self.total}\n"
+                f"{self.done} {self.what} done, {rate:.1f} a second; "
+                f"{self.unit} {self.steps} of {self.total}\n"
             )
             sys.stderr.flush()
             self._last = now

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from repose.cli.common import Json, Progress, Quiet, console, fail
+from repose.cli.common import Json, NoDevice, Progress, Quiet, console, fail
 
 if TYPE_CHECKING:
     from repose.data.importers import Source
@@ -51,6 +51,7 @@ def import_(
     align: Annotated[
         bool, typer.Option(help="Turn relaxed crystals back where they are rotated against the input.")
     ] = True,
+    device: NoDevice = "auto",
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -61,6 +62,7 @@ def import_(
 
     Example: repose data import archive/c2db --out datasets/c2db --calculator PBE
     """
+    del device
     from repose.data.cif_pairs import has_tables
     from repose.data.importers import find_sources, import_sources
     from repose.data.pairing import Refusal
@@ -115,6 +117,7 @@ def import_(
 @app.command()
 def inspect(
     directory: Annotated[Path, typer.Argument(help="A dataset.")],
+    device: NoDevice = "auto",
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -122,6 +125,7 @@ def inspect(
 
     Example: repose data inspect datasets/c2db
     """
+    del device
     from repose.data.store import Dataset
     from repose.data.summary import Suspicion, summarise
 
@@ -142,6 +146,7 @@ def split(
     by: Annotated[str, typer.Option(help="chemical-system, or the name of a tag.")] = "chemical-system",
     fractions: Fractions = "0.8,0.1,0.1",
     seed: Seed = 0,
+    device: NoDevice = "auto",
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -151,6 +156,7 @@ def split(
 
     Example: repose data split datasets/mine --by prototype --fractions 0.7,0.1,0.2
     """
+    del device
     from repose.data.splits import BY_SOURCE
     from repose.data.store import Dataset, resplit
     from repose.errors import DatasetError

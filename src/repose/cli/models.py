@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
-from repose.cli.common import Json, Quiet, console
+from repose.cli.common import Json, NoDevice, Quiet, console
 
 
 def models(
-    device: Annotated[str, typer.Option("--device", hidden=True)] = "auto",
+    device: NoDevice = "auto",
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -22,7 +20,7 @@ def models(
 
     from repose.models.checkpoint import WEIGHTS, load_config, shipped_models
 
-    del device  # every command takes it; listing runs nowhere
+    del device
     rows = []
     for name, directory in shipped_models().items():
         config = load_config(directory)

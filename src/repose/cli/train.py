@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from repose.cli.common import Json, Quiet
+
 
 def train(
     model: Annotated[str, typer.Option(help="Model family, e.g. e3relax.")],
@@ -21,8 +23,8 @@ def train(
         typer.Option("--set", help="One setting, e.g. sampling.path_frames=0.5; repeatable."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda (all GPUs) or cuda:N.")] = "auto",
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Train a model, or fine-tune one; stop it at any moment and give the same command to go on.
 

@@ -42,8 +42,8 @@ class Relaxation:
             ``"refused"``: not a crystal that can be relaxed.
         reason: Why it is suspect or refused, in words a user can act on; None if it is neither.
         volume_change: Relaxed over input volume, minus one.
-        max_displacement: Largest distance in A between an atom of the output and the same atom of the input,
-            both Cartesian: the strain of the cell counts too.
+        max_displacement: How far an atom moved at most beyond the deformation of the cell, in A: change of
+            fractional coordinates times the new cell. It does not depend on where the crystal is written.
         uncertainty: Bound on the error in A, where the model gives one.
         bond_uncertainty: The same for every bond, where the model gives one.
         path: Geometries from input to output, where the model gives them.
@@ -332,6 +332,7 @@ def _finish(
     if job.fixed.any():
         fractional = _hold(fractional, old_positions @ np.linalg.inv(old_cell), job.fixed)
     positions = fractional @ new_cell
+    moved = (fractional - old_positions @ np.linalg.inv(old_cell)) @ new_cell
     change = float(abs(np.linalg.det(new_cell) / np.linalg.det(old_cell)) - 1)
     reason = checks.useless(positions, new_cell, old_cell) or checks.doubts(
         numbers, positions, new_cell, pbc, change
@@ -341,7 +342,7 @@ def _finish(
         "suspect" if reason else "relaxed",
         reason,
         volume_change=change,
-        max_displacement=float(np.linalg.norm(positions - old_positions, axis=1).max()),
+        max_displacement=float(np.linalg.norm(moved, axis=1).max()),
         after=job.crystal.with_geometry(torch.from_numpy(positions), torch.from_numpy(new_cell)[None]),
     )
 

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from repose.config import E3RelaxSettings
 from repose.crystals import CrystalBatch
 from repose.graph import PeriodicGraph, edge_vectors, periodic_graph
-from repose.lattice import deformation, to_cartesian, volume
+from repose.lattice import deformation, emptiest_slab, to_cartesian, volume
 from repose.models.network import Geometry, Network, register
 from repose.nn.elements import MAX_NUMBER, ElementEmbedding
 from repose.nn.equivariant import Message, SelfUpdate, mlp
@@ -38,9 +38,8 @@ from repose.nn.lattice_nodes import EdgesToLattice, LatticeToAtoms, LatticeUpdat
 from repose.nn.ops import safe_norm, segment_mean, segment_sum, unit
 from repose.nn.radial import GaussianBasis
 
-
-# Matter that fills less than this part of a cell leaves room for vacuum; bulk candidates stay well above.
-MOSTLY_VACUUM = 0.4
+# An empty slab thicker than this is vacuum on purpose: a van der Waals gap has some 3 A between atoms.
+VACUUM = 8.0  # A
 
 
 @register("e3relax")
@@ -100,7 +99,8 @@ class E3Relax(Network[E3RelaxSettings]):
         # What stays as it is: crystals with an element that has no fitted volume, and sheets, wires and
         # slabs, whose cell holds vacuum.
         unknown = segment_sum((volumes <= 0).to(batch.dtype), batch.crystal, batch.n_crystals) > 0
-        vacuum = ~batch.pbc.all(dim=1) | (ratio < MOSTLY_VACUUM)
+        empty = emptiest_slab(batch.positions, batch.cells, batch.crystal).amax(dim=1)
+        vacuum = ~batch.pbc.all(dim=1) | (empty > VACUUM)
         scale = torch.where(unknown | vacuum, 1.0, ratio).pow(1 / 3)
         return batch.with_geometry(
             batch.positions * scale[batch.crystal, None], batch.cells * scale[:, None, None]

@@ -41,7 +41,8 @@ def train(
 
     Args:
         family_name: Name in the registry of families.
-        data: Dataset directories; their train splits are joined, and so are their val splits.
+        data: Dataset directories; their train splits are joined, and so are their val splits. One given
+            several times weighs more in training.
         out: Directory of the run: ``model/`` (best so far), ``last.ckpt``, ``train.json``, logs.
         settings: Everything else.
         init_from: Model, by name or directory, whose weights and hyperparameters are the start.
@@ -61,8 +62,10 @@ def train(
     datasets = [Dataset(path) for path in data]
     train_pairs = _pairs(datasets, "train")
     network, known = _network(family_name, settings, init_from, train_pairs)
-    task = RelaxationTask(network, settings, train_pairs, _pairs(datasets, "val"))
-    trained_on = "; ".join(_sentence(dataset) for dataset in datasets)
+    # A dataset given twice counts twice in training, and once in validation.
+    unique = list({dataset.directory: dataset for dataset in datasets}.values())
+    task = RelaxationTask(network, settings, train_pairs, _pairs(unique, "val"))
+    trained_on = "; ".join(map(_sentence, unique))
     elements = known | {int(z) for pair in train_pairs for z in pair.numbers}
     export = ExportBest(out / "model", sorted(elements), trained_on)
     last = ModelCheckpoint(
