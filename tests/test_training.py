@@ -192,7 +192,7 @@ def test_inputs_are_drawn_as_the_settings_say(pairs):
 
 
 def run(dataset, out, chosen, **options):
-    return train("e3relax", [dataset], out, chosen, device="cpu", progress=False, **options)
+    return train("e3relax", [dataset], out, chosen, device="cpu", progress="none", **options)
 
 
 def test_it_learns(dataset, tmp_path):
@@ -221,7 +221,7 @@ from pathlib import Path
 from repose.config import TrainSettings
 from repose.training.run import train
 train("e3relax", [Path(sys.argv[1])], Path(sys.argv[2]), TrainSettings.model_validate_json(sys.argv[3]),
-      device="cpu", progress=False)
+      device="cpu", progress="none")
 """
 
 
@@ -293,7 +293,7 @@ def test_empty_split_is_said(pairs, tmp_path):
     [
         ({"learning_rat": 1.0}, "did you mean 'learning_rate'"),
         ({"ema": 1.5}, "'ema'"),
-        ({"sampling": {"path_frame": 0.5}}, "path_frame"),
+        ({"sampling": {"path_frame": 0.5}}, "'sampling.path_frame', did you mean 'path_frames'"),
     ],
 )
 def test_settings_are_closed(values, words):

@@ -37,8 +37,12 @@ class Settings(BaseModel):
     def _explain(cls, fault: Any) -> str:
         name = ".".join(map(str, fault["loc"]))
         if fault["type"] == "extra_forbidden":
-            close = difflib.get_close_matches(name, cls.model_fields, n=1)
-            hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(cls.model_fields)}"
+            owner: Any = cls
+            for part in fault["loc"][:-1]:
+                owner = owner.model_fields[part].annotation
+            known = list(owner.model_fields)
+            close = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1)
+            hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
             return f"unknown setting '{name}', {hint}"
         return f"'{name}': {fault['msg']}; got {fault['input']!r}"
 

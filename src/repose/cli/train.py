@@ -52,7 +52,7 @@ def train(
         settings,
         init_from=init_from,
         device=device,
-        progress=not quiet and sys.stderr.isatty(),
+        progress="none" if quiet else "bar" if sys.stderr.isatty() else "lines",
     )
     report = json.loads((directory / "config.json").read_text())
     if as_json:

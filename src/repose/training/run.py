@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 import tempfile
+import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning
 import numpy as np
@@ -35,7 +39,7 @@ def train(
     *,
     init_from: str | Path | None = None,
     device: str = "auto",
-    progress: bool = True,
+    progress: Literal["bar", "lines", "none"] = "lines",
 ) -> Path:
     """Train or fine-tune a model; go on from the last checkpoint if there is one.
 
@@ -47,7 +51,7 @@ def train(
         settings: Everything else.
         init_from: Model, by name or directory, whose weights and hyperparameters are the start.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"`` (all visible GPUs) or ``"cuda:N"``.
-        progress: Show a progress bar.
+        progress: What is shown on standard error while it runs.
 
     Returns:
         The model directory ``out/model``.
@@ -56,6 +60,7 @@ def train(
         ConfigError: ``out`` holds a run with other settings, or settings do not fit ``init_from``.
         DatasetError: A dataset is missing, or a split is empty.
     """
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no advertisements
     out.mkdir(parents=True, exist_ok=True)
     _claim(out, family_name, data, settings, init_from)
     lightning.seed_everything(settings.seed, workers=True, verbose=False)
@@ -72,13 +77,14 @@ def train(
         out, "last", save_top_k=1, enable_version_counter=False, save_on_train_epoch_end=True
     )
     callbacks: list[Callback] = [export, EarlyStopping("val/score", patience=settings.early_stop), last]
-    if progress:
-        callbacks.append(TQDMProgressBar())
+    if progress != "none":
+        callbacks.append(TQDMProgressBar() if progress == "bar" else PlainLines())
     trainer = lightning.Trainer(
         accelerator="cpu" if device == "cpu" else "cuda" if device.startswith("cuda") else "auto",
         devices=[int(device[5:])] if device.startswith("cuda:") else 1 if device == "cpu" else "auto",
         precision=_precision(settings, device),  # type: ignore[arg-type]
         max_epochs=settings.max_epochs,
+        limit_train_batches=settings.sampling.epoch_steps,
         gradient_clip_val=settings.clip,
         # A folder a start for the CSV files, since Lightning would delete those of the start before.
         logger=[CSVLogger(out, name="csv"), TensorBoardLogger(out, name="tensorboard", version="")],
@@ -87,12 +93,16 @@ def train(
         reload_dataloaders_every_n_epochs=1,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
-        enable_progress_bar=progress,
+        enable_progress_bar=progress == "bar",
         enable_model_summary=False,
-        log_every_n_steps=50,
+        log_every_n_steps=min(50, settings.sampling.epoch_steps),
     )
     checkpoint = out / LAST
-    trainer.fit(task, ckpt_path=checkpoint if checkpoint.is_file() else None)
+    with warnings.catch_warnings():
+        # What Lightning warns of is meant: a run goes on in its directory, batches come in this process.
+        for message in (".*exists and is not empty.*", ".*does not have many workers.*", ".*LeafSpec.*"):
+            warnings.filterwarnings("ignore", message)
+        trainer.fit(task, ckpt_path=checkpoint if checkpoint.is_file() else None)
     return out / "model"
 
 
@@ -200,6 +210,35 @@ class AtomicCheckpoints(CheckpointIO):
     def remove_checkpoint(self, path: Any) -> None:
         """Delete one."""
         Path(path).unlink(missing_ok=True)
+
+
+class PlainLines(Callback):
+    """Where training stands, as a line after every epoch and every few seconds between, on standard error."""
+
+    SECONDS = 10.0
+
+    def __init__(self) -> None:
+        self.last = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Print the step and the loss, now and then."""
+        if trainer.is_global_zero and time.monotonic() - self.last > self.SECONDS:
+            loss = float(outputs["loss"])
+            self._print(f"epoch {trainer.current_epoch} step {trainer.global_step}: loss {loss:.4f}")
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        """Print the validation errors."""
+        if trainer.is_global_zero:
+            errors = (
+                f"{k[4:]} {float(v):.4f}" for k, v in trainer.callback_metrics.items() if k[:4] == "val/"
+            )
+            self._print(f"epoch {trainer.current_epoch} step {trainer.global_step}: " + ", ".join(errors))
+
+    def _print(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+        self.last = time.monotonic()
 
 
 class ExportBest(Callback):

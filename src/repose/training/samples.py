@@ -159,9 +159,6 @@ class TrainingBatches(IterableDataset[Sample]):
         self.rank, self.world = 0, 1
         self.sizes = [edge_count(network, pair) for pair in self.pairs]
 
-    def __len__(self) -> int:
-        return self.settings.epoch_steps
-
     def plan(self) -> list[list[int]]:
         """Indices of the crystals of every batch of this epoch and rank."""
         rng = np.random.default_rng([self.seed, self.epoch])

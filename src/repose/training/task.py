@@ -85,22 +85,14 @@ class RelaxationTask(lightning.LightningModule):
         self.log_dict(
             {f"val/{name}": value for name, value in errors.items()},
             batch_size=len(batch.target),
+            prog_bar=True,
             sync_dist=True,
         )
 
     def on_validation_epoch_end(self) -> None:
-        """Say on one line where training stands, for those without a progress bar."""
-        if self.trainer.sanity_checking or not self.trainer.is_global_zero:
-            return
-        values = self.trainer.callback_metrics
-        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"], rank_zero_only=True)
-        parts = [
-            f"{name} {float(values[f'val/{name}']):.4f}"
-            for name in ("score", "coordinates", "lattice", "shape", "volume")
-        ]
-        self.print(
-            f"epoch {self.current_epoch} step {self.trainer.global_step}: " + ", ".join(parts), flush=True
-        )
+        """Log the learning rate beside the errors."""
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        self.log("lr", rate, rank_zero_only=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with plateau decay, or with a warm-up and a cosine down to a hundredth."""
