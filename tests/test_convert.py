@@ -14,8 +14,8 @@ from ase.io import write as ase_write
 from ase.spacegroup import crystal
 from hypothesis import given
 from hypothesis import strategies as st
-from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
+from pymatgen.core.structure_matcher import StructureMatcher
 from pymatgen.io.ase import AseAtomsAdaptor
 from pymatgen.io.cif import CifWriter
 

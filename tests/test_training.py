@@ -155,7 +155,7 @@ def test_noised_copies_keep_the_origin_and_the_vacuum(pairs):
 
 def test_rewriting_changes_the_description_and_not_the_crystal(pairs):
     from ase import Atoms
-    from pymatgen.analysis.structure_matcher import StructureMatcher
+    from pymatgen.core.structure_matcher import StructureMatcher
     from pymatgen.io.ase import AseAtomsAdaptor
 
     rng = np.random.default_rng(1)
