@@ -12,6 +12,7 @@ ROOT = Path(repose.__file__).parent
 # From the ground up; a folder stands for all its files, which may import each other.
 ORDER = [
     "errors",
+    "atomic",
     "lattice",
     "crystals",
     "convert",

@@ -97,7 +97,7 @@ def test_a_failing_rename_leaves_the_old_dataset_whole(dataset, monkeypatch, fai
 def test_a_write_killed_between_its_renames_says_where_the_old_one_is(dataset):
     aside = dataset.directory.parent / ".set-old-abc"
     aside.mkdir()
-    shutil.move(dataset.directory, aside / "dataset")
+    shutil.move(dataset.directory, aside / "set")
     with pytest.raises(DatasetError, match=r"\.set-old-abc"):
         Dataset(dataset.directory)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import json
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from repose.errors import ConfigError
+from repose.errors import ConfigError, ReposeError
 
 
 class Settings(BaseModel):
@@ -32,6 +34,30 @@ class Settings(BaseModel):
             return cls(**values)
         except ValidationError as error:
             raise ConfigError(f"{cls.__name__}: " + "; ".join(map(cls._explain, error.errors()))) from None
+
+    @classmethod
+    def load(cls, path: Path, version: int, error: type[ReposeError]) -> Self:
+        """Read a JSON file with a ``format_version``.
+
+        Args:
+            path: The file.
+            version: The version of the format that this release reads.
+            error: What to raise where the file is unreadable or of another version.
+
+        Returns:
+            The settings.
+
+        Raises:
+            ConfigError: A key is unknown or a value out of range.
+        """
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as fault:
+            raise error(f"{path} cannot be read: {fault}.") from None
+        found = values.get("format_version") if isinstance(values, dict) else None
+        if found != version:
+            raise error(f"{path} has format version {found}; this release of Repose reads {version}.")
+        return cls.parse(values)
 
     @classmethod
     def _explain(cls, fault: Any) -> str:

@@ -11,7 +11,6 @@ import io
 import json
 import os
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 
 from repose import convert
+from repose.atomic import beside, publish, replacing_file
 from repose.cif import read_cif, write_cif
 from repose.errors import ConfigError, InvalidCrystalError
 
@@ -277,23 +277,9 @@ def write(crystal: Any, path: str | Path, format: Format) -> None:
         ConfigError: The format is unknown.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
     text = _rendered(crystal, format, target.stem)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        _publish(name, target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def _publish(temporary: str | Path, target: Path) -> None:
-    mask = os.umask(0)
-    os.umask(mask)
-    os.chmod(temporary, 0o666 & ~mask)  # mkstemp's own would let nobody else read it
-    os.replace(temporary, target)
+    with replacing_file(target) as new:
+        new.write_text(text, encoding="utf-8")
 
 
 def _rendered(crystal: Any, format: Format, name: str) -> str:
@@ -325,9 +311,8 @@ class ExtxyzWriter:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, self._name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        self._stream = os.fdopen(handle, "w", encoding="utf-8")
+        self._temporary = beside(path)
+        self._stream = self._temporary.open("w", encoding="utf-8")
 
     def append(self, crystal: Any) -> None:
         """Add one crystal."""
@@ -336,12 +321,12 @@ class ExtxyzWriter:
     def close(self) -> None:
         """Put the file in its place."""
         self._stream.close()
-        _publish(self._name, self.path)
+        publish(self._temporary, self.path)
 
     def discard(self) -> None:
         """Leave nothing behind."""
         self._stream.close()
-        Path(self._name).unlink(missing_ok=True)
+        self._temporary.unlink(missing_ok=True)
 
 
 def _atoms(crystal: Any) -> Any:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field
 
+from repose.atomic import replacing_directory, stepped_aside
 from repose.config import Settings
 from repose.errors import DatasetError, require
 
@@ -108,24 +106,14 @@ class Dataset:
         self.directory = Path(directory)
         path = self.directory / INFO
         if not path.is_file():
-            # Left by a rewrite that was killed between its two renames, see `_put_in_place`.
-            aside = next(self.directory.parent.glob(f".{self.directory.name}-old-*/dataset"), None)
+            aside = stepped_aside(self.directory)
             hint = (
                 f"Its last complete version is {aside}: move it back."
-                if aside and not self.directory.exists()
-                else ("Make one with 'repose data import FILES --out DIR'.")
+                if aside
+                else "Make one with 'repose data import FILES --out DIR'."
             )
             raise DatasetError(f"{directory} is not a dataset: it holds no {INFO}. {hint}")
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise DatasetError(f"{path} cannot be read: {error}.") from None
-        version = values.get("format_version") if isinstance(values, dict) else None
-        if version != FORMAT_VERSION:
-            raise DatasetError(
-                f"{path} has format version {version}; this release of Repose reads {FORMAT_VERSION}."
-            )
-        self.info = DatasetInfo.parse(values)
+        self.info = DatasetInfo.load(path, FORMAT_VERSION, DatasetError)
         self.parts = sorted(self.directory.glob("*.parquet"))
 
     def __len__(self) -> int:
@@ -185,10 +173,7 @@ def write_dataset(
 
     target = Path(directory)
     check_target(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    new.chmod(0o755)
-    try:
+    with replacing_directory(target) as new:
         counts, seen, rows, part = dict.fromkeys(SPLITS, 0), set[str](), list[dict[str, Any]](), 0
 
         def flush() -> None:
@@ -217,10 +202,6 @@ def write_dataset(
         (new / INFO).write_text(described.model_dump_json(indent=2) + "\n", encoding="utf-8")
         if finish is not None:
             finish(new)
-        _put_in_place(new, target)
-    except BaseException:
-        shutil.rmtree(new, ignore_errors=True)
-        raise
     return Dataset(target)
 
 
@@ -234,24 +215,6 @@ def check_target(directory: Path) -> None:
         return
     if not directory.is_dir() or any(directory.iterdir()):
         raise DatasetError(f"{directory} exists and is not a dataset; choose another --out.")
-
-
-def _put_in_place(new: Path, target: Path) -> None:
-    """Rename a complete directory to its final name, the one that stands there going only after it."""
-    if not target.exists():
-        os.replace(new, target)
-        return
-    # Directories cannot be exchanged in one step everywhere: the old one steps aside and comes back
-    # if the new one cannot take its place.
-    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent)) / "dataset"
-    os.replace(target, aside)
-    try:
-        os.replace(new, target)
-    except BaseException:
-        os.replace(aside, target)
-        aside.parent.rmdir()
-        raise
-    shutil.rmtree(aside.parent)
 
 
 def resplit(dataset: Dataset, assign: Callable[[Pair], str], how: str) -> Dataset:

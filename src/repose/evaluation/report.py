@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from repose.atomic import replacing_file
 from repose.errors import require
 from repose.evaluation.metrics import METRICS, Metric
 from repose.models.baselines import Dummy, Rescale
@@ -241,11 +240,9 @@ class Report:
             "volumes.png": lambda path: volumes(self).savefig(path, dpi=150),
         }
         directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
         for name, write in files.items():
-            with tempfile.TemporaryDirectory(prefix=".new-", dir=directory) as new:
-                write(Path(new) / name)
-                os.replace(Path(new) / name, directory / name)
+            with replacing_file(directory / name) as new:
+                write(new)
         return [directory / name for name in files]
 
     def per_crystal(self) -> list[dict[str, Any]]:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
+from repose.atomic import replacing_directory
 from repose.config import Settings
 from repose.errors import ModelError, nearest
 from repose.models.network import Network, family
@@ -45,20 +42,11 @@ def save_model(directory: Path, network: Network[Any], config: ModelConfig, card
     """
     from safetensors.torch import save_file
 
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
-    new.chmod(0o755)
-    save_file({k: v.contiguous().cpu() for k, v in network.state_dict().items()}, new / WEIGHTS)
-    (new / WEIGHTS).chmod(0o644)
-    (new / CONFIG).write_text(config.model_dump_json(indent=2) + "\n")
-    (new / CARD).write_text(card)
-    if directory.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{directory.name}-old-", dir=directory.parent))
-        os.replace(directory, old / "model")
-        os.replace(new, directory)
-        shutil.rmtree(old)
-    else:
-        os.replace(new, directory)
+    with replacing_directory(directory) as new:
+        save_file({k: v.contiguous().cpu() for k, v in network.state_dict().items()}, new / WEIGHTS)
+        (new / WEIGHTS).chmod(0o644)  # safetensors lets nobody else read it
+        (new / CONFIG).write_text(config.model_dump_json(indent=2) + "\n")
+        (new / CARD).write_text(card)
 
 
 def load_config(directory: Path) -> ModelConfig:
@@ -70,16 +58,7 @@ def load_config(directory: Path) -> ModelConfig:
     path = directory / CONFIG
     if not path.is_file():
         raise ModelError(f"{directory} is not a model: it holds no {CONFIG}.")
-    try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read: {error}.") from None
-    version = values.get("format_version") if isinstance(values, dict) else None
-    if version != FORMAT_VERSION:
-        raise ModelError(
-            f"{path} has format version {version}; this release of Repose reads {FORMAT_VERSION}."
-        )
-    return ModelConfig.parse(values)
+    return ModelConfig.load(path, FORMAT_VERSION, ModelError)
 
 
 def load_model(directory: Path) -> tuple[Network[Any], ModelConfig]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
-import os
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO
 
+from repose.atomic import replacing_file
 from repose.config import TrainSettings
 from repose.data.store import Dataset, Pair
 from repose.errors import ConfigError, DatasetError
@@ -110,8 +110,6 @@ def _claim(
     out: Path, family_name: str, data: Sequence[Path], settings: TrainSettings, init_from: str | Path | None
 ) -> None:
     """Write down what this run is, or make sure that a run begun here is the same one."""
-    import json
-
     description = {
         "family": family_name,
         "data": [str(path) for path in data],
@@ -127,7 +125,8 @@ def _claim(
                 f"{out} holds a run with other {' and '.join(differing)} (see {path}); "
                 "choose another --out, or remove the folder to begin anew."
             )
-    _write_atomically(path, (json.dumps(description, indent=2) + "\n").encode())
+    with replacing_file(path) as new:
+        new.write_text(json.dumps(description, indent=2) + "\n")
 
 
 def _pairs(datasets: Sequence[Dataset], split: str) -> list[Pair]:
@@ -180,26 +179,13 @@ def _sentence(dataset: Dataset) -> str:
     return f"{info.name} ({info.counts.get('train', 0)} crystals{labels})"
 
 
-def _write_atomically(path: Path, content: bytes) -> None:
-    handle, new = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    with os.fdopen(handle, "wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.chmod(new, 0o644)
-    os.replace(new, path)
-
-
 class AtomicCheckpoints(CheckpointIO):
     """Checkpoints of a run: written whole or not at all, read without unpickling code."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write beside the target, then rename over it."""
-        import io
-
-        buffer = io.BytesIO()
-        torch.save(checkpoint, buffer)
-        _write_atomically(Path(path), buffer.getvalue())
+        with replacing_file(Path(path), durable=True) as new:
+            torch.save(checkpoint, new)
 
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = None
