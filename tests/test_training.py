@@ -191,6 +191,28 @@ def test_inputs_are_drawn_as_the_settings_say(pairs):
     assert torch.equal(target.positions, target_of(pair).positions)
 
 
+def test_mixed_precision_rounds_features_and_not_geometry(pairs):
+    """bfloat16 has steps of 0.03 A at 5 A; what the network adds may be rounded, what it adds to may not."""
+    net = network(frame="affine").eval()
+    with torch.no_grad():
+        for layer in net.layers:  # a network that leaves the cell as it is
+            layer.lattice_update.axes[0].head.weight.zero_()
+        for pair in pairs:
+            start, graph = net.prepare(crystal(pair.numbers, pair.positions, pair.cell, pair.pbc))
+            with torch.autocast("cpu", torch.bfloat16):
+                state = net(start, graph)[-1]
+                errors = validation_errors(state, start)
+            assert state.cells.dtype == torch.float32
+            assert torch.allclose(state.cells, start.cells, atol=1e-5)
+            assert errors["volume"].item() < 1e-3
+            assert errors["shape"].item() < 1e-4
+
+
+def test_bf16_trains(dataset, tmp_path):
+    directory = run(dataset, tmp_path / "run", settings(max_epochs=2, precision="bf16"))
+    assert all(torch.isfinite(value).all() for value in load_file(directory / "model.safetensors").values())
+
+
 def run(dataset, out, chosen, **options):
     return train("e3relax", [dataset], out, chosen, device="cpu", progress="none", **options)
 
@@ -251,6 +273,23 @@ def test_killed_and_resumed_is_the_same_as_never_stopped(dataset, tmp_path):
     assert len(list((tmp_path / "cut" / "csv").glob("*/metrics.csv"))) >= 1
     leftovers = [p.name for p in (tmp_path / "cut").iterdir() if p.name.startswith(".last")]
     assert len(leftovers) <= 1  # at most the one that the kill cut short
+
+
+def test_two_processes_train_one_model(dataset, tmp_path):
+    """DDP on two CPU processes: one export, and every parameter takes part."""
+    script = tmp_path / "ddp.py"
+    script.write_text(COMMAND.replace('device="cpu"', 'device="cpu", processes=2'))
+    chosen = settings(max_epochs=2, model={**TINY, "lattice_offset": "axis", "edge_channels": 4})
+    command = [sys.executable, str(script), str(dataset), str(tmp_path / "run"), chosen.model_dump_json()]
+    done = subprocess.run(
+        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    state = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
+    assert state["global_step"] == 8
+    alone = run(dataset, tmp_path / "alone", chosen)
+    shared, single = (load_file(d / "model.safetensors") for d in (tmp_path / "run" / "model", alone))
+    assert any(not torch.equal(shared[name], single[name]) for name in shared)  # twice the crystals a step
 
 
 def test_fine_tuning_starts_from_the_weights(dataset, tmp_path):

@@ -39,6 +39,7 @@ def train(
     *,
     init_from: str | Path | None = None,
     device: str = "auto",
+    processes: int | None = None,
     progress: Literal["bar", "lines", "none"] = "lines",
 ) -> Path:
     """Train or fine-tune a model; go on from the last checkpoint if there is one.
@@ -51,6 +52,7 @@ def train(
         settings: Everything else.
         init_from: Model, by name or directory, whose weights and hyperparameters are the start.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"`` (all visible GPUs) or ``"cuda:N"``.
+        processes: Share the work among so many processes (DDP); by default one per GPU in use, else one.
         progress: What is shown on standard error while it runs.
 
     Returns:
@@ -81,7 +83,7 @@ def train(
         callbacks.append(TQDMProgressBar() if progress == "bar" else PlainLines())
     trainer = lightning.Trainer(
         accelerator="cpu" if device == "cpu" else "cuda" if device.startswith("cuda") else "auto",
-        devices=[int(device[5:])] if device.startswith("cuda:") else 1 if device == "cpu" else "auto",
+        devices=processes or _devices(device),
         precision=_precision(settings, device),  # type: ignore[arg-type]
         max_epochs=settings.max_epochs,
         limit_train_batches=settings.sampling.epoch_steps,
@@ -162,6 +164,11 @@ def _network(
         )
         network.atomic_volumes.copy_(torch.as_tensor(volumes))  # type: ignore[operator, union-attr]
     return network, set()
+
+
+def _devices(device: str) -> list[int] | int | str:
+    """What Lightning calls devices: one named GPU, one process on a CPU, or all there are."""
+    return [int(device[5:])] if device.startswith("cuda:") else 1 if device == "cpu" else "auto"
 
 
 def _precision(settings: TrainSettings, device: str) -> str:

@@ -208,7 +208,9 @@ class ValidationBatches(IterableDataset[Sample]):
             edges += sizes[index]
 
     def __iter__(self) -> Iterator[Sample]:
-        for pairs in self.batches[self.rank :: self.world]:
+        # Every process needs something to report: where there is not enough, all of them do all.
+        shared = len(self.batches) >= self.world
+        for pairs in self.batches[self.rank :: self.world] if shared else self.batches:
             inputs = [crystal(p.numbers, p.positions, p.cell, p.pbc) for p in pairs]
             yield collate(self.network, list(zip(inputs, map(target_of, pairs), strict=True)))
 
