@@ -17,6 +17,7 @@ from repose.config import SamplingSettings, TrainSettings
 from repose.data.importers import import_extxyz
 from repose.data.store import Dataset, DatasetInfo, Pair, write_dataset
 from repose.errors import ConfigError, DatasetError
+from repose.graph import edge_vectors
 from repose.lattice import deformation
 from repose.models.checkpoint import load_model
 from repose.models.network import Geometry
@@ -202,6 +203,8 @@ def test_mixed_precision_rounds_features_and_not_geometry(pairs):
             with torch.autocast("cpu", torch.bfloat16):
                 state = net(start, graph)[-1]
                 errors = validation_errors(state, start)
+                vectors = edge_vectors(graph, start.positions, start.cells)
+            assert torch.equal(vectors, edge_vectors(graph, start.positions, start.cells))
             assert state.cells.dtype == torch.float32
             assert torch.allclose(state.cells, start.cells, atol=1e-5)
             assert errors["volume"].item() < 1e-3
