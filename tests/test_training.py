@@ -24,6 +24,7 @@ from repose.models.network import Geometry
 from repose.training.losses import layerwise_loss, validation_errors
 from repose.training.run import train
 from repose.training.samples import TrainingBatches, crystal, draw, edge_count, perturb, rewrite, target_of
+from repose.training.task import RelaxationTask
 
 PATHS = Path(__file__).parent / "data" / "paths.extxyz"
 TINY = {
@@ -209,6 +210,25 @@ def test_mixed_precision_rounds_features_and_not_geometry(pairs):
             assert torch.allclose(state.cells, start.cells, atol=1e-5)
             assert errors["volume"].item() < 1e-3
             assert errors["shape"].item() < 1e-4
+
+
+def test_a_step_that_is_not_finite_is_left_out(pairs):
+    net = network()
+    task = RelaxationTask(net, settings(), pairs, pairs)
+    optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
+
+    def step(value):
+        before = [p.clone() for p in net.parameters()]
+        for parameter in net.parameters():
+            parameter.grad = torch.full_like(parameter, 0.01)
+        next(net.parameters()).grad.view(-1)[0] = value
+        task.configure_gradient_clipping(optimizer, gradient_clip_val=1.0)
+        optimizer.step()
+        return [not torch.equal(p, q) for p, q in zip(before, net.parameters(), strict=True)]
+
+    assert all(step(0.01))
+    assert not any(step(float("inf")))
+    assert not any(step(float("nan")))
 
 
 def test_bf16_trains(dataset, tmp_path):

@@ -68,6 +68,19 @@ class RelaxationTask(lightning.LightningModule):
         )
         return loss
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the norm of the gradient; a step whose gradient is not finite is left out."""
+        parameters = list(self.network.parameters())
+        norm = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val or math.inf)
+        if not torch.isfinite(norm):
+            for parameter in parameters:
+                parameter.grad = None
+
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """One step, then the moving average follows; young averages follow faster."""
         super().optimizer_step(*args, **kwargs)
