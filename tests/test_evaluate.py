@@ -205,7 +205,7 @@ def test_errors_say_what_to_do():
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory):
+def studied(tmp_path_factory):
     """Two datasets, two models of one name."""
     root = tmp_path_factory.mktemp("evaluate")
     for k, name in enumerate(("bulk", "subst")):
@@ -222,11 +222,11 @@ def call(*arguments):
     return CliRunner().invoke(app, [str(a) for a in arguments])
 
 
-def test_command_writes_everything(workplace, tmp_path):
+def test_command_writes_everything(studied, tmp_path):
     out = tmp_path / "deep" / "out"
     result = call(
-        "--model", workplace / "model1", "--model", workplace / "model2", "--data", workplace / "bulk",
-        "--data", workplace / "subst", "--out", out, "--device", "cpu",
+        "--model", studied / "model1", "--model", studied / "model2", "--data", studied / "bulk",
+        "--data", studied / "subst", "--out", out, "--device", "cpu",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert sorted(path.name for path in out.iterdir()) == [
@@ -239,7 +239,7 @@ def test_command_writes_everything(workplace, tmp_path):
     assert re.findall(r"## (\w+: \d+) crystals", text) == ["bulk: 4", "subst: 4", "all: 8"]
     first = text.split("\n\n")[2].splitlines()
     names = [line.split("|")[1].strip() for line in first[2:]]
-    models = [f"tiny ({workplace / f'model{k}'})" for k in (1, 2)]
+    models = [f"tiny ({studied / f'model{k}'})" for k in (1, 2)]
     assert names == ["Dummy", "Rescale", *models, *(f"gain of {name}, %" for name in models)]
 
     table = json.loads((out / "table.json").read_text())
@@ -256,8 +256,8 @@ def test_command_writes_everything(workplace, tmp_path):
         assert entry["volume"] == pytest.approx(error, abs=1e-9)
 
 
-def test_command_prints_json_and_can_leave_matching_out(workplace):
-    result = call("--data", workplace / "bulk", "--split", "train", "--json", "--no-match", "--quiet")
+def test_command_prints_json_and_can_leave_matching_out(studied):
+    result = call("--data", studied / "bulk", "--split", "train", "--json", "--no-match", "--quiet")
     assert result.exit_code == 0, result.output
     table = json.loads(result.stdout)
     assert table["split"] == "train"
@@ -279,8 +279,8 @@ def test_command_without_training_crystals_says_so(tmp_path):
 @pytest.mark.parametrize(
     "arguments", [["--split", "tset"], ["--device", "gpu"], ["--model"]], ids=["split", "device", "model"]
 )
-def test_wrong_usage_ends_with_2(workplace, arguments, monkeypatch):
-    command_line = ["repose", "evaluate", "--data", str(workplace / "bulk"), "--no-match", *arguments]
+def test_wrong_usage_ends_with_2(studied, arguments, monkeypatch):
+    command_line = ["repose", "evaluate", "--data", str(studied / "bulk"), "--no-match", *arguments]
     monkeypatch.setattr("sys.argv", command_line)
     with pytest.raises(SystemExit) as end:
         main()
