@@ -58,8 +58,9 @@ def read_cif(text: str) -> list[Atoms | InvalidCrystalError]:
                 f"a row of a CIF loop cannot be split: {error}; put quotes around it."
             ) from None
         except Exception as error:  # ASE raises whatever Python does on junk
+            said = f" ({error})" if str(error) else ""
             raise InvalidCrystalError(
-                f"it is not CIF, or ends early ({type(error).__name__}: {error})."
+                f"it is not CIF, or ends early{said}; expected data blocks with cell and atoms."
             ) from None
     blocks = [b for b in blocks if any(tag.startswith("_atom_site_") for tag in b)] or blocks[:1]
     if not blocks:

@@ -173,7 +173,7 @@ def _blame(error: Exception, kind: str) -> str:
     said = "".join(c if c.isprintable() else "?" for c in " ".join(str(error).split()))[:200]
     if isinstance(error, _SPEECHLESS):
         said = f"it ends early or is of another kind ({type(error).__name__}: {said})"
-    return f"it cannot be read as {kind}: {said or type(error).__name__}."
+    return f"it cannot be read as {kind}: {said.rstrip('.') or type(error).__name__}."
 
 
 def _text(source: str, kind: str | None) -> str | None:
