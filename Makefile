@@ -32,7 +32,7 @@ docs: .venv/ready ## build the documentation, warnings as errors
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
 bench: .venv/ready ## direct against iterative relaxation; needs the extra `bench` and a dataset in DATA
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt '.[bench]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python benchmarks/direct_vs_iterative.py --data $(DATA)
 
 clean: ## remove what was made
