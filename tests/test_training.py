@@ -212,6 +212,16 @@ def test_mixed_precision_rounds_features_and_not_geometry(pairs):
             assert errors["shape"].item() < 1e-4
 
 
+def test_batches_are_prepared_on_the_cpu_wherever_the_network_is(pairs):
+    """The device "meta" stands in for a GPU: nothing on it can be read from the CPU."""
+    task = RelaxationTask(network(start="rescaled"), settings(), pairs, pairs).to("meta")
+    assert next(task.network.parameters()).device.type == "meta"
+    for batches in (task.train_batches, task.val_batches):
+        sample = next(iter(batches))
+        assert sample.start.positions.device.type == "cpu"
+        assert torch.isfinite(sample.start.positions).all()
+
+
 def test_a_step_that_is_not_finite_is_left_out(pairs):
     net = network()
     task = RelaxationTask(net, settings(), pairs, pairs)

@@ -128,7 +128,11 @@ class E3RelaxSettings(Settings):
 class SamplingSettings(Settings):
     """What training sees; see `repose.training.samples`."""
 
-    edges_per_batch: int = Field(default=12_000, gt=0, description="batches are filled up to this many edges")
+    edges_per_batch: int = Field(
+        default=12_000,
+        gt=0,
+        description="batches are filled up to this many edges, doubled cells not counted",
+    )
     epoch_steps: int = Field(
         default=800, gt=0, description="optimiser steps in a pseudo-epoch; a checkpoint follows each"
     )

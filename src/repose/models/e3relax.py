@@ -93,7 +93,7 @@ class E3Relax(Network[E3RelaxSettings]):
 
     def _rescaled(self, batch: CrystalBatch) -> CrystalBatch:
         atomic: Tensor = self.atomic_volumes  # type: ignore[assignment]
-        volumes = atomic.to(batch.dtype)[batch.numbers]
+        volumes = atomic.to(batch.positions)[batch.numbers]
         guess = segment_sum(volumes, batch.crystal, batch.n_crystals)
         ratio = guess / volume(batch.cells)
         # What stays as it is: crystals with an element that has no fitted volume, and sheets, wires and

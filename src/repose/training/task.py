@@ -39,8 +39,10 @@ class RelaxationTask(lightning.LightningModule):
         self.network = network
         self.average = copy.deepcopy(network).requires_grad_(False)
         self.settings = settings
-        self.train_batches = TrainingBatches(train, network, settings.sampling, settings.seed)
-        self.val_batches = ValidationBatches(val, network, 2 * settings.sampling.edges_per_batch)
+        # Batches are prepared on the CPU, maybe in other processes, by a copy that stays there.
+        preparing = copy.deepcopy(network).requires_grad_(False)
+        self.train_batches = TrainingBatches(train, preparing, settings.sampling, settings.seed)
+        self.val_batches = ValidationBatches(val, preparing, 2 * settings.sampling.edges_per_batch)
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Batches of the current epoch; Lightning asks anew every epoch."""
