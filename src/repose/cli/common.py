@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
@@ -25,6 +28,41 @@ SECONDS_BETWEEN_LINES = 5.0
 def fail(message: str) -> None:
     """Print why a command cannot run, on standard error, in one line."""
     sys.stderr.write(f"repose: {' '.join(message.split())}\n")
+
+
+@contextmanager
+def wrong_usage() -> Iterator[None]:
+    """Errors about what the user asked for end the program with status 2."""
+    from repose.errors import ReposeError
+
+    try:
+        yield
+    except ReposeError as error:
+        fail(str(error))
+        raise typer.Exit(2) from None
+
+
+def named_value(text: str, option: str) -> tuple[str, Any]:
+    """Split ``NAME=VALUE``; the value is JSON, or else text.
+
+    Args:
+        text: What the user typed.
+        option: For the message.
+
+    Raises:
+        ConfigError: There is no ``=``.
+    """
+    import json
+
+    from repose.errors import ConfigError
+
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"{option} takes NAME=VALUE; got '{text}'.")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 def console() -> Any:
@@ -83,12 +121,57 @@ class Progress:
     def _show(self) -> None:
         now = time.monotonic()
         if self._bar is not None:
-            self._bar.update(self._task, completed=self.steps, description=f"{self.done} {self.what}")
+            self._bar.update(self._task, completed=self.steps, description=self._doing())
         elif not self.quiet and now - self._last >= SECONDS_BETWEEN_LINES:
-            rate = self.done / (now - self._start)
-            sys.stderr.write(
-                f"{self.done} {self.what} done, {rate:.1f} a second; "
-                f"{self.unit} {self.steps} of {self.total}\n"
-            )
+            sys.stderr.write(f"{self._line()}\n")
             sys.stderr.flush()
             self._last = now
+
+    def _doing(self) -> str:
+        """What stands beside the bar."""
+        return f"{self.done} {self.what}"
+
+    def _line(self) -> str:
+        """What is written where there is no bar."""
+        rate = self.done / (time.monotonic() - self._start)
+        return f"{self._doing()} done, {rate:.1f} a second; {self.unit} {self.steps} of {self.total}"
+
+
+class HourlyProgress(Progress):
+    """Progress of work that takes hours: how many an hour, and how much time is left.
+
+    Args:
+        what: Plural of what is worked on.
+        quiet: Show nothing.
+    """
+
+    def __init__(self, what: str, quiet: bool = False) -> None:
+        super().__init__(0, what, quiet)
+        self.note = ""
+
+    def update(self, done: int, total: int, note: str = "") -> None:
+        """Say how far it is.
+
+        Args:
+            done: Finished in this call.
+            total: To be finished in this call.
+            note: What else to say.
+        """
+        self.done = self.steps = done
+        self.total, self.note = total, note
+        if self._bar is not None:
+            self._bar.update(self._task, total=total)
+        self._show()
+
+    @property
+    def per_hour(self) -> float:
+        """How many are finished in an hour."""
+        return 3600 * self.done / max(1e-9, time.monotonic() - self._start)
+
+    def _doing(self) -> str:
+        left = timedelta(hours=(self.total - self.done) / self.per_hour) if self.done else None
+        ahead = f", {str(left).partition('.')[0]} left" if left is not None else ""
+        return f"{self.per_hour:,.0f} {self.what} an hour{ahead}{self.note}"
+
+    def _line(self) -> str:
+        return f"{self.done} of {self.total}; {self._doing()}"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from repose.cli.common import Json, NoDevice, Progress, Quiet, console, fail
+from repose.cli.common import Json, NoDevice, Progress, Quiet, console, fail, wrong_usage
+from repose.cli.label import label
 
 if TYPE_CHECKING:
     from repose.data.importers import Source
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Datasets of unrelaxed/relaxed pairs and of whole relaxation paths.", no_args_is_help=True
 )
+app.command()(label)
 
 REFUSED = "refused.csv"
 # Refusals and suspicions printed; all of them stand in refused.csv and in --json.
@@ -66,18 +67,18 @@ def import_(
     from repose.data.cif_pairs import has_tables
     from repose.data.importers import find_sources, import_sources
     from repose.data.pairing import Refusal
-    from repose.data.splits import BY_SOURCE, BY_SYSTEM, SOURCE_DESCRIPTION
+    from repose.data.splits import BY_SOURCE, BY_SYSTEM, SOURCE_DESCRIPTION, parse_split
     from repose.data.store import DatasetInfo, check_target, write_dataset
     from repose.errors import DatasetError, require
 
-    with _wrong_usage():
+    with wrong_usage():
         require("pyarrow", "writing datasets")
         sources = find_sources(source, format_)
         check_target(out)
         if split_by is None:
             tabled = all(s.format == "cif-pairs" and has_tables(s.path) for s in sources)
             split_by = BY_SOURCE if tabled else BY_SYSTEM
-        assign = None if split_by == BY_SOURCE else _group_split(split_by, fractions, seed)
+        assign = None if split_by == BY_SOURCE else parse_split(split_by, fractions, seed)
     info = DatasetInfo(
         name=name or out.resolve().name,
         source=", ".join(dict.fromkeys(s.path.name for s in sources)),
@@ -129,7 +130,7 @@ def inspect(
     from repose.data.store import Dataset
     from repose.data.summary import Suspicion, summarise
 
-    with _wrong_usage():
+    with wrong_usage():
         summary = summarise(Dataset(directory))
     if as_json:
         typer.echo(_json(summary))
@@ -157,33 +158,20 @@ def split(
     Example: repose data split datasets/mine --by prototype --fractions 0.7,0.1,0.2
     """
     del device
-    from repose.data.splits import BY_SOURCE
+    from repose.data.splits import BY_SOURCE, parse_split
     from repose.data.store import Dataset, resplit
     from repose.errors import DatasetError
 
-    with _wrong_usage():
+    with wrong_usage():
         if by == BY_SOURCE:
             raise DatasetError("the source's split is taken at import: repose data import --split-by source.")
-        assign = _group_split(by, fractions, seed)
+        assign = parse_split(by, fractions, seed)
         dataset = resplit(Dataset(directory), assign, assign.description)
     report = _report(dataset, by, assign)
     if as_json:
         typer.echo(_json(report))
     elif not quiet:
         _print_report(report)
-
-
-def _group_split(by: str, fractions: str, seed: int) -> GroupSplit:
-    from repose.data.splits import GroupSplit
-    from repose.errors import DatasetError
-
-    try:
-        train, val, test = map(float, fractions.split(","))
-    except ValueError:
-        raise DatasetError(
-            f"--fractions must be three numbers like 0.8,0.1,0.1; got '{fractions}'."
-        ) from None
-    return GroupSplit(by, (train, val, test), seed)
 
 
 def _report(dataset: Dataset, by: str, assign: GroupSplit | None) -> dict[str, Any]:
@@ -265,18 +253,6 @@ def _stepped(sources: Iterable[Source], progress: Progress) -> Iterator[Source]:
     for source in sources:
         yield source
         progress.step()
-
-
-@contextmanager
-def _wrong_usage() -> Iterator[None]:
-    """Errors about what the user asked for end the program with status 2."""
-    from repose.errors import ReposeError
-
-    try:
-        yield
-    except ReposeError as error:
-        fail(str(error))
-        raise typer.Exit(2) from None
 
 
 def _json(value: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from repose.cli.common import Json, Quiet
+from repose.cli.common import Json, Quiet, named_value
 
 
 def train(
@@ -79,18 +79,8 @@ def _read(path: Path | None) -> dict[str, Any]:
 
 
 def _assign(values: dict[str, Any], assignment: str) -> None:
-    """Enter ``a.b=value`` into nested settings; the value is JSON, or else text."""
-    import json
-
-    from repose.errors import ConfigError
-
-    name, equals, text = assignment.partition("=")
-    if not equals:
-        raise ConfigError(f"--set takes NAME=VALUE; got '{assignment}'.")
-    try:
-        value = json.loads(text)
-    except ValueError:
-        value = text
+    """Enter ``a.b=value`` into nested settings."""
+    name, value = named_value(assignment, "--set")
     *parents, last = name.split(".")
     for parent in parents:
         values = values.setdefault(parent, {})

@@ -68,6 +68,26 @@ class GroupSplit:
         )
 
 
+def parse_split(by: str, fractions: str, seed: int) -> GroupSplit:
+    """The split that options ask for.
+
+    Args:
+        by: ``"chemical-system"`` or the name of a tag.
+        fractions: Three shares, ``"0.8,0.1,0.1"``.
+        seed: Another seed gives another split.
+
+    Raises:
+        DatasetError: The fractions are not three numbers that add up to one.
+    """
+    try:
+        train, val, test = map(float, fractions.split(","))
+    except ValueError:
+        raise DatasetError(
+            f"--fractions must be three numbers like 0.8,0.1,0.1; got '{fractions}'."
+        ) from None
+    return GroupSplit(by, (train, val, test), seed)
+
+
 def shared_groups(pairs: Iterable[Pair], group: Callable[[Pair], str]) -> tuple[int, list[str]]:
     """Check that groups do not stand in two splits.
 

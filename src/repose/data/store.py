@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 SPLITS = ("train", "val", "test")
 INFO = "dataset.json"
+PARTS = "part-*.parquet"
 ROWS_PER_PART = 2000
 
 
@@ -114,13 +115,19 @@ class Dataset:
             )
             raise DatasetError(f"{directory} is not a dataset: it holds no {INFO}. {hint}")
         self.info = DatasetInfo.load(path, FORMAT_VERSION, DatasetError)
-        self.parts = sorted(self.directory.glob("*.parquet"))
+        self.parts = sorted(self.directory.glob(PARTS))
 
     def __len__(self) -> int:
         return sum(self.info.counts.values())
 
     def __iter__(self) -> Iterator[Pair]:
         return self.read()
+
+    def ids(self) -> list[str]:
+        """Ids of all crystals, in order, without reading the crystals."""
+        import pyarrow.parquet as pq
+
+        return [name for part in self.parts for name in pq.read_table(part, columns=["id"])["id"].to_pylist()]
 
     def read(self, split: str | None = None) -> Iterator[Pair]:
         """Yield the crystals of one split, or of all.
@@ -141,7 +148,7 @@ class Dataset:
                 rows = pq.read_table(part).to_pylist()
             except (OSError, pa.ArrowInvalid) as error:
                 raise DatasetError(f"{part} cannot be read: {error}. Import the dataset again.") from None
-            yield from (_to_pair(row) for row in rows if split in (None, row["split"]))
+            yield from (to_pair(row) for row in rows if split in (None, row["split"]))
 
 
 def write_dataset(
@@ -191,7 +198,7 @@ def write_dataset(
                 )
             seen.add(pair.id)
             counts[pair.split] += 1
-            rows.append(_to_row(pair))
+            rows.append(to_row(pair))
             if len(rows) == ROWS_PER_PART:
                 flush()
         if rows:
@@ -234,7 +241,7 @@ def resplit(dataset: Dataset, assign: Callable[[Pair], str], how: str) -> Datase
 
     def keep_other_files(new: Path) -> None:
         for path in dataset.directory.iterdir():
-            if path.is_file() and path.name != INFO and path.suffix != ".parquet":
+            if path.is_file() and path.name != INFO and not path.match(PARTS):
                 shutil.copy2(path, new)
 
     info = dataset.info.model_copy(update={"splits": how})
@@ -271,7 +278,9 @@ def _schema() -> pa.Schema:
     )
 
 
-def _to_row(pair: Pair) -> dict[str, Any]:
+def to_row(pair: Pair) -> dict[str, Any]:
+    """A crystal as plain values, for Parquet and JSON."""
+
     def rows(array: np.ndarray | None) -> list[list[float]] | None:
         return None if array is None else np.asarray(array, dtype=float).tolist()
 
@@ -298,7 +307,9 @@ def _to_row(pair: Pair) -> dict[str, Any]:
     }
 
 
-def _to_pair(row: dict[str, Any]) -> Pair:
+def to_pair(row: dict[str, Any]) -> Pair:
+    """The inverse of `to_row`."""
+
     def array(values: Any) -> np.ndarray | None:
         return None if values is None else np.array(values, dtype=float)
 

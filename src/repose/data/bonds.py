@@ -1,0 +1,64 @@
+"""Whether a crystal is still bonded as it was."""
+
+from __future__ import annotations
+
+import numpy as np
+
+# Atoms are bonded up to this multiple of the sum of their covalent radii.
+REACH = 1.25
+
+
+def bonds_kept(
+    numbers: np.ndarray,
+    pbc: np.ndarray,
+    before: tuple[np.ndarray, np.ndarray],
+    after: tuple[np.ndarray, np.ndarray],
+) -> float:
+    """Share of the bonds that a crystal of n atoms has before and after, among those it has in either.
+
+    The crystal before is brought to the volume of the one after, so that swelling breaks nothing.
+
+    Args:
+        numbers: Atomic numbers, ``(n,)``.
+        pbc: Periodic directions, ``(3,)`` bool.
+        before: Positions ``(n, 3)`` and cell ``(3, 3)`` in A.
+        after: The same atoms, not wrapped.
+
+    Returns:
+        Between 0 and 1; 1 where there are no bonds at all.
+    """
+    swelling = abs(np.linalg.det(after[1])) / abs(np.linalg.det(before[1]))
+    factor = swelling ** (1 / max(1, int(pbc.sum())))
+    stretch = np.eye(3) if pbc.all() else _in_plane(before[1], pbc)
+    stretch = np.eye(3) + (factor - 1) * stretch
+    old = _bonds(numbers, pbc, before[0] @ stretch, before[1] @ stretch)
+    new = _bonds(numbers, pbc, *after)
+    return len(old & new) / len(old | new) if old | new else 1.0
+
+
+def _in_plane(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
+    """Projector on the periodic directions."""
+    basis = np.linalg.svd(cell[pbc], full_matrices=False)[2]
+    return basis.T @ basis
+
+
+def _bonds(
+    numbers: np.ndarray, pbc: np.ndarray, positions: np.ndarray, cell: np.ndarray
+) -> set[tuple[int, ...]]:
+    """Bonds as (atom, atom, cell shift), each in one of its two directions."""
+    from ase.data import covalent_radii
+    from vesin import NeighborList
+
+    radii = covalent_radii[numbers]
+    # Wrapped positions keep vesin's shifts small for atoms that lie many cells away.
+    home = np.where(pbc, np.floor(positions @ np.linalg.inv(cell)), 0.0)
+    search = NeighborList(cutoff=2 * REACH * float(radii.max()), full_list=False, n_threads=1)
+    first, second, shift, distance = search.compute(
+        points=positions - home @ cell, box=cell, periodic=pbc, quantities="ijSd"
+    )
+    first, second = first.astype(np.int64), second.astype(np.int64)
+    shift = np.rint(shift + home[first] - home[second]).astype(np.int64)
+    near = distance < REACH * (radii[first] + radii[second])
+    there = np.column_stack([first, second, shift])[near]
+    back = np.column_stack([second, first, -shift])[near]
+    return {min(tuple(a), tuple(b)) for a, b in zip(there.tolist(), back.tolist(), strict=True)}

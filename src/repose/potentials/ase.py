@@ -1,0 +1,43 @@
+"""Any ASE calculator as a potential."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from repose.convert import to_atoms
+from repose.crystals import CrystalBatch
+from repose.potentials.base import Evaluation, Potential
+
+if TYPE_CHECKING:
+    from ase.calculators.calculator import BaseCalculator
+
+
+class AsePotential(Potential):
+    """An ASE calculator, one crystal after another.
+
+    Args:
+        calculator: With energy, forces and stress.
+        name: What datasets call it; its class by default.
+    """
+
+    def __init__(self, calculator: BaseCalculator, name: str = "") -> None:
+        self.calculator = calculator
+        self.name = name or type(calculator).__name__.removesuffix("Calculator")
+
+    def evaluate(self, batch: CrystalBatch) -> Evaluation:
+        """See `Potential.evaluate`."""
+        energies, forces, stresses = [], [], []
+        for atoms in to_atoms(batch):
+            # A file-based calculator reads results of the crystal it was last asked about.
+            atoms.calc = self.calculator
+            forces.append(atoms.get_forces(apply_constraint=False))
+            stresses.append(atoms.get_stress(voigt=False, apply_constraint=False))
+            energies.append(atoms.get_potential_energy())
+        return Evaluation(
+            energy=torch.tensor(energies, dtype=torch.float64),
+            forces=torch.from_numpy(np.concatenate(forces).astype(np.float64)),
+            stress=torch.from_numpy(np.stack(stresses).astype(np.float64)),
+        )

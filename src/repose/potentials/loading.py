@@ -1,0 +1,72 @@
+"""From the name of a calculator to a potential."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+from repose.errors import ConfigError, nearest
+from repose.models.loading import resolve_device
+from repose.potentials.base import Potential
+
+# Names that stand for a version of CHGNet.
+CHGNET = {"chgnet": "0.3.0", "chgnet-r2scan": "r2scan"}
+
+
+def load_potential(name: str, device: str = "auto", options: dict[str, Any] | None = None) -> Potential:
+    """The potential that a name or an import path stands for.
+
+    Args:
+        name: ``"chgnet"``, ``"chgnet-r2scan"``, or ``MODULE:NAME`` of a class or function that gives an
+            ASE calculator or a `Potential`, e.g. ``"ase.calculators.emt:EMT"``. Modules in the working
+            directory are found too.
+        device: See `repose.models.loading.resolve_device`; an ASE calculator chooses by itself.
+        options: Arguments for the class or function.
+
+    Raises:
+        ConfigError: The name is unknown, cannot be imported, or gives no calculator.
+        MissingExtraError: The package that it needs is not installed.
+    """
+    options = options or {}
+    if name in CHGNET:
+        from repose.potentials.chgnet import CHGNetPotential
+
+        if options:
+            raise ConfigError(f"the calculator '{name}' takes no options; got {', '.join(options)}.")
+        return CHGNetPotential(CHGNET[name], resolve_device(device))
+    if ":" not in name:
+        raise ConfigError(
+            f"calculator '{name}' is unknown: expected {', '.join(CHGNET)}, or MODULE:NAME of an ASE "
+            f"calculator such as ase.calculators.emt:EMT.{nearest(name, CHGNET)}"
+        )
+    made = _import(name)(**options)
+    if isinstance(made, Potential):
+        return made
+    if not callable(getattr(made, "get_property", None)):
+        raise ConfigError(f"{name} gives a {type(made).__name__}; expected an ASE calculator.")
+    from repose.potentials.ase import AsePotential
+
+    return AsePotential(made, name.rpartition(":")[2])
+
+
+def calculator_name(name: str, options: dict[str, Any] | None = None) -> str:
+    """What datasets call the calculator of a name: ``"CHGNet 0.3.0"``, ``"EMT"``."""
+    if name in CHGNET:
+        return f"CHGNet {CHGNET[name]}"
+    arguments = ", ".join(f"{key}={value}" for key, value in sorted((options or {}).items()))
+    return name.rpartition(":")[2] + (f" ({arguments})" if arguments else "")
+
+
+def _import(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.append(here)
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ImportError as error:
+        raise ConfigError(f"calculator {name}: the module cannot be imported: {error}.") from None
+    except AttributeError:
+        raise ConfigError(f"calculator {name}: the module has no '{attribute}'.") from None
