@@ -9,6 +9,7 @@ Source: Deng et al., Nature Machine Intelligence 5, 1031 (2023). Weights come wi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch import Tensor
 from repose.crystals import CrystalBatch
 from repose.errors import require
 from repose.lattice import to_cartesian
+from repose.nn.ops import segment_sum
 from repose.potentials.base import Evaluation, Potential
 
 # Heaviest element of its embedding.
@@ -76,45 +78,84 @@ class CHGNetPotential(Potential):
 
     def _energy(self, batch: CrystalBatch, bonds: Bonds, positions: Tensor, strain: Tensor) -> Tensor:
         """Energies in eV per cell, ``(S,)``, of the crystals under a strain."""
-        from chgnet.model.model import BatchedGraph
-
         gradient = torch.eye(3, device=self.device) + strain
         positions = to_cartesian(positions, gradient, batch.crystal)
         cells = batch.cells @ gradient
-        # From the neighbour to the centre, as CHGNet has it; the reversed bonds come after all others.
+        # From the neighbour to the centre, as CHGNet has it.
         image = to_cartesian(bonds.shift.float(), cells, bonds.crystal)
         vectors = positions[bonds.first] - positions[bonds.second] - image
         lengths = vectors.norm(dim=1)
-        directions = vectors / lengths[:, None]
-        encoder = self.model.bond_basis_expansion
-        both = torch.cat([directions, -directions])
-        n_bonds = len(lengths)
-        centre = torch.cat([bonds.first, bonds.second])
-        near, other = _angles(centre, lengths.detach() < self.bond_cutoff)
-        graph = BatchedGraph(
-            atomic_numbers=batch.numbers,
-            bond_bases_ag=encoder.rbf_expansion_ag(lengths),
-            bond_bases_bg=encoder.rbf_expansion_bg(lengths),
-            angle_bases=self.model.angle_basis_expansion(both[near], both[other])
-            if len(near)
-            else both.new_zeros(0),
-            batched_atom_graph=torch.stack([centre, torch.cat([bonds.second, bonds.first])], dim=1),
-            batched_bond_graph=torch.stack([centre[near], near % n_bonds, other % n_bonds], dim=1),
-            atom_owners=batch.crystal,
-            directed2undirected=torch.arange(n_bonds, device=self.device).repeat(2),
-            atom_positions=[],
-            strains=[],
-            volumes=[],
-        )
+        sites = self._site_energies(batch.numbers, bonds, vectors / lengths[:, None], lengths)
         counts = batch.counts
-        energy = self.model._compute(graph)["e"]  # its forward takes Python graphs only
-        if self.model.composition_model is not None:
-            shares = torch.zeros(batch.n_crystals, HEAVIEST, device=self.device)
-            shares.index_put_((batch.crystal, batch.numbers - 1), shares.new_ones(()), accumulate=True)
-            if self.model.composition_model.is_intensive:
-                shares = shares / counts[:, None]
-            energy = energy + self.model.composition_model._get_energy(shares)
-        return energy * counts if self.model.is_intensive else energy
+        energy = segment_sum(sites, batch.crystal, batch.n_crystals)
+        shares = torch.zeros(batch.n_crystals, HEAVIEST, device=self.device)
+        shares.index_put_((batch.crystal, batch.numbers - 1), shares.new_ones(()), accumulate=True)
+        reference = self.model.composition_model
+        return energy + counts * reference._get_energy(shares / counts[:, None])
+
+    def _site_energies(self, numbers: Tensor, bonds: Bonds, directions: Tensor, lengths: Tensor) -> Tensor:
+        """What every atom adds to the energy beyond its element's reference, eV, ``(N,)``.
+
+        The layers of CHGNet. Where it joins features of two atoms and a bond and multiplies the row by a
+        matrix, here each is multiplied by its part of the matrix before it is copied to the bonds and
+        angles, which come by the hundreds to every atom.
+        """
+        model, n_bonds = self.model, len(lengths)
+        # All bonds, then all bonds reversed; a bond and its reverse share their features.
+        centre = torch.cat([bonds.first, bonds.second])
+        neighbour = torch.cat([bonds.second, bonds.first])
+        bond_of = torch.arange(n_bonds, device=self.device).repeat(2)
+        near, other = _angles(centre, lengths.detach() < self.bond_cutoff)
+        corner, near_bond, other_bond = centre[near], near % n_bonds, other % n_bonds
+        both = torch.cat([directions, -directions])
+
+        radial = model.bond_basis_expansion.rbf_expansion_ag(lengths)
+        short_radial = model.bond_basis_expansion.rbf_expansion_bg(lengths)
+        atoms = model.atom_embedding(numbers - 1)
+        features = model.bond_embedding(radial)
+        weights = model.bond_weights_ag(radial)[bond_of]
+        short_weights = model.bond_weights_bg(short_radial)
+        angle_weights = short_weights[near_bond] * short_weights[other_bond]
+        angles = model.angle_embedding(model.angle_basis_expansion(both[near], both[other]))
+
+        def convolved(layer: Any) -> Tensor:
+            parts = ((atoms, centre), (features, bond_of), (atoms, neighbour))
+            message = _gated(layer.twoBody_atom, parts) * weights
+            return atoms + layer.mlp_out(segment_sum(message, centre, len(atoms)))
+
+        for layer, bond_layer, angle_layer in zip(
+            model.atom_conv_layers[:-1], model.bond_conv_layers, model.angle_layers, strict=True
+        ):
+            atoms = convolved(layer)
+            parts = ((features, near_bond), (features, other_bond), (angles, None), (atoms, corner))
+            message = _gated(bond_layer.twoBody_bond, parts) * angle_weights
+            features = features + bond_layer.mlp_out(segment_sum(message, near_bond, n_bonds))
+            parts = ((features, near_bond), (features, other_bond), (angles, None), (atoms, corner))
+            angles = angles + _gated(angle_layer.twoBody_bond, parts)
+        atoms = model.readout_norm(convolved(model.atom_conv_layers[-1]))
+        return model.mlp(atoms).squeeze(1)
+
+
+def _gated(block: Any, parts: Sequence[tuple[Tensor, Tensor | None]]) -> Tensor:
+    """A gated MLP of rows that are joined from several features.
+
+    Args:
+        block: CHGNet's module.
+        parts: Features, and the row of them that each row of the result takes; None: they stand in order.
+    """
+    halves = []
+    for branch, norm in ((block.mlp_core, block.bn1), (block.mlp_gate, block.bn2)):
+        # The first layer of some branches is dropout, which does nothing here.
+        first, *others = (layer for layer in branch.layers if not isinstance(layer, torch.nn.Dropout))
+        columns = first.weight.split([features.shape[1] for features, _ in parts], dim=1)
+        rows = first.bias
+        for (features, index), column in zip(parts, columns, strict=True):
+            part = features @ column.T
+            rows = rows + (part if index is None else part[index])
+        for layer in others:
+            rows = layer(rows)
+        halves.append(norm(rows))
+    return torch.nn.functional.silu(halves[0]) * torch.sigmoid(halves[1])
 
 
 def _bonds(batch: CrystalBatch, cutoff: float) -> Bonds:
