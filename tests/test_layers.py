@@ -31,6 +31,8 @@ ORDER = [
     "models/e3relax",
     "models/baselines",
     "iterative",
+    "potentials",
+    "descent",
     "data",
     "evaluation",
     "training",

@@ -13,7 +13,7 @@ EXTRAS = {
     "matplotlib": "evaluate",
     "lightning": "train",
     "tensorboard": "train",
-    "chgnet": "bench",
+    "chgnet": "chgnet",
 }
 
 

@@ -43,12 +43,18 @@ class CHGNetPotential(Potential):
     Args:
         version: Weights by the name that the package gives them, e.g. ``"0.3.0"`` or ``"r2scan"``.
         device: Where it computes.
+        dtype: In which precision; it was trained in float32.
 
     Raises:
         MissingExtraError: The package ``chgnet`` is not installed.
     """
 
-    def __init__(self, version: str = "0.3.0", device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        version: str = "0.3.0",
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         require("chgnet", "the calculator CHGNet")
         from chgnet.model.model import CHGNet
 
@@ -58,14 +64,15 @@ class CHGNetPotential(Potential):
         self.room = ROOM[self.device.type]
         # Loaded on the CPU first: its own choice of device looks at memory and prints.
         model: Any = CHGNet.load(model_name=version, use_device="cpu", verbose=False)
-        self.model = model.to(self.device).eval().requires_grad_(False)
+        self.dtype = dtype
+        self.model = model.to(self.device, dtype).eval().requires_grad_(False)
         self.cutoff = float(model.graph_converter.atom_graph_cutoff)
         self.bond_cutoff = float(model.graph_converter.bond_graph_cutoff)
 
     def evaluate(self, batch: CrystalBatch) -> Evaluation:
-        """See `Potential.evaluate`; computed in float32, as CHGNet was trained."""
+        """See `Potential.evaluate`."""
         bonds = _bonds(batch, self.cutoff)
-        batch = batch.to(self.device, torch.float32)
+        batch = batch.to(self.device, self.dtype)
         bonds = Bonds(*(column.to(self.device) for column in bonds))
         positions = batch.positions.clone().requires_grad_()
         strain = torch.zeros_like(batch.cells).requires_grad_()
@@ -78,17 +85,17 @@ class CHGNetPotential(Potential):
 
     def _energy(self, batch: CrystalBatch, bonds: Bonds, positions: Tensor, strain: Tensor) -> Tensor:
         """Energies in eV per cell, ``(S,)``, of the crystals under a strain."""
-        gradient = torch.eye(3, device=self.device) + strain
+        gradient = torch.eye(3, device=self.device, dtype=self.dtype) + strain
         positions = to_cartesian(positions, gradient, batch.crystal)
         cells = batch.cells @ gradient
         # From the neighbour to the centre, as CHGNet has it.
-        image = to_cartesian(bonds.shift.float(), cells, bonds.crystal)
+        image = to_cartesian(bonds.shift.to(self.dtype), cells, bonds.crystal)
         vectors = positions[bonds.first] - positions[bonds.second] - image
         lengths = vectors.norm(dim=1)
         sites = self._site_energies(batch.numbers, bonds, vectors / lengths[:, None], lengths)
         counts = batch.counts
         energy = segment_sum(sites, batch.crystal, batch.n_crystals)
-        shares = torch.zeros(batch.n_crystals, HEAVIEST, device=self.device)
+        shares = torch.zeros(batch.n_crystals, HEAVIEST, device=self.device, dtype=self.dtype)
         shares.index_put_((batch.crystal, batch.numbers - 1), shares.new_ones(()), accumulate=True)
         reference = self.model.composition_model
         return energy + counts * reference._get_energy(shares / counts[:, None])
