@@ -184,6 +184,12 @@ class TrainSettings(Settings):
     )
     clip: float = Field(default=50.0, gt=0, description="largest norm of the gradient")
     seed: int = Field(default=0, ge=0, description="source of all randomness")
+    crystals: int | None = Field(
+        default=None,
+        gt=0,
+        description="train on so many of the training crystals, drawn by the hash of their ids, so that fewer "
+        "are part of more; for learning curves",
+    )
     workers: int = Field(
         default=0, ge=0, description="processes that prepare batches; 0 prepares them in the training process"
     )

@@ -174,6 +174,32 @@ def split(
         _print_report(report)
 
 
+@app.command()
+def pack(
+    source: Annotated[list[Path], typer.Argument(help="Datasets of the same labels.")],
+    out: Annotated[Path, typer.Option(help="Directory of the new dataset.")],
+    frames: Annotated[int, typer.Option(min=0, help="Frames kept of a path; 0 keeps none.")] = 6,
+    share: Annotated[float, typer.Option(min=0, max=1, help="Share of crystals that keep a path.")] = 1.0,
+    name: Annotated[str, typer.Option(help="What to call it; the directory's name if not given.")] = "",
+    device: NoDevice = "auto",
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Join datasets into a small one to keep and to share: single precision, few frames of the paths.
+
+    Example: repose data pack datasets/a datasets/b --out datasets/shared --frames 6 --share 0.5
+    """
+    del device
+    from repose.data.packing import pack as join
+
+    with wrong_usage():
+        report = _report(join(source, out, frames=frames, share=share, name=name), "", None)
+    if as_json:
+        typer.echo(_json(report))
+    elif not quiet:
+        _print_report(report)
+
+
 def _report(dataset: Dataset, by: str, assign: GroupSplit | None) -> dict[str, Any]:
     """Counts of a dataset as it was written, read back, and the groups that its splits share."""
     from repose.data.splits import BY_SYSTEM, GroupSplit, shared_groups
@@ -182,7 +208,7 @@ def _report(dataset: Dataset, by: str, assign: GroupSplit | None) -> dict[str, A
     groups, shared = shared_groups(dataset, split.group)
     return {
         "dataset": str(dataset.directory),
-        "split_by": by,
+        "split_by": by or split.by,
         "splits": dataset.info.splits,
         "counts": dataset.info.counts,
         "groups": {"of": split.by, "count": groups, "in_several_splits": shared},

@@ -23,6 +23,10 @@ def train(
         typer.Option("--set", help="One setting, e.g. sampling.path_frames=0.5; repeatable."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda (all GPUs) or cuda:N.")] = "auto",
+    processes: Annotated[
+        int | None,
+        typer.Option(min=1, help="Share the work among so many; one per GPU, or one on a CPU, by default."),
+    ] = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -52,6 +56,7 @@ def train(
         settings,
         init_from=init_from,
         device=device,
+        processes=processes,
         progress="none" if quiet else "bar" if sys.stderr.isatty() else "lines",
     )
     report = json.loads((directory / "config.json").read_text())

@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from pydantic import Field
 
@@ -26,6 +25,7 @@ from repose.data.bonds import bonds_kept
 from repose.data.candidates import Candidate, read_candidates, read_info
 from repose.data.failures import Failure, read_failures, write_failures
 from repose.data.ledger import Ledger, read_ledgers
+from repose.data.packing import thin
 from repose.data.pairing import Refusal
 from repose.data.splits import GroupSplit
 from repose.data.store import (
@@ -137,9 +137,7 @@ def judge(walk: Walk[Candidate], settings: LabelSettings) -> Pair | Failure:
             f"at least {100 * settings.bonds_kept:g}% were asked for."
         )
         return Failure.of(candidate, reason, last, count)
-    chosen = range(len(steps))
-    if 0 < settings.frames < len(steps):
-        chosen = np.unique(np.linspace(0, count, max(2, settings.frames)).round().astype(int)).tolist()
+    path = [Frame(step.positions, step.cell, step.energy, step.forces, step.stress) for step in steps]
     return Pair(
         id=candidate.id,
         numbers=candidate.numbers,
@@ -149,10 +147,7 @@ def judge(walk: Walk[Candidate], settings: LabelSettings) -> Pair | Failure:
         relaxed_positions=last[0],
         relaxed_cell=last[1],
         split="",
-        path=tuple(
-            Frame(step.positions, step.cell, step.energy, step.forces, step.stress)
-            for step in (steps[k] for k in chosen)
-        ),
+        path=thin(path, settings.frames or len(path)),
         tags=candidate.tags | {"n_steps": str(count)},
     )
 

@@ -156,6 +156,8 @@ def write_dataset(
     info: DatasetInfo,
     pairs: Iterable[Pair],
     finish: Callable[[Path], None] | None = None,
+    *,
+    single: bool = False,
 ) -> Dataset:
     """Write a dataset, atomically: the directory appears when it is complete.
 
@@ -166,6 +168,7 @@ def write_dataset(
         info: Description; ``counts`` is filled in here.
         pairs: Crystals; consumed once, a part in memory at a time.
         finish: Called with the complete new directory before it takes its place, to add files.
+        single: Store numbers in float32, which is less than half as large; energies stay in float64.
 
     Returns:
         The dataset, opened.
@@ -185,7 +188,7 @@ def write_dataset(
 
         def flush() -> None:
             nonlocal rows, part
-            table = pa.Table.from_pylist(rows, schema=_schema())
+            table = pa.Table.from_pylist(rows, schema=_schema(single))
             pq.write_table(table, new / f"part-{part:05d}.parquet", compression="zstd")
             rows, part = [], part + 1
 
@@ -249,10 +252,10 @@ def resplit(dataset: Dataset, assign: Callable[[Pair], str], how: str) -> Datase
     return write_dataset(dataset.directory, info, pairs, finish=keep_other_files)
 
 
-def _schema() -> pa.Schema:
+def _schema(single: bool) -> pa.Schema:
     import pyarrow as pa
 
-    vectors = pa.list_(pa.list_(pa.float64(), 3))
+    vectors = pa.list_(pa.list_(pa.float32() if single else pa.float64(), 3))
     frame = pa.struct(
         [
             ("positions", vectors),

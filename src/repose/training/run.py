@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import sys
@@ -67,12 +68,14 @@ def train(
     _claim(out, family_name, data, settings, init_from)
     lightning.seed_everything(settings.seed, workers=True, verbose=False)
     datasets = [Dataset(path) for path in data]
-    train_pairs = _pairs(datasets, "train")
+    train_pairs = subset(_pairs(datasets, "train"), settings.crystals)
     network, known = _network(family_name, settings, init_from, train_pairs)
     # A dataset given twice counts twice in training, and once in validation.
     unique = list({dataset.directory: dataset for dataset in datasets}.values())
     task = RelaxationTask(network, settings, train_pairs, _pairs(unique, "val"))
     trained_on = "; ".join(map(_sentence, unique))
+    if settings.crystals is not None:
+        trained_on = f"{settings.crystals} crystals of: {trained_on}"
     elements = known | {int(z) for pair in train_pairs for z in pair.numbers}
     export = ExportBest(out / "model", sorted(elements), trained_on)
     last = ModelCheckpoint(
@@ -137,6 +140,16 @@ def _pairs(datasets: Sequence[Dataset], split: str) -> list[Pair]:
         names = ", ".join(str(dataset.directory) for dataset in datasets)
         raise DatasetError(f"no crystal is in the {split} split of {names}; see 'repose data split --help'.")
     return pairs
+
+
+def subset(pairs: list[Pair], n: int | None) -> list[Pair]:
+    """The n pairs with the smallest hash of their ids, in order; all if n is None or too many.
+
+    A pair that is there twice stays twice, and counts once.
+    """
+    ids = sorted({pair.id for pair in pairs}, key=lambda name: hashlib.sha256(name.encode()).digest())
+    chosen = set(ids[:n])
+    return [pair for pair in pairs if pair.id in chosen]
 
 
 def _network(
