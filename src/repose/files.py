@@ -37,6 +37,8 @@ SUFFIXES: dict[str, str] = {
     ".traj": "traj",
     ".db": "db",
 }
+# They describe the folder that they stand in, and hold no crystal.
+DESCRIPTIONS = ("candidates.json", "dataset.json")
 KNOWN = "CIF, POSCAR/CONTCAR/.vasp, .xyz/.extxyz, pymatgen .json (all these also as .gz), ASE .traj/.db"
 # Errors of parsers whose text says nothing to a user.
 _SPEECHLESS = (IndexError, KeyError, StopIteration, AttributeError, TypeError, AssertionError)
@@ -94,7 +96,9 @@ def find(pattern: str, skip: Path | None = None) -> list[tuple[str, str]]:
                 f for f in folders if not f.startswith(".") and (Path(folder) / f).resolve() != avoid
             )
             found += [
-                Path(folder) / name for name in sorted(names) if not name.startswith(".") and kind_of(name)
+                Path(folder) / name
+                for name in sorted(names)
+                if not name.startswith(".") and name not in DESCRIPTIONS and kind_of(name)
             ]
         return [(str(file), str(file.relative_to(path))) for file in found]
     if not path.exists() and glob.has_magic(pattern):
