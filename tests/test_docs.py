@@ -137,7 +137,19 @@ def test_pages_build_without_a_warning(tmp_path):
     )
     assert built.returncode == 0, built.stderr
     commands = (tmp_path / "html" / "reference" / "commands.html").read_text()
-    for name in ("relax", "models", "train", "evaluate", "data import", "data inspect", "data split"):
+    for name in (
+        "relax",
+        "models",
+        "train",
+        "evaluate",
+        "data import",
+        "data fetch",
+        "data generate",
+        "data label",
+        "data pack",
+        "data inspect",
+        "data split",
+    ):
         assert f'id="repose-{name.replace(" ", "-")}"' in commands, name
     assert "--fix-axes" in commands
     settings = (tmp_path / "html" / "reference" / "settings.html").read_text()

@@ -173,6 +173,7 @@ def test_files_that_are_not_extended_xyz_are_refusals(tmp_path, content):
 LAYOUTS = {
     "c2db": ("CIF", "{}_unrelaxed", "{}_relaxed"),
     "mp": ("CIF", "{}_U", "{}_R"),
+    "defects": ("CIF_POSCAR", "{}_unrelaxed", "{}_relaxed"),
     "xmno": (".", "{}_unrelaxed", "{}_relaxed"),
 }
 SPLIT_OF = dict(zip(IDS, ("train", "train", "val", "train", "test", "test"), strict=True))

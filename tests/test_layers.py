@@ -32,6 +32,7 @@ ORDER = [
     "models/baselines",
     "iterative",
     "potentials",
+    "dft",
     "descent",
     "data",
     "evaluation",

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from repose.cli.common import Json, NoDevice, Progress, Quiet, console, fail, wrong_usage
+from repose.cli.common import Json, NoDevice, Quiet, console, wrong_usage
+from repose.cli.fetch import fetch
+from repose.cli.generate import generate
+from repose.cli.importing import (
+    finish_import,
+    plan_import,
+    print_faults,
+    print_report,
+    report_of,
+    run_import,
+    to_json,
+)
 from repose.cli.label import label
-
-if TYPE_CHECKING:
-    from repose.data.importers import Source
-    from repose.data.pairing import Refusal
-    from repose.data.splits import GroupSplit
-    from repose.data.store import Dataset, Pair
 
 app = typer.Typer(
     help="Datasets of unrelaxed/relaxed pairs and of whole relaxation paths.", no_args_is_help=True
 )
+app.command()(fetch)
+app.command()(generate)
 app.command()(label)
-
-REFUSED = "refused.csv"
-# Refusals and suspicions printed; all of them stand in refused.csv and in --json.
-PRINTED = 20
 
 Fractions = Annotated[str, typer.Option(help="Shares of train, val and test among the groups.")]
 Seed = Annotated[int, typer.Option(help="Another seed gives another split.")]
@@ -64,55 +66,18 @@ def import_(
     Example: repose data import archive/c2db --out datasets/c2db --calculator PBE
     """
     del device
-    from repose.data.cif_pairs import has_tables
-    from repose.data.importers import find_sources, import_sources
-    from repose.data.pairing import Refusal
-    from repose.data.splits import BY_SOURCE, BY_SYSTEM, SOURCE_DESCRIPTION, parse_split
-    from repose.data.store import DatasetInfo, check_target, write_dataset
-    from repose.errors import DatasetError, require
+    from repose.data.store import DatasetInfo
 
     with wrong_usage():
-        require("pyarrow", "writing datasets")
-        sources = find_sources(source, format_)
-        check_target(out)
-        if split_by is None:
-            tabled = all(s.format == "cif-pairs" and has_tables(s.path) for s in sources)
-            split_by = BY_SOURCE if tabled else BY_SYSTEM
-        assign = None if split_by == BY_SOURCE else parse_split(split_by, fractions, seed)
+        plan = plan_import(source, out, format_=format_, split_by=split_by, fractions=fractions, seed=seed)
     info = DatasetInfo(
         name=name or out.resolve().name,
-        source=", ".join(dict.fromkeys(s.path.name for s in sources)),
+        source=", ".join(dict.fromkeys(s.path.name for s in plan.sources)),
         licence=licence,
         calculator=calculator,
-        splits=SOURCE_DESCRIPTION if assign is None else assign.description,
     )
-    refused: list[Refusal] = []
-
-    def kept() -> Iterator[Pair]:
-        with Progress(len(sources), "crystals", quiet) as progress:
-            for item in import_sources(_stepped(sources, progress), align=align, assign=assign):
-                progress.count(1)
-                if isinstance(item, Refusal):
-                    refused.append(item)
-                else:
-                    yield item
-
-    try:
-        dataset = write_dataset(out, info, kept(), finish=lambda new: _write_refused(new / REFUSED, refused))
-    except DatasetError as error:
-        # Nothing but refusals: no dataset is made of them.
-        _print_faults("refused", refused)
-        fail(str(error))
-        raise typer.Exit(1) from None
-    if as_json:
-        counted = {"refused": [{"id": r.id, "reason": r.reason} for r in refused]}
-        typer.echo(_json(_report(dataset, split_by, assign) | counted))
-    else:
-        if not quiet:
-            _print_report(_report(dataset, split_by, assign))
-        _print_faults("refused", refused, more=f"see {out / REFUSED}")
-    if refused:
-        raise typer.Exit(1)
+    report, refused = run_import(plan, info, align=align, quiet=quiet)
+    finish_import(plan, report, refused, quiet, as_json)
 
 
 @app.command()
@@ -133,12 +98,12 @@ def inspect(
     with wrong_usage():
         summary = summarise(Dataset(directory))
     if as_json:
-        typer.echo(_json(summary))
+        typer.echo(to_json(summary))
         return
     if not quiet:
         _print_summary(summary)
     faults = [Suspicion(**fault) for fault in summary["suspicious"]]
-    _print_faults("suspicious", faults, more="see --json", err=False)
+    print_faults("suspicious", faults, more="see --json", err=False)
 
 
 @app.command()
@@ -167,11 +132,11 @@ def split(
             raise DatasetError("the source's split is taken at import: repose data import --split-by source.")
         assign = parse_split(by, fractions, seed)
         dataset = resplit(Dataset(directory), assign, assign.description)
-    report = _report(dataset, by, assign)
+    report = report_of(dataset, by, assign)
     if as_json:
-        typer.echo(_json(report))
+        typer.echo(to_json(report))
     elif not quiet:
-        _print_report(report)
+        print_report(report)
 
 
 @app.command()
@@ -193,40 +158,11 @@ def pack(
     from repose.data.packing import pack as join
 
     with wrong_usage():
-        report = _report(join(source, out, frames=frames, share=share, name=name), "", None)
+        report = report_of(join(source, out, frames=frames, share=share, name=name), "", None)
     if as_json:
-        typer.echo(_json(report))
+        typer.echo(to_json(report))
     elif not quiet:
-        _print_report(report)
-
-
-def _report(dataset: Dataset, by: str, assign: GroupSplit | None) -> dict[str, Any]:
-    """Counts of a dataset as it was written, read back, and the groups that its splits share."""
-    from repose.data.splits import BY_SYSTEM, GroupSplit, shared_groups
-
-    split = assign or GroupSplit(BY_SYSTEM)
-    groups, shared = shared_groups(dataset, split.group)
-    return {
-        "dataset": str(dataset.directory),
-        "split_by": by or split.by,
-        "splits": dataset.info.splits,
-        "counts": dataset.info.counts,
-        "groups": {"of": split.by, "count": groups, "in_several_splits": shared},
-    }
-
-
-def _print_report(report: dict[str, Any]) -> None:
-    counts, groups = report["counts"], report["groups"]
-    typer.echo(
-        f"{report['dataset']}: {sum(counts.values())} crystals "
-        f"({', '.join(f'{name} {count}' for name, count in counts.items())})"
-    )
-    typer.echo(f"split {report['splits']}")
-    shared = groups["in_several_splits"]
-    some = f": {', '.join(shared[:5])}{', ...' if len(shared) > 5 else ''}" if shared else ""
-    typer.echo(
-        f"checked: of {groups['count']} groups by {groups['of']}, {len(shared)} stand in several splits{some}"
-    )
+        print_report(report)
 
 
 def _print_summary(summary: dict[str, Any]) -> None:
@@ -256,32 +192,3 @@ def _print_summary(summary: dict[str, Any]) -> None:
         lines.append(f"tag {tag}: {counts or str(of['values']) + ' values'}")
     for line in lines:
         out.print(line, markup=False)
-
-
-def _print_faults(what: str, faults: Iterable[Any], more: str = "", err: bool = True) -> None:
-    faults = list(faults)
-    for fault in faults[:PRINTED]:
-        typer.echo(f"{what}: {fault.id}: {fault.reason}", err=err)
-    if len(faults) > PRINTED:
-        typer.echo(f"{what}: {len(faults) - PRINTED} more" + (f", {more}" if more else ""), err=err)
-
-
-def _write_refused(path: Path, refused: list[Refusal]) -> None:
-    import csv
-
-    if refused:
-        with path.open("w", newline="", encoding="utf-8") as handle:
-            csv.writer(handle).writerows([("id", "reason"), *((r.id, r.reason) for r in refused)])
-
-
-def _stepped(sources: Iterable[Source], progress: Progress) -> Iterator[Source]:
-    """Advance the progress as one source after the other is done with."""
-    for source in sources:
-        yield source
-        progress.step()
-
-
-def _json(value: dict[str, Any]) -> str:
-    import json
-
-    return json.dumps(value, ensure_ascii=False)

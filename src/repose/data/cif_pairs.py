@@ -28,7 +28,7 @@ from repose.errors import DatasetError, InvalidCrystalError
 if TYPE_CHECKING:
     from ase import Atoms
 
-FOLDERS = ("CIF", "cif", "cifs", ".")
+FOLDERS = ("CIF", "CIF_POSCAR", "cif", "cifs", ".")
 TABLES = ("{}.csv", "id_prop_{}_all.csv", "id_prop_{}.csv")
 ID_COLUMNS = ("atoms_id", "mp_id", "material_id", "cif_id", "id")
 # Ends of the names of the unrelaxed and the relaxed file.
