@@ -1,0 +1,1 @@
+"""Candidate crystals: elements substituted into prototypes and into relaxed crystals."""
