@@ -147,6 +147,7 @@ def test_pages_build_without_a_warning(tmp_path):
         "data generate",
         "data label",
         "data pack",
+        "data pair",
         "data inspect",
         "data split",
     ):

@@ -17,6 +17,7 @@ from ase.io import write
 from typer.testing import CliRunner
 
 from conftest import rock_salt
+from repose.atomic import claimed
 from repose.cli.data import app
 from repose.data.bonds import bonds_kept
 from repose.data.candidates import (
@@ -28,6 +29,7 @@ from repose.data.candidates import (
 )
 from repose.data.failures import read_failures
 from repose.data.label import LabelSettings, judge, label
+from repose.data.packing import pack
 from repose.data.pairing import Refusal
 from repose.data.splits import GroupSplit
 from repose.data.store import Dataset
@@ -329,3 +331,35 @@ def test_hours_zero_collects_what_is_finished(candidates, tmp_path):
         label([candidates], out, settings(), GroupSplit(), hours=0)
     dataset, state = label([candidates], out, settings(), GroupSplit(), hours=1)
     assert (len(dataset), state.left) == (12, 0)
+
+
+def test_two_calls_do_not_work_in_one_place(candidates, tmp_path):
+    with claimed(tmp_path / "set.labelling", "labelling"):
+        result = run(candidates, "--out", tmp_path / "set", "--calculator", EMT_PATH)
+    assert result.exit_code == 2
+    assert "another process is labelling in" in result.stderr
+    assert not (tmp_path / "set").exists()
+
+
+def test_packed_datasets_are_small_and_the_same(candidates, tmp_path):
+    dataset, _ = label([candidates], tmp_path / "set", settings(), GroupSplit(), licence="MIT")
+    packed = pack([dataset.directory, dataset.directory], tmp_path / "packed", frames=3, share=0.5)
+    assert packed.info.calculator == dataset.info.calculator
+    assert packed.info.licence == "MIT"
+    kept = 0
+    for before, after in zip(dataset, packed, strict=True):
+        assert (before.id, before.split, before.tags) == (after.id, after.split, after.tags)
+        assert np.abs(before.relaxed_positions - after.relaxed_positions).max() < 1e-6
+        if after.path:
+            kept += 1
+            assert len(after.path) == 3
+            assert after.path[-1].energy == before.path[-1].energy
+            assert np.abs(after.path[0].forces - before.path[0].forces).max() < 1e-5
+    assert 0 < kept < 12
+    size = sum(part.stat().st_size for part in packed.parts)
+    assert size < 0.5 * sum(part.stat().st_size for part in dataset.parts)
+    other, _ = label(
+        [candidates], tmp_path / "other", settings(descent=DescentSettings(fmax=0.1)), GroupSplit()
+    )
+    with pytest.raises(DatasetError, match="datasets of one calculator"):
+        pack([dataset.directory, other.directory], tmp_path / "mixed")

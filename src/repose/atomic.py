@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from repose.errors import ConfigError
+
 
 def beside(target: Path) -> Path:
     """A new empty file in the folder of ``target`` (made if need be), to be written and then published."""
@@ -73,6 +75,32 @@ def replacing_directory(target: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)
         raise
+
+
+@contextmanager
+def claimed(directory: Path, what: str) -> Iterator[None]:
+    """Make sure that no other process works in a directory meanwhile; a claim ends with its process.
+
+    Args:
+        directory: Made if need be.
+        what: What the processes do there, for the message.
+
+    Raises:
+        ConfigError: Another process has it.
+    """
+    import fcntl
+
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / ".claim").open("a") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"another process is {what} in {directory}; wait for it or stop it, or choose another --out."
+            ) from None
+        except OSError:  # a file system without locks: then nobody is kept out
+            pass
+        yield
 
 
 def stepped_aside(target: Path) -> Path | None:

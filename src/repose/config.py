@@ -187,8 +187,8 @@ class TrainSettings(Settings):
     crystals: int | None = Field(
         default=None,
         gt=0,
-        description="train on so many of the training crystals, drawn by the hash of their ids, so that fewer "
-        "are part of more; for learning curves",
+        description="train on so many of the training crystals, drawn by the hash of their ids, so that "
+        "fewer are part of more; for learning curves",
     )
     workers: int = Field(
         default=0, ge=0, description="processes that prepare batches; 0 prepares them in the training process"

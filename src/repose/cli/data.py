@@ -20,6 +20,7 @@ from repose.cli.importing import (
     to_json,
 )
 from repose.cli.label import label
+from repose.cli.pairs import pair
 
 app = typer.Typer(
     help="Datasets of unrelaxed/relaxed pairs and of whole relaxation paths.", no_args_is_help=True
@@ -27,6 +28,7 @@ app = typer.Typer(
 app.command()(fetch)
 app.command()(generate)
 app.command()(label)
+app.command()(pair)
 
 Fractions = Annotated[str, typer.Option(help="Shares of train, val and test among the groups.")]
 Seed = Annotated[int, typer.Option(help="Another seed gives another split.")]

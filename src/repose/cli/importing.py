@@ -117,7 +117,7 @@ def run_import(
             plan.out,
             info.model_copy(update={"splits": how}),
             kept(),
-            finish=lambda new: _write_refused(new / REFUSED, refused),
+            finish=lambda new: write_refused(new / REFUSED, refused),
         )
     except DatasetError as error:
         print_faults("refused", refused)
@@ -190,7 +190,8 @@ def to_json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _write_refused(path: Path, refused: list[Refusal]) -> None:
+def write_refused(path: Path, refused: list[Refusal]) -> None:
+    """Write ids and reasons as CSV; nothing if there are none."""
     import csv
 
     if refused:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from pydantic import Field
 
-from repose.atomic import replacing_file
+from repose.atomic import claimed, replacing_file
 from repose.config import Settings
 from repose.crystals import CrystalBatch
 from repose.data.bonds import bonds_kept
@@ -189,41 +189,29 @@ def label(
     """
     check_target(out)
     workshop = out.with_name(f"{out.name}.labelling")
-    _claim(workshop, out, settings)
-    candidates: dict[str, Candidate] = {}
-    refused: dict[str, Failure] = {}
-    for item in (item for path in source for item in read_candidates(path)):
-        if isinstance(item, Refusal) or item.id in candidates:
-            refused[item.id] = Failure.of(item, f"refused: the id {item.id} was already read.")
-        else:
-            candidates[item.id] = item
-    fine, failed = _known(out, workshop)
-    todo = [candidate for key, candidate in candidates.items() if key not in fine | failed]
-    counts = [len(fine & candidates.keys()), len(failed & candidates.keys()) + len(refused)]
+    with claimed(workshop, "labelling"):
+        _note(workshop, out, settings)
+        job = _Job(out, workshop, *_read(source))
+        if job.todo and hours != 0:
+            deadline = None if hours is None else time.time() + 3600 * hours
+            report(job.state)
 
-    def state() -> State:
-        return State(*counts, left=len(candidates) + len(refused) - sum(counts))
+            def one_more(_: str, labelled: bool) -> None:
+                job.count(labelled)
+                report(job.state)
 
-    def one_more(_: str, labelled: bool) -> None:
-        counts[not labelled] += 1
-        report(state())
-
-    deadline = None if hours is None else time.time() + 3600 * hours
-    if todo and hours != 0:
-        report(state())
-        work = Labelling(settings, device)
-        work_off(todo, work, workshop, workers=workers, deadline=deadline, report=one_more)
-    described = [read_info(path) for path in source]
-    info = DatasetInfo(
-        name=name or out.resolve().name,
-        source="; ".join(f"{i.preset} candidates, seed {i.seed}" for i in described if i)
-        or "crystals of the user",
-        licence=licence,
-        calculator=settings.labels,
-        splits=assign.description,
-    )
-    dataset = _collect(out, workshop, info, assign, list(candidates), refused)
-    return dataset, state()
+            work = Labelling(settings, device)
+            work_off(job.todo, work, workshop, workers=workers, deadline=deadline, report=one_more)
+        described = [info for path in source if (info := read_info(path))]
+        info = DatasetInfo(
+            name=name or out.resolve().name,
+            source="; ".join(f"{i.preset} candidates, seed {i.seed}" for i in described)
+            or "crystals of the user",
+            licence=licence,
+            calculator=settings.labels,
+            splits=assign.description,
+        )
+        return job.collect(info, assign), job.state
 
 
 def _crystal(candidate: Candidate) -> CrystalBatch:
@@ -236,7 +224,7 @@ def _crystal(candidate: Candidate) -> CrystalBatch:
     )
 
 
-def _claim(workshop: Path, out: Path, settings: LabelSettings) -> None:
+def _note(workshop: Path, out: Path, settings: LabelSettings) -> None:
     """Make sure that what stands here was made with the same settings, and write them down."""
     if (out / INFO).is_file() and (before := Dataset(out).info.calculator) != settings.labels:
         raise ConfigError(
@@ -257,53 +245,82 @@ def _claim(workshop: Path, out: Path, settings: LabelSettings) -> None:
         new.write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
 
 
-def _known(out: Path, workshop: Path) -> tuple[set[str], set[str]]:
-    """Ids that are labelled, and ids that failed."""
-    fine, failed = set[str](), set[str]()
-    if (out / INFO).is_file():
-        fine |= set(Dataset(out).ids())
-        failed |= {failure.id for failure in read_failures(out)}
-    for entry in read_ledgers(workshop):
-        if "pair" in entry:
-            fine.add(entry["pair"]["id"])
+def _read(source: Sequence[Path]) -> tuple[dict[str, Candidate], dict[str, Failure]]:
+    """Candidates by id, and those that cannot be read."""
+    candidates: dict[str, Candidate] = {}
+    refused: dict[str, Failure] = {}
+    for item in (item for path in source for item in read_candidates(path)):
+        if isinstance(item, Refusal) or item.id in candidates:
+            refused[item.id] = Failure.of(item, f"refused: the id {item.id} was already read.")
         else:
-            failed.add(entry["failed"]["id"])
-    return fine, failed
+            candidates[item.id] = item
+    return candidates, refused
 
 
-def _collect(
-    out: Path,
-    workshop: Path,
-    info: DatasetInfo,
-    assign: GroupSplit,
-    order: Sequence[str],
-    refused: dict[str, Failure],
-) -> Dataset:
-    """Fold the ledgers into the dataset; they are gone afterwards."""
-    old = Dataset(out) if (out / INFO).is_file() else None
-    failures = {failure.id: failure for failure in (read_failures(out) if old else [])} | refused
-    rows: dict[str, str] = {}  # as text, which takes less memory than the crystals
-    for entry in read_ledgers(workshop):
-        if "failed" in entry:
-            failures.setdefault(entry["failed"]["id"], Failure(**entry["failed"]))
-        else:
-            rows.setdefault(entry["pair"]["id"], json.dumps(entry["pair"]))
+class _Job:
+    """What is to be done, what is done, and where both are written.
 
-    def pairs() -> Iterator[Pair]:
-        known = set[str]()
-        for pair in old or ():
-            known.add(pair.id)
-            yield pair
-        place = {name: k for k, name in enumerate(order)}
-        for name in sorted(rows.keys() - known, key=lambda name: place.get(name, len(place))):
-            pair = to_pair(json.loads(rows[name]))
-            yield replace(pair, split=assign(pair))
+    Args:
+        out: Directory of the dataset.
+        workshop: Directory of the ledgers.
+        candidates: By id.
+        refused: Those that could not be read.
+    """
 
-    if old is None and not rows:
-        reasons = "; ".join(f"{f.id}: {f.reason}" for f in list(failures.values())[:3])
-        raise DatasetError(f"no crystal is labelled, so there is no dataset. {reasons}".strip())
-    place = {name: k for k, name in enumerate(order)}
-    ordered = sorted(failures.values(), key=lambda f: place.get(f.id, len(place)))
-    dataset = write_dataset(out, info, pairs(), finish=lambda new: write_failures(new, ordered))
-    shutil.rmtree(workshop)
-    return dataset
+    def __init__(
+        self, out: Path, workshop: Path, candidates: dict[str, Candidate], refused: dict[str, Failure]
+    ) -> None:
+        self.out, self.workshop, self.refused = out, workshop, refused
+        self.place = {name: k for k, name in enumerate(candidates)}
+        self.old = Dataset(out) if (out / INFO).is_file() else None
+        fine = set(self.old.ids()) if self.old else set[str]()
+        failed = {failure.id for failure in read_failures(out)}
+        for entry in read_ledgers(workshop):
+            if "pair" in entry:
+                fine.add(entry["pair"]["id"])
+            else:
+                failed.add(entry["failed"]["id"])
+        self.todo = [candidate for name, candidate in candidates.items() if name not in fine | failed]
+        self._total = len(candidates) + len(refused)
+        self._labelled = len(fine & candidates.keys())
+        self._failed = len(failed & candidates.keys()) + len(refused)
+
+    @property
+    def state(self) -> State:
+        """How far it is."""
+        return State(self._labelled, self._failed, self._total - self._labelled - self._failed)
+
+    def count(self, labelled: bool) -> None:
+        """One more has ended."""
+        self._labelled += labelled
+        self._failed += not labelled
+
+    def collect(self, info: DatasetInfo, assign: GroupSplit) -> Dataset:
+        """Fold the ledgers into the dataset; they are gone afterwards."""
+        failures = {failure.id: failure for failure in read_failures(self.out)} | self.refused
+        rows: dict[str, str] = {}  # as text, which takes less memory than the crystals
+        for entry in read_ledgers(self.workshop):
+            if "failed" in entry:
+                failures.setdefault(entry["failed"]["id"], Failure(**entry["failed"]))
+            else:
+                rows.setdefault(entry["pair"]["id"], json.dumps(entry["pair"]))
+        if self.old is None and not rows:
+            reasons = "; ".join(f"{f.id}: {f.reason}" for f in list(failures.values())[:3])
+            raise DatasetError(f"no crystal is labelled, so there is no dataset. {reasons}".strip())
+
+        def pairs() -> Iterator[Pair]:
+            known = set[str]()
+            for pair in self.old or ():
+                known.add(pair.id)
+                yield pair
+            for name in sorted(rows.keys() - known, key=self._order):
+                pair = to_pair(json.loads(rows[name]))
+                yield replace(pair, split=assign(pair))
+
+        ordered = sorted(failures.values(), key=lambda failure: self._order(failure.id))
+        dataset = write_dataset(self.out, info, pairs(), finish=lambda new: write_failures(new, ordered))
+        shutil.rmtree(self.workshop)
+        return dataset
+
+    def _order(self, name: str) -> int:
+        return self.place.get(name, len(self.place))
