@@ -3,11 +3,12 @@
 #
 #   models/default/train.sh DATA OUT
 #
-# DATA: folder of the prototype paths (bulk_*, subst_*, xmno_*.extxyz.gz). OUT: where the run goes.
-# May be stopped at any moment; the same command goes on.
+# DATA: folder of the prototype paths (bulk_*, subst_*, xmno_*.extxyz.gz); the datasets in datasets/chgnet join them.
+# OUT: where the run goes. May be stopped at any moment; the same command goes on. PROCESSES=2 by default.
 set -euo pipefail
 data=$(realpath "$1") out=$2
 here=$(realpath "$(dirname "$0")")
+ours=$here/../../datasets/chgnet
 calculator="CHGNet 0.3.0, relaxed to 0.05 eV/A"
 mkdir -p "$out/data"
 
@@ -21,10 +22,11 @@ import bulk
 import subst
 import xmno --split-by prototype --fractions 0.6,0.15,0.25
 
-datasets=(--data "$out/data/bulk" --data "$out/data/subst" --data "$out/data/xmno")
+theirs=(--data "$out/data/bulk" --data "$out/data/subst" --data "$out/data/xmno")
+new=(--data "$ours/bulk" --data "$ours/subst" --data "$ours/xmno")
 # xmno is small and counts twice in training.
-repose train --model e3relax "${datasets[@]}" --data "$out/data/xmno" \
-  --config "$here/train.json" --out "$out/default" --device cpu
-repose evaluate --model "$out/default" "${datasets[@]}" --out "$out/evaluation" --device cpu
+repose train --model e3relax "${theirs[@]}" --data "$out/data/xmno" "${new[@]}" --data "$ours/xmno" \
+  --config "$here/train.json" --out "$out/default" --device cpu --processes "${PROCESSES:-2}"
+repose evaluate --model "$out/default" "${theirs[@]}" "${new[@]}" --out "$out/evaluation" --device cpu
 python "$here/../../tools/ship_model.py" "$out/default/model" "$out/evaluation/table.json" \
   --name default --limits "$here/limits.md"
