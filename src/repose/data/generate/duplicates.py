@@ -67,6 +67,7 @@ class Known:
         from pymatgen.core.structure_matcher import StructureMatcher
 
         self._entries: dict[Formula, list[_Entry]] = defaultdict(list)
+        self._swaps: dict[tuple[str, ...], bool] = {}
         self._matcher = StructureMatcher()
 
     def exclude(self, crystals: Iterable[tuple[Atoms, str]]) -> None:
@@ -112,7 +113,15 @@ class Known:
             return labelled or self._match(new, old)
         if abs(new.volume / old.volume - 1) > VOLUME_TOLERANCE:
             return False
-        return (labelled and bool(new.species) and new.species == old.species) or self._match(new, old)
+        if not (labelled and new.species and old.species):
+            return self._match(new, old)
+        if new.species == old.species:
+            return True
+        # Whether two species of a prototype may change places is the same for all of its crystals.
+        swap = (new.prototype, *sorted((new.species, old.species)))
+        if swap not in self._swaps:
+            self._swaps[swap] = self._match(new, old)
+        return self._swaps[swap]
 
     def _match(self, new: _Entry, old: _Entry) -> bool:
         if max(len(new.atoms), len(old.atoms)) > _MOST_ATOMS:

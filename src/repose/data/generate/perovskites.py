@@ -46,7 +46,8 @@ _TILTS = {
     "a-a-c+": ((1, 1, 1), (-1, -1, 1)),
     "a+a+a+": ((1, 1, 1), (1, 1, 1)),
 }
-_ANGLES = np.deg2rad((4.0, 16.0))
+# Degrees by which octahedra turn: whole ones, so that types can be kept.
+_ANGLES = (4, 16)
 
 
 def perovskites(given: Ingredients, rng: np.random.Generator) -> Iterator[Draft | None]:
@@ -80,7 +81,7 @@ def _draw_type(mixed: bool, rng: np.random.Generator) -> Prototype:
         return untilted("cubic")
     if form == "ordered":
         return untilted(str(rng.choice(list(_ORDERS))))
-    return tilted(str(rng.choice(list(_TILTS))), rng.uniform(*_ANGLES))
+    return tilted(str(rng.choice(list(_TILTS))), int(rng.integers(_ANGLES[0], _ANGLES[1] + 1)))
 
 
 def _draw_elements(
@@ -124,12 +125,13 @@ def untilted(form: str) -> Prototype:
     return _reduced(f"perovskite-{form}", atoms)
 
 
+@cache
 def tilted(glazer: str, angle: float) -> Prototype:
     """Octahedra turned as rigid as they can be without straining the cell.
 
     Args:
         glazer: One of the tilt systems in Glazer's notation, e.g. ``"a-a-c+"``.
-        angle: About every axis that turns, in radian.
+        angle: About every axis that turns, in degrees.
     """
     sizes, successive = _TILTS[glazer]
     atoms = _supercell()
@@ -140,7 +142,7 @@ def tilted(glazer: str, angle: float) -> Prototype:
         # In the plane across the axis, neighbours that share a corner must turn against each other.
         sign = (-1.0) ** site[:, others].sum(axis=1) * float(successive[axis]) ** site[:, axis]
         turn = np.zeros(3)
-        turn[axis] = np.tan(angle) * sizes[axis]
+        turn[axis] = np.tan(np.deg2rad(angle)) * sizes[axis]
         atoms.positions += np.cross(turn, arm) * sign[:, None]
     return _reduced(f"perovskite-{glazer}", atoms)
 

@@ -43,8 +43,10 @@ MODULES = ("sheets", "layered", "defects")
 PRESETS = (*DRAFTS, *MODULES)
 NEED_PARENTS = ("subst", "near")
 FILL_PROTOTYPES = ("bulk", "xmno")
-# So many drafts in a row thrown away mean that there is nothing new to be made.
-PATIENCE = 2000
+# So many drafts in a row thrown away mean that there is nothing new to be made. Those without elements count
+# little: they cost little, and where few elements are allowed most are of this kind.
+PATIENCE = 500
+WITHOUT_ELEMENTS = 0.02
 
 
 class GenerateSettings(Settings):
@@ -146,15 +148,15 @@ def _check_asked(
 
 def _accepted(drafts: Iterator[Draft | None], known: Known, rejected: Counter[str]) -> Iterator[Candidate]:
     """What becomes of drafts, until nothing new has come for long."""
-    idle = 0
+    idle = 0.0
     for draft in drafts:
         made = "no elements fit" if draft is None else _candidate(draft, known)
         if isinstance(made, Candidate):
-            idle = 0
+            idle = 0.0
             yield made
         else:
             rejected[made] += 1
-            idle += 1
+            idle += WITHOUT_ELEMENTS if draft is None else 1.0
             if idle >= PATIENCE:
                 return
 
