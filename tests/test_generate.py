@@ -154,6 +154,8 @@ def test_only_elements_that_were_asked_for():
     assert {tuple(sorted(set(c.numbers.tolist()))) for c in xmno} == {(8, 20, 25)}
     with pytest.raises(DatasetError, match=r"'Fee' is no element\. Did you mean 'Fe'"):
         generate("bulk", 1, settings=GenerateSettings(elements=("Fee",)))
+    with pytest.raises(DatasetError, match=r"atomic numbers \[2\]"):
+        generate("bulk", 1, settings=GenerateSettings(elements=("He", "Fe", "O")))
 
 
 def test_default_elements_leave_out_what_is_rare():

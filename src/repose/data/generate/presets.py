@@ -115,9 +115,11 @@ def generate(
         made = make(asked, rng, [parent.atoms for parent in starts])
         kept = _not_excluded(made, known, rejected)
         return (_named(preset, seed, k, candidate) for k, candidate in enumerate(islice(kept, n)))
+    chemistry, volumes = Chemistry(settings.elements), volumes or default_volumes()
+    volumes.guess(chemistry.numbers)  # complains of noble gases now, rather than at the first one drawn
     given = Ingredients(
-        chemistry=Chemistry(settings.elements),
-        volumes=volumes or default_volumes(),
+        chemistry=chemistry,
+        volumes=volumes,
         prototypes=library(),
         own_prototypes=_taken(read_prototypes(prototypes), refused),
         parents=starts,
