@@ -115,7 +115,7 @@ def candidates(n: int, rng: np.random.Generator, parents: Sequence[Atoms] = ()) 
         registry, shift = _shift(made, lower, rng)
         contact = CONTACT * (1 + CONTACT_SPREAD * float(np.clip(rng.normal(), -2, 2)))
         below, above, strain = joined(lower, turned(upper, turn), match)
-        primitive = np.linalg.solve(match.lower, below.cell.array[:2, :2])
+        primitive = np.linalg.solve(np.array(match.lower), below.cell.array[:2, :2])
         pair = (below, above, shift @ primitive, contact)
         bilayer = rng.random() < BILAYERS
         # A stack's next cell lies on this one as it is, or goes on sliding.
@@ -223,7 +223,7 @@ def joined(lower: Atoms, upper: Atoms, match: Coincidence) -> tuple[Atoms, Atoms
     layers = []
     for sheet, matrix in ((lower, match.lower), (upper, match.upper)):
         full = np.eye(3)
-        full[:2, :2] = matrix
+        full[:2, :2] = np.array(matrix)
         layer = make_supercell(sheet, full, wrap=False)
         cell = layer.cell.array.copy()
         cell[:2, :2] = vectors
