@@ -28,7 +28,9 @@ ORDER = [
     "models/memory",
     "models/base",
     "models/loading",
+    "models/lattice_network",
     "models/e3relax",
+    "models/e3relax_h2",
     "models/baselines",
     "iterative",
     "potentials",
@@ -44,7 +46,7 @@ ORDER = [
     "__main__",
 ]
 # Families never import each other, data or training.
-FAMILIES = ["models/e3relax"]
+FAMILIES = ["models/e3relax", "models/e3relax_h2"]
 
 
 def place(module: str) -> int | None:

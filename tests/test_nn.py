@@ -1,11 +1,15 @@
 """Blocks: limits, gradients at zero, agreement with plain loops."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
+from repose.graph import PeriodicGraph
 from repose.nn.elements import ElementEmbedding, element_properties
-from repose.nn.equivariant import Message, SelfUpdate
+from repose.nn.equivariant import SelfUpdate
+from repose.nn.messages import Message
 from repose.nn.ops import safe_norm, segment_mean, segment_sum, unit
 from repose.nn.radial import GaussianBasis
 
@@ -56,7 +60,9 @@ def test_message_against_the_paper_written_as_a_loop():
         h, u, w = (block.phi(x[j]) * block.gamma(basis[edge])).split(f)
         m[i] += h / 3**0.5
         mv[i] += (u * v[j] + w * direction[edge][:, None]) / 3**0.5 / f**0.5
-    got, got_v = block(x, v, basis, direction, receiver, sender)
+    graph = PeriodicGraph(receiver, sender, torch.zeros(e, 3).double(), torch.zeros(e).long(), n)
+    edges = SimpleNamespace(graph=graph, basis=basis, direction=direction)
+    got, got_v = block(x, v, edges)
     assert torch.allclose(got, m)
     assert torch.allclose(got_v, mv)
 

@@ -82,31 +82,28 @@ class GraphSettings(Settings):
     self_images: bool = Field(default=True, description="self-connecting edges to six images of the atom")
 
 
-class E3RelaxSettings(Settings):
-    """Hyperparameters of E3Relax; the defaults are the published size."""
+class LatticeNodeSettings(Settings):
+    """Hyperparameters that families with lattice nodes share; sizes by default are the published ones."""
 
     graph: GraphSettings = Field(default=GraphSettings(), description="how neighbours are found")
     features: int = Field(default=512, gt=0, description="width F of scalar and vector features")
     layers: int = Field(default=4, gt=0, description="number of layers T")
     n_basis: int = Field(default=128, gt=1, description="radial functions K")
     reach: float = Field(default=30.0, gt=0, description="distance in A where radial functions vanish")
-    lattice_nodes: bool = Field(default=True, description="False: ablation 'w/o lattice nodes' of Table 3")
+    lattice_nodes: bool = Field(
+        default=True, description="False: ablation, nine numbers from the mean of the scalars change the cell"
+    )
     refinement: bool = Field(
-        default=True, description="False: ablation 'w/o refinement', geometry moves in the last layer only"
+        default=True, description="False: ablation, geometry moves in the last layer only"
     )
     shared_axes: bool = Field(
         default=True, description="one set of weights for a, b and c, so that their order does not matter"
     )
-    lattice_offset: Literal["tip", "axis"] = Field(
-        default="tip",
-        description="what atoms see of a lattice vector: 'tip' is r_i - l_c as in eqs. 15-16, with r_i from "
-        "the crystal's mean; 'axis' is -l_c alone, which does not depend on the image an atom is written in",
-    )
     edge_channels: int = Field(
         default=0,
         ge=0,
-        description="channels of messages from edges straight to lattice nodes (ours); 0 is the paper, where "
-        "lattice nodes see no anisotropy of sites whose vectors vanish by symmetry",
+        description="channels of messages from edges straight to lattice nodes (ours); 0 is the papers, "
+        "where lattice nodes see no anisotropy of sites whose vectors vanish by symmetry",
     )
     embedding: Literal["free", "properties"] = Field(
         default="free", description="elements: free vectors or tabulated properties"
@@ -118,10 +115,53 @@ class E3RelaxSettings(Settings):
     )
     frame: Literal["cartesian", "affine"] = Field(
         default="cartesian",
-        description="'cartesian': atoms move as in equation 8; 'affine': they also follow the cell",
+        description="'cartesian': atoms move by what is predicted; 'affine': they also follow the cell",
     )
     start: Literal["input", "rescaled"] = Field(
         default="input", description="'rescaled': the first geometry has the volume guessed from composition"
+    )
+
+
+class E3RelaxSettings(LatticeNodeSettings):
+    """Hyperparameters of E3Relax; the defaults are the published size."""
+
+    lattice_offset: Literal["tip", "axis"] = Field(
+        default="tip",
+        description="what atoms see of a lattice vector: 'tip' is r_i - l_c as in eqs. 15-16, with r_i from "
+        "the crystal's mean; 'axis' is -l_c alone, which does not depend on the image an atom is written in",
+    )
+
+
+class E3RelaxH2Settings(LatticeNodeSettings):
+    """Hyperparameters of E3Relax-H2; the defaults are the published form and size."""
+
+    shared_axes: bool = Field(
+        default=False, description="one set of weights for a, b and c, so that their order does not matter"
+    )
+    angular: bool = Field(
+        default=True, description="False: ablation without the gate of high degree and order on messages"
+    )
+    lmax: int = Field(default=3, ge=0, description="degree of the spherical harmonics in the gate")
+    lattice_to_atoms: bool = Field(
+        default=True, description="False: ablation, messages go from atoms to lattice nodes only"
+    )
+    axis_mixing: bool = Field(
+        default=True, description="False: ablation, the three lattice nodes do not mix with each other"
+    )
+    lattice_offset: Literal["parts", "tip", "axis"] = Field(
+        default="parts",
+        description="what atoms see of a lattice vector: 'parts', their position along it and across it; "
+        "'tip', the distance to its tip as in E3Relax; 'axis', the vector alone, whatever image an atom is "
+        "written in",
+    )
+    keep_vectors: bool = Field(
+        default=False,
+        description="add messages from the lattice to the atoms' vectors (ours) instead of replacing them",
+    )
+    stacking: Literal["rows", "columns"] = Field(
+        default="rows",
+        description="'columns': read the change of the cell as the released code does, which does not turn "
+        "with the crystal; only for weights that were trained so",
     )
 
 
@@ -167,6 +207,11 @@ class TrainSettings(Settings):
     )
     volume_weight: float = Field(
         default=0.0, ge=0, description="weight in 1/A^2 of the volume error in the loss"
+    )
+    images: Literal["unrelaxed", "predicted"] = Field(
+        default="unrelaxed",
+        description="the loss compares with the periodic image nearest to the unrelaxed atom (E3Relax) or to "
+        "the predicted one (E3Relax-H2)",
     )
     learning_rate: float = Field(default=1e-4, gt=0, description="largest step size of AdamW")
     weight_decay: float = Field(default=0.0, ge=0, description="decoupled decay of AdamW")

@@ -63,7 +63,7 @@ class Network(nn.Module, ABC, Generic[S]):
 
 
 # Families known by name, and the module that registers each when imported.
-_MODULES = {"e3relax": "repose.models.e3relax"}
+_MODULES = {"e3relax": "repose.models.e3relax", "e3relax-h2": "repose.models.e3relax_h2"}
 _FAMILIES: dict[str, type[Network[Any]]] = {}
 
 

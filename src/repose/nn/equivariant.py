@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from repose.nn.ops import safe_norm, segment_sum
+from repose.nn.ops import safe_norm
 
 
 class ScaledSiLU(nn.Module):
@@ -25,45 +25,6 @@ class ScaledSiLU(nn.Module):
 def mlp(n_in: int, n_hidden: int, n_out: int) -> nn.Sequential:
     """Two linear layers with a scaled SiLU between them."""
     return nn.Sequential(nn.Linear(n_in, n_hidden), ScaledSiLU(), nn.Linear(n_hidden, n_out))
-
-
-class Message(nn.Module):
-    """Message passing of E3Relax, equations 1 and 2.
-
-    Scalars are scaled by 1/sqrt(3), vectors by 1/sqrt(F); sums over neighbours are not normalised.
-
-    Args:
-        features: Width F.
-        n_basis: Radial functions R.
-    """
-
-    def __init__(self, features: int, n_basis: int) -> None:
-        super().__init__()
-        self.features = features
-        self.phi = mlp(features, features, 3 * features)  # φ_h, φ_u, φ_v side by side
-        self.gamma = nn.Linear(n_basis, 3 * features)  # γ_h, γ_u, γ_v side by side
-
-    def forward(
-        self, x: Tensor, v: Tensor, basis: Tensor, direction: Tensor, receiver: Tensor, sender: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Sum the messages of all neighbours.
-
-        Args:
-            x: Scalars of atoms, ``(N, F)``.
-            v: Vectors of atoms, ``(N, 3, F)``.
-            basis: Radial basis of edges, ``(E, R)``.
-            direction: Unit vectors of edges, ``(E, 3)``.
-            receiver: Receiving atom, ``(E,)``.
-            sender: Sending atom, ``(E,)``.
-
-        Returns:
-            Sums m ``(N, F)`` and ``(N, 3, F)``.
-        """
-        gate = self.phi(x)[sender] * self.gamma(basis) / math.sqrt(3)  # (E, 3F)
-        scalar, keep, turn = gate.split(self.features, dim=-1)
-        vector = v[sender] * keep.unsqueeze(1) + turn.unsqueeze(1) * direction.unsqueeze(-1)  # (E, 3, F)
-        n = len(x)
-        return segment_sum(scalar, receiver, n), segment_sum(vector, receiver, n) / math.sqrt(self.features)
 
 
 class SelfUpdate(nn.Module):

@@ -5,13 +5,17 @@ from __future__ import annotations
 from torch import Tensor
 
 from repose.crystals import CrystalBatch
-from repose.lattice import volume
+from repose.lattice import nearest_image, volume
 from repose.models.network import Geometry
 from repose.nn.ops import safe_norm, segment_mean
 
 
 def layerwise_loss(
-    states: list[Geometry], target: CrystalBatch, shape_weight: float = 0.0, volume_weight: float = 0.0
+    states: list[Geometry],
+    target: CrystalBatch,
+    shape_weight: float = 0.0,
+    volume_weight: float = 0.0,
+    images: str = "unrelaxed",
 ) -> Tensor:
     """Sum over layers of position and cell errors (E3Relax, equation 19, all weights 1).
 
@@ -20,6 +24,7 @@ def layerwise_loss(
         target: The relaxed crystals.
         shape_weight: Weight in 1/A of the cell-shape deviation, a term of ours.
         volume_weight: Weight in 1/A^2 of the volume error, a term of ours.
+        images: See `validation_errors`.
 
     Returns:
         A scalar in A.
@@ -27,27 +32,31 @@ def layerwise_loss(
     weights = {"coordinates": 1.0, "lattice": 1.0, "shape": shape_weight, "volume": volume_weight}
     total = target.positions.new_zeros(())
     for state in states:
-        for name, error in validation_errors(state, target).items():
+        for name, error in validation_errors(state, target, images).items():
             if weights[name]:
                 total = total + weights[name] * error.mean()
     return total
 
 
-def validation_errors(predicted: Geometry, target: CrystalBatch) -> dict[str, Tensor]:
+def validation_errors(
+    predicted: Geometry, target: CrystalBatch, images: str = "unrelaxed"
+) -> dict[str, Tensor]:
     """Errors that training watches, each ``(S,)``; the full set of metrics is `repose.evaluation`'s.
-
-    The target's positions must stand in the periodic image nearest to the unrelaxed atom, as datasets
-    store them.
 
     Args:
         predicted: Geometry of S crystals.
-        target: The relaxed crystals.
+        target: The relaxed crystals, every atom in the image nearest to the unrelaxed one, as stored.
+        images: ``"unrelaxed"`` compares with that image; ``"predicted"`` with the one under the target cell
+            that is nearest to the predicted atom, the periodicity-aware loss of E3Relax-H2.
 
     Returns:
         ``coordinates`` A, mean over atoms and components; ``lattice`` A, mean over the nine cell entries;
         ``shape`` A^2; ``volume`` A^3.
     """
-    differences = (predicted.positions - target.positions).abs().mean(-1)
+    differences = predicted.positions - target.positions
+    if images == "predicted":
+        differences = nearest_image(differences, target.cells, target.crystal)
+    differences = differences.abs().mean(-1)
     # Products written out: mixed precision would round a matrix product to bfloat16.
     metric = _gram(predicted.cells) - _gram(target.cells)
     return {

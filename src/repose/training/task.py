@@ -64,7 +64,8 @@ class RelaxationTask(lightning.LightningModule):
     def training_step(self, batch: Sample, batch_idx: int) -> torch.Tensor:
         """Loss of a batch in A."""
         states = self.network(batch.start, batch.graph)
-        loss = layerwise_loss(states, batch.target, self.settings.shape_weight, self.settings.volume_weight)
+        s = self.settings
+        loss = layerwise_loss(states, batch.target, s.shape_weight, s.volume_weight, s.images)
         self.log(
             "train/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.target), sync_dist=True
         )

@@ -1,0 +1,214 @@
+"""What the families with lattice nodes share: start, embedding, and geometry refined layer by layer."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from repose.config import LatticeNodeSettings
+from repose.crystals import CrystalBatch
+from repose.graph import PeriodicGraph, periodic_graph
+from repose.lattice import deformation, emptiest_slab, to_cartesian, volume
+from repose.models.network import Geometry, Network
+from repose.nn.elements import MAX_NUMBER, ElementEmbedding
+from repose.nn.equivariant import mlp
+from repose.nn.lattice_nodes import EdgesToLattice, LatticeUpdate
+from repose.nn.messages import EdgeGeometry
+from repose.nn.ops import safe_norm, segment_mean, segment_sum, unit
+from repose.nn.radial import GaussianBasis
+
+S = TypeVar("S", bound=LatticeNodeSettings)
+
+# An empty slab thicker than this is vacuum on purpose: a van der Waals gap has some 3 A between atoms.
+VACUUM = 8.0  # A
+
+
+class State(NamedTuple):
+    """Features and geometry between two layers.
+
+    Attributes:
+        x: Scalars of atoms, ``(N, F)``.
+        v: Vectors of atoms, ``(N, 3, F)``.
+        y: Scalars of lattice nodes, ``(S, 3, F)``.
+        w: Vectors of lattice nodes, ``(S, 3, 3, F)``.
+        positions: A, ``(N, 3)``.
+        cells: Lattice vectors as rows in A, ``(S, 3, 3)``.
+    """
+
+    x: Tensor
+    v: Tensor
+    y: Tensor
+    w: Tensor
+    positions: Tensor
+    cells: Tensor
+
+
+class LatticeNetwork(Network[S]):
+    """A stack of `RefinementLayer` on atoms and lattice nodes.
+
+    ``start="rescaled"`` begins from the input scaled to the volume that the composition suggests, fitted
+    on the training split, instead of from the input itself.
+
+    Args:
+        settings: Hyperparameters.
+    """
+
+    layer_type: ClassVar[type[RefinementLayer]]
+
+    def __init__(self, settings: S) -> None:
+        super().__init__(settings)
+        f, r = settings.features, settings.n_basis
+        self.basis = GaussianBasis(r, settings.reach)
+        self.embedding = ElementEmbedding(f, settings.embedding, settings.property_noise)
+        # A^3 per atom of every element; filled by the training task when start = "rescaled".
+        self.register_buffer("atomic_volumes", torch.zeros(MAX_NUMBER + 1))
+        if settings.lattice_nodes:
+            kinds = 1 if settings.shared_axes else 3
+            self.lattice_scalars = nn.ModuleList(mlp(r, f, f) for _ in range(kinds))
+            self.lattice_vectors = nn.Parameter(torch.randn(kinds, f))
+        self.layers = nn.ModuleList(
+            self.layer_type(settings, self.basis, moves=settings.refinement or last)
+            for last in [False] * (settings.layers - 1) + [True]
+        )
+
+    def prepare(self, batch: CrystalBatch) -> tuple[CrystalBatch, PeriodicGraph]:
+        """Starting geometry and its graph; see `Network.prepare`."""
+        if self.settings.start == "rescaled":
+            batch = self._rescaled(batch)
+        graph = self.settings.graph
+        return batch, periodic_graph(
+            batch, graph.cutoff, graph.max_neighbours, ties=graph.ties, self_images=graph.self_images
+        )
+
+    def _rescaled(self, batch: CrystalBatch) -> CrystalBatch:
+        atomic: Tensor = self.atomic_volumes  # type: ignore[assignment]
+        volumes = atomic.to(batch.positions)[batch.numbers]
+        guess = segment_sum(volumes, batch.crystal, batch.n_crystals)
+        ratio = guess / volume(batch.cells)
+        # What stays as it is: crystals with an element that has no fitted volume, and sheets, wires and
+        # slabs, whose cell holds vacuum.
+        unknown = segment_sum((volumes <= 0).to(batch.dtype), batch.crystal, batch.n_crystals) > 0
+        empty = emptiest_slab(batch.positions, batch.cells, batch.crystal).amax(dim=1)
+        vacuum = ~batch.pbc.all(dim=1) | (empty > VACUUM)
+        scale = torch.where(unknown | vacuum, 1.0, ratio).pow(1 / 3)
+        return batch.with_geometry(
+            batch.positions * scale[batch.crystal, None], batch.cells * scale[:, None, None]
+        )
+
+    def forward(self, batch: CrystalBatch, graph: PeriodicGraph) -> list[Geometry]:
+        """Refine the geometry layer by layer; see `Network.forward`."""
+        x = self.embedding(batch.numbers)
+        v = x.new_zeros(len(x), 3, self.settings.features)
+        state = State(x, v, *self._lattice_features(batch.cells), batch.positions, batch.cells)
+        geometries = []
+        for layer in self.layers:
+            state = layer(state, batch.crystal, graph)
+            if layer.moves:
+                geometries.append(Geometry(state.positions, state.cells))
+        return geometries
+
+    def _lattice_features(self, cells: Tensor) -> tuple[Tensor, Tensor]:
+        """Scalars ``(S, 3, F)`` from lengths, vectors ``(S, 3, 3, F)`` along the lattice vectors."""
+        if not self.settings.lattice_nodes:
+            empty = cells.new_zeros(len(cells), 3, self.settings.features)
+            return empty, empty.unsqueeze(2).expand(-1, -1, 3, -1)
+        length = self.basis(safe_norm(cells))  # (S, 3, R)
+        parts = length.chunk(len(self.lattice_scalars), dim=1)
+        y = torch.cat([net(part) for net, part in zip(self.lattice_scalars, parts, strict=True)], dim=1)
+        # In units of 10 A, so that features are of order one.
+        return y, cells.unsqueeze(-1) / 10 * self.lattice_vectors.unsqueeze(1)
+
+
+class RefinementLayer(nn.Module):
+    """One layer: new features, then new positions and cells.
+
+    ``frame="affine"`` lets atoms follow the deformation of the cell before their own displacement is
+    added, and takes the mean out of the displacements: under strain an atom moves by an amount that
+    depends on where it sits, which a translation-invariant network cannot say. Moving the input by a
+    fractional vector then moves the answer by the same fractional vector.
+
+    ``edge_channels`` adds messages from edges to lattice nodes, see `repose.nn.lattice_nodes.EdgesToLattice`.
+
+    Args:
+        settings: Hyperparameters of the network.
+        basis: Radial basis, shared by all layers.
+        moves: Whether this layer changes positions and cell.
+        **update: More for `LatticeUpdate`.
+    """
+
+    def __init__(
+        self, settings: LatticeNodeSettings, basis: GaussianBasis, moves: bool, **update: bool
+    ) -> None:
+        super().__init__()
+        f = settings.features
+        self.moves = moves
+        self.affine = settings.frame == "affine"
+        self.basis = basis
+        self.lattice_update: LatticeUpdate | None = None
+        self.edges_to_lattice: EdgesToLattice | None = None
+        self.cell_head: nn.Sequential | None = None
+        if settings.lattice_nodes:
+            self.lattice_update = LatticeUpdate(f, settings.shared_axes, settings.edge_channels, **update)
+            if settings.edge_channels:
+                self.edges_to_lattice = EdgesToLattice(f, settings.n_basis, settings.edge_channels)
+        else:
+            # Ablation, as DeepRelax does it: nine numbers from the mean of the scalars. Invariant numbers
+            # cannot turn with the crystal, so the change is expressed in the crystal's own lattice vectors.
+            self.cell_head = mlp(f, f, 9)
+
+    @abstractmethod
+    def forward(self, state: State, crystal: Tensor, graph: PeriodicGraph) -> State:
+        """New state after this layer; ``crystal`` is the crystal of every atom, ``(N,)``."""
+
+    def update_lattice(
+        self, x: Tensor, v: Tensor, state: State, edges: EdgeGeometry, crystal: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Atoms and edges to lattice: new ``y``, ``w``, and the change of the cells in A, ``(S, 3, 3)``."""
+        y, w, cells = state.y, state.w, state.cells
+        if self.lattice_update is not None:
+            anisotropy = None
+            if self.edges_to_lattice is not None:
+                anisotropy = self.edges_to_lattice(x, edges, cells, crystal)
+            return self.lattice_update(x, v, y, w, crystal, anisotropy)
+        if not self.moves or self.cell_head is None:
+            return y, w, torch.zeros_like(cells)
+        mixing = self.cell_head(segment_mean(x, crystal, len(cells))).view(-1, 3, 3)
+        return y, w, mixing @ cells / 10
+
+    def move(self, state: State, step: Tensor, change: Tensor, crystal: Tensor) -> tuple[Tensor, Tensor]:
+        """New positions and cells in A from displacements ``(N, 3)`` and changes of cells ``(S, 3, 3)``."""
+        positions, cells = state.positions, state.cells + change
+        if self.affine:
+            step = step - segment_mean(step, crystal, len(cells))[crystal]
+            positions = to_cartesian(positions, deformation(state.cells, cells), crystal)
+        return positions + step, cells
+
+
+def lattice_offsets(positions: Tensor, cells: Tensor, crystal: Tensor, to_tips: bool) -> Tensor:
+    """From every lattice vector to every atom in A, ``(N, 3, 3)``: atom, lattice vector, component.
+
+    Args:
+        positions: A, ``(N, 3)``.
+        cells: Lattice vectors as rows in A, ``(S, 3, 3)``.
+        crystal: Crystal of every atom, ``(N,)``.
+        to_tips: From the tip of the vector, the atom's position counted from the crystal's mean; or else the
+            vector alone, turned around.
+    """
+    offset = -cells[crystal]
+    return offset + centred(positions, crystal, len(cells)).unsqueeze(1) if to_tips else offset
+
+
+def centred(positions: Tensor, crystal: Tensor, n: int) -> Tensor:
+    """Positions ``(N, 3)`` relative to the mean of their crystal."""
+    return positions - segment_mean(positions, crystal, n)[crystal]
+
+
+def along_and_across(positions: Tensor, cells: Tensor, crystal: Tensor) -> tuple[Tensor, Tensor]:
+    """Parts of positions parallel (signed) and perpendicular to the lattice vectors in A, each ``(N, 3)``."""
+    direction = unit(cells)[crystal]  # (N, 3 axes, 3)
+    relative = centred(positions, crystal, len(cells)).unsqueeze(1)
+    along = (relative * direction).sum(-1)
+    return along, safe_norm(torch.linalg.cross(relative, direction, dim=-1))

@@ -1,0 +1,151 @@
+"""Messages along edges: radial filters, angular gates, sums over neighbours."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from repose.graph import PeriodicGraph, edge_vectors
+from repose.nn.equivariant import mlp
+from repose.nn.ops import safe_norm, segment_mean, segment_sum, unit
+from repose.nn.radial import GaussianBasis
+
+# Below this length the mean of the unit vectors to the neighbours fades as a direction: at a site with inversion
+# symmetry it is zero, and what rounding or rattling leaves of it there must not decide anything.
+FADE = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class EdgeGeometry:
+    """Where the edges of a graph lead, for the positions and cells of one layer.
+
+    Attributes:
+        graph: The edges.
+        distance: Length in A, ``(E,)``.
+        direction: Unit vectors from receiver to sender, ``(E, 3)``.
+        radial: Expands distances.
+    """
+
+    graph: PeriodicGraph
+    distance: Tensor
+    direction: Tensor
+    radial: GaussianBasis
+
+    @classmethod
+    def at(
+        cls, graph: PeriodicGraph, positions: Tensor, cells: Tensor, radial: GaussianBasis
+    ) -> EdgeGeometry:
+        """Geometry of the edges at positions ``(N, 3)`` and cells ``(S, 3, 3)`` in A."""
+        vectors = edge_vectors(graph, positions, cells)
+        return cls(graph, safe_norm(vectors), unit(vectors), radial)
+
+    @cached_property
+    def basis(self) -> Tensor:
+        """Radial basis, ``(E, R)``; not made where filters are tabulated."""
+        return self.radial(self.distance)
+
+
+class Message(nn.Module):
+    """Message passing of E3Relax (equations 1 and 2) and, with a gate on the filters, of E3Relax-H2.
+
+    Scalars are scaled by 1/sqrt(3), vectors by 1/sqrt(F); sums over neighbours are not normalised.
+
+    Args:
+        features: Width F.
+        n_basis: Radial functions R.
+    """
+
+    def __init__(self, features: int, n_basis: int) -> None:
+        super().__init__()
+        self.features = features
+        self.phi = mlp(features, features, 3 * features)  # φ_h, φ_u, φ_v side by side
+        self.gamma = nn.Linear(n_basis, 3 * features)  # γ_h, γ_u, γ_v side by side
+
+    def forward(
+        self, x: Tensor, v: Tensor, edges: EdgeGeometry, gate: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Sum the messages of all neighbours.
+
+        Args:
+            x: Scalars of atoms, ``(N, F)``.
+            v: Vectors of atoms, ``(N, 3, F)``.
+            edges: The edges.
+            gate: Factor on the filters of every edge, ``(E, 3F)``.
+
+        Returns:
+            Sums m ``(N, F)`` and ``(N, 3, F)``.
+        """
+        graph = edges.graph
+        filters = self.gamma(edges.basis)  # (E, 3F)
+        if gate is not None:
+            filters = filters * gate
+        weight = self.phi(x)[graph.sender] * filters / math.sqrt(3)
+        scalar, keep, turn = weight.split(self.features, dim=-1)
+        vector = v[graph.sender] * keep.unsqueeze(1)  # (E, 3, F)
+        vector = vector + turn.unsqueeze(1) * edges.direction.unsqueeze(-1)
+        n = len(x)
+        return (
+            segment_sum(scalar, graph.receiver, n),
+            segment_sum(vector, graph.receiver, n) / math.sqrt(self.features),
+        )
+
+
+class AngularGate(nn.Module):
+    """Gate of E3Relax-H2 on the filter of an edge: high degree, and high order by the receiver's neighbours.
+
+    The reference direction n_i of an atom is the mean of the unit vectors u_ij of its edges, normalised. The
+    gate is 1 + tanh(SiLU(W [u_ij . n_i, q_0 ... q_lmax])), q_l the mean over m of Y_lm(u_ij) Y_lm(n_i), and
+    these layer-normalised.
+
+    Two things are done differently from how they are written. By the addition theorem q_l is the Legendre
+    polynomial P_l(u_ij . n_i), so no spherical harmonics are formed; the numbers are the same. And n_i is the
+    mean m over sqrt(m^2 + FADE^2), shorter than one where neighbours nearly balance, with Y_l its
+    continuation to solid harmonics, r^l Y_l: at a site with inversion symmetry n_i is zero and so are all
+    invariants of l > 0, smoothly, where a direction put in by hand would break the symmetry.
+
+    Args:
+        features: Width F.
+        lmax: Highest degree.
+    """
+
+    def __init__(self, features: int, lmax: int) -> None:
+        super().__init__()
+        self.lmax = lmax
+        self.norm = nn.LayerNorm(lmax + 1)
+        self.mix = nn.Linear(lmax + 2, 3 * features)
+
+    def invariants(self, edges: EdgeGeometry) -> Tensor:
+        """What the gate is made from, ``(E, lmax + 2)``."""
+        graph = edges.graph
+        mean = segment_mean(edges.direction, graph.receiver, graph.n_atoms)
+        reference = mean / torch.sqrt(mean.square().sum(-1, keepdim=True) + FADE**2)  # (N, 3)
+        cosine = (edges.direction * reference[graph.receiver]).sum(-1)
+        square = reference.square().sum(-1)[graph.receiver]
+        return torch.cat([cosine.unsqueeze(-1), self.norm(legendre(cosine, square, self.lmax))], dim=-1)
+
+    def forward(self, invariants: Tensor) -> Tensor:
+        """Gate ``(E, 3F)`` from `invariants`."""
+        return 1 + torch.tanh(nn.functional.silu(self.mix(invariants)))
+
+
+def legendre(cosine: Tensor, square: Tensor, lmax: int) -> Tensor:
+    """Solid Legendre polynomials, ``|n|^l P_l(u . n / |n|)`` for unit vectors u and any n.
+
+    Args:
+        cosine: Products u . n, ``(E,)``.
+        square: Squares n . n, ``(E,)``.
+        lmax: Highest degree.
+
+    Returns:
+        Degrees 0 to lmax, ``(E, lmax + 1)``; polynomials in n, so smooth at n = 0.
+    """
+    values = [torch.ones_like(cosine), cosine]
+    for degree in range(1, lmax):  # Bonnet's recursion
+        values.append(
+            ((2 * degree + 1) * cosine * values[degree] - degree * square * values[degree - 1]) / (degree + 1)
+        )
+    return torch.stack(values[: lmax + 1], dim=-1)
