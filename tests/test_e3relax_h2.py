@@ -150,8 +150,8 @@ def test_a_site_with_inversion_symmetry_has_no_angular_input_and_no_jump():
         assert 0 < change < 10 / FADE * step
 
 
-# Weights that have no effect by construction: what the last lattice nodes know goes nowhere, and the layer norm
-# of a single number is zero.
+# Weights that have no effect by construction: what the last lattice nodes know goes nowhere, and the layer
+# norm of a single number is zero.
 IDLE = ["layers.1.lattice_update.mixing.scalars"]
 IDLE_WITH = {
     "w/o high degree": ["layers.0.gate.norm.weight", "layers.1.gate.norm.weight"],

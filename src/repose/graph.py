@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +20,24 @@ SHELL_WIDTH = 1e-4  # A
 
 # Cell shifts of Matformer's self-connecting edges (E3Relax, section "Materials Graph Representation").
 SELF_IMAGES = ((0, 0, 1), (0, 1, 0), (1, 0, 0), (0, 1, 1), (1, 0, 1), (1, 1, 0))
+
+
+# Edges of one receiver are reduced in rows of so many: a fixed length can be unrolled, little stays empty.
+ROW = 8
+
+
+class Rows(NamedTuple):
+    """The edges of every receiver in rows of fixed length, the last of each filled up.
+
+    Attributes:
+        receiver: Atom of every row, ``(M,)`` int64, ascending.
+        edge: Edges of every row, ``(M, ROW)`` int64.
+        valid: 1 for an edge, 0 for filling, ``(M, ROW)`` float.
+    """
+
+    receiver: Tensor
+    edge: Tensor
+    valid: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +65,19 @@ class PeriodicGraph:
     def n_edges(self) -> int:
         """Number of directed edges E."""
         return len(self.receiver)
+
+    @cached_property
+    def rows(self) -> Rows:
+        """The edges in rows, each of one receiver."""
+        count = torch.bincount(self.receiver, minlength=self.n_atoms)
+        rows = (count + ROW - 1) // ROW
+        atoms = torch.arange(self.n_atoms, device=count.device)
+        receiver = torch.repeat_interleave(atoms, rows)
+        within = torch.arange(len(receiver), device=count.device) - (rows.cumsum(0) - rows)[receiver]
+        end = count.cumsum(0)
+        edge = (end - count)[receiver, None] + ROW * within[:, None] + torch.arange(ROW, device=count.device)
+        valid = edge < end[receiver, None]
+        return Rows(receiver, torch.where(valid, edge, 0), valid.to(self.shift))
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> PeriodicGraph:
         """The same graph on another device, shifts in another floating-point type."""

@@ -29,12 +29,11 @@ from torch import Tensor, nn
 
 from repose.config import E3RelaxSettings
 from repose.graph import PeriodicGraph
-from repose.models.lattice_network import LatticeNetwork, RefinementLayer, State, lattice_offsets
+from repose.models.lattice_network import LatticeNetwork, RefinementLayer, State, lattice_view
 from repose.models.network import register
 from repose.nn.equivariant import SelfUpdate, mlp
 from repose.nn.lattice_nodes import LatticeToAtoms
 from repose.nn.messages import EdgeGeometry, Message
-from repose.nn.ops import safe_norm, unit
 from repose.nn.radial import GaussianBasis
 
 
@@ -67,9 +66,8 @@ class E3RelaxLayer(RefinementLayer):
         """See `RefinementLayer.forward`."""
         x, v = state.x, state.v
         if self.lattice_to_atoms is not None:
-            offset = lattice_offsets(state.positions, state.cells, crystal, self.to_tips)
-            seen = self.basis(safe_norm(offset))
-            x, v = self.lattice_to_atoms(x, v, state.y, state.w, seen, unit(offset), crystal)
+            view = lattice_view(state.positions, state.cells, crystal, self.basis, self.to_tips)
+            x, v = self.lattice_to_atoms(x, v, state.y, state.w, view, crystal)
 
         edges = EdgeGeometry.at(graph, state.positions, state.cells, self.basis)
         m, mv = self.message(x, v, edges)

@@ -19,8 +19,8 @@ Where this differs from the paper or its released code, and why:
 What is guaranteed: rotation and reflection of positions and cell, translation, and the order of atoms. The
 published form depends on the order of a, b and c, by its separate weights and by the matrix that mixes the
 three nodes; with ``shared_axes`` neither does. It also depends on the image that an atom is written in,
-through the mean of the positions; with ``lattice_offset="axis"`` and ``frame="affine"`` it does not. No option
-makes it see a supercell as its primitive cell.
+through the mean of the positions; with ``lattice_offset="axis"`` and ``frame="affine"`` it does not. No
+option makes it see a supercell as its primitive cell.
 """
 
 from __future__ import annotations
@@ -35,13 +35,14 @@ from repose.models.lattice_network import (
     RefinementLayer,
     State,
     along_and_across,
-    lattice_offsets,
+    lattice_view,
+    to_tips,
 )
 from repose.models.network import register
 from repose.nn.equivariant import SelfUpdate, mlp
-from repose.nn.lattice_nodes import AxisMixing, LatticeToAtoms
+from repose.nn.lattice_nodes import AxisMixing, LatticeToAtoms, LatticeView
 from repose.nn.messages import AngularGate, EdgeGeometry, Message
-from repose.nn.ops import safe_norm, unit
+from repose.nn.ops import unit
 from repose.nn.radial import GaussianBasis
 
 
@@ -80,15 +81,13 @@ class E3RelaxH2Layer(RefinementLayer):
         """See `RefinementLayer.forward`."""
         x, v, y, w, positions, cells = state
         if self.lattice_to_atoms is not None:
-            offset = lattice_offsets(positions, cells, crystal, self.lattice_offset != "axis")
-            seen = self._seen(positions, cells, crystal, offset)
-            x, v = self.lattice_to_atoms(x, v, y, w, seen, unit(offset), crystal)
+            view = self._view(positions, cells, crystal)
+            x, v = self.lattice_to_atoms(x, v, y, w, view, crystal)
             if self.mixing is not None:
                 y, w = self.mixing(y, w)
 
         edges = EdgeGeometry.at(graph, positions, cells, self.basis)
-        gate = self.gate(self.gate.invariants(edges)) if self.gate is not None else None
-        m, mv = self.message(x, v, edges, gate)
+        m, mv = self.message(x, v, edges, self.gate)
         x, v = self.update((x + m) / 2**0.5, v + mv)
 
         y, w, change = self.update_lattice(x, v, state._replace(y=y, w=w), edges, crystal)
@@ -97,14 +96,15 @@ class E3RelaxH2Layer(RefinementLayer):
             positions, cells = self.move(state, step, change.mT if self.columns else change, crystal)
         return State(x, v, y, w, positions, cells)
 
-    def _seen(self, positions: Tensor, cells: Tensor, crystal: Tensor, offset: Tensor) -> Tensor:
-        """What every atom sees of the three lattice vectors, ``(N, 3, R)``."""
+    def _view(self, positions: Tensor, cells: Tensor, crystal: Tensor) -> LatticeView:
+        """What every atom sees of the three lattice vectors."""
         if self.parts is None:
-            return self.basis(safe_norm(offset))
+            return lattice_view(positions, cells, crystal, self.basis, self.lattice_offset == "tip")
         along, across = along_and_across(positions, cells, crystal)
         both = torch.cat([self.basis(along), self.basis(across)], dim=-1)  # (N, 3, 2R)
         groups = zip(self.parts, both.chunk(len(self.parts), dim=1), strict=True)
-        return torch.cat([net(group) for net, group in groups], dim=1)
+        seen = torch.cat([net(group) for net, group in groups], dim=1)
+        return LatticeView(seen, unit(to_tips(positions, cells, crystal)), None)
 
 
 @register("e3relax-h2")
@@ -113,3 +113,8 @@ class E3RelaxH2(LatticeNetwork[E3RelaxH2Settings]):
 
     settings_type = E3RelaxH2Settings
     layer_type = E3RelaxH2Layer
+
+    @property
+    def gate_inputs(self) -> int:
+        """See `LatticeNetwork.gate_inputs`."""
+        return self.settings.lmax + 2 if self.settings.angular else 0

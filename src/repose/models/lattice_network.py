@@ -15,8 +15,9 @@ from repose.lattice import deformation, emptiest_slab, to_cartesian, volume
 from repose.models.network import Geometry, Network
 from repose.nn.elements import MAX_NUMBER, ElementEmbedding
 from repose.nn.equivariant import mlp
-from repose.nn.lattice_nodes import EdgesToLattice, LatticeUpdate
-from repose.nn.messages import EdgeGeometry
+from repose.nn.fused import compiles
+from repose.nn.lattice_nodes import EdgesToLattice, LatticeUpdate, LatticeView
+from repose.nn.messages import EdgeGeometry, Message
 from repose.nn.ops import safe_norm, segment_mean, segment_sum, unit
 from repose.nn.radial import GaussianBasis
 
@@ -58,6 +59,11 @@ class LatticeNetwork(Network[S]):
 
     layer_type: ClassVar[type[RefinementLayer]]
 
+    @property
+    def gate_inputs(self) -> int:
+        """Number of angular inputs to messages; 0 if they have none."""
+        return 0
+
     def __init__(self, settings: S) -> None:
         super().__init__(settings)
         f, r = settings.features, settings.n_basis
@@ -97,6 +103,16 @@ class LatticeNetwork(Network[S]):
         return batch.with_geometry(
             batch.positions * scale[batch.crystal, None], batch.cells * scale[:, None, None]
         )
+
+    def accelerate(self, compiled: bool) -> None:
+        """Tabulate all filters of edges; see `Network.accelerate`."""
+        sample = next(self.parameters())
+        compiled = compiled and compiles(self.settings.features, self.gate_inputs, sample)
+        for module in self.modules():
+            if isinstance(module, Message | EdgesToLattice):
+                module.tabulate(self.basis)
+            if isinstance(module, Message):
+                module.compiled = compiled
 
     def forward(self, batch: CrystalBatch, graph: PeriodicGraph) -> list[Geometry]:
         """Refine the geometry layer by layer; see `Network.forward`."""
@@ -187,18 +203,28 @@ class RefinementLayer(nn.Module):
         return positions + step, cells
 
 
-def lattice_offsets(positions: Tensor, cells: Tensor, crystal: Tensor, to_tips: bool) -> Tensor:
-    """From every lattice vector to every atom in A, ``(N, 3, 3)``: atom, lattice vector, component.
+def lattice_view(
+    positions: Tensor, cells: Tensor, crystal: Tensor, basis: GaussianBasis, tips: bool
+) -> LatticeView:
+    """What atoms see of the lattice vectors: their tips, as `to_tips`, or the vectors alone.
 
     Args:
         positions: A, ``(N, 3)``.
         cells: Lattice vectors as rows in A, ``(S, 3, 3)``.
         crystal: Crystal of every atom, ``(N,)``.
-        to_tips: From the tip of the vector, the atom's position counted from the crystal's mean; or else the
-            vector alone, turned around.
+        basis: Expands the distances.
+        tips: Tips, or the vectors alone, which are the same for all atoms of a crystal.
     """
-    offset = -cells[crystal]
-    return offset + centred(positions, crystal, len(cells)).unsqueeze(1) if to_tips else offset
+    offset = to_tips(positions, cells, crystal) if tips else -cells
+    return LatticeView(basis(safe_norm(offset)), unit(offset), None if tips else crystal)
+
+
+def to_tips(positions: Tensor, cells: Tensor, crystal: Tensor) -> Tensor:
+    """From the tip of every lattice vector to every atom in A, ``(N, 3, 3)``: atom, vector, component.
+
+    Positions count from the crystal's mean; arguments as in `lattice_view`.
+    """
+    return centred(positions, crystal, len(cells)).unsqueeze(1) - cells[crystal]
 
 
 def centred(positions: Tensor, crystal: Tensor, n: int) -> Tensor:

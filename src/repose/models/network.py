@@ -61,6 +61,14 @@ class Network(nn.Module, ABC, Generic[S]):
             Geometries in A; those before the last are for layer-wise supervision.
         """
 
+    def accelerate(self, compiled: bool) -> None:
+        """Make ready for inference, as fast as this family can; weights must not change afterwards.
+
+        Args:
+            compiled: Let `torch.compile` make kernels, which takes some ten seconds once.
+        """
+        del compiled
+
 
 # Families known by name, and the module that registers each when imported.
 _MODULES = {"e3relax": "repose.models.e3relax", "e3relax-h2": "repose.models.e3relax_h2"}

@@ -9,6 +9,7 @@ after another, as in the released code of both families.
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,12 @@ from torch import Tensor, nn
 from repose.nn.equivariant import SelfUpdate, mlp
 from repose.nn.messages import EdgeGeometry
 from repose.nn.ops import segment_mean, segment_sum, unit
+from repose.nn.radial import GaussianBasis
+from repose.nn.tables import SplineTable
+
+# Rows and columns of the six entries of a symmetric tensor, and where in the full one they stand.
+SIX = ((0, 1, 2, 0, 0, 1), (0, 1, 2, 1, 2, 2))
+FULL = torch.tensor([[0, 3, 4], [3, 1, 5], [4, 5, 2]])
 
 
 class LatticeUpdate(nn.Module):
@@ -38,9 +45,8 @@ class LatticeUpdate(nn.Module):
         mixing: bool = False,
     ) -> None:
         super().__init__()
-        self.axes = nn.ModuleList(
-            _AxisUpdate(features, edge_channels, residual) for _ in range(1 if shared_axes else 3)
-        )
+        axes = [_AxisUpdate(features, edge_channels, residual) for _ in range(1 if shared_axes else 3)]
+        self.axes: Any = nn.ModuleList(axes)
         self.mixing = AxisMixing(shared_axes) if mixing else None
 
     def forward(
@@ -89,7 +95,7 @@ class _AxisUpdate(nn.Module):
         self.mix = nn.Linear(features, features, bias=False)
         self.mix_edges = nn.Linear(edge_channels, features, bias=False) if edge_channels else None
         self.update = SelfUpdate(features)
-        self.head = nn.Linear(features, 1, bias=False)
+        self.head = nn.Linear(features, 1, bias=False)  # for the caller, once the nodes are mixed
 
     def forward(
         self,
@@ -162,6 +168,11 @@ class EdgesToLattice(nn.Module):
         self.receiver = nn.Linear(features, channels)
         self.sender = nn.Linear(features, channels)
         self.radial = nn.Linear(n_basis, channels, bias=False)
+        self.table: SplineTable | None = None
+
+    def tabulate(self, radial: GaussianBasis) -> None:
+        """From now on read the radial factors from a table."""
+        self.table = SplineTable(self.radial, radial)
 
     def forward(
         self, x: Tensor, edges: EdgeGeometry, cells: Tensor, crystal: Tensor
@@ -177,17 +188,45 @@ class EdgesToLattice(nn.Module):
         Returns:
             Scalars ``(S, 3, K)`` and vectors ``(S, 3, 3, K)`` for the lattice nodes.
         """
-        graph, direction = edges.graph, edges.direction
-        weight = (
-            self.receiver(x)[graph.receiver] * self.sender(x)[graph.sender] * self.radial(edges.basis)
-        )  # (E, K)
-        dyad = direction.unsqueeze(2) * direction.unsqueeze(1)  # (E, 3, 3)
-        per_edge = dyad.flatten(1).unsqueeze(-1) * weight.unsqueeze(1)  # (E, 9, K)
-        tensor = segment_sum(per_edge, graph.crystal, len(cells)).unflatten(1, (3, 3))  # (S, 3, 3, K)
+        graph, rows = edges.graph, edges.graph.rows
+        radial = self.radial(edges.basis) if self.table is None else self.table(edges.place)
+        weight = self.sender(x)[graph.sender] * radial  # (E, K)
+        # Six entries of the symmetric tensor, summed along the rows of edges of a receiver, then over those.
+        u = edges.direction
+        dyad = u[:, SIX[0]] * u[:, SIX[1]]  # (E, 6)
+        along_rows = torch.bmm(
+            (dyad[rows.edge] * rows.valid.unsqueeze(-1)).mT, weight[rows.edge]
+        ) * self.receiver(x)[rows.receiver].unsqueeze(1)  # (M, 6, K)
+        tensor = segment_sum(along_rows, crystal[rows.receiver], len(cells))[:, FULL]  # (S, 3, 3, K)
         atoms = torch.bincount(crystal, minlength=len(cells)).to(tensor.dtype)
         along = unit(cells)
         t = torch.einsum("sce,sedk->scdk", along, tensor / atoms.view(-1, 1, 1, 1))
         return torch.einsum("scdk,scd->sck", t, along), t
+
+
+class LatticeView(NamedTuple):
+    """What atoms see of the lattice vectors.
+
+    Attributes:
+        seen: Invariants, ``(N, 3, R)`` with axes (atom, lattice vector, function), or ``(S, 3, R)`` where all
+            atoms of a crystal see the same.
+        direction: Unit vectors from lattice nodes to atoms, ``(N, 3, 3)`` with axes (atom, lattice vector,
+            component), or ``(S, 3, 3)``.
+        crystal: None, or the crystal of every atom, ``(N,)``, where all atoms of a crystal see the same.
+    """
+
+    seen: Tensor
+    direction: Tensor
+    crystal: Tensor | None
+
+    def of_atoms(self, values: Tensor) -> Tensor:
+        """Values by atom, from values by atom or by crystal as `seen` are."""
+        return values if self.crystal is None else values[self.crystal]
+
+    def split(self, n: int) -> list[LatticeView]:
+        """The lattice vectors apart, in n parts."""
+        parts = zip(self.seen.chunk(n, dim=1), self.direction.chunk(n, dim=1), strict=True)
+        return [LatticeView(seen, direction, self.crystal) for seen, direction in parts]
 
 
 class LatticeToAtoms(nn.Module):
@@ -207,7 +246,7 @@ class LatticeToAtoms(nn.Module):
         )
 
     def forward(
-        self, x: Tensor, v: Tensor, y: Tensor, w: Tensor, seen: Tensor, direction: Tensor, crystal: Tensor
+        self, x: Tensor, v: Tensor, y: Tensor, w: Tensor, view: LatticeView, crystal: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Update the atoms.
 
@@ -216,19 +255,17 @@ class LatticeToAtoms(nn.Module):
             v: Vectors of atoms, ``(N, 3, F)``.
             y: Scalars of lattice nodes, ``(S, 3, F)``.
             w: Vectors of lattice nodes, ``(S, 3, 3, F)``.
-            seen: What atoms see of the lattice vectors, invariant, ``(N, 3, R)``.
-            direction: Unit vectors from lattice nodes to atoms, ``(N, 3, 3)`` with axes (atom, lattice
-                vector, component).
+            view: What atoms see of the lattice vectors.
             crystal: Crystal of every atom, ``(N,)``.
 
         Returns:
             New ``x`` and ``v``.
         """
         # Each module takes all axes that share its weights at once and averages over them.
-        nodes = (y[crystal], w[crystal], seen, direction)
-        groups = zip(*(tensor.chunk(len(self.axes), dim=1) for tensor in nodes), strict=True)
-        for axis, group in zip(self.axes, groups, strict=True):
-            x, v = axis(x, v, *group)
+        n = len(self.axes)
+        groups = zip(self.axes, y.chunk(n, dim=1), w.chunk(n, dim=1), view.split(n), strict=True)
+        for axis, *group in groups:
+            x, v = axis(x, v, *group, crystal)
         return x, v
 
 
@@ -245,15 +282,24 @@ class _AxisToAtoms(nn.Module):
         self.mix = nn.Linear(features, features, bias=False)
 
     def forward(
-        self, x: Tensor, v: Tensor, y: Tensor, w: Tensor, seen: Tensor, direction: Tensor
+        self, x: Tensor, v: Tensor, y: Tensor, w: Tensor, view: LatticeView, crystal: Tensor
     ) -> tuple[Tensor, Tensor]:
-        gate = self.phi(x).unsqueeze(1) * self.gamma(seen) / math.sqrt(3)  # (N, A, 3F)
+        filters = view.of_atoms(self.gamma(view.seen))
+        gate = self.phi(x).unsqueeze(1) * filters / math.sqrt(3)  # (N, A, 3F)
         scalar, keep, turn = gate.split(self.features, dim=-1)
         n = x.unsqueeze(1) + scalar  # eq. 15
-        push = v.unsqueeze(1) * keep.unsqueeze(2) + turn.unsqueeze(2) * direction.unsqueeze(-1)
-        nv = push / math.sqrt(self.features)  # eq. 16, (N, A, 3, F)
+        n = n + self._fused(n, y, crystal)  # eq. 17
+        # Vectors enter linearly, so that the mean over the axes can be taken before the rest.
+        turned = torch.einsum("naf,nad->ndf", turn, view.of_atoms(view.direction)) / turn.shape[1]
+        nv = (v * keep.mean(dim=1).unsqueeze(1) + turned) / math.sqrt(self.features)  # eq. 16, (N, 3, F)
         if self.keep_vectors:
-            nv = v.unsqueeze(1) + nv
-        n = n + self.fuse(torch.cat([n, y], dim=-1))  # eq. 17
-        nv = nv + self.mix(nv + w) / math.sqrt(2)  # eq. 18
-        return n.mean(dim=1), nv.mean(dim=1)
+            nv = v + nv
+        nv = nv + self.mix(nv + w.mean(dim=1)[crystal]) / math.sqrt(2)  # eq. 18
+        return n.mean(dim=1), nv
+
+    def _fused(self, n: Tensor, y: Tensor, crystal: Tensor) -> Tensor:
+        """``fuse`` of n and y side by side; what the first layer makes of y it makes once a crystal."""
+        first, activation, last = self.fuse
+        of_atoms, of_nodes = first.weight.split(self.features, dim=1)  # type: ignore[operator, union-attr]
+        nodes = nn.functional.linear(y, of_nodes, first.bias)  # type: ignore[arg-type]
+        return last(activation(nn.functional.linear(n, of_atoms) + nodes[crystal]))

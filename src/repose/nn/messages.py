@@ -11,11 +11,13 @@ from torch import Tensor, nn
 
 from repose.graph import PeriodicGraph, edge_vectors
 from repose.nn.equivariant import mlp
+from repose.nn.fused import Gate, in_blocks, in_rows
 from repose.nn.ops import safe_norm, segment_mean, segment_sum, unit
 from repose.nn.radial import GaussianBasis
+from repose.nn.tables import Place, SplineTable, place
 
-# Below this length the mean of the unit vectors to the neighbours fades as a direction: at a site with inversion
-# symmetry it is zero, and what rounding or rattling leaves of it there must not decide anything.
+# Below this length the mean of the unit vectors to the neighbours fades as a direction: at a site with
+# inversion symmetry it is zero, and what rounding leaves of it there must not decide anything.
 FADE = 0.1
 
 
@@ -48,6 +50,11 @@ class EdgeGeometry:
         """Radial basis, ``(E, R)``; not made where filters are tabulated."""
         return self.radial(self.distance)
 
+    @cached_property
+    def place(self) -> Place:
+        """Where the distances lie in tables of filters."""
+        return place(self.distance, self.radial)
+
 
 class Message(nn.Module):
     """Message passing of E3Relax (equations 1 and 2) and, with a gate on the filters, of E3Relax-H2.
@@ -64,9 +71,15 @@ class Message(nn.Module):
         self.features = features
         self.phi = mlp(features, features, 3 * features)  # φ_h, φ_u, φ_v side by side
         self.gamma = nn.Linear(n_basis, 3 * features)  # γ_h, γ_u, γ_v side by side
+        self.table: SplineTable | None = None
+        self.compiled = False
+
+    def tabulate(self, radial: GaussianBasis) -> None:
+        """From now on read filters from a table, and sum in blocks or in a compiled kernel; no gradients."""
+        self.table = SplineTable(self.gamma, radial, 1 / math.sqrt(3))
 
     def forward(
-        self, x: Tensor, v: Tensor, edges: EdgeGeometry, gate: Tensor | None = None
+        self, x: Tensor, v: Tensor, edges: EdgeGeometry, gate: AngularGate | None = None
     ) -> tuple[Tensor, Tensor]:
         """Sum the messages of all neighbours.
 
@@ -74,16 +87,21 @@ class Message(nn.Module):
             x: Scalars of atoms, ``(N, F)``.
             v: Vectors of atoms, ``(N, 3, F)``.
             edges: The edges.
-            gate: Factor on the filters of every edge, ``(E, 3F)``.
+            gate: Forms a factor on the filter of every edge.
 
         Returns:
             Sums m ``(N, F)`` and ``(N, 3, F)``.
         """
-        graph = edges.graph
+        graph, s = edges.graph, self.phi(x)
+        if self.table is not None:
+            sums = in_rows if self.compiled else in_blocks
+            given = None if gate is None else gate.given(edges)
+            m, mv = sums(s, v, self.table.coefficients, edges.place, edges.direction, given, graph)
+            return m, mv / math.sqrt(self.features)
         filters = self.gamma(edges.basis)  # (E, 3F)
         if gate is not None:
-            filters = filters * gate
-        weight = self.phi(x)[graph.sender] * filters / math.sqrt(3)
+            filters = filters * gate(edges)
+        weight = s[graph.sender] * filters / math.sqrt(3)
         scalar, keep, turn = weight.split(self.features, dim=-1)
         vector = v[graph.sender] * keep.unsqueeze(1)  # (E, 3, F)
         vector = vector + turn.unsqueeze(1) * edges.direction.unsqueeze(-1)
@@ -127,9 +145,13 @@ class AngularGate(nn.Module):
         square = reference.square().sum(-1)[graph.receiver]
         return torch.cat([cosine.unsqueeze(-1), self.norm(legendre(cosine, square, self.lmax))], dim=-1)
 
-    def forward(self, invariants: Tensor) -> Tensor:
-        """Gate ``(E, 3F)`` from `invariants`."""
-        return 1 + torch.tanh(nn.functional.silu(self.mix(invariants)))
+    def forward(self, edges: EdgeGeometry) -> Tensor:
+        """Gate ``(E, 3F)``."""
+        return 1 + torch.tanh(nn.functional.silu(self.mix(self.invariants(edges))))
+
+    def given(self, edges: EdgeGeometry) -> Gate:
+        """What the gate is made from, for a kernel that forms it."""
+        return Gate(self.invariants(edges), self.mix.weight, self.mix.bias)
 
 
 def legendre(cosine: Tensor, square: Tensor, lmax: int) -> Tensor:

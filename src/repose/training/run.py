@@ -87,6 +87,7 @@ def train(
     trainer = lightning.Trainer(
         accelerator="cpu" if device == "cpu" else "cuda" if device.startswith("cuda") else "auto",
         devices=processes or _devices(device),
+        strategy=_strategy(device, processes),
         precision=_precision(settings, device),  # type: ignore[arg-type]
         max_epochs=settings.max_epochs,
         limit_train_batches=settings.sampling.epoch_steps,
@@ -182,6 +183,12 @@ def _network(
 def _devices(device: str) -> list[int] | int | str:
     """What Lightning calls devices: one named GPU, one process on a CPU, or all there are."""
     return [int(device[5:])] if device.startswith("cuda:") else 1 if device == "cpu" else "auto"
+
+
+def _strategy(device: str, processes: int | None) -> str:
+    """DDP wherever there are several processes; some weights of the last layer may lead nowhere."""
+    several = (processes or (torch.cuda.device_count() if device in ("auto", "cuda") else 1)) > 1
+    return "ddp_find_unused_parameters_true" if several else "auto"
 
 
 def _precision(settings: TrainSettings, device: str) -> str:

@@ -1,0 +1,179 @@
+"""Messages without a tensor of edges and features: reduced as they are formed, for inference.
+
+The same sums as `repose.nn.messages.Message` forms, from tabulated filters. `in_blocks` takes some edges at
+a time, so that what lies between two operations stays in the cache. `in_rows` is compiled into one kernel:
+C++ on a CPU, Triton on a GPU.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from repose.graph import ROW, PeriodicGraph
+from repose.nn.tables import Place
+
+# Of a tensor of edges and features in `in_blocks`, several of which are alive at once. A GPU wants much work.
+BLOCK_BYTES = {"cpu": 1.5e6, "cuda": 2.5e8}
+
+
+class Gate(NamedTuple):
+    """An angular gate before it is formed, see `repose.nn.messages.AngularGate`.
+
+    Attributes:
+        inputs: Invariants of every edge, ``(E, A)``.
+        weight: ``(3F, A)``.
+        bias: ``(3F,)``.
+    """
+
+    inputs: Tensor
+    weight: Tensor
+    bias: Tensor
+
+
+def in_blocks(
+    s: Tensor,
+    v: Tensor,
+    coefficients: Tensor,
+    place: Place,
+    direction: Tensor,
+    gate: Gate | None,
+    graph: PeriodicGraph,
+) -> tuple[Tensor, Tensor]:
+    """Sums of messages, block by block.
+
+    Args:
+        s: Factors of the senders, ``(N, 3F)``: for scalars, for vectors, for directions.
+        v: Vectors of atoms, ``(N, 3, F)``.
+        coefficients: Spline of the filters, ``(T, 3F)``.
+        place: Where the edges' distances lie in it.
+        direction: Unit vectors of edges, ``(E, 3)``.
+        gate: Factor on the filters, if there is one.
+        graph: The edges.
+
+    Returns:
+        Scalars ``(N, F)`` and vectors ``(N, 3, F)``.
+    """
+    n, f = len(v), v.shape[-1]
+    m, mv = v.new_zeros(n, f), v.new_zeros(n, 3, f)
+    size = max(64, int(BLOCK_BYTES.get(v.device.type, 1.5e6) / (3 * f * v.element_size())))
+    for start in range(0, graph.n_edges, size):
+        part = slice(start, start + size)
+        sender, receiver, knot = graph.sender[part], graph.receiver[part], place.knot[part]
+        weight = coefficients[knot].mul_(place.weights[part, 0, None])
+        for k in range(1, 4):
+            weight.addcmul_(coefficients[knot + k], place.weights[part, k, None])
+        if gate is not None:
+            inner = torch.addmm(gate.bias, gate.inputs[part], gate.weight.T)
+            weight.mul_(torch.nn.functional.silu(inner, inplace=True).tanh_().add_(1))
+        scalar, keep, turn = weight.mul_(s[sender]).split(f, dim=-1)
+        m.index_add_(0, receiver, scalar)
+        for axis in range(3):
+            vector = v[:, axis][sender].mul_(keep).addcmul_(turn, direction[part, axis, None])
+            mv[:, axis].index_add_(0, receiver, vector)
+    return m, mv
+
+
+def in_rows(
+    s: Tensor,
+    v: Tensor,
+    coefficients: Tensor,
+    place: Place,
+    direction: Tensor,
+    gate: Gate | None,
+    graph: PeriodicGraph,
+) -> tuple[Tensor, Tensor]:
+    """As `in_blocks`, compiled."""
+    rows = graph.rows
+    edge = rows.edge
+    inputs = () if gate is None else (gate.inputs[edge], gate.weight.T.contiguous(), gate.bias)
+    n, f = len(v), v.shape[-1]
+    scalar, *vector = row_sums(f)(
+        s,
+        v,
+        coefficients,
+        graph.sender[edge],
+        place.knot[edge],
+        place.weights[edge] * rows.valid.unsqueeze(-1),
+        direction[edge],
+        *inputs,
+    )
+    return (
+        v.new_zeros(n, f).index_add_(0, rows.receiver, scalar),
+        v.new_zeros(n, 3, f).index_add_(0, rows.receiver, torch.stack(vector, dim=1)),
+    )
+
+
+def compiles(features: int, inputs: int, like: Tensor) -> bool:
+    """Whether `in_rows` works here; compiles it, for vectors of F features of the kind of ``like``.
+
+    Args:
+        features: Width F.
+        inputs: Inputs A of the gate; 0 if there is none.
+        like: A tensor of the right type, on the right device.
+
+    Returns:
+        False, with a warning, if there is no compiler, or no Triton on a GPU.
+    """
+    n, rows, f = 3, 5, features
+    places = torch.zeros(rows, ROW, dtype=torch.int64, device=like.device)
+    gate = () if not inputs else ((rows, ROW, inputs), (inputs, 3 * f), (3 * f,))
+    rest = [like.new_zeros(shape) for shape in ((rows, ROW, 4), (rows, ROW, 3), *gate)]
+    floats = [like.new_zeros(shape) for shape in ((n, 3 * f), (n, 3, f), (7, 3 * f))]
+    try:
+        with torch.inference_mode():
+            row_sums(features)(*floats, places, places, *rest)
+    except Exception as error:  # whatever a missing or broken compiler leads to
+        warnings.warn(
+            f"kernels cannot be compiled here, so the model runs without them: {error}", stacklevel=2
+        )
+        return False
+    return True
+
+
+@cache
+def row_sums(features: int) -> Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """A compiled function for vectors of F features, and any number of atoms and rows.
+
+    It gives sums over every row, scalars and the three components of vectors, each ``(M, F)``. They are
+    written out by column and component, so that one loop over rows, edges and features serves all four.
+    """
+
+    def sums(
+        s: Tensor,
+        v: Tensor,
+        coefficients: Tensor,
+        sender: Tensor,
+        knot: Tensor,
+        weights: Tensor,
+        direction: Tensor,
+        inputs: Tensor | None = None,
+        gate_weight: Tensor | None = None,
+        gate_bias: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        def factor(column: int) -> Tensor:  # (M, ROW, F)
+            part = slice(column * features, (column + 1) * features)
+            table = coefficients[:, part]
+            weight = weights[..., 0, None] * table[knot]
+            for k in range(1, 4):
+                weight = weight + weights[..., k, None] * table[knot + k]
+            if inputs is not None and gate_weight is not None and gate_bias is not None:
+                inner = gate_bias[part]
+                for k in range(inputs.shape[-1]):
+                    inner = inner + inputs[..., k, None] * gate_weight[k, part]
+                # 1 + tanh(y) = 2 sigmoid(2 y), which takes one exponential
+                weight = weight * 2 * torch.sigmoid(2 * torch.nn.functional.silu(inner))
+            return weight * s[:, part][sender]
+
+        scalar, keep, turn = factor(0), factor(1), factor(2)
+        x, y, z = (
+            (v[:, axis][sender] * keep + turn * direction[..., axis, None]).sum(1) for axis in range(3)
+        )
+        return scalar.sum(1), x, y, z
+
+    return torch.compile(sums, dynamic=True)

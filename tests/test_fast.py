@@ -1,0 +1,153 @@
+"""Fast inference: the numbers of the plain path, whatever the path."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import fcc, make_crystal, perovskite, random_crystal, rock_salt
+from repose.config import E3RelaxH2Settings, E3RelaxSettings
+from repose.crystals import CrystalBatch
+from repose.graph import ROW, periodic_graph
+from repose.models import base
+from repose.models.base import DirectRelaxer
+from repose.models.checkpoint import ModelConfig
+from repose.models.e3relax import E3Relax
+from repose.models.e3relax_h2 import E3RelaxH2
+from repose.nn import fused
+from repose.nn.radial import GaussianBasis
+from repose.nn.tables import SplineTable, place
+from repose.testing import check_relaxer
+
+OURS = {
+    "edge_channels": 8,
+    "frame": "affine",
+    "start": "rescaled",
+    "lattice_offset": "axis",
+    "shared_axes": True,
+}
+NETWORKS = {
+    "e3relax": lambda: E3Relax(E3RelaxSettings(features=48, layers=3)),
+    "e3relax, ours": lambda: E3Relax(E3RelaxSettings.parse({"features": 48, "n_basis": 64, **OURS})),
+    "e3relax-h2": lambda: E3RelaxH2(E3RelaxH2Settings(features=48, layers=3)),
+    "e3relax-h2, ours": lambda: E3RelaxH2(E3RelaxH2Settings.parse({"features": 48, "n_basis": 64, **OURS})),
+    "e3relax-h2 w/o gate": lambda: E3RelaxH2(E3RelaxH2Settings(features=48, layers=2, angular=False)),
+}
+
+
+def relaxers(name: str, *paths: str, double: bool = False) -> list[DirectRelaxer]:
+    torch.manual_seed(0)
+    network = NETWORKS[name]()
+    network.atomic_volumes.fill_(15.0)
+    config = ModelConfig(family=network.family, name=name, settings={}, elements=[])
+    if double:
+        network = network.double()
+    return [DirectRelaxer(copy.deepcopy(network), config, path=path) for path in paths]
+
+
+def difference(a, b) -> float:
+    return max(float((x - y).abs().max()) for x, y in zip(a, b, strict=True))
+
+
+@pytest.fixture(scope="module")
+def batch() -> CrystalBatch:
+    return CrystalBatch.collate([random_crystal(1), fcc(), random_crystal(2), rock_salt(), perovskite()])
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_tabulated_is_plain(name, batch):
+    plain, tabulated = relaxers(name, "plain", "tabulated")
+    expected = plain.predict(batch)
+    assert difference(expected, (batch.positions, batch.cells)) > 1e-2  # or else nothing is compared
+    assert difference(expected, tabulated.predict(batch)) < 1e-4
+    assert tabulated.network.layers[0].message.table is not None
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_what_splines_leave_out_is_small(name, batch):
+    plain, tabulated = relaxers(name, "plain", "tabulated", double=True)
+    assert difference(plain.predict(batch), tabulated.predict(batch)) < 2e-5
+
+
+@pytest.mark.parametrize("name", ["e3relax, ours", "e3relax-h2"])
+def test_tabulated_keeps_the_contract(name, batch):
+    check_relaxer(relaxers(name, "tabulated", double=True)[0], batch)
+
+
+def test_blocks_of_any_size_give_the_same(batch, monkeypatch):
+    (relaxer,) = relaxers("e3relax-h2", "tabulated", double=True)
+    expected = relaxer.predict(batch)
+    monkeypatch.setitem(fused.BLOCK_BYTES, "cpu", 1.0)
+    assert difference(expected, relaxer.predict(batch)) < 1e-12
+
+
+@pytest.mark.xdist_group("compiler")
+@pytest.mark.parametrize("name", ["e3relax, ours", "e3relax-h2"])
+def test_compiled_is_plain(name, batch):
+    plain, compiled = relaxers(name, "plain", "compiled")
+    assert compiled.network.layers[0].message.compiled
+    assert difference(plain.predict(batch), compiled.predict(batch)) < 1e-4
+    alone = [compiled.predict(crystal) for crystal in batch]
+    joined = (torch.cat([a.positions for a in alone]), torch.cat([a.cells for a in alone]))
+    assert difference(plain.predict(batch), joined) < 1e-4
+
+
+def test_without_a_compiler_it_runs_all_the_same(batch, monkeypatch):
+    def broken(features):
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(fused, "row_sums", broken)
+    with pytest.warns(UserWarning, match="no compiler"):
+        plain, compiled = relaxers("e3relax", "plain", "compiled")
+    assert not compiled.network.layers[0].message.compiled
+    assert difference(plain.predict(batch), compiled.predict(batch)) < 1e-4
+
+
+def test_long_work_is_compiled(batch, monkeypatch):
+    (relaxer,) = relaxers("e3relax", "auto")
+    asked = []
+    monkeypatch.setattr(relaxer.network, "accelerate", lambda compiled: asked.append(compiled))
+    relaxer.predict(batch)
+    assert asked == []
+    monkeypatch.setattr(base, "COMPILE_AFTER", 0.0)
+    for _ in range(3):
+        relaxer.predict(batch)
+    assert asked == [True]
+
+
+def test_splines_follow_the_filters_to_the_reach_and_beyond():
+    torch.manual_seed(0)
+    radial, linear = GaussianBasis(64, 30.0), torch.nn.Linear(64, 16)
+    distance = torch.cat([torch.rand(2000) * 32, torch.tensor([0.0, 30.0, 1e4])])
+    table = SplineTable(linear, radial, scale=0.5)
+    assert (table(place(distance, radial)) - 0.5 * linear(radial(distance))).abs().max() < 3e-6
+
+
+def test_tables_are_not_saved_with_the_weights():
+    (relaxer,) = relaxers("e3relax", "tabulated")
+    assert set(relaxer.network.state_dict()) == set(NETWORKS["e3relax"]().state_dict())
+
+
+def test_rows_hold_every_edge_once():
+    lonely = make_crystal([3], [[0, 0, 0]], np.eye(3) * 9.0)
+    batch = CrystalBatch.collate([lonely, rock_salt(), lonely, random_crystal(3)])
+    graph = periodic_graph(batch, 4.0)
+    rows = graph.rows
+    assert rows.edge.shape == rows.valid.shape == (len(rows.receiver), ROW)
+    kept = rows.edge[rows.valid.bool()]
+    assert torch.equal(kept, torch.arange(graph.n_edges))
+    receivers = rows.receiver.unsqueeze(1).expand_as(rows.edge)[rows.valid.bool()]
+    assert torch.equal(receivers, graph.receiver)
+    assert (rows.valid.sum(1) > 0).all()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_crystal_without_neighbours(name):
+    lonely = make_crystal([3], [[0, 0, 0]], np.eye(3) * 9.0)
+    plain, tabulated = relaxers(name, "plain", "tabulated")
+    for relaxer in (plain, tabulated):
+        relaxer.network.settings = relaxer.network.settings.model_copy(
+            update={"graph": relaxer.network.settings.graph.model_copy(update={"self_images": False})}
+        )
+    assert difference(plain.predict(lonely), tabulated.predict(lonely)) < 1e-4
