@@ -16,6 +16,7 @@ from repose.models.checkpoint import ModelConfig
 from repose.models.e3relax import E3Relax
 from repose.models.e3relax_h2 import E3RelaxH2
 from repose.nn import fused
+from repose.nn.fused_training import summed
 from repose.nn.radial import GaussianBasis
 from repose.nn.tables import SplineTable, place
 from repose.testing import check_relaxer
@@ -134,10 +135,10 @@ def test_rows_hold_every_edge_once():
     batch = CrystalBatch.collate([lonely, rock_salt(), lonely, random_crystal(3)])
     graph = periodic_graph(batch, 4.0)
     rows = graph.rows
-    assert rows.edge.shape == rows.valid.shape == (len(rows.receiver), ROW)
+    assert rows.edge.shape == rows.valid.shape == (len(rows.owner), ROW)
     kept = rows.edge[rows.valid.bool()]
     assert torch.equal(kept, torch.arange(graph.n_edges))
-    receivers = rows.receiver.unsqueeze(1).expand_as(rows.edge)[rows.valid.bool()]
+    receivers = rows.owner.unsqueeze(1).expand_as(rows.edge)[rows.valid.bool()]
     assert torch.equal(receivers, graph.receiver)
     assert (rows.valid.sum(1) > 0).all()
 
@@ -151,3 +152,41 @@ def test_a_crystal_without_neighbours(name):
             update={"graph": relaxer.network.settings.graph.model_copy(update={"self_images": False})}
         )
     assert difference(plain.predict(lonely), tabulated.predict(lonely)) < 1e-4
+
+
+@pytest.mark.xdist_group("compiler")
+@pytest.mark.parametrize("name", ["e3relax, ours", "e3relax-h2"])
+def test_compiled_training_has_the_gradients_of_the_plain_path(name, batch):
+    torch.manual_seed(0)
+    plain = NETWORKS[name]().double()
+    plain.atomic_volumes.fill_(15.0)
+    compiled = copy.deepcopy(plain)
+    compiled.compile_training()
+    assert compiled.layers[0].message.compiled
+    for network in (plain, compiled):
+        start, graph = network.prepare(batch)
+        states = network(start, graph)
+        sum(s.positions.square().sum() + s.cells.square().sum() for s in states).backward()
+    for (label, expected), got in zip(plain.named_parameters(), compiled.parameters(), strict=True):
+        if expected.grad is not None:
+            scale = 1 + expected.grad.abs().max()
+            assert float((expected.grad - got.grad).abs().max() / scale) < 1e-9, label
+
+
+@pytest.mark.xdist_group("compiler")
+@pytest.mark.parametrize("gated", [False, True])
+def test_compiled_sums_against_finite_differences(gated):
+    """All inputs at once, the directions among them, which a network reaches through positions alone."""
+    torch.manual_seed(0)
+    crystal = rock_salt()
+    graph = periodic_graph(crystal, 3.0)
+    e, n, f = graph.n_edges, crystal.n_atoms, 3
+    shapes = [(n, 3 * f), (n, 3, f), (e, 3 * f), (e, 3 * f), (e, 3)]
+    s, v, filters, inner, u = (
+        torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes
+    )
+
+    def function(s, v, filters, inner, u):
+        return summed(s, v, filters, inner if gated else None, u, graph)
+
+    assert torch.autograd.gradcheck(function, (s, v, filters, inner, u), fast_mode=True)

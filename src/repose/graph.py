@@ -27,17 +27,29 @@ ROW = 8
 
 
 class Rows(NamedTuple):
-    """The edges of every receiver in rows of fixed length, the last of each filled up.
+    """The edges of every atom, those it receives or those it sends, in rows of fixed length.
 
     Attributes:
-        receiver: Atom of every row, ``(M,)`` int64, ascending.
-        edge: Edges of every row, ``(M, ROW)`` int64.
+        owner: Atom of every row, ``(M,)`` int64, ascending.
+        edge: Edges of every row, ``(M, ROW)`` int64; the last row of an atom is filled up.
         valid: 1 for an edge, 0 for filling, ``(M, ROW)`` float.
     """
 
-    receiver: Tensor
+    owner: Tensor
     edge: Tensor
     valid: Tensor
+
+    @classmethod
+    def of(cls, atom: Tensor, n_atoms: int) -> Rows:
+        """Rows of edges sorted by an atom, ``(E,)``."""
+        count = torch.bincount(atom, minlength=n_atoms)
+        rows = (count + ROW - 1) // ROW
+        owner = torch.repeat_interleave(torch.arange(n_atoms, device=atom.device), rows)
+        within = torch.arange(len(owner), device=atom.device) - (rows.cumsum(0) - rows)[owner]
+        end = count.cumsum(0)
+        edge = (end - count)[owner, None] + ROW * within[:, None] + torch.arange(ROW, device=atom.device)
+        valid = edge < end[owner, None]
+        return cls(owner, torch.where(valid, edge, 0), valid.to(torch.get_default_dtype()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,16 +80,15 @@ class PeriodicGraph:
 
     @cached_property
     def rows(self) -> Rows:
-        """The edges in rows, each of one receiver."""
-        count = torch.bincount(self.receiver, minlength=self.n_atoms)
-        rows = (count + ROW - 1) // ROW
-        atoms = torch.arange(self.n_atoms, device=count.device)
-        receiver = torch.repeat_interleave(atoms, rows)
-        within = torch.arange(len(receiver), device=count.device) - (rows.cumsum(0) - rows)[receiver]
-        end = count.cumsum(0)
-        edge = (end - count)[receiver, None] + ROW * within[:, None] + torch.arange(ROW, device=count.device)
-        valid = edge < end[receiver, None]
-        return Rows(receiver, torch.where(valid, edge, 0), valid.to(self.shift))
+        """The edges that every atom receives."""
+        return Rows.of(self.receiver, self.n_atoms)
+
+    @cached_property
+    def rows_by_sender(self) -> Rows:
+        """The edges that every atom sends."""
+        order = torch.argsort(self.sender, stable=True)
+        rows = Rows.of(self.sender[order], self.n_atoms)
+        return rows._replace(edge=order[rows.edge])
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> PeriodicGraph:
         """The same graph on another device, shifts in another floating-point type."""

@@ -27,6 +27,9 @@ def train(
         int | None,
         typer.Option(min=1, help="Share the work among so many; one per GPU, or one on a CPU, by default."),
     ] = None,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Compile kernels first, for faster steps; needs a C++ compiler.")
+    ] = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -57,6 +60,7 @@ def train(
         init_from=init_from,
         device=device,
         processes=processes,
+        compiled=compiled,
         progress="none" if quiet else "bar" if sys.stderr.isatty() else "lines",
     )
     report = json.loads((directory / "config.json").read_text())

@@ -114,6 +114,13 @@ class LatticeNetwork(Network[S]):
             if isinstance(module, Message):
                 module.compiled = compiled
 
+    def compile_training(self) -> None:
+        """See `Network.compile_training`."""
+        if compiles(self.settings.features, self.gate_inputs, next(self.parameters())):
+            for module in self.modules():
+                if isinstance(module, Message):
+                    module.compiled = True
+
     def forward(self, batch: CrystalBatch, graph: PeriodicGraph) -> list[Geometry]:
         """Refine the geometry layer by layer; see `Network.forward`."""
         x = self.embedding(batch.numbers)

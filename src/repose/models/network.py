@@ -69,6 +69,9 @@ class Network(nn.Module, ABC, Generic[S]):
         """
         del compiled
 
+    def compile_training(self) -> None:
+        """Let `torch.compile` make kernels for training, where this family has any; the numbers stay."""
+
 
 # Families known by name, and the module that registers each when imported.
 _MODULES = {"e3relax": "repose.models.e3relax", "e3relax-h2": "repose.models.e3relax_h2"}

@@ -99,13 +99,13 @@ def in_rows(
         coefficients,
         graph.sender[edge],
         place.knot[edge],
-        place.weights[edge] * rows.valid.unsqueeze(-1),
+        place.weights[edge] * rows.valid.unsqueeze(-1).to(v),
         direction[edge],
         *inputs,
     )
     return (
-        v.new_zeros(n, f).index_add_(0, rows.receiver, scalar),
-        v.new_zeros(n, 3, f).index_add_(0, rows.receiver, torch.stack(vector, dim=1)),
+        v.new_zeros(n, f).index_add_(0, rows.owner, scalar),
+        v.new_zeros(n, 3, f).index_add_(0, rows.owner, torch.stack(vector, dim=1)),
     )
 
 

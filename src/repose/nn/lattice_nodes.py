@@ -195,9 +195,9 @@ class EdgesToLattice(nn.Module):
         u = edges.direction
         dyad = u[:, SIX[0]] * u[:, SIX[1]]  # (E, 6)
         along_rows = torch.bmm(
-            (dyad[rows.edge] * rows.valid.unsqueeze(-1)).mT, weight[rows.edge]
-        ) * self.receiver(x)[rows.receiver].unsqueeze(1)  # (M, 6, K)
-        tensor = segment_sum(along_rows, crystal[rows.receiver], len(cells))[:, FULL]  # (S, 3, 3, K)
+            (dyad[rows.edge] * rows.valid.unsqueeze(-1).to(dyad)).mT, weight[rows.edge]
+        ) * self.receiver(x)[rows.owner].unsqueeze(1)  # (M, 6, K)
+        tensor = segment_sum(along_rows, crystal[rows.owner], len(cells))[:, FULL]  # (S, 3, 3, K)
         atoms = torch.bincount(crystal, minlength=len(cells)).to(tensor.dtype)
         along = unit(cells)
         t = torch.einsum("sce,sedk->scdk", along, tensor / atoms.view(-1, 1, 1, 1))

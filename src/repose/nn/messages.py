@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from repose.graph import PeriodicGraph, edge_vectors
 from repose.nn.equivariant import mlp
 from repose.nn.fused import Gate, in_blocks, in_rows
+from repose.nn.fused_training import summed
 from repose.nn.ops import safe_norm, segment_mean, segment_sum, unit
 from repose.nn.radial import GaussianBasis
 from repose.nn.tables import Place, SplineTable, place
@@ -99,6 +100,10 @@ class Message(nn.Module):
             m, mv = sums(s, v, self.table.coefficients, edges.place, edges.direction, given, graph)
             return m, mv / math.sqrt(self.features)
         filters = self.gamma(edges.basis)  # (E, 3F)
+        if self.compiled:
+            inner = None if gate is None else gate.mix(gate.invariants(edges))
+            m, mv = summed(s / math.sqrt(3), v, filters, inner, edges.direction, graph)
+            return m, mv / math.sqrt(self.features)
         if gate is not None:
             filters = filters * gate(edges)
         weight = s[graph.sender] * filters / math.sqrt(3)

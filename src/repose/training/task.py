@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -70,6 +71,16 @@ class RelaxationTask(lightning.LightningModule):
             "train/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.target), sync_dist=True
         )
         return loss
+
+    def on_train_epoch_start(self) -> None:
+        """Start the clock."""
+        self.last_step = time.perf_counter()
+
+    def on_train_batch_end(self, outputs: Any, batch: Sample, batch_idx: int) -> None:
+        """Log the edges per second of this process since the step before, preparing of batches included."""
+        now = time.perf_counter()
+        self.log("train/edges_per_s", batch.graph.n_edges / (now - self.last_step), on_step=True)
+        self.last_step = now
 
     def configure_gradient_clipping(
         self,
