@@ -182,11 +182,9 @@ def test_compiled_sums_against_finite_differences(gated):
     graph = periodic_graph(crystal, 3.0)
     e, n, f = graph.n_edges, crystal.n_atoms, 3
     shapes = [(n, 3 * f), (n, 3, f), (e, 3 * f), (e, 3 * f), (e, 3)]
-    s, v, filters, inner, u = (
-        torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes
-    )
+    inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
 
     def function(s, v, filters, inner, u):
         return summed(s, v, filters, inner if gated else None, u, graph)
 
-    assert torch.autograd.gradcheck(function, (s, v, filters, inner, u), fast_mode=True)
+    assert torch.autograd.gradcheck(function, inputs, fast_mode=True)

@@ -38,6 +38,7 @@ ORDER = [
     "descent",
     "data",
     "evaluation",
+    "benchmark",
     "training",
     "testing",
     "optimize",

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from repose.cli import data
+from repose.cli import bench, data
 from repose.cli.common import fail
 from repose.cli.evaluate import evaluate
 from repose.cli.models import models
@@ -47,6 +47,7 @@ app.command()(models)
 app.command()(train)
 app.command()(evaluate)
 app.add_typer(data.app, name="data")
+app.add_typer(bench.app, name="bench")
 
 
 def main() -> None:
