@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from pymatgen.core import Lattice, Structure
 
 import repose
 from repose.errors import ConfigError, InvalidCrystalError, ModelError
+from repose.models import memory
 from repose.models.loading import resolve_device
 from tiny import Known, needs_default, save_tiny_model
 
@@ -280,6 +282,35 @@ def test_batches_follow_the_memory_model(tiny, monkeypatch):
     monkeypatch.setattr("repose.models.base.free_memory", lambda device: size / 2)
     (result,) = relaxer.relax(structures[:1])
     assert "of memory" in result.reason
+
+
+def test_batches_learn_from_the_memory_that_they_took(tiny, monkeypatch):
+    """As on a GPU, where it can be counted: batches take three times what the model says."""
+    relaxer = repose.load(tiny)
+    batches = []
+    predict = relaxer.predict
+    monkeypatch.setattr(
+        relaxer, "predict", lambda batch: (batches.append(batch.n_crystals), predict(batch))[1]
+    )
+    size = relaxer.memory(repose.models.base.convert.to_batch(bulk("MgO", "rocksalt", a=4.2)))
+    monkeypatch.setattr(memory, "WORTH_MEASURING", 0.0)
+    monkeypatch.setattr("repose.models.base.batch_bytes", lambda device: 8.0 * size)
+
+    @contextmanager
+    def watched(device):
+        peak = memory.Peak()
+        yield peak
+        peak.taken = 3 * batches[-1] * size
+
+    monkeypatch.setattr("repose.models.base.watched", watched)
+    relaxer.relax([bulk("MgO", "rocksalt", a=4.2)] * 12)
+    assert relaxer.memory_ratio == pytest.approx(3.3)
+    assert batches == [8, 2, 2]
+
+
+def test_small_batches_teach_nothing():
+    assert memory.Peak(5e9).ratio(1e6, before=2.0) == 2.0
+    assert memory.Peak().ratio(1e12, before=2.0) == 2.0
 
 
 def test_five_thousand_atoms(tiny):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -11,6 +13,7 @@ import torch
 
 # Batches larger than this are no faster per crystal: on a CPU they leave the cache.
 BATCH_BYTES = {"cpu": 1.5e8, "cuda": 8e9}
+WORTH_MEASURING = 1e8  # bytes; what else is in memory blurs smaller batches
 MEMORY_SHARE = 0.7  # of the free memory that one batch may take
 
 
@@ -21,18 +24,49 @@ class _Sized(Protocol):
 J = TypeVar("J", bound=_Sized)
 
 
-def pack(jobs: list[J], capacity: float) -> Iterator[list[J]]:
-    """Batches of crystals of similar size that need at most so much memory together, smallest first."""
+def pack(jobs: list[J], capacity: Callable[[], float]) -> Iterator[list[J]]:
+    """Batches of crystals of similar size that need at most so much memory together, smallest first.
+
+    Args:
+        jobs: What is packed.
+        capacity: Asked anew for every batch, since the batch before teaches.
+    """
     batch: list[J] = []
     filled = 0.0
     for job in sorted(jobs, key=lambda job: job.memory):
-        if batch and filled + job.memory > capacity:
+        if batch and filled + job.memory > capacity():
             yield batch
             batch, filled = [], 0.0
         batch.append(job)
         filled += job.memory
     if batch:
         yield batch
+
+
+@dataclass
+class Peak:
+    """The most memory that was taken while something ran, in bytes; None where nobody counts."""
+
+    taken: float | None = None
+
+    def ratio(self, estimated: float, before: float) -> float:
+        """Taken over estimated, a tenth more for safety; as before where it is unknown or tells nothing."""
+        if self.taken is None or estimated < WORTH_MEASURING:
+            return before
+        return 1.1 * self.taken / estimated
+
+
+@contextmanager
+def watched(device: torch.device) -> Iterator[Peak]:
+    """Count the memory that is taken on a GPU meanwhile; a CPU does not tell."""
+    peak = Peak()
+    if device.type != "cuda":
+        yield peak
+        return
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    yield peak
+    peak.taken = float(torch.cuda.max_memory_allocated(device) - before)
 
 
 def batch_bytes(device: torch.device) -> float:
