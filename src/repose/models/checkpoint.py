@@ -86,10 +86,15 @@ def load_model(directory: Path) -> tuple[Network[Any], ModelConfig]:
     return network.eval().requires_grad_(False), config
 
 
+# What the name `default` stands for: the shipped model with the smallest errors on the validation split.
+DEFAULT = "e3relax"
+
+
 def shipped_models() -> dict[str, Path]:
-    """Directories of the models inside the package, by name."""
+    """Directories of the models inside the package, by name, `default` first; it is one of the others."""
     root = Path(__file__).parent.parent / "weights"
-    return {path.parent.name: path.parent for path in sorted(root.glob(f"*/{CONFIG}"))}
+    own = {path.parent.name: path.parent for path in sorted(root.glob(f"*/{CONFIG}"))}
+    return {"default": own[DEFAULT], **own} if DEFAULT in own else own
 
 
 def find_model(name: str | Path) -> Path:

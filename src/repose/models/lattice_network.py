@@ -109,7 +109,7 @@ class LatticeNetwork(Network[S]):
         sample = next(self.parameters())
         compiled = compiled and compiles(self.settings.features, self.gate_inputs, sample)
         for module in self.modules():
-            if isinstance(module, Message | EdgesToLattice):
+            if isinstance(module, Message | EdgesToLattice) and module.table is None:
                 module.tabulate(self.basis)
             if isinstance(module, Message):
                 module.compiled = compiled

@@ -10,17 +10,25 @@ import torch
 
 from repose import convert
 from repose.errors import ConfigError, InvalidCrystalError
-from repose.models.base import DirectRelaxer, Relaxer
+from repose.models.base import Computation, DirectRelaxer, Precision, Relaxer
 from repose.models.checkpoint import find_model, load_model
 
 
-def load(name: str | Path = "default", device: str = "auto") -> Relaxer:
+def load(
+    name: str | Path = "default",
+    device: str = "auto",
+    *,
+    path: Computation = "auto",
+    precision: Precision = "float32",
+) -> Relaxer:
     """Load a model.
 
     Args:
         name: One of the models that ship (`repose models` lists them), or a directory that `repose train`
             wrote.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:N"``, or ``"auto"``: a GPU if there is one.
+        path: How the numbers are computed, see `repose.models.base.DirectRelaxer`; they are the same.
+        precision: ``"float32"`` or, faster and less exact, ``"bfloat16"``; see there.
 
     Returns:
         A relaxer; loading takes much longer than relaxing, so keep it.
@@ -30,7 +38,7 @@ def load(name: str | Path = "default", device: str = "auto") -> Relaxer:
         ConfigError: There is no such device.
     """
     network, config = load_model(find_model(name))
-    return DirectRelaxer(network, config, resolve_device(device))
+    return DirectRelaxer(network, config, resolve_device(device), path, precision)
 
 
 def relax(

@@ -59,6 +59,7 @@ def in_blocks(
     Returns:
         Scalars ``(N, F)`` and vectors ``(N, 3, F)``.
     """
+    s, v = s.to(coefficients), v.to(coefficients)  # mixed precision stops here
     n, f = len(v), v.shape[-1]
     m, mv = v.new_zeros(n, f), v.new_zeros(n, 3, f)
     size = max(64, int(BLOCK_BYTES.get(v.device.type, 1.5e6) / (3 * f * v.element_size())))
@@ -69,7 +70,7 @@ def in_blocks(
         for k in range(1, 4):
             weight.addcmul_(coefficients[knot + k], place.weights[part, k, None])
         if gate is not None:
-            inner = torch.addmm(gate.bias, gate.inputs[part], gate.weight.T)
+            inner = torch.addmm(gate.bias, gate.inputs[part], gate.weight.T).to(weight)
             weight.mul_(torch.nn.functional.silu(inner, inplace=True).tanh_().add_(1))
         scalar, keep, turn = weight.mul_(s[sender]).split(f, dim=-1)
         m.index_add_(0, receiver, scalar)
@@ -89,6 +90,7 @@ def in_rows(
     graph: PeriodicGraph,
 ) -> tuple[Tensor, Tensor]:
     """As `in_blocks`, compiled."""
+    s, v = s.to(coefficients), v.to(coefficients)
     rows = graph.rows
     edge = rows.edge
     inputs = () if gate is None else (gate.inputs[edge], gate.weight.T.contiguous(), gate.bias)

@@ -2,7 +2,7 @@
 
 The same sums as `repose.nn.messages.Message` forms. Of an edge only its filter and the input of its gate
 are kept, each ``(E, 3F)``; what is made of them is made again on the way back, and vectors never have one
-tensor for all edges. Gradients that senders collect are summed along rows of edges with one sender, so that no
+tensor for all edges. Gradients that senders collect are summed along rows of edges with one sender, so no
 two threads add to the same place. Kernels are C++ on a CPU, Triton on a GPU, see `repose.nn.fused`.
 """
 
@@ -35,6 +35,8 @@ def summed(
     Returns:
         Scalars ``(N, F)`` and vectors ``(N, 3, F)``.
     """
+    # With mixed precision, what is large stays in bfloat16 and sums are formed in float32.
+    s, v = s.to(direction), v.to(direction)
     return _Summed.apply(s, v, filters, inner, direction, graph)  # type: ignore[return-value]
 
 
