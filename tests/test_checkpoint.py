@@ -7,8 +7,8 @@ import torch
 
 from conftest import random_crystal
 from repose.errors import ModelError
-from repose.models.base import DirectRelaxer
 from repose.models.checkpoint import find_model, load_model, save_model, shipped_models
+from repose.models.direct import DirectRelaxer
 from test_e3relax import make_relaxer
 
 

@@ -10,8 +10,9 @@ from conftest import fcc, make_crystal, perovskite, random_crystal, rock_salt
 from repose.config import E3RelaxSettings
 from repose.crystals import CrystalBatch
 from repose.lattice import to_cartesian, to_fractional
-from repose.models.base import DirectRelaxer, Relaxer
+from repose.models.base import Relaxer
 from repose.models.checkpoint import ModelConfig
+from repose.models.direct import DirectRelaxer
 from repose.models.e3relax import E3Relax
 from repose.models.network import Geometry
 from repose.nn.ops import segment_mean

@@ -11,8 +11,8 @@ from repose.config import E3RelaxH2Settings
 from repose.crystals import CrystalBatch
 from repose.graph import periodic_graph
 from repose.lattice import to_cartesian
-from repose.models.base import DirectRelaxer
 from repose.models.checkpoint import ModelConfig
+from repose.models.direct import DirectRelaxer
 from repose.models.e3relax_h2 import E3RelaxH2
 from repose.nn.messages import FADE, AngularGate, EdgeGeometry, legendre
 from repose.nn.radial import GaussianBasis

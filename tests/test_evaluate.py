@@ -19,9 +19,10 @@ from repose.errors import ConfigError, DatasetError
 from repose.evaluation.metrics import METRICS
 from repose.evaluation.report import Crystal, Report, Scores
 from repose.evaluation.runner import evaluate, finite_or_input, pack
-from repose.models.base import DirectRelaxer, Relaxer
+from repose.models.base import Relaxer
 from repose.models.baselines import Dummy
 from repose.models.checkpoint import ModelConfig, load_model, save_model
+from repose.models.direct import DirectRelaxer
 from repose.models.e3relax import E3Relax
 from repose.models.network import Geometry
 

@@ -10,9 +10,9 @@ from conftest import fcc, make_crystal, perovskite, random_crystal, rock_salt
 from repose.config import E3RelaxH2Settings, E3RelaxSettings
 from repose.crystals import CrystalBatch
 from repose.graph import ROW, periodic_graph
-from repose.models import base
-from repose.models.base import DirectRelaxer
+from repose.models import direct
 from repose.models.checkpoint import ModelConfig
+from repose.models.direct import DirectRelaxer
 from repose.models.e3relax import E3Relax
 from repose.models.e3relax_h2 import E3RelaxH2
 from repose.nn import fused
@@ -111,7 +111,7 @@ def test_long_work_is_compiled(batch, monkeypatch):
     monkeypatch.setattr(relaxer.network, "accelerate", lambda compiled: asked.append(compiled))
     relaxer.predict(batch)
     assert asked == []
-    monkeypatch.setattr(base, "COMPILE_AFTER", 0.0)
+    monkeypatch.setattr(direct, "COMPILE_AFTER", 0.0)
     for _ in range(3):
         relaxer.predict(batch)
     assert asked == [True]

@@ -13,8 +13,8 @@ import repose
 from conftest import fcc, perovskite, random_crystal, rock_salt
 from repose.crystals import CrystalBatch
 from repose.files import find, read
-from repose.models.base import DirectRelaxer
 from repose.models.checkpoint import DEFAULT, load_model, shipped_models
+from repose.models.direct import DirectRelaxer
 from repose.testing import check_relaxer
 
 ROOT = Path(__file__).parents[1]

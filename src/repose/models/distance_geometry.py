@@ -6,7 +6,7 @@ uncertainty quantification", Nature Communications 15, 8148 (2024), equations 16
 Every pair of atoms asks to lie between a lower and an upper bound; the loss is the sum of what is missing,
 the bounded Euclidean distance loss. The paper takes 100 steps of Adam, crystal by crystal. Here Gauss-Newton
 steps minimise it: the absolute value is replaced by a weighted square (iteratively reweighted least squares),
-the sparse linear system is solved by conjugate gradients, and a damping that every crystal has for itself sees
+the sparse linear system is solved by conjugate gradients, and a damping of its own for every crystal sees
 to it that each accepted step goes down. All crystals of a batch advance together, but none sees another: sums
 run over its own pairs in their own order, and a crystal that is finished stands still. Its result is the same
 bit by bit whatever else is in the batch.

@@ -10,8 +10,9 @@ import torch
 
 from repose import convert
 from repose.errors import ConfigError, InvalidCrystalError
-from repose.models.base import Computation, DirectRelaxer, Precision, Relaxer
+from repose.models.base import Relaxer
 from repose.models.checkpoint import find_model, load_model
+from repose.models.direct import Computation, DirectRelaxer, Precision
 
 
 def load(
@@ -27,7 +28,7 @@ def load(
         name: One of the models that ship (`repose models` lists them), or a directory that `repose train`
             wrote.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:N"``, or ``"auto"``: a GPU if there is one.
-        path: How the numbers are computed, see `repose.models.base.DirectRelaxer`; they are the same.
+        path: How the numbers are computed, see `repose.models.direct.DirectRelaxer`; they are the same.
         precision: ``"float32"`` or, faster and less exact, ``"bfloat16"``; see there.
 
     Returns:
