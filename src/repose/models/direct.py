@@ -59,7 +59,6 @@ class DirectRelaxer(Relaxer):
         self.network = network.to(self.device).eval()
         self.path: Computation = path
         self.worked = 0.0
-        self.dtype = next(self.network.parameters()).dtype
         if path != "plain":
             self.network.accelerate(compiled=path == "compiled")
         self.reduced = precision == "bfloat16"
@@ -70,6 +69,11 @@ class DirectRelaxer(Relaxer):
         self.config = config
         self.name = config.name
         self.elements = frozenset(config.elements) or None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of geometries and features."""
+        return torch.float32 if self.reduced else next(self.network.parameters()).dtype
 
     def predict(self, batch: CrystalBatch) -> Geometry:
         """See `Relaxer.predict`."""
