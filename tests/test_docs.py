@@ -153,6 +153,7 @@ def test_pages_build_without_a_warning(tmp_path):
         "data inspect",
         "data split",
         "bench speed",
+        "bench profile",
     ):
         assert f'id="repose-{name.replace(" ", "-")}"' in commands, name
     assert "--fix-axes" in commands

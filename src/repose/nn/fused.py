@@ -14,12 +14,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from repose.graph import ROW, PeriodicGraph
 from repose.nn.tables import Place
 
 # Of a tensor of edges and features in `in_blocks`, several of which are alive at once. A GPU wants much work.
-BLOCK_BYTES = {"cpu": 1.5e6, "cuda": 2.5e8}
+BLOCK_BYTES = {"cpu": 5e5, "cuda": 2.5e8}
 
 
 class Gate(NamedTuple):
@@ -62,20 +63,23 @@ def in_blocks(
     s, v = s.to(coefficients), v.to(coefficients)  # mixed precision stops here
     n, f = len(v), v.shape[-1]
     m, mv = v.new_zeros(n, f), v.new_zeros(n, 3, f)
-    size = max(64, int(BLOCK_BYTES.get(v.device.type, 1.5e6) / (3 * f * v.element_size())))
+    four = torch.arange(4, device=v.device)
+    size = max(64, int(BLOCK_BYTES.get(v.device.type, 5e5) / (3 * f * v.element_size())))
     for start in range(0, graph.n_edges, size):
         part = slice(start, start + size)
         sender, receiver, knot = graph.sender[part], graph.receiver[part], place.knot[part]
-        weight = coefficients[knot].mul_(place.weights[part, 0, None])
-        for k in range(1, 4):
-            weight.addcmul_(coefficients[knot + k], place.weights[part, k, None])
+        weight = functional.embedding_bag(
+            knot.unsqueeze(1) + four, coefficients, per_sample_weights=place.weights[part], mode="sum"
+        )
         if gate is not None:
             inner = torch.addmm(gate.bias, gate.inputs[part], gate.weight.T).to(weight)
-            weight.mul_(torch.nn.functional.silu(inner, inplace=True).tanh_().add_(1))
-        scalar, keep, turn = weight.mul_(s[sender]).split(f, dim=-1)
+            # 1 + tanh(y) = 2 sigmoid(2 y), which takes one exponential
+            weight.mul_(functional.silu(inner, inplace=True).mul_(2).sigmoid_()).mul_(2)
+        scalar, keep, turn = weight.mul_(s.index_select(0, sender)).split(f, dim=-1)
         m.index_add_(0, receiver, scalar)
         for axis in range(3):
-            vector = v[:, axis][sender].mul_(keep).addcmul_(turn, direction[part, axis, None])
+            vector = v[:, axis].index_select(0, sender).mul_(keep)
+            vector.addcmul_(turn, direction[part, axis, None])
             mv[:, axis].index_add_(0, receiver, vector)
     return m, mv
 
@@ -168,8 +172,7 @@ def row_sums(features: int) -> Callable[..., tuple[Tensor, Tensor, Tensor, Tenso
                 inner = gate_bias[part]
                 for k in range(inputs.shape[-1]):
                     inner = inner + inputs[..., k, None] * gate_weight[k, part]
-                # 1 + tanh(y) = 2 sigmoid(2 y), which takes one exponential
-                weight = weight * 2 * torch.sigmoid(2 * torch.nn.functional.silu(inner))
+                weight = weight * 2 * torch.sigmoid(2 * functional.silu(inner))
             return weight * s[:, part][sender]
 
         scalar, keep, turn = factor(0), factor(1), factor(2)

@@ -66,10 +66,8 @@ class SplineTable(nn.Module):
     def forward(self, place: Place) -> Tensor:
         """Values ``(E, C)``."""
         coefficients = self.coefficients
-        total = coefficients[place.knot] * place.weights[:, 0, None]
-        for k in range(1, 4):
-            total = torch.addcmul(total, coefficients[place.knot + k], place.weights[:, k, None])
-        return total
+        rows = place.knot.unsqueeze(1) + torch.arange(4, device=place.knot.device)
+        return nn.functional.embedding_bag(rows, coefficients, per_sample_weights=place.weights, mode="sum")
 
 
 def _in_double(linear: nn.Linear, radial: GaussianBasis, distance: Tensor) -> Tensor:

@@ -1,0 +1,55 @@
+"""Synthetic crystals of any size: random alloys on fcc sites, rattled."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from repose.crystals import CrystalBatch
+
+# Metals of nearly the same atomic volume that mix on the sites of fcc.
+ELEMENTS = (27, 28, 29)  # Co, Ni, Cu
+VOLUME = 11.3  # A^3 per atom; that of many oxides, too
+RATTLE = 0.05  # A, standard deviation of every coordinate
+CELLS_TRIED = 40
+
+
+def alloys(n_crystals: int, n_atoms: int, seed: int = 0) -> CrystalBatch:
+    """Different random alloys of one size.
+
+    Args:
+        n_crystals: How many.
+        n_atoms: Atoms of each.
+        seed: The same gives the same crystals.
+
+    Returns:
+        The crystals, float64; some 80 neighbours within 6 A at any size, since all have the same density.
+    """
+    rng = np.random.default_rng((seed, n_atoms))
+    fractional, cell = _supercell(n_atoms, rng)
+    shape = (n_crystals, n_atoms, 3)
+    return CrystalBatch(
+        numbers=torch.from_numpy(rng.choice(ELEMENTS, n_crystals * n_atoms)),
+        positions=torch.from_numpy((fractional @ cell + rng.normal(0, RATTLE, shape)).reshape(-1, 3)),
+        cells=torch.from_numpy(cell).repeat(n_crystals, 1, 1),
+        crystal=torch.arange(n_crystals).repeat_interleave(n_atoms),
+        pbc=torch.ones(n_crystals, 3, dtype=torch.bool),
+    )
+
+
+def _supercell(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Fractional sites ``(n, 3)`` and cell ``(3, 3)`` in A of an fcc supercell, also for n without factors.
+
+    The rows of the matrix [[1, 0, -s], [0, 1, -t], [0, 0, n]] span a superlattice of index n in which all
+    sites are multiples of the third primitive vector. Of some random s and t the most compact cell is taken.
+    """
+    from ase.geometry import minkowski_reduce
+
+    primitive = (4 * VOLUME) ** (1 / 3) / 2 * (np.ones((3, 3)) - np.eye(3))
+    shears = rng.integers(0, n, (CELLS_TRIED, 2))
+    cells = [np.array([[1, 0, -s], [0, 1, -t], [0, 0, n]]) @ primitive for s, t in shears]
+    cells = [np.asarray(minkowski_reduce(cell)[0]) for cell in cells]
+    cell = min(cells, key=lambda cell: np.linalg.norm(cell, axis=1).max())
+    fractional = np.arange(n)[:, None] * (primitive[2] @ np.linalg.inv(cell)) % 1.0
+    # By place, as programs that build supercells do; rounded, or noise would order what is equal.
+    return fractional[np.lexsort(np.round(fractional, 6).T)], cell

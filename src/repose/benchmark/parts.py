@@ -1,0 +1,122 @@
+"""Where the time of a pass goes: by part of the network and by operation."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from repose.benchmark.ceilings import synchronise
+from repose.benchmark.speed import network_pass
+from repose.crystals import CrystalBatch
+from repose.models.direct import DirectRelaxer
+
+DEPTH = 3  # of names such as layers.message.phi; what is deeper counts for these
+
+
+class Share(NamedTuple):
+    """Time of one part or operation.
+
+    Attributes:
+        name: Modules without numbers, so that the same part of all layers is one; or an operation of PyTorch.
+        seconds: In a pass of the network, without the parts that have rows of their own.
+        calls: In a pass.
+    """
+
+    name: str
+    seconds: float
+    calls: int
+
+
+def by_part(relaxer: DirectRelaxer, batch: CrystalBatch, passes: int = 5) -> list[Share]:
+    """Time of every part of a network, from hooks around its modules.
+
+    Args:
+        relaxer: The model.
+        batch: The crystals.
+        passes: To average over, after one to warm up.
+
+    Returns:
+        Largest first; they sum up to the time of a pass.
+    """
+    seconds: dict[str, float] = defaultdict(float)
+    calls: dict[str, int] = defaultdict(int)
+    run, _ = network_pass(relaxer, batch)
+    run()
+    with _clocks(relaxer.network, relaxer.device, seconds, calls):
+        for _ in range(passes):
+            run()
+    shares = [Share(name, total / passes, calls[name] // passes) for name, total in seconds.items()]
+    return sorted(shares, key=lambda share: -share.seconds)
+
+
+def by_operation(relaxer: DirectRelaxer, batch: CrystalBatch, passes: int = 5) -> list[Share]:
+    """Time of every operation of PyTorch, from its profiler.
+
+    Args:
+        relaxer: The model.
+        batch: The crystals.
+        passes: To average over, after one to warm up.
+
+    Returns:
+        Largest first.
+    """
+    from torch.profiler import ProfilerActivity, profile
+
+    cuda = relaxer.device.type == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
+    run, _ = network_pass(relaxer, batch)
+    run()
+    with profile(activities=activities) as profiler:
+        for _ in range(passes):
+            run()
+        synchronise(relaxer.device)
+    shares = []
+    for event in profiler.key_averages():
+        micro = event.self_device_time_total if cuda else event.self_cpu_time_total
+        shares.append(Share(event.key, micro / 1e6 / passes, event.count // passes))
+    return sorted((share for share in shares if share.seconds > 0), key=lambda share: -share.seconds)
+
+
+@contextmanager
+def _clocks(
+    network: nn.Module, device: torch.device, seconds: dict[str, float], calls: dict[str, int]
+) -> Iterator[None]:
+    """Add up the time inside of every module, less that inside of those that it calls."""
+    open_parts: list[str] = []
+    last = 0.0
+
+    def lap() -> None:
+        """Give the time since the last event to the part that is at work."""
+        nonlocal last
+        synchronise(device)
+        now = time.perf_counter()
+        if open_parts:
+            seconds[open_parts[-1]] += now - last
+        last = now
+
+    def enter(name: str) -> None:
+        lap()
+        if not open_parts or open_parts[-1] != name:
+            calls[name] += 1
+        open_parts.append(name)
+
+    def leave() -> None:
+        lap()
+        open_parts.pop()
+
+    handles = []
+    for path, module in network.named_modules():
+        name = ".".join([part for part in path.split(".") if not part.isdigit()][:DEPTH]) or "network"
+        handles.append(module.register_forward_pre_hook(lambda module, inputs, name=name: enter(name)))
+        handles.append(module.register_forward_hook(lambda module, inputs, output: leave()))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
