@@ -290,7 +290,9 @@ class _AxisToAtoms(nn.Module):
         n = x.unsqueeze(1) + scalar  # eq. 15
         n = n + self._fused(n, y, crystal)  # eq. 17
         # Vectors enter linearly, so that the mean over the axes can be taken before the rest.
-        turned = torch.einsum("naf,nad->ndf", turn, view.of_atoms(view.direction)) / turn.shape[1]
+        # (A sum of few terms: a product of matrices this small takes longer.)
+        direction, axes = view.of_atoms(view.direction).unsqueeze(-1), turn.shape[1]
+        turned = sum((turn[:, a, None] * direction[:, a] for a in range(axes)), torch.zeros_like(v)) / axes
         nv = (v * keep.mean(dim=1).unsqueeze(1) + turned) / math.sqrt(self.features)  # eq. 16, (N, 3, F)
         if self.keep_vectors:
             nv = v + nv
