@@ -16,17 +16,17 @@ COLUMNS = {
     "volume": ("volume, Å³", 1),
     "match": ("match, %", 1),
 }
-TEXT = """Errors of `default`, which is `e3relax`, on test splits: crystals of chemical systems never seen in training (`xmno`: of
-structure types never seen with these elements). In brackets the gain over the better of Dummy and Rescale.
-Labels are CHGNet's, so these are errors against CHGNet, not DFT. Without symmetry projection.
+TEXT = """Errors of `default`, which is `e3relax`, on test splits: crystals of chemical systems never seen in
+training (`xmno`: of structure types never seen with these elements). In brackets the gain over the better of
+Dummy and Rescale. Labels are CHGNet's, so these are errors against CHGNet, not DFT. No symmetry projection.
 """
 LEGEND = """
 `bulk`: substituted prototypes, far from equilibrium; `subst`: similar elements in a relaxed parent; `xmno`:
 Mg/Ca/Ba/Sr-Mn-O. The three whose names begin with `chgnet-` are in `datasets/`; the volumes of their inputs
 are without bias, which leaves Rescale less to gain. The whole table, with errors by severity of the input and
 for every crystal, is in [models/e3relax/evaluation](models/e3relax/evaluation/table.md); how the model was
-made and what was tried is in [models/e3relax](models/e3relax/README.md). `e3relax-h2`, trained for the same budget,
-is the same within 1 %, but for volume (2 % worse): [models/e3relax-h2](models/e3relax-h2/README.md).
+made and what was tried is in [models/e3relax](models/e3relax/README.md). `e3relax-h2`, trained for the same
+budget, is the same within 1 %, but for volume (2 % worse): [models/e3relax-h2](models/e3relax-h2/README.md).
 """
 
 

@@ -64,6 +64,7 @@ def _panels(
 ) -> tuple[Figure, list[Any]]:
     """A figure with one logarithmic panel a model."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     rows = [row for row in report.rows if row.case.series == series and height(row) is not None]
     models = list(dict.fromkeys(row.case.name for row in rows))
@@ -85,6 +86,7 @@ def _panels(
         axis.set(title=model, xscale="log", yscale="log")
         axis.set_xticks(sorted({x for line in axis.lines for x in line.get_xdata()}))
         axis.xaxis.set_major_formatter("{x:,.0f}")
+        axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))  # there may be less than a decade
         axis.yaxis.set_major_formatter("{x:,g}")
         axis.minorticks_off()
     return figure, axes

@@ -103,7 +103,7 @@ class Report:
         for key, rows in _grouped(
             measured, lambda row: (row.case.name, row.case.device, str(row.way))
         ).items():
-            x, y = np.log(sorted((row.atoms, row.predict or np.nan) for row in rows)).T
+            x, y = np.log(np.array(sorted((row.atoms, row.predict or np.nan) for row in rows))).T
             if len(np.unique(x)) > 1:
                 slope, last = np.polyfit(x, y, 1)[0], (y[-1] - y[-2]) / (x[-1] - x[-2])
                 fits.append(Fit(key[0], key[1], key[2], float(slope), float(last)))
