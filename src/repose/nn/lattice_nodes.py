@@ -171,7 +171,7 @@ class EdgesToLattice(nn.Module):
         self.table: SplineTable | None = None
 
     def tabulate(self, radial: GaussianBasis) -> None:
-        """From now on read the radial factors from a table."""
+        """Read the radial factors from a table from now on, but in training."""
         self.table = SplineTable(self.radial, radial)
 
     def forward(
@@ -189,7 +189,10 @@ class EdgesToLattice(nn.Module):
             Scalars ``(S, 3, K)`` and vectors ``(S, 3, 3, K)`` for the lattice nodes.
         """
         graph, rows = edges.graph, edges.graph.rows
-        radial = self.radial(edges.basis) if self.table is None else self.table(edges.place)
+        if self.table is not None and not self.training:
+            radial = self.table(edges.place)
+        else:
+            radial = self.radial(edges.basis)
         weight = self.sender(x)[graph.sender] * radial  # (E, K)
         # Six entries of the symmetric tensor, summed along the rows of edges of a receiver, then over those.
         u = edges.direction

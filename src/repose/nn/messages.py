@@ -76,7 +76,7 @@ class Message(nn.Module):
         self.compiled = False
 
     def tabulate(self, radial: GaussianBasis) -> None:
-        """From now on read filters from a table, and sum in blocks or in a compiled kernel; no gradients."""
+        """Read filters from a table from now on, but in training; sum in blocks or in a compiled kernel."""
         self.table = SplineTable(self.gamma, radial, 1 / math.sqrt(3))
 
     def forward(
@@ -94,7 +94,7 @@ class Message(nn.Module):
             Sums m ``(N, F)`` and ``(N, 3, F)``.
         """
         graph, s = edges.graph, self.phi(x)
-        if self.table is not None:
+        if self.table is not None and not self.training:
             sums = in_rows if self.compiled else in_blocks
             given = None if gate is None else gate.given(edges)
             m, mv = sums(s, v, self.table.coefficients, edges.place, edges.direction, given, graph)
