@@ -1,5 +1,7 @@
 """E3Relax: symmetries in float64, options, limits."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -11,12 +13,11 @@ from repose.config import E3RelaxSettings
 from repose.crystals import CrystalBatch
 from repose.lattice import to_cartesian, to_fractional
 from repose.models.base import Relaxer
-from repose.models.checkpoint import ModelConfig
-from repose.models.direct import DirectRelaxer
 from repose.models.e3relax import E3Relax
 from repose.models.network import Geometry
 from repose.nn.ops import segment_mean
 from repose.testing import CHECKS, ContractError, check_relaxer
+from tiny import random_relaxer
 
 OPTIONS = {
     "paper": {},
@@ -32,15 +33,7 @@ OPTIONS = {
 }
 
 
-def make_relaxer(seed: int = 0, **options) -> DirectRelaxer:
-    torch.manual_seed(seed)
-    settings = E3RelaxSettings.parse({"features": 16, "layers": 2, "n_basis": 24, **options})
-    network = E3Relax(settings).double()
-    network.atomic_volumes.fill_(15.0)
-    config = ModelConfig(
-        family="e3relax", name="random", settings=settings.model_dump(), elements=list(range(1, 95))
-    )
-    return DirectRelaxer(network, config)
+make_relaxer = partial(random_relaxer, "e3relax")
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)

@@ -1,5 +1,7 @@
 """E3Relax-H2: symmetries in float64, symmetric sites, options, the gate."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -11,12 +13,11 @@ from repose.config import E3RelaxH2Settings
 from repose.crystals import CrystalBatch
 from repose.graph import periodic_graph
 from repose.lattice import to_cartesian
-from repose.models.checkpoint import ModelConfig
-from repose.models.direct import DirectRelaxer
 from repose.models.e3relax_h2 import E3RelaxH2
 from repose.nn.messages import FADE, AngularGate, EdgeGeometry, legendre
 from repose.nn.radial import GaussianBasis
 from repose.testing import ContractError, check_relaxer
+from tiny import random_relaxer
 
 OPTIONS = {
     "paper": {},
@@ -40,15 +41,7 @@ OPTIONS = {
 }
 
 
-def make_relaxer(seed: int = 0, **options) -> DirectRelaxer:
-    torch.manual_seed(seed)
-    settings = E3RelaxH2Settings.parse({"features": 16, "layers": 2, "n_basis": 24, **options})
-    network = E3RelaxH2(settings).double()
-    network.atomic_volumes.fill_(15.0)
-    config = ModelConfig(
-        family="e3relax-h2", name="random", settings=settings.model_dump(), elements=list(range(1, 95))
-    )
-    return DirectRelaxer(network, config)
+make_relaxer = partial(random_relaxer, "e3relax-h2")
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)

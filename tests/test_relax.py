@@ -267,13 +267,18 @@ def test_other_errors_are_not_hidden(calcium_oxide):
         Broken().relax([calcium_oxide])
 
 
-def test_batches_follow_the_memory_model(tiny, monkeypatch):
-    relaxer = repose.load(tiny)
-    batches = []
+def counting(tiny, monkeypatch):
+    """A relaxer, and the numbers of crystals in the batches that it predicts."""
+    relaxer, batches = repose.load(tiny), []
     predict = relaxer.predict
     monkeypatch.setattr(
         relaxer, "predict", lambda batch: (batches.append(batch.n_crystals), predict(batch))[1]
     )
+    return relaxer, batches
+
+
+def test_batches_follow_the_memory_model(tiny, monkeypatch):
+    relaxer, batches = counting(tiny, monkeypatch)
     monkeypatch.setattr("repose.models.base.batch_bytes", lambda device: 2.5 * size)
     structures = [bulk("MgO", "rocksalt", a=4.2)] * 6
     size = relaxer.memory(repose.models.base.convert.to_batch(structures[0]))
@@ -286,12 +291,7 @@ def test_batches_follow_the_memory_model(tiny, monkeypatch):
 
 def test_batches_learn_from_the_memory_that_they_took(tiny, monkeypatch):
     """As on a GPU, where it can be counted: batches take three times what the model says."""
-    relaxer = repose.load(tiny)
-    batches = []
-    predict = relaxer.predict
-    monkeypatch.setattr(
-        relaxer, "predict", lambda batch: (batches.append(batch.n_crystals), predict(batch))[1]
-    )
+    relaxer, batches = counting(tiny, monkeypatch)
     size = relaxer.memory(repose.models.base.convert.to_batch(bulk("MgO", "rocksalt", a=4.2)))
     monkeypatch.setattr(memory, "WORTH_MEASURING", 0.0)
     monkeypatch.setattr("repose.models.base.batch_bytes", lambda device: 8.0 * size)

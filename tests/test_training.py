@@ -14,13 +14,15 @@ import torch
 from safetensors.torch import load_file
 
 from repose.config import SamplingSettings, TrainSettings
+from repose.crystals import CrystalBatch
 from repose.data.importers import import_extxyz
 from repose.data.store import Dataset, DatasetInfo, Pair, write_dataset
 from repose.errors import ConfigError, DatasetError
 from repose.graph import edge_vectors
-from repose.lattice import deformation
+from repose.lattice import deformation, to_cartesian
 from repose.models.checkpoint import load_model
 from repose.models.network import Geometry
+from repose.nn.ops import segment_mean
 from repose.training.losses import layerwise_loss, validation_errors
 from repose.training.run import train
 from repose.training.samples import TrainingBatches, crystal, draw, edge_count, perturb, rewrite, target_of
@@ -89,6 +91,39 @@ def test_loss_by_hand(pairs):
     assert errors["volume"] == pytest.approx(0.9 * 16, rel=1e-5)
     weighted = layerwise_loss([state], target, shape_weight=0.1, volume_weight=0.01).item()
     assert weighted == pytest.approx(0.15 + 0.1 * errors["shape"] + 0.01 * errors["volume"], rel=1e-5)
+
+
+def test_loss_by_the_image_nearest_to_the_prediction(pairs):
+    """Against the 27 images written out; several crystals at once, and a gradient."""
+    targets = CrystalBatch.collate([target_of(pair) for pair in pairs[:4]])
+    generator = torch.Generator().manual_seed(0)
+    shift = torch.randint(-1, 2, targets.positions.shape, generator=generator).float()
+    noise = 0.1 * torch.randn(targets.positions.shape, generator=generator)
+    moved = targets.positions + to_cartesian(shift, targets.cells, targets.crystal) + noise
+    moved.requires_grad_(True)
+    state = Geometry(moved, targets.cells)
+    images = torch.cartesian_prod(*[torch.arange(-1.0, 2.0)] * 3)
+    expected = []
+    for atom, crystal_index in enumerate(targets.crystal):
+        candidates = moved[atom] + images @ targets.cells[crystal_index]
+        nearest = (candidates - targets.positions[atom]).norm(dim=1).argmin()
+        expected.append((candidates[nearest] - targets.positions[atom]).abs().mean())
+    expected = segment_mean(torch.stack(expected), targets.crystal, 4)
+    got = validation_errors(state, targets, images="predicted")["coordinates"]
+    assert torch.allclose(got, expected, atol=1e-5)
+    assert got.max() < 0.2 < validation_errors(state, targets)["coordinates"].max()
+    loss = layerwise_loss([state], targets, images="predicted")
+    assert torch.isfinite(torch.autograd.grad(loss, moved)[0]).all()
+
+
+def test_compiling_is_asked_for_and_speed_is_logged(dataset, tmp_path, monkeypatch):
+    from repose.models.e3relax import E3Relax
+
+    asked = []
+    monkeypatch.setattr(E3Relax, "compile_training", asked.append)
+    train("e3relax", [dataset], tmp_path / "run", settings(max_epochs=3), device="cpu", compiled=True)
+    assert len(asked) == 1
+    assert "train/edges_per_s" in (tmp_path / "run" / "csv" / "version_0" / "metrics.csv").read_text()
 
 
 def test_batches_depend_on_seed_and_epoch_alone_and_keep_the_budget(pairs):

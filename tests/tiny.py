@@ -8,12 +8,26 @@ from repose.config import E3RelaxSettings
 from repose.lattice import to_cartesian, to_fractional
 from repose.models.base import Relaxer
 from repose.models.checkpoint import ModelConfig, save_model, shipped_models
+from repose.models.direct import DirectRelaxer
 from repose.models.e3relax import E3Relax
-from repose.models.network import Geometry
+from repose.models.network import Geometry, family
 
 needs_default = pytest.mark.skipif(
     "default" not in shipped_models(), reason="the default model is not in this tree"
 )
+
+
+def random_relaxer(family_name, seed=0, path="plain", **options):
+    """A small network of a family with random weights, in float64."""
+    torch.manual_seed(seed)
+    cls = family(family_name)
+    settings = cls.settings_type.parse({"features": 16, "layers": 2, "n_basis": 24, **options})
+    network = cls(settings).double()
+    network.atomic_volumes.fill_(15.0)
+    config = ModelConfig(
+        family=family_name, name="random", settings=settings.model_dump(), elements=list(range(1, 95))
+    )
+    return DirectRelaxer(network, config, path=path)
 
 
 def save_tiny_model(directory, elements=range(1, 90)):

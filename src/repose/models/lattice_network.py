@@ -159,11 +159,17 @@ class RefinementLayer(nn.Module):
         settings: Hyperparameters of the network.
         basis: Radial basis, shared by all layers.
         moves: Whether this layer changes positions and cell.
-        **update: More for `LatticeUpdate`.
+        residual: See `LatticeUpdate`.
+        mixing: See `LatticeUpdate`.
     """
 
     def __init__(
-        self, settings: LatticeNodeSettings, basis: GaussianBasis, moves: bool, **update: bool
+        self,
+        settings: LatticeNodeSettings,
+        basis: GaussianBasis,
+        moves: bool,
+        residual: bool = False,
+        mixing: bool = False,
     ) -> None:
         super().__init__()
         f = settings.features
@@ -174,7 +180,9 @@ class RefinementLayer(nn.Module):
         self.edges_to_lattice: EdgesToLattice | None = None
         self.cell_head: nn.Sequential | None = None
         if settings.lattice_nodes:
-            self.lattice_update = LatticeUpdate(f, settings.shared_axes, settings.edge_channels, **update)
+            self.lattice_update = LatticeUpdate(
+                f, settings.shared_axes, settings.edge_channels, residual, mixing
+            )
             if settings.edge_channels:
                 self.edges_to_lattice = EdgesToLattice(f, settings.n_basis, settings.edge_channels)
         else:

@@ -23,44 +23,53 @@ from repose.nn.tables import Place
 BLOCK_BYTES = {"cpu": 5e5, "cuda": 2.5e8}
 
 
-class Gate(NamedTuple):
-    """An angular gate before it is formed, see `repose.nn.messages.AngularGate`.
+class GateInputs(NamedTuple):
+    """What an angular gate is formed from, see `repose.nn.messages.AngularGate`.
 
     Attributes:
-        inputs: Invariants of every edge, ``(E, A)``.
+        invariants: Of every edge, ``(E, A)``.
         weight: ``(3F, A)``.
         bias: ``(3F,)``.
     """
 
-    inputs: Tensor
+    invariants: Tensor
     weight: Tensor
     bias: Tensor
 
 
-def in_blocks(
-    s: Tensor,
-    v: Tensor,
-    coefficients: Tensor,
-    place: Place,
-    direction: Tensor,
-    gate: Gate | None,
-    graph: PeriodicGraph,
-) -> tuple[Tensor, Tensor]:
-    """Sums of messages, block by block.
+class Summands(NamedTuple):
+    """What messages are formed from.
 
-    Args:
+    Attributes:
         s: Factors of the senders, ``(N, 3F)``: for scalars, for vectors, for directions.
         v: Vectors of atoms, ``(N, 3, F)``.
         coefficients: Spline of the filters, ``(T, 3F)``.
         place: Where the edges' distances lie in it.
         direction: Unit vectors of edges, ``(E, 3)``.
-        gate: Factor on the filters, if there is one.
+        gate: For a factor on the filters, if there is one.
         graph: The edges.
+    """
+
+    s: Tensor
+    v: Tensor
+    coefficients: Tensor
+    place: Place
+    direction: Tensor
+    gate: GateInputs | None
+    graph: PeriodicGraph
+
+    def in_one_type(self) -> Summands:
+        """The same with features in the type of the spline: mixed precision stops here."""
+        return self._replace(s=self.s.to(self.coefficients), v=self.v.to(self.coefficients))
+
+
+def in_blocks(summands: Summands) -> tuple[Tensor, Tensor]:
+    """Sums of messages over neighbours, some edges at a time.
 
     Returns:
         Scalars ``(N, F)`` and vectors ``(N, 3, F)``.
     """
-    s, v = s.to(coefficients), v.to(coefficients)  # mixed precision stops here
+    s, v, coefficients, place, direction, gate, graph = summands.in_one_type()
     n, f = len(v), v.shape[-1]
     m, mv = v.new_zeros(n, f), v.new_zeros(n, 3, f)
     four = torch.arange(4, device=v.device)
@@ -72,7 +81,7 @@ def in_blocks(
             knot.unsqueeze(1) + four, coefficients, per_sample_weights=place.weights[part], mode="sum"
         )
         if gate is not None:
-            inner = torch.addmm(gate.bias, gate.inputs[part], gate.weight.T).to(weight)
+            inner = torch.addmm(gate.bias, gate.invariants[part], gate.weight.T).to(weight)
             # 1 + tanh(y) = 2 sigmoid(2 y), which takes one exponential
             weight.mul_(functional.silu(inner, inplace=True).mul_(2).sigmoid_()).mul_(2)
         scalar, keep, turn = weight.mul_(s.index_select(0, sender)).split(f, dim=-1)
@@ -84,20 +93,12 @@ def in_blocks(
     return m, mv
 
 
-def in_rows(
-    s: Tensor,
-    v: Tensor,
-    coefficients: Tensor,
-    place: Place,
-    direction: Tensor,
-    gate: Gate | None,
-    graph: PeriodicGraph,
-) -> tuple[Tensor, Tensor]:
-    """As `in_blocks`, compiled."""
-    s, v = s.to(coefficients), v.to(coefficients)
+def in_rows(summands: Summands) -> tuple[Tensor, Tensor]:
+    """As `in_blocks`, by a compiled kernel."""
+    s, v, coefficients, place, direction, gate, graph = summands.in_one_type()
     rows = graph.rows
     edge = rows.edge
-    inputs = () if gate is None else (gate.inputs[edge], gate.weight.T.contiguous(), gate.bias)
+    inputs = () if gate is None else (gate.invariants[edge], gate.weight.T.contiguous(), gate.bias)
     n, f = len(v), v.shape[-1]
     scalar, *vector = row_sums(f)(
         s,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from repose.graph import PeriodicGraph, edge_vectors
 from repose.nn.equivariant import mlp
-from repose.nn.fused import Gate, in_blocks, in_rows
+from repose.nn.fused import GateInputs, Summands, in_blocks, in_rows
 from repose.nn.fused_training import summed
 from repose.nn.ops import safe_norm, segment_mean, segment_sum, unit
 from repose.nn.radial import GaussianBasis
@@ -95,9 +95,9 @@ class Message(nn.Module):
         """
         graph, s = edges.graph, self.phi(x)
         if self.table is not None and not self.training:
-            sums = in_rows if self.compiled else in_blocks
-            given = None if gate is None else gate.given(edges)
-            m, mv = sums(s, v, self.table.coefficients, edges.place, edges.direction, given, graph)
+            inputs = None if gate is None else gate.inputs(edges)
+            summands = Summands(s, v, self.table.coefficients, edges.place, edges.direction, inputs, graph)
+            m, mv = in_rows(summands) if self.compiled else in_blocks(summands)
             return m, mv / math.sqrt(self.features)
         filters = self.gamma(edges.basis)  # (E, 3F)
         if self.compiled:
@@ -154,9 +154,9 @@ class AngularGate(nn.Module):
         """Gate ``(E, 3F)``."""
         return 1 + torch.tanh(nn.functional.silu(self.mix(self.invariants(edges))))
 
-    def given(self, edges: EdgeGeometry) -> Gate:
-        """What the gate is made from, for a kernel that forms it."""
-        return Gate(self.invariants(edges), self.mix.weight, self.mix.bias)
+    def inputs(self, edges: EdgeGeometry) -> GateInputs:
+        """What the gate is formed from, for a kernel that does it."""
+        return GateInputs(self.invariants(edges), self.mix.weight, self.mix.bias)
 
 
 def legendre(cosine: Tensor, square: Tensor, lmax: int) -> Tensor:
