@@ -21,6 +21,8 @@ from repose.nn.tables import Place
 
 # Of a tensor of edges and features in `in_blocks`, several of which are alive at once. A GPU wants much work.
 BLOCK_BYTES = {"cpu": 5e5, "cuda": 2.5e8}
+# Of the sums over rows in `in_rows`: larger arrays are given back to the system and asked for again each time.
+ROWS_BYTES = {"cpu": 8e6, "cuda": 1e9}
 
 
 class GateInputs(NamedTuple):
@@ -94,26 +96,27 @@ def in_blocks(summands: Summands) -> tuple[Tensor, Tensor]:
 
 
 def in_rows(summands: Summands) -> tuple[Tensor, Tensor]:
-    """As `in_blocks`, by a compiled kernel."""
+    """As `in_blocks`, by a compiled kernel, and many rows of edges at a time."""
     s, v, coefficients, place, direction, gate, graph = summands.in_one_type()
-    rows = graph.rows
-    edge = rows.edge
-    inputs = () if gate is None else (gate.invariants[edge], gate.weight.T.contiguous(), gate.bias)
     n, f = len(v), v.shape[-1]
-    scalar, *vector = row_sums(f)(
-        s,
-        v,
-        coefficients,
-        graph.sender[edge],
-        place.knot[edge],
-        place.weights[edge] * rows.valid.unsqueeze(-1).to(v),
-        direction[edge],
-        *inputs,
-    )
-    return (
-        v.new_zeros(n, f).index_add_(0, rows.owner, scalar),
-        v.new_zeros(n, 3, f).index_add_(0, rows.owner, torch.stack(vector, dim=1)),
-    )
+    m, mv = v.new_zeros(n, f), v.new_zeros(n, 3, f)
+    size = int(ROWS_BYTES.get(v.device.type, 8e6) / (4 * f * v.element_size()))
+    for start in range(0, len(graph.rows.owner), size):
+        owner, edge, valid = (column[start : start + size] for column in graph.rows)
+        inputs = () if gate is None else (gate.invariants[edge], gate.weight.T.contiguous(), gate.bias)
+        scalar, *vector = row_sums(f)(
+            s,
+            v,
+            coefficients,
+            graph.sender[edge],
+            place.knot[edge],
+            place.weights[edge] * valid.unsqueeze(-1).to(v),
+            direction[edge],
+            *inputs,
+        )
+        m.index_add_(0, owner, scalar)
+        mv.index_add_(0, owner, torch.stack(vector, dim=1))
+    return m, mv
 
 
 def compiles(features: int, inputs: int, like: Tensor) -> bool:
