@@ -21,7 +21,7 @@ from repose.nn.tables import Place
 
 # Of a tensor of edges and features in `in_blocks`, several of which are alive at once. A GPU wants much work.
 BLOCK_BYTES = {"cpu": 5e5, "cuda": 2.5e8}
-# Of the sums over rows in `in_rows`: larger arrays are given back to the system and asked for again each time.
+# Of the sums over rows in `in_rows`: larger arrays go back to the system and are asked for again every time.
 ROWS_BYTES = {"cpu": 8e6, "cuda": 1e9}
 
 
