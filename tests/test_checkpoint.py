@@ -26,7 +26,7 @@ def test_what_is_loaded_predicts_what_was_saved(saved):
     assert sorted(p.name for p in directory.iterdir()) == ["card.md", "config.json", "model.safetensors"]
     assert all(p.stat().st_mode & 0o444 == 0o444 for p in directory.iterdir())
     crystal = random_crystal(3)
-    again = DirectRelaxer(network.double(), config).predict(crystal)
+    again = DirectRelaxer(network.double(), config, path=relaxer.path).predict(crystal)
     expected = relaxer.predict(crystal)
     assert torch.equal(again.positions, expected.positions)
     assert torch.equal(again.cells, expected.cells)
