@@ -19,7 +19,7 @@ def problem(crystal: CrystalBatch, noise: float, width: float, seed: int = 0):
     offset = vectors - crystal.positions[graph.sender] + crystal.positions[graph.receiver]
     distance = vectors.norm(dim=-1)
     distance = distance + noise * torch.randn(len(distance), generator=generator, dtype=torch.float64)
-    pairs = Pairs(graph.receiver, graph.sender, offset, distance - width, distance + width)
+    pairs = Pairs.free(graph.receiver, graph.sender, offset, distance - width, distance + width)
     start = crystal.positions + 0.2 * torch.randn(crystal.positions.shape, generator=generator).double()
     return start, pairs
 

@@ -23,14 +23,17 @@ ORDER = [
     "nn",
     "config",
     "models/network",
+    "models/start",
+    "models/scales",
+    "models/distance_geometry",
     "models/checkpoint",
     "checks",
     "models/memory",
     "models/base",
     "models/direct",
     "models/loading",
-    "models/distance_geometry",
     "models/lattice_network",
+    "models/deeprelax",
     "models/e3relax",
     "models/e3relax_h2",
     "models/baselines",
@@ -49,7 +52,7 @@ ORDER = [
     "__main__",
 ]
 # Families never import each other, data or training.
-FAMILIES = ["models/e3relax", "models/e3relax_h2"]
+FAMILIES = ["models/deeprelax", "models/e3relax", "models/e3relax_h2"]
 
 
 def place(module: str) -> int | None:

@@ -82,29 +82,14 @@ class GraphSettings(Settings):
     self_images: bool = Field(default=True, description="self-connecting edges to six images of the atom")
 
 
-class LatticeNodeSettings(Settings):
-    """Hyperparameters that families with lattice nodes share; sizes by default are the published ones."""
+class NetworkSettings(Settings):
+    """Hyperparameters that all families share; sizes by default are the published ones."""
 
     graph: GraphSettings = Field(default=GraphSettings(), description="how neighbours are found")
     features: int = Field(default=512, gt=0, description="width F of scalar and vector features")
     layers: int = Field(default=4, gt=0, description="number of layers T")
     n_basis: int = Field(default=128, gt=1, description="radial functions K")
     reach: float = Field(default=30.0, gt=0, description="distance in A where radial functions vanish")
-    lattice_nodes: bool = Field(
-        default=True, description="False: ablation, nine numbers from the mean of the scalars change the cell"
-    )
-    refinement: bool = Field(
-        default=True, description="False: ablation, geometry moves in the last layer only"
-    )
-    shared_axes: bool = Field(
-        default=True, description="one set of weights for a, b and c, so that their order does not matter"
-    )
-    edge_channels: int = Field(
-        default=0,
-        ge=0,
-        description="channels of messages from edges straight to lattice nodes (ours); 0 is the papers, "
-        "where lattice nodes see no anisotropy of sites whose vectors vanish by symmetry",
-    )
     embedding: Literal["free", "properties"] = Field(
         default="free", description="elements: free vectors or tabulated properties"
     )
@@ -119,6 +104,31 @@ class LatticeNodeSettings(Settings):
     )
     start: Literal["input", "rescaled"] = Field(
         default="input", description="'rescaled': the first geometry has the volume guessed from composition"
+    )
+
+
+class LatticeNodeSettings(NetworkSettings):
+    """Hyperparameters that families with lattice nodes share."""
+
+    scale_head: bool = Field(
+        default=True,
+        description="say how large the error of every atom and of the strain will be (ours); what is "
+        "predicted is the same without",
+    )
+    lattice_nodes: bool = Field(
+        default=True, description="False: ablation, nine numbers from the mean of the scalars change the cell"
+    )
+    refinement: bool = Field(
+        default=True, description="False: ablation, geometry moves in the last layer only"
+    )
+    shared_axes: bool = Field(
+        default=True, description="one set of weights for a, b and c, so that their order does not matter"
+    )
+    edge_channels: int = Field(
+        default=0,
+        ge=0,
+        description="channels of messages from edges straight to lattice nodes (ours); 0 is the papers, "
+        "where lattice nodes see no anisotropy of sites whose vectors vanish by symmetry",
     )
 
 
@@ -162,6 +172,37 @@ class E3RelaxH2Settings(LatticeNodeSettings):
         default="rows",
         description="'columns': read the change of the cell as the released code does, which does not turn "
         "with the crystal; only for weights that were trained so",
+    )
+
+
+class DeepRelaxSettings(NetworkSettings):
+    """Hyperparameters of DeepRelax; the defaults are the published form and size."""
+
+    graph: GraphSettings = Field(
+        default=GraphSettings(self_images=False), description="how neighbours are found"
+    )
+    offsets: bool = Field(
+        default=True,
+        description="encode the cell that a neighbour stands in (equations 2-3); the answer then depends on "
+        "the choice of cell, and of the image that an atom is written in. False: ablation",
+    )
+    bond_uncertainty: bool = Field(
+        default=True, description="False: ablation, distances have no scale and are learned by L1"
+    )
+    lattice: Literal["matrix", "strain"] = Field(
+        default="matrix",
+        description="'matrix': nine numbers from the entries of the cell (equation 9), which do not turn "
+        "with the crystal; 'strain': a tensor pooled over edges (ours), which does",
+    )
+    distances: Literal["whole", "change"] = Field(
+        default="whole",
+        description="'change': what is predicted is added to the distance that a pair has in the predicted "
+        "cell when atoms follow it (ours)",
+    )
+    anchors: Literal["cell", "all"] = Field(
+        default="cell",
+        description="pairs for the distance between one atom's old and the other's new place: those within "
+        "the cell as written (published), or all edges, whatever images atoms are written in",
     )
 
 

@@ -15,6 +15,7 @@ from repose.crystals import CrystalBatch
 from repose.lattice import volume
 from repose.models.base import Relaxer
 from repose.models.checkpoint import ModelConfig
+from repose.models.distance_geometry import settle
 from repose.models.network import Geometry, Network
 
 Computation = Literal["auto", "plain", "tabulated", "compiled"]
@@ -80,8 +81,9 @@ class DirectRelaxer(Relaxer):
         start = time.perf_counter()
         mixed = torch.autocast(self.device.type, torch.bfloat16, enabled=self.reduced)
         with torch.inference_mode(), mixed:
-            states = self.network(*self.network.prepare(batch.to(self.device, self.dtype)))
-        geometry = Geometry(*(tensor.to(batch.device, batch.dtype) for tensor in states[-1]))
+            first, graph = self.network.prepare(batch.to(self.device, self.dtype))
+            answer, _ = settle(self.network(first, graph), first.crystal, graph)
+        geometry = Geometry(*(tensor.to(batch.device, batch.dtype) for tensor in answer))
         self.worked += time.perf_counter() - start
         if self.path == "auto" and self.worked > COMPILE_AFTER:
             self.path = "compiled"

@@ -20,6 +20,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from repose.graph import PeriodicGraph
+from repose.lattice import to_cartesian
+from repose.models.network import Geometry, Prediction
+
 SMOOTH = 1e-3  # A; violations below it count quadratically, so that weights stay finite
 GRADIENT_STEPS = 6  # conjugate gradients for one step, at most; more make steps dearer and hardly fewer
 
@@ -33,6 +37,9 @@ class Pairs(NamedTuple):
         offset: Lattice vector that is added to j's position in A, ``(P, 3)``.
         lower: Bound in A, ``(P,)``.
         upper: Bound in A, ``(P,)``.
+        weight: Of the pair in the loss, ``(P,)``.
+        place: Where the first atom is taken to be in A, ``(P, 3)``, and
+        held: 1 where it is there and stays there, 0 where it is where the atom is, ``(P,)``.
     """
 
     first: Tensor
@@ -40,6 +47,17 @@ class Pairs(NamedTuple):
     offset: Tensor
     lower: Tensor
     upper: Tensor
+    weight: Tensor
+    place: Tensor
+    held: Tensor
+
+    @classmethod
+    def free(cls, first: Tensor, second: Tensor, offset: Tensor, lower: Tensor, upper: Tensor) -> Pairs:
+        """Pairs of equal weight, both atoms of which move."""
+        zero = torch.zeros_like(lower)
+        return cls(
+            first, second, offset, lower, upper, torch.ones_like(lower), torch.zeros_like(offset), zero
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +66,8 @@ class Solution:
 
     Attributes:
         positions: A, ``(N, 3)``.
-        violation: Mean over a crystal's pairs of what is missing to the bounds in A, ``(S,)``; not a number
-            where the distances were none.
+        violation: Mean over a crystal's pairs, by weight, of what is missing to the bounds in A, ``(S,)``;
+            not a number where the distances were none.
         steps: Steps that every crystal took, ``(S,)``.
     """
 
@@ -78,14 +96,14 @@ def solve(
         tolerance: A crystal is finished when a step lowers its mean violation by less than this, in A.
 
     Returns:
-        Positions, with the mean of every crystal where it was, since distances say nothing about that.
+        Positions; where nothing is held, with the mean of every crystal where it was.
     """
-    of_pair = crystal[pairs.first]
-    count = torch.bincount(of_pair, minlength=n_crystals).clamp(min=1).to(positions)
+    of_pair = crystal[pairs.second]
+    total = _sum(pairs.weight, of_pair, n_crystals).clamp(min=1e-12)
 
     def loss(at: Tensor) -> Tensor:
         missing, _ = _missing(at, pairs)
-        return _sum(missing, of_pair, n_crystals) / count
+        return _sum(pairs.weight * missing, of_pair, n_crystals) / total
 
     current = loss(positions)
     active = torch.isfinite(current) & (current > tolerance)
@@ -107,12 +125,68 @@ def solve(
     return Solution(positions, current, steps)
 
 
+def from_distances(
+    prediction: Prediction, crystal: Tensor, graph: PeriodicGraph, *, likelihood: bool = False
+) -> Solution:
+    """Positions that meet predicted distances in the predicted cell.
+
+    Args:
+        prediction: With `Distances`; the search starts from its last geometry.
+        crystal: Crystal of every atom, ``(N,)``.
+        graph: The edges that distances were predicted for.
+        likelihood: Instead of the bounded loss of equation 20, which asks for distances within one scale of
+            the predicted ones, the most probable positions under the predicted Laplace distributions:
+            distances as predicted, each weighing one over its scale.
+    """
+    start, distances = prediction.geometry, prediction.distances
+    if distances is None:
+        raise ValueError("expected a prediction with distances; got one without.")
+    offset = to_cartesian(graph.shift, start.cells, graph.crystal)
+    parts = []
+    for index, wanted, scale, held in (
+        (slice(None), distances.relaxed, distances.scale, 0.0),
+        (distances.anchored, distances.displaced, distances.displaced_scale, 1.0),
+    ):
+        width = torch.zeros_like(wanted) if scale is None or likelihood else scale
+        weight = torch.ones_like(wanted) if scale is None or not likelihood else 1 / scale
+        first = graph.receiver[index]
+        parts.append(
+            Pairs(
+                first,
+                graph.sender[index],
+                offset[index],
+                (wanted - width).clamp(min=0),
+                wanted + width,
+                weight,
+                start.positions[first],
+                torch.full_like(wanted, held),
+            )
+        )
+    pairs = Pairs(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    return solve(start.positions, crystal, len(start.cells), pairs)
+
+
+def settle(
+    prediction: Prediction, crystal: Tensor, graph: PeriodicGraph, *, likelihood: bool = False
+) -> tuple[Geometry, Tensor | None]:
+    """The answer of a prediction: its last geometry, or what follows from its distances.
+
+    Returns:
+        Geometry, and the violation that remains of distances in A, ``(S,)``; None where there are none.
+    """
+    if prediction.distances is None:
+        return prediction.geometry, None
+    solution = from_distances(prediction, crystal, graph, likelihood=likelihood)
+    return Geometry(solution.positions, prediction.geometry.cells), solution.violation
+
+
 def _missing(positions: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
     """What distances lack to their bounds in A, ``(P,)``, and the direction that mends them, ``(P, 3)``.
 
     Moving the second atom along the direction and the first against it lowers what is missing.
     """
-    vector = positions[pairs.second] + pairs.offset - positions[pairs.first]
+    first = torch.where(pairs.held.unsqueeze(1) > 0, pairs.place, positions[pairs.first])
+    vector = positions[pairs.second] + pairs.offset - first
     distance = _dot(vector, vector).sqrt()
     short, long = pairs.lower - distance, distance - pairs.upper
     sign = torch.where(short > 0, 1.0, torch.where(long > 0, -1.0, 0.0)).to(distance)
@@ -135,16 +209,17 @@ def _step(
     n = len(positions)
     missing, direction = _missing(positions, pairs)
     on = active[of_pair].to(missing)
-    weight = torch.where(on > 0, 1 / missing.clamp(min=SMOOTH), 0.0)
+    weight = torch.where(on > 0, pairs.weight / missing.clamp(min=SMOOTH), 0.0)
+    moves = 1 - pairs.held.unsqueeze(1)  # of the first atom
 
     def spread(values: Tensor) -> Tensor:
         """From pairs to their atoms."""
         both = values.unsqueeze(1) * direction
-        return _sum(both, pairs.second, n) - _sum(both, pairs.first, n)
+        return _sum(both, pairs.second, n) - _sum(both * moves, pairs.first, n)
 
     def product(at: Tensor) -> Tensor:
         """The normal matrix times a displacement."""
-        along = _dot(at[pairs.second] - at[pairs.first], direction)
+        along = _dot(at[pairs.second] - moves * at[pairs.first], direction)
         return spread(weight * along) + scale[crystal].unsqueeze(1) * at
 
     def dot(a: Tensor, b: Tensor) -> Tensor:

@@ -11,20 +11,19 @@ from torch import Tensor, nn
 from repose.config import LatticeNodeSettings
 from repose.crystals import CrystalBatch
 from repose.graph import PeriodicGraph, periodic_graph
-from repose.lattice import deformation, emptiest_slab, to_cartesian, volume
-from repose.models.network import Geometry, Network
+from repose.lattice import deformation, to_cartesian
+from repose.models.network import Geometry, Network, Prediction
+from repose.models.scales import ScaleHead
+from repose.models.start import rescaled
 from repose.nn.elements import MAX_NUMBER, ElementEmbedding
 from repose.nn.equivariant import mlp
 from repose.nn.fused import compiles
 from repose.nn.lattice_nodes import EdgesToLattice, LatticeUpdate, LatticeView
 from repose.nn.messages import EdgeGeometry, Message
-from repose.nn.ops import safe_norm, segment_mean, segment_sum, unit
+from repose.nn.ops import safe_norm, segment_mean, unit
 from repose.nn.radial import GaussianBasis
 
 S = TypeVar("S", bound=LatticeNodeSettings)
-
-# An empty slab thicker than this is vacuum on purpose: a van der Waals gap has some 3 A between atoms.
-VACUUM = 8.0  # A
 
 
 class State(NamedTuple):
@@ -70,6 +69,7 @@ class LatticeNetwork(Network[S]):
         self.basis = GaussianBasis(r, settings.reach)
         self.embedding = ElementEmbedding(f, settings.embedding, settings.property_noise)
         # A^3 per atom of every element; filled by the training task when start = "rescaled".
+        self.atomic_volumes: Tensor
         self.register_buffer("atomic_volumes", torch.zeros(MAX_NUMBER + 1))
         if settings.lattice_nodes:
             kinds = 1 if settings.shared_axes else 3
@@ -79,29 +79,15 @@ class LatticeNetwork(Network[S]):
             self.layer_type(settings, self.basis, moves=settings.refinement or last)
             for last in [False] * (settings.layers - 1) + [True]
         )
+        self.scale_head = ScaleHead(f) if settings.scale_head else None
 
     def prepare(self, batch: CrystalBatch) -> tuple[CrystalBatch, PeriodicGraph]:
         """Starting geometry and its graph; see `Network.prepare`."""
         if self.settings.start == "rescaled":
-            batch = self._rescaled(batch)
+            batch = rescaled(batch, self.atomic_volumes)
         graph = self.settings.graph
         return batch, periodic_graph(
             batch, graph.cutoff, graph.max_neighbours, ties=graph.ties, self_images=graph.self_images
-        )
-
-    def _rescaled(self, batch: CrystalBatch) -> CrystalBatch:
-        atomic: Tensor = self.atomic_volumes  # type: ignore[assignment]
-        volumes = atomic.to(batch.positions)[batch.numbers]
-        guess = segment_sum(volumes, batch.crystal, batch.n_crystals)
-        ratio = guess / volume(batch.cells)
-        # What stays as it is: crystals with an element that has no fitted volume, and sheets, wires and
-        # slabs, whose cell holds vacuum.
-        unknown = segment_sum((volumes <= 0).to(batch.dtype), batch.crystal, batch.n_crystals) > 0
-        empty = emptiest_slab(batch.positions, batch.cells, batch.crystal).amax(dim=1)
-        vacuum = ~batch.pbc.all(dim=1) | (empty > VACUUM)
-        scale = torch.where(unknown | vacuum, 1.0, ratio).pow(1 / 3)
-        return batch.with_geometry(
-            batch.positions * scale[batch.crystal, None], batch.cells * scale[:, None, None]
         )
 
     def accelerate(self, compiled: bool) -> None:
@@ -121,7 +107,7 @@ class LatticeNetwork(Network[S]):
                 if isinstance(module, Message):
                     module.compiled = True
 
-    def forward(self, batch: CrystalBatch, graph: PeriodicGraph) -> list[Geometry]:
+    def forward(self, batch: CrystalBatch, graph: PeriodicGraph) -> Prediction:
         """Refine the geometry layer by layer; see `Network.forward`."""
         x = self.embedding(batch.numbers)
         v = x.new_zeros(len(x), 3, self.settings.features)
@@ -131,7 +117,12 @@ class LatticeNetwork(Network[S]):
             state = layer(state, batch.crystal, graph)
             if layer.moves:
                 geometries.append(Geometry(state.positions, state.cells))
-        return geometries
+        scales = None
+        if self.scale_head is not None:
+            scales = self.scale_head(
+                state.x, Geometry(batch.positions, batch.cells), geometries[-1], batch.crystal
+            )
+        return Prediction(geometries, segment_mean(state.x, batch.crystal, len(batch)), scales)
 
     def _lattice_features(self, cells: Tensor) -> tuple[Tensor, Tensor]:
         """Scalars ``(S, 3, F)`` from lengths, vectors ``(S, 3, 3, F)`` along the lattice vectors."""

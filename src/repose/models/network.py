@@ -24,6 +24,59 @@ class Geometry(NamedTuple):
     cells: Tensor
 
 
+class Scales(NamedTuple):
+    """How large errors will be: Laplace scales, which are the means of absolute errors.
+
+    Attributes:
+        atoms: Of the components of an atom's position in A, ``(N,)``.
+        strains: Of the strain from the predicted cell to the relaxed one, root mean square of its nine
+            entries, ``(S,)``.
+    """
+
+    atoms: Tensor
+    strains: Tensor
+
+
+class Distances(NamedTuple):
+    """Distances in the relaxed crystal, for families that find positions from them (DeepRelax).
+
+    Attributes:
+        relaxed: Length of every edge in A, ``(E,)``.
+        scale: Laplace scale of these in A, ``(E,)``; None where none is predicted.
+        anchored: Edges, ``(P,)`` int64, whose sender also has a known distance from the place where the
+            receiver starts, as in the last of the layers.
+        displaced: That distance in A, ``(P,)``.
+        displaced_scale: Laplace scale of these in A, ``(P,)``, or None.
+    """
+
+    relaxed: Tensor
+    scale: Tensor | None
+    anchored: Tensor
+    displaced: Tensor
+    displaced_scale: Tensor | None
+
+
+class Prediction(NamedTuple):
+    """What a network says about a batch.
+
+    Attributes:
+        layers: Geometries in A, one a layer, the last of them the answer, or where `distances` has it start.
+        latent: Features of every crystal, ``(S, F)``: what tells whether its like was seen in training.
+        scales: Errors to expect, for families that predict positions.
+        distances: For families that predict them.
+    """
+
+    layers: list[Geometry]
+    latent: Tensor
+    scales: Scales | None = None
+    distances: Distances | None = None
+
+    @property
+    def geometry(self) -> Geometry:
+        """The last of the layers."""
+        return self.layers[-1]
+
+
 class Network(nn.Module, ABC, Generic[S]):
     """A network that refines the geometry of a batch of crystals.
 
@@ -50,15 +103,15 @@ class Network(nn.Module, ABC, Generic[S]):
         """
 
     @abstractmethod
-    def forward(self, batch: CrystalBatch, graph: PeriodicGraph) -> list[Geometry]:
-        """Predicted geometries, one a layer, the last of them the answer.
+    def forward(self, batch: CrystalBatch, graph: PeriodicGraph) -> Prediction:
+        """Predict the relaxed crystals.
 
         Args:
             batch: Starting geometry from `prepare`.
             graph: Its neighbours.
 
         Returns:
-            Geometries in A; those before the last are for layer-wise supervision.
+            Geometries before the last are for layer-wise supervision.
         """
 
     def accelerate(self, compiled: bool) -> None:
@@ -74,7 +127,11 @@ class Network(nn.Module, ABC, Generic[S]):
 
 
 # Families known by name, and the module that registers each when imported.
-_MODULES = {"e3relax": "repose.models.e3relax", "e3relax-h2": "repose.models.e3relax_h2"}
+_MODULES = {
+    "deeprelax": "repose.models.deeprelax",
+    "e3relax": "repose.models.e3relax",
+    "e3relax-h2": "repose.models.e3relax_h2",
+}
 _FAMILIES: dict[str, type[Network[Any]]] = {}
 
 

@@ -80,7 +80,12 @@ class Message(nn.Module):
         self.table = SplineTable(self.gamma, radial, 1 / math.sqrt(3))
 
     def forward(
-        self, x: Tensor, v: Tensor, edges: EdgeGeometry, gate: AngularGate | None = None
+        self,
+        x: Tensor,
+        v: Tensor,
+        edges: EdgeGeometry,
+        gate: AngularGate | None = None,
+        extra: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Sum the messages of all neighbours.
 
@@ -89,17 +94,20 @@ class Message(nn.Module):
             v: Vectors of atoms, ``(N, 3, F)``.
             edges: The edges.
             gate: Forms a factor on the filter of every edge.
+            extra: Added to the filter of every edge, ``(E, 3F)``.
 
         Returns:
             Sums m ``(N, F)`` and ``(N, 3, F)``.
         """
         graph, s = edges.graph, self.phi(x)
-        if self.table is not None and not self.training:
+        if self.table is not None and not self.training and extra is None:
             inputs = None if gate is None else gate.inputs(edges)
             summands = Summands(s, v, self.table.coefficients, edges.place, edges.direction, inputs, graph)
             m, mv = in_rows(summands) if self.compiled else in_blocks(summands)
             return m, mv / math.sqrt(self.features)
         filters = self.gamma(edges.basis)  # (E, 3F)
+        if extra is not None:
+            filters = filters + extra
         if self.compiled:
             inner = None if gate is None else gate.mix(gate.invariants(edges))
             m, mv = summed(s / math.sqrt(3), v, filters, inner, edges.direction, graph)

@@ -2,12 +2,105 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
+from repose.config import TrainSettings
 from repose.crystals import CrystalBatch
-from repose.lattice import nearest_image, volume
-from repose.models.network import Geometry
+from repose.graph import PeriodicGraph, edge_vectors
+from repose.lattice import deformation, nearest_image, to_cartesian, volume
+from repose.models.network import Geometry, Prediction, Scales
 from repose.nn.ops import safe_norm, segment_mean
+
+
+def training_loss(
+    prediction: Prediction,
+    start: CrystalBatch,
+    graph: PeriodicGraph,
+    target: CrystalBatch,
+    settings: TrainSettings,
+    follow: bool,
+) -> Tensor:
+    """What a network is trained to make small, by what it predicts.
+
+    Args:
+        prediction: Of any family.
+        start: Geometry that the network started from.
+        graph: Its edges.
+        target: The relaxed crystals.
+        settings: Weights of terms.
+        follow: Atoms follow the cell (``frame="affine"``).
+    """
+    if prediction.distances is not None:
+        return distance_loss(prediction, start, graph, target, follow)
+    loss = layerwise_loss(
+        prediction.layers, target, settings.shape_weight, settings.volume_weight, settings.images
+    )
+    if prediction.scales is not None:
+        loss = loss + scale_loss(prediction.scales, prediction.geometry, target, settings.images)
+    return loss
+
+
+def distance_loss(
+    prediction: Prediction, start: CrystalBatch, graph: PeriodicGraph, target: CrystalBatch, follow: bool
+) -> Tensor:
+    """Distances, displacements and lattice of DeepRelax (equations 11 to 15), means instead of sums.
+
+    Displacements lead from where an atom starts; with ``follow``, from there in the relaxed cell.
+
+    Args:
+        prediction: With distances in A.
+        start: Geometry that the network started from.
+        graph: Its edges.
+        target: The relaxed crystals.
+        follow: Atoms follow the cell.
+    """
+    distances = prediction.distances
+    if distances is None:
+        raise ValueError("expected a prediction with distances; got one without.")
+    n, offset = len(target), to_cartesian(graph.shift, target.cells, graph.crystal)
+    relaxed = safe_norm(edge_vectors(graph, target.positions, target.cells))
+    place = start.positions
+    if follow:
+        place = to_cartesian(place, deformation(start.cells, target.cells), target.crystal)
+    edges = distances.anchored
+    arrived = target.positions[graph.sender[edges]] + offset[edges]
+    displaced = safe_norm(arrived - place[graph.receiver[edges]])
+    pairs = segment_mean(laplace(distances.relaxed - relaxed, distances.scale), graph.crystal, n)
+    moves = laplace(distances.displaced - displaced, distances.displaced_scale)
+    moves = segment_mean(moves, graph.crystal[edges], n)
+    lattice = (prediction.geometry.cells - target.cells).abs().mean((-1, -2))
+    return (pairs + moves + lattice).mean()
+
+
+def scale_loss(scales: Scales, predicted: Geometry, target: CrystalBatch, images: str) -> Tensor:
+    """How well scales fit the errors there are, by Laplace's negative log-likelihood.
+
+    Errors are taken as they are: this makes no prediction better or worse.
+
+    Args:
+        scales: Of atoms and strains.
+        predicted: Geometry of S crystals.
+        target: The relaxed crystals.
+        images: See `validation_errors`.
+    """
+    atoms, strains = component_errors(Geometry(*(part.detach() for part in predicted)), target, images)
+    of_atoms = segment_mean(laplace(atoms, scales.atoms), target.crystal, len(target))
+    return (of_atoms + laplace(strains, scales.strains)).mean()
+
+
+def component_errors(predicted: Geometry, target: CrystalBatch, images: str) -> tuple[Tensor, Tensor]:
+    """Errors that scales are about: in A, the mean over x, y, z of every atom ``(N,)``; of strains ``(S,)``."""
+    differences = predicted.positions - target.positions
+    if images == "predicted":
+        differences = nearest_image(differences, target.cells, target.crystal)
+    strain = deformation(predicted.cells, target.cells) - torch.eye(3).to(target.cells)
+    return differences.abs().mean(-1), strain.square().mean((-1, -2)).sqrt()
+
+
+def laplace(error: Tensor, scale: Tensor | None) -> Tensor:
+    """Negative logarithm of Laplace's density at an error, both in A; without a scale the absolute error."""
+    return error.abs() if scale is None else torch.log(2 * scale) + error.abs() / scale
 
 
 def layerwise_loss(

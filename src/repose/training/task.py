@@ -15,8 +15,9 @@ from torch.utils.data import DataLoader
 
 from repose.config import TrainSettings
 from repose.data.store import Pair
+from repose.models.distance_geometry import settle
 from repose.models.network import Network
-from repose.training.losses import layerwise_loss, validation_errors
+from repose.training.losses import training_loss, validation_errors
 from repose.training.samples import Sample, TrainingBatches, ValidationBatches
 
 
@@ -64,9 +65,9 @@ class RelaxationTask(lightning.LightningModule):
 
     def training_step(self, batch: Sample, batch_idx: int) -> torch.Tensor:
         """Loss of a batch in A."""
-        states = self.network(batch.start, batch.graph)
-        s = self.settings
-        loss = layerwise_loss(states, batch.target, s.shape_weight, s.volume_weight, s.images)
+        prediction = self.network(batch.start, batch.graph)
+        follow = self.network.settings.frame == "affine"
+        loss = training_loss(prediction, batch.start, batch.graph, batch.target, self.settings, follow)
         self.log(
             "train/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.target), sync_dist=True
         )
@@ -106,8 +107,9 @@ class RelaxationTask(lightning.LightningModule):
 
     def validation_step(self, batch: Sample, batch_idx: int) -> None:
         """Log the errors of the averaged weights."""
-        states = self.average(batch.start, batch.graph)
-        errors = {name: value.mean() for name, value in validation_errors(states[-1], batch.target).items()}
+        prediction = self.average(batch.start, batch.graph)
+        geometry, _ = settle(prediction, batch.start.crystal, batch.graph)
+        errors = {name: value.mean() for name, value in validation_errors(geometry, batch.target).items()}
         errors["score"] = errors["coordinates"] + errors["lattice"]
         self.log_dict(
             {f"val/{name}": value for name, value in errors.items()},

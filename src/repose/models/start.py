@@ -1,0 +1,35 @@
+"""Where a forward pass begins."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from repose.crystals import CrystalBatch
+from repose.lattice import emptiest_slab, volume
+from repose.nn.ops import segment_sum
+
+# An empty slab thicker than this is vacuum on purpose: a van der Waals gap has some 3 A between atoms.
+VACUUM = 8.0  # A
+
+
+def rescaled(batch: CrystalBatch, atomic_volumes: Tensor) -> CrystalBatch:
+    """The same crystals, scaled isotropically to the volume that their composition suggests.
+
+    What stays as it is: crystals with an element that has no fitted volume, and sheets, wires and slabs,
+    whose cell holds vacuum.
+
+    Args:
+        batch: Crystals as the user gave them.
+        atomic_volumes: A^3 per atom by atomic number, zero where unknown.
+    """
+    volumes = atomic_volumes.to(batch.positions)[batch.numbers]
+    guess = segment_sum(volumes, batch.crystal, batch.n_crystals)
+    ratio = guess / volume(batch.cells)
+    unknown = segment_sum((volumes <= 0).to(batch.dtype), batch.crystal, batch.n_crystals) > 0
+    empty = emptiest_slab(batch.positions, batch.cells, batch.crystal).amax(dim=1)
+    vacuum = ~batch.pbc.all(dim=1) | (empty > VACUUM)
+    scale = torch.where(unknown | vacuum, 1.0, ratio).pow(1 / 3)
+    return batch.with_geometry(
+        batch.positions * scale[batch.crystal, None], batch.cells * scale[:, None, None]
+    )
