@@ -160,7 +160,7 @@ def test_gradients_are_finite_at_zero_vectors():
     start, graph = network.prepare(batch)
     positions = start.positions.clone().requires_grad_(True)
     states = network(start.with_geometry(positions, start.cells), graph)
-    sum(s.positions.square().sum() + s.cells.square().sum() for s in states).backward()
+    sum(s.positions.square().sum() + s.cells.square().sum() for s in states.layers).backward()
     assert torch.isfinite(positions.grad).all()
     assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.grad is not None)
 
@@ -168,8 +168,8 @@ def test_gradients_are_finite_at_zero_vectors():
 def test_layers_are_supervised_unless_refinement_is_off(crystals):
     with_refinement = make_relaxer().network
     without = make_relaxer(refinement=False).network
-    assert len(with_refinement(*with_refinement.prepare(crystals))) == 2
-    assert len(without(*without.prepare(crystals))) == 1
+    assert len(with_refinement(*with_refinement.prepare(crystals)).layers) == 2
+    assert len(without(*without.prepare(crystals)).layers) == 1
 
 
 def test_every_parameter_learns(crystals):
@@ -177,7 +177,7 @@ def test_every_parameter_learns(crystals):
     for options in OPTIONS.values():
         network = make_relaxer(**options).network.requires_grad_(True).train()
         states = network(*network.prepare(crystals))
-        sum(s.positions.square().sum() + s.cells.square().sum() for s in states).backward()
+        sum(s.positions.square().sum() + s.cells.square().sum() for s in states.layers).backward()
         idle = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
         unmoved = [] if "refinement" not in options else ["layers.0.lattice_update.axes.0.head.weight"]
         assert [name for name in idle if "bias" not in name] == unmoved

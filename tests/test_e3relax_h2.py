@@ -156,7 +156,7 @@ IDLE_WITH = {
 def test_every_parameter_learns(name, crystals):
     network = make_relaxer(**OPTIONS[name]).network.requires_grad_(True).train()
     states = network(*network.prepare(crystals))
-    sum(s.positions.square().sum() + s.cells.square().sum() for s in states).backward()
+    sum(s.positions.square().sum() + s.cells.square().sum() for s in states.layers).backward()
     idle = {n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()}
     assert {n for n in idle if "bias" not in n} <= {*IDLE, *IDLE_WITH.get(name, [])}
 
@@ -167,7 +167,7 @@ def test_gradients_are_finite_at_zero_vectors():
     start, graph = network.prepare(batch)
     positions = start.positions.clone().requires_grad_(True)
     states = network(start.with_geometry(positions, start.cells), graph)
-    sum(s.positions.square().sum() + s.cells.square().sum() for s in states).backward()
+    sum(s.positions.square().sum() + s.cells.square().sum() for s in states.layers).backward()
     assert torch.isfinite(positions.grad).all()
     assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.grad is not None)
 

@@ -177,7 +177,7 @@ def test_compiled_training_has_the_gradients_of_the_plain_path(name, batch):
     for network in (plain, compiled):
         start, graph = network.prepare(batch)
         states = network(start, graph)
-        sum(s.positions.square().sum() + s.cells.square().sum() for s in states).backward()
+        sum(s.positions.square().sum() + s.cells.square().sum() for s in states.layers).backward()
     for (label, expected), got in zip(plain.named_parameters(), compiled.parameters(), strict=True):
         if expected.grad is not None:
             scale = 1 + expected.grad.abs().max()
@@ -195,7 +195,7 @@ def test_compiled_training_in_mixed_precision(batch):
         with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
             start, graph = network.prepare(batch.to("cpu", torch.float32))
             states = network(start, graph)
-        sum((s.cells - start.cells).abs().mean() for s in states).backward()
+        sum((s.cells - start.cells).abs().mean() for s in states.layers).backward()
         parameter = network.layers[0].message.gamma.weight
         gradients[mixed] = parameter.grad.clone()
     assert gradients[True].dtype == torch.float32

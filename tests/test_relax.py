@@ -270,9 +270,9 @@ def test_other_errors_are_not_hidden(calcium_oxide):
 def counting(tiny, monkeypatch):
     """A relaxer, and the numbers of crystals in the batches that it predicts."""
     relaxer, batches = repose.load(tiny), []
-    predict = relaxer.predict
+    estimate = relaxer.estimate
     monkeypatch.setattr(
-        relaxer, "predict", lambda batch: (batches.append(batch.n_crystals), predict(batch))[1]
+        relaxer, "estimate", lambda batch: (batches.append(batch.n_crystals), estimate(batch))[1]
     )
     return relaxer, batches
 

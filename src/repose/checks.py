@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from repose.convert import symbol
 
 MIN_DISTANCE = 0.5  # A; the bond of H2 is 0.74
+LARGEST_VIOLATION = 0.5  # A, mean over pairs
 VOLUME_RANGE = (0.5, 2.0)  # volume of a believable prediction over that of its input
 
 
@@ -66,14 +67,19 @@ def close_atoms(
     )
 
 
-def useless(positions: NDArray[Any], cell: NDArray[Any], old_cell: NDArray[Any]) -> str | None:
+def useless(
+    positions: NDArray[Any], cell: NDArray[Any], old_cell: NDArray[Any], violation: float | None = None
+) -> str | None:
     """Why a predicted geometry is no crystal at all: not finite, flat, or inside out.
 
     Args:
         positions: Predicted, A, ``(N, 3)``.
         cell: Predicted, rows, A, ``(3, 3)``.
         old_cell: Of the input, ``(3, 3)``.
+        violation: What predicted distances lack in the mean, A, if there are any.
     """
+    if violation is not None and not np.isfinite(violation):
+        return "a predicted distance is not finite (NaN or infinity)."
     if not (np.isfinite(positions).all() and np.isfinite(cell).all()):
         return "the prediction is not finite (NaN or infinity)."
     if np.linalg.det(cell) / np.linalg.det(old_cell) < 1e-3:
@@ -87,6 +93,7 @@ def doubts(
     cell: NDArray[Any],
     pbc: NDArray[Any],
     volume_change: float,
+    violation: float | None = None,
 ) -> str | None:
     """Why a prediction is not to be believed.
 
@@ -96,8 +103,13 @@ def doubts(
         cell: Predicted, rows, A, ``(3, 3)``.
         pbc: Periodic directions, ``(3,)``.
         volume_change: Predicted over input volume, minus one.
+        violation: What predicted distances lack in the mean, A, if there are any.
     """
     reasons: Sequence[str | None] = (
+        f"the predicted distances contradict each other: {violation:.2f} A are missing on average; "
+        f"believable are at most {LARGEST_VIOLATION:g}."
+        if violation is not None and violation > LARGEST_VIOLATION
+        else None,
         f"the predicted volume is {1 + volume_change:.2f} times that of the input; believable are "
         f"{VOLUME_RANGE[0]:g} to {VOLUME_RANGE[1]:g}."
         if not VOLUME_RANGE[0] <= 1 + volume_change <= VOLUME_RANGE[1]

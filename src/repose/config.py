@@ -199,6 +199,11 @@ class DeepRelaxSettings(NetworkSettings):
         description="'change': what is predicted is added to the distance that a pair has in the predicted "
         "cell when atoms follow it (ours)",
     )
+    positions: Literal["bounds", "likelihood"] = Field(
+        default="bounds",
+        description="'bounds': distances within one scale of the predicted ones (equations 18-20); "
+        "'likelihood': the most probable positions under the predicted Laplace distributions (ours)",
+    )
     anchors: Literal["cell", "all"] = Field(
         default="cell",
         description="pairs for the distance between one atom's old and the other's new place: those within "
@@ -267,6 +272,16 @@ class TrainSettings(Settings):
     max_epochs: int = Field(default=1000, gt=0, description="pseudo-epochs; the length of the cosine")
     ema: float = Field(
         default=0.999, ge=0, lt=1, description="decay of the moving average of weights, which is evaluated"
+    )
+    trunk_rate: float = Field(
+        default=1.0,
+        ge=0,
+        description="factor on the learning rate of all but the heads, for fine-tuning; 0 holds that fixed",
+    )
+    frozen_layers: int = Field(
+        default=0,
+        ge=0,
+        description="hold the embedding and so many layers fixed, for fine-tuning; 0 holds nothing",
     )
     clip: float = Field(default=50.0, gt=0, description="largest norm of the gradient")
     seed: int = Field(default=0, ge=0, description="source of all randomness")

@@ -10,9 +10,13 @@ from pydantic import Field
 from repose.atomic import replacing_directory
 from repose.config import Settings
 from repose.errors import ModelError, nearest
+from repose.models.calibration import Calibration
+from repose.models.ensemble import Ensemble
 from repose.models.network import Network, family
 
 FORMAT_VERSION = 1
+# What settings were before they existed, for models that do not name them.
+BEFORE = {"scale_head": False}
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "card.md"
 
 
@@ -26,9 +30,8 @@ class ModelConfig(Settings):
     elements: list[int] = Field(description="atomic numbers seen in training; others are refused")
     trained_on: str = Field(default="", description="one line: data and calculator or functional")
     test_error: dict[str, float] = Field(default_factory=dict, description="metric (with unit) to value")
-    calibration: dict[str, Any] | None = Field(
-        default=None, description="conformal bounds, where there are any"
-    )
+    members: int = Field(default=1, gt=0, description="networks of an ensemble; 1 is a single one")
+    calibration: Calibration | None = Field(default=None, description="conformal bounds, where there are any")
 
 
 def save_model(directory: Path, network: Network[Any], config: ModelConfig, card: str) -> None:
@@ -78,11 +81,22 @@ def load_model(directory: Path) -> tuple[Network[Any], ModelConfig]:
 
     config = load_config(directory)
     cls = family(config.family)
-    network = cls(cls.settings_type.parse(config.settings))
+    settings = cls.settings_type.parse(
+        {**{k: v for k, v in BEFORE.items() if k in cls.settings_type.model_fields}, **config.settings}
+    )
+    network = cls(settings)
+    if config.members > 1:
+        network = Ensemble([network, *(cls(settings) for _ in range(config.members - 1))])
     try:
-        network.load_state_dict(load_file(directory / WEIGHTS))
+        missing, strange = network.load_state_dict(load_file(directory / WEIGHTS), strict=False)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise ModelError(f"{directory / WEIGHTS} does not fit {directory / CONFIG}: {error}") from None
+    missing = [name for name in missing if "familiarity." not in name]  # as old as the settings below
+    if missing or strange:
+        raise ModelError(
+            f"{directory / WEIGHTS} does not fit {directory / CONFIG}: missing "
+            f"{', '.join(missing) or 'nothing'}; unknown {', '.join(strange) or 'nothing'}."
+        )
     return network.eval().requires_grad_(False), config
 
 

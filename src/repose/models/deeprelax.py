@@ -16,8 +16,8 @@ Where this differs from the paper or its released code, and why:
 * The scale is ``exp(b)``: equations 11-12 write b for it, equations 18-19 exp(b), as the code does.
 * Pairs are the edges of the graph, whole shells of equal distances. The released code adds pairs within the
   cell beyond the cutoff.
-* ``distances="change"``, ``frame="affine"``, ``anchors="all"`` and ``start="rescaled"`` are ours, see
-  `repose.config.DeepRelaxSettings`.
+* ``distances="change"``, ``positions="likelihood"``, ``frame="affine"``, ``anchors="all"`` and
+  ``start="rescaled"`` are ours, see `repose.config.DeepRelaxSettings`.
 """
 
 from __future__ import annotations
@@ -183,6 +183,7 @@ class DeepRelax(Network[DeepRelaxSettings]):
     """
 
     settings_type = DeepRelaxSettings
+    heads = ("relaxed", "displaced", "matrix", "dilation")
 
     def __init__(self, settings: DeepRelaxSettings) -> None:
         super().__init__(settings)
@@ -255,6 +256,7 @@ class DeepRelax(Network[DeepRelaxSettings]):
             anchored,
             moved.abs(),
             self._scale(displaced[:, 1]),
+            settings.positions == "likelihood",
         )
         return Prediction([start], segment_mean(x, batch.crystal, len(batch)), distances=distances)
 

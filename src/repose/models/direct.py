@@ -5,17 +5,19 @@ from __future__ import annotations
 import time
 import warnings
 from math import pi
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from repose.config import GraphSettings
 from repose.crystals import CrystalBatch
+from repose.graph import PeriodicGraph
 from repose.lattice import volume
 from repose.models.base import Relaxer
 from repose.models.checkpoint import ModelConfig
 from repose.models.distance_geometry import settle
+from repose.models.estimate import Errors, Estimate, expected_errors, split_bonds
 from repose.models.network import Geometry, Network
 
 Computation = Literal["auto", "plain", "tabulated", "compiled"]
@@ -30,6 +32,16 @@ PAIR_BYTES = 250
 
 # Seconds of predicting after which compiling, some ten seconds, is worth its while.
 COMPILE_AFTER = 30.0
+
+
+class Answer(NamedTuple):
+    """What comes out of a forward pass, on the device and in the type of the batch that went in."""
+
+    geometry: Geometry
+    errors: Errors | None
+    distance: Tensor  # of the features from those of training, (S,)
+    violation: Tensor | None
+    graph: PeriodicGraph
 
 
 class DirectRelaxer(Relaxer):
@@ -78,19 +90,59 @@ class DirectRelaxer(Relaxer):
 
     def predict(self, batch: CrystalBatch) -> Geometry:
         """See `Relaxer.predict`."""
+        return self._answer(batch).geometry
+
+    def estimate(self, batch: CrystalBatch) -> Estimate:
+        """See `Relaxer.estimate`."""
+        answer = self._answer(batch)
+        calibration, expected = self.config.calibration, answer.errors
+        if calibration is None or expected is None:
+            return Estimate(answer.geometry, expected=expected, violation=answer.violation)
+        strains = None
+        if expected.strains is not None and calibration.strains is not None:
+            strains = calibration.strains * expected.strains
+        numbers, distances = batch.numbers.cpu().split(batch.counts.tolist()), answer.distance.tolist()
+        return Estimate(
+            answer.geometry,
+            calibration.bounds(expected),
+            expected,
+            calibration.atoms * expected.atoms,
+            strains,
+            split_bonds(
+                answer.graph, answer.geometry, calibration.bonds * expected.bonds, batch.counts.cpu()
+            ),
+            [calibration.outside(own, far) for own, far in zip(numbers, distances, strict=True)],
+            answer.violation,
+        )
+
+    def _answer(self, batch: CrystalBatch) -> Answer:
+        """Forward pass, search for positions where distances are predicted, and what errors to expect."""
         start = time.perf_counter()
         mixed = torch.autocast(self.device.type, torch.bfloat16, enabled=self.reduced)
         with torch.inference_mode(), mixed:
             first, graph = self.network.prepare(batch.to(self.device, self.dtype))
-            answer, _ = settle(self.network(first, graph), first.crystal, graph)
-        geometry = Geometry(*(tensor.to(batch.device, batch.dtype) for tensor in answer))
+            prediction = self.network(first, graph)
+            geometry, violation = settle(prediction, first.crystal, graph)
+            errors = expected_errors(prediction, geometry, first.crystal, graph)
+            distance = self.network.familiarity(prediction.latent)
+
+        def back(tensor: Tensor) -> Tensor:
+            return tensor.to(batch.device, batch.dtype)
+
+        answer = Answer(
+            Geometry(*map(back, geometry)),
+            None if errors is None else errors.map(back),
+            back(distance),
+            None if violation is None else back(violation),
+            graph.to(batch.device, batch.dtype),
+        )
         self.worked += time.perf_counter() - start
         if self.path == "auto" and self.worked > COMPILE_AFTER:
             self.path = "compiled"
             with warnings.catch_warnings():  # nobody asked for it
                 warnings.simplefilter("ignore")
                 self.network.accelerate(compiled=True)
-        return geometry
+        return answer
 
     def memory(self, crystal: CrystalBatch) -> float:
         """See `Relaxer.memory`: by the edges that the cap on neighbours lets in."""

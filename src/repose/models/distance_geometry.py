@@ -125,18 +125,17 @@ def solve(
     return Solution(positions, current, steps)
 
 
-def from_distances(
-    prediction: Prediction, crystal: Tensor, graph: PeriodicGraph, *, likelihood: bool = False
-) -> Solution:
+def from_distances(prediction: Prediction, crystal: Tensor, graph: PeriodicGraph) -> Solution:
     """Positions that meet predicted distances in the predicted cell.
+
+    They are asked to lie within one scale of the predicted ones (the bounded loss of equation 20), or,
+    with ``exact``, positions are the most probable ones under the predicted Laplace distributions:
+    distances as predicted, each weighing one over its scale.
 
     Args:
         prediction: With `Distances`; the search starts from its last geometry.
         crystal: Crystal of every atom, ``(N,)``.
         graph: The edges that distances were predicted for.
-        likelihood: Instead of the bounded loss of equation 20, which asks for distances within one scale of
-            the predicted ones, the most probable positions under the predicted Laplace distributions:
-            distances as predicted, each weighing one over its scale.
     """
     start, distances = prediction.geometry, prediction.distances
     if distances is None:
@@ -147,8 +146,8 @@ def from_distances(
         (slice(None), distances.relaxed, distances.scale, 0.0),
         (distances.anchored, distances.displaced, distances.displaced_scale, 1.0),
     ):
-        width = torch.zeros_like(wanted) if scale is None or likelihood else scale
-        weight = torch.ones_like(wanted) if scale is None or not likelihood else 1 / scale
+        width = torch.zeros_like(wanted) if scale is None or distances.exact else scale
+        weight = torch.ones_like(wanted) if scale is None or not distances.exact else 1 / scale
         first = graph.receiver[index]
         parts.append(
             Pairs(
@@ -166,9 +165,7 @@ def from_distances(
     return solve(start.positions, crystal, len(start.cells), pairs)
 
 
-def settle(
-    prediction: Prediction, crystal: Tensor, graph: PeriodicGraph, *, likelihood: bool = False
-) -> tuple[Geometry, Tensor | None]:
+def settle(prediction: Prediction, crystal: Tensor, graph: PeriodicGraph) -> tuple[Geometry, Tensor | None]:
     """The answer of a prediction: its last geometry, or what follows from its distances.
 
     Returns:
@@ -176,7 +173,7 @@ def settle(
     """
     if prediction.distances is None:
         return prediction.geometry, None
-    solution = from_distances(prediction, crystal, graph, likelihood=likelihood)
+    solution = from_distances(prediction, crystal, graph)
     return Geometry(solution.positions, prediction.geometry.cells), solution.violation
 
 

@@ -57,6 +57,7 @@ class LatticeNetwork(Network[S]):
     """
 
     layer_type: ClassVar[type[RefinementLayer]]
+    heads = ("scale_head",)
 
     @property
     def gate_inputs(self) -> int:

@@ -9,12 +9,13 @@ from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
-from repose.config import Settings
+from repose.config import NetworkSettings
 from repose.crystals import CrystalBatch
 from repose.errors import ModelError, nearest
 from repose.graph import PeriodicGraph
+from repose.nn.familiarity import Familiarity
 
-S = TypeVar("S", bound=Settings)
+S = TypeVar("S", bound=NetworkSettings)
 
 
 class Geometry(NamedTuple):
@@ -47,6 +48,7 @@ class Distances(NamedTuple):
             receiver starts, as in the last of the layers.
         displaced: That distance in A, ``(P,)``.
         displaced_scale: Laplace scale of these in A, ``(P,)``, or None.
+        exact: Look for the most probable positions, not for some within bounds.
     """
 
     relaxed: Tensor
@@ -54,6 +56,7 @@ class Distances(NamedTuple):
     anchored: Tensor
     displaced: Tensor
     displaced_scale: Tensor | None
+    exact: bool = False
 
 
 class Prediction(NamedTuple):
@@ -84,12 +87,17 @@ class Network(nn.Module, ABC, Generic[S]):
         settings: Hyperparameters, kept as ``settings``.
     """
 
-    settings_type: ClassVar[type[Settings]]
+    settings_type: ClassVar[type[NetworkSettings]]
     family: ClassVar[str]
+    # Submodules that turn features into answers; the rest is the trunk, which fine-tuning may hold back.
+    heads: ClassVar[tuple[str, ...]] = ()
+
+    settings: S
 
     def __init__(self, settings: S) -> None:
         super().__init__()
         self.settings = settings
+        self.familiarity = Familiarity(settings.features)
 
     @abstractmethod
     def prepare(self, batch: CrystalBatch) -> tuple[CrystalBatch, PeriodicGraph]:
@@ -113,6 +121,13 @@ class Network(nn.Module, ABC, Generic[S]):
         Returns:
             Geometries before the last are for layer-wise supervision.
         """
+
+    def depth(self, name: str) -> int | None:
+        """How deep a parameter lies: 0 before the layers, n in the n-th of them, None in the heads."""
+        first, _, rest = name.partition(".")
+        if first in self.heads:
+            return None
+        return 1 + int(rest.partition(".")[0]) if first == "layers" else 0
 
     def accelerate(self, compiled: bool) -> None:
         """Make ready for inference, as fast as this family can; weights must not change afterwards.

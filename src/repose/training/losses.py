@@ -90,7 +90,7 @@ def scale_loss(scales: Scales, predicted: Geometry, target: CrystalBatch, images
 
 
 def component_errors(predicted: Geometry, target: CrystalBatch, images: str) -> tuple[Tensor, Tensor]:
-    """Errors that scales are about: in A, the mean over x, y, z of every atom ``(N,)``; of strains ``(S,)``."""
+    """Errors that scales are about: mean over x, y, z of atoms in A ``(N,)``, and of strains ``(S,)``."""
     differences = predicted.positions - target.positions
     if images == "predicted":
         differences = nearest_image(differences, target.cells, target.crystal)

@@ -26,6 +26,7 @@ from repose.errors import ConfigError, DatasetError
 from repose.models.baselines import fit_atomic_volumes
 from repose.models.checkpoint import ModelConfig, find_model, load_model, save_model
 from repose.models.network import Network, family
+from repose.training.calibrate import calibrate_model
 from repose.training.task import RelaxationTask
 
 SETTINGS = "train.json"
@@ -74,7 +75,8 @@ def train(
     network, known = _network(family_name, settings, init_from, train_pairs)
     # A dataset given twice counts twice in training, and once in validation.
     unique = list({dataset.directory: dataset for dataset in datasets}.values())
-    task = RelaxationTask(network, settings, train_pairs, _pairs(unique, "val"))
+    val_pairs = _pairs(unique, "val")
+    task = RelaxationTask(network, settings, train_pairs, val_pairs)
     if compiled:
         network.compile_training()
     trained_on = "; ".join(map(_sentence, unique))
@@ -113,6 +115,12 @@ def train(
         for message in (".*exists and is not empty.*", ".*does not have many workers.*", ".*LeafSpec.*"):
             warnings.filterwarnings("ignore", message)
         trainer.fit(task, ckpt_path=checkpoint if checkpoint.is_file() else None)
+    if trainer.is_global_zero and (out / "model").is_dir():
+        budget = settings.sampling.edges_per_batch
+        try:
+            calibrate_model(out / "model", train_pairs, val_pairs, _names(unique), budget)
+        except ConfigError as error:  # the model itself is good
+            warnings.warn(f"the model gives no uncertainty: {error}", stacklevel=2)
     return out / "model"
 
 
@@ -168,11 +176,16 @@ def _network(
             raise ConfigError(
                 f"--init-from {init_from} is a model of family '{config.family}', not '{family_name}'."
             )
-        wanted = cls.settings_type.parse({**config.settings, **settings.model})
-        if wanted != network.settings:
+        wanted = cls.settings_type.parse({**network.settings.model_dump(), **settings.model})
+        # A head that says how large errors are may be added to a model that has none.
+        added = {"scale_head": True} if settings.model.get("scale_head") else {}
+        if wanted != network.settings.model_copy(update=added):
             raise ConfigError(
                 f"the model settings differ from those of --init-from {init_from}; leave them out."
             )
+        if wanted != network.settings:
+            weights, network = network.state_dict(), cls(wanted)
+            network.load_state_dict(weights, strict=False)
         return network.train().requires_grad_(True), set(config.elements)
     network = cls(cls.settings_type.parse(settings.model))
     if "atomic_volumes" in dict(network.named_buffers()):
@@ -182,6 +195,10 @@ def _network(
         )
         network.atomic_volumes.copy_(torch.as_tensor(volumes))  # type: ignore[operator, union-attr]
     return network, set()
+
+
+def _names(datasets: Sequence[Dataset]) -> str:
+    return ", ".join(dataset.info.name for dataset in datasets)
 
 
 def _devices(device: str) -> list[int] | int | str:

@@ -15,10 +15,34 @@ from torch.utils.data import DataLoader
 
 from repose.config import TrainSettings
 from repose.data.store import Pair
+from repose.errors import ConfigError
 from repose.models.distance_geometry import settle
 from repose.models.network import Network
 from repose.training.losses import training_loss, validation_errors
 from repose.training.samples import Sample, TrainingBatches, ValidationBatches
+
+
+def parameter_groups(network: Network[Any], settings: TrainSettings) -> list[dict[str, Any]]:
+    """Parameters of trunk and heads with their learning rates; those held fixed get no gradient any more.
+
+    Raises:
+        ConfigError: Nothing is left to be trained.
+    """
+    trunk, heads = list[torch.nn.Parameter](), list[torch.nn.Parameter]()
+    for name, parameter in network.named_parameters():
+        depth = network.depth(name)
+        frozen = bool(settings.frozen_layers) and depth is not None and depth <= settings.frozen_layers
+        if depth is not None and (frozen or not settings.trunk_rate):
+            parameter.requires_grad_(False)
+        else:
+            (heads if depth is None else trunk).append(parameter)
+    rates = (settings.trunk_rate, trunk), (1.0, heads)
+    groups = [{"params": params, "lr": rate * settings.learning_rate} for rate, params in rates if params]
+    if not groups:
+        raise ConfigError(
+            "nothing is left to be trained: frozen_layers and trunk_rate hold every weight fixed."
+        )
+    return groups
 
 
 class RelaxationTask(lightning.LightningModule):
@@ -127,7 +151,7 @@ class RelaxationTask(lightning.LightningModule):
         """AdamW with plateau decay, or with a warm-up and a cosine down to a hundredth."""
         s = self.settings
         optimizer = torch.optim.AdamW(
-            self.network.parameters(), lr=s.learning_rate, weight_decay=s.weight_decay, amsgrad=s.amsgrad
+            parameter_groups(self.network, s), weight_decay=s.weight_decay, amsgrad=s.amsgrad
         )
         total = s.max_epochs * s.sampling.epoch_steps
 

@@ -1,0 +1,133 @@
+"""Relaxed geometry together with how wrong it may be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from repose.graph import PeriodicGraph, edge_vectors
+from repose.models.network import Geometry, Prediction
+from repose.nn.ops import segment_mean
+
+LEVEL = 90  # %; what "uncertainty" means where no level is named
+
+
+class Bonds(NamedTuple):
+    """Bonds of one crystal: the edges of the model's graph.
+
+    Attributes:
+        first: Atom i, ``(E,)``.
+        second: Atom j, ``(E,)``.
+        shift: Cell that j stands in, for atoms as they are written, ``(E, 3)``.
+        length: In the relaxed crystal as predicted, A, ``(E,)``.
+        uncertainty: Bound on the error of the length in A at 90 %, ``(E,)``.
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+    shift: np.ndarray
+    length: np.ndarray
+    uncertainty: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Errors:
+    """Errors to expect of a batch, not calibrated.
+
+    Attributes:
+        crystals: Mean error of coordinates in A, ``(S,)``; NaN where nothing can be said.
+        atoms: Of every atom, mean over x, y, z in A, ``(N,)``.
+        bonds: Of the length of every edge in A, ``(E,)``.
+        strains: Of the strain, where the family says so, ``(S,)``.
+    """
+
+    crystals: Tensor
+    atoms: Tensor
+    bonds: Tensor
+    strains: Tensor | None = None
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Errors:
+        """The same with every tensor changed, e.g. moved to a device."""
+        strains = None if self.strains is None else change(self.strains)
+        return Errors(change(self.crystals), change(self.atoms), change(self.bonds), strains)
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """What `Relaxer.estimate` gives.
+
+    Attributes:
+        geometry: The relaxed crystals.
+        bounds: Bounds on the coordinate error in A by level in %, each ``(S,)``; empty without calibration.
+        expected: Errors behind these bounds, or None where the model has none.
+        atoms: Bounds at 90 % for every atom in A, ``(N,)``, or None; so are the following two.
+        strains: For the strain from the predicted to the relaxed cell, ``(S,)``.
+        bonds: For the bonds of every crystal.
+        outside: Why a crystal lies outside of what the model knows, or None, crystal by crystal.
+        violation: What remains to be met of predicted distances in A, ``(S,)``, for families that have them.
+    """
+
+    geometry: Geometry
+    bounds: dict[int, Tensor] = field(default_factory=dict)
+    expected: Errors | None = None
+    atoms: Tensor | None = None
+    strains: Tensor | None = None
+    bonds: list[Bonds] | None = None
+    outside: list[str | None] | None = None
+    violation: Tensor | None = None
+
+
+def expected_errors(
+    prediction: Prediction, geometry: Geometry, crystal: Tensor, graph: PeriodicGraph
+) -> Errors | None:
+    """Errors that a prediction lets expect; None if it has nothing to say.
+
+    For distances they are their scales, the crystal's being the mean over its bonds (DeepRelax, equation 24),
+    an atom's the mean over those it has. For positions they are the scales of atoms; a bond changes by what
+    its two atoms do and by the strain.
+
+    Args:
+        prediction: Of one network, or of an ensemble, whose scales hold its spread (equation 23).
+        geometry: The answer.
+        crystal: Crystal of every atom, ``(N,)``.
+        graph: The edges.
+    """
+    n = len(geometry.cells)
+    if prediction.scales is not None:
+        atoms, strains = prediction.scales
+        length = edge_vectors(graph, *geometry).norm(dim=-1)
+        bonds = atoms[graph.receiver] + atoms[graph.sender] + strains[graph.crystal] * length
+        return Errors(segment_mean(atoms, crystal, n), atoms, bonds, strains)
+    if prediction.distances is None or prediction.distances.scale is None:
+        return None
+    bonds = prediction.distances.scale
+    empty = torch.bincount(graph.crystal, minlength=n) == 0
+    crystals = segment_mean(bonds, graph.crystal, n).masked_fill(empty, torch.nan)
+    return Errors(crystals, segment_mean(bonds, graph.receiver, graph.n_atoms), bonds)
+
+
+def split_bonds(graph: PeriodicGraph, geometry: Geometry, uncertainty: Tensor, counts: Tensor) -> list[Bonds]:
+    """Bonds crystal by crystal, atoms counted from 0 in each.
+
+    Args:
+        graph: The edges, crystal by crystal.
+        geometry: The relaxed crystals.
+        uncertainty: Bound for every edge in A, ``(E,)``.
+        counts: Atoms of every crystal, ``(S,)``.
+    """
+    first_atom = (counts.cumsum(0) - counts)[graph.crystal]
+    columns = (
+        graph.receiver - first_atom,
+        graph.sender - first_atom,
+        graph.shift.long(),
+        edge_vectors(graph, *geometry).norm(dim=-1),
+        uncertainty,
+    )
+    borders = torch.bincount(graph.crystal, minlength=len(counts)).cumsum(0)[:-1].tolist()
+    parts = zip(*(np.split(column.cpu().numpy(), borders) for column in columns), strict=True)
+    return [Bonds(*part) for part in parts]

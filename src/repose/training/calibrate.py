@@ -1,0 +1,117 @@
+"""Calibration of a trained model on crystals that were held out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from repose.data.store import Pair
+from repose.errors import ConfigError
+from repose.evaluation.metrics import coordinate_error
+from repose.graph import edge_vectors
+from repose.models.calibration import FAMILIAR, LEVELS, Calibration, conformal_factor, neighbours, quantile
+from repose.models.checkpoint import CARD, load_model, save_model
+from repose.models.distance_geometry import settle
+from repose.models.estimate import expected_errors
+from repose.models.network import Network
+from repose.training.losses import component_errors
+from repose.training.samples import Sample, ValidationBatches
+
+# Training crystals whose features stand for all of them; more change nothing.
+MOST_FAMILIAR = 4000
+
+
+def calibrate_model(
+    directory: Path, train: Sequence[Pair], held_out: Sequence[Pair], name: str, edges_per_batch: int = 12_000
+) -> Calibration | None:
+    """Calibrate a model directory, which is replaced atomically.
+
+    Args:
+        directory: The model.
+        train: Crystals it was trained on, which define what it knows.
+        held_out: Crystals it was not trained on, in their unrelaxed states, of the kind it will be used for.
+        name: What these are called.
+        edges_per_batch: Budget of a forward pass.
+
+    Returns:
+        The calibration; None for a model that says nothing about its errors, which stays as it is.
+
+    Raises:
+        ConfigError: There are too few crystals for any statement.
+    """
+    network, config = load_model(directory)
+    calibration = calibrate(network, train, held_out, name, edges_per_batch)
+    if calibration is not None:
+        card = (directory / CARD).read_text()
+        save_model(directory, network, config.model_copy(update={"calibration": calibration}), card)
+    return calibration
+
+
+@torch.inference_mode()
+def calibrate(
+    network: Network[Any],
+    train: Sequence[Pair],
+    held_out: Sequence[Pair],
+    name: str,
+    edges_per_batch: int = 12_000,
+) -> Calibration | None:
+    """Fit what a network counts as familiar, and find the factors of its bounds; see `calibrate_model`."""
+    network.eval()
+    distinct = list({pair.id: pair for pair in train}.values())
+    shown = distinct[:: -(-len(distinct) // MOST_FAMILIAR)]
+    latent = [
+        network(batch.start, batch.graph).latent
+        for batch in ValidationBatches(shown, network, edges_per_batch)
+    ]
+    network.familiarity.fit(torch.cat(latent))
+    parts = [_errors(network, batch) for batch in ValidationBatches(held_out, network, edges_per_batch)]
+    if any(part is None for part in parts):
+        return None
+    columns = {key: [part[key] for part in parts if part] for key in parts[0] or {}}
+    true = {key: np.concatenate([pair[0] for pair in column]) for key, column in columns.items()}
+    said = {key: np.concatenate([pair[1] for pair in column]) for key, column in columns.items()}
+    factors = {level: conformal_factor(true["crystals"], said["crystals"], level) for level in LEVELS}
+    factors = {level: round(factor, 6) for level, factor in factors.items() if np.isfinite(factor)}
+    if 90 not in factors:
+        raise ConfigError(
+            f"{len(held_out)} crystals are too few to calibrate on: a bound at 90 % takes 9 at least."
+        )
+    return Calibration(
+        on=name,
+        crystals=len(held_out),
+        factors=factors,
+        atoms=conformal_factor(true["atoms"], said["atoms"]),
+        bonds=conformal_factor(true["bonds"], said["bonds"]),
+        strains=conformal_factor(true["strains"], said["strains"]) if "strains" in true else None,
+        farthest=quantile(torch.from_numpy(said["distance"]), FAMILIAR),
+        neighbours=neighbours([pair.numbers for pair in distinct]),
+    )
+
+
+def _errors(network: Network[Any], batch: Sample) -> dict[str, tuple[np.ndarray, np.ndarray]] | None:
+    """True and expected errors of a batch by kind; None if the network expects nothing."""
+    prediction = network(batch.start, batch.graph)
+    geometry, _ = settle(prediction, batch.start.crystal, batch.graph)
+    expected = expected_errors(prediction, geometry, batch.start.crystal, batch.graph)
+    if expected is None:
+        return None
+    target, graph = batch.target, batch.graph
+    relaxed = type(geometry)(target.positions, target.cells)
+    atoms, strains = component_errors(geometry, target, "unrelaxed")
+    lengths = [edge_vectors(graph, *state).norm(dim=-1) for state in (geometry, relaxed)]
+    distance = network.familiarity(prediction.latent)
+    pairs = {
+        "crystals": (
+            coordinate_error(geometry, relaxed, batch.start.positions, target.crystal), expected.crystals
+        ),
+        "atoms": (atoms, expected.atoms),
+        "bonds": ((lengths[0] - lengths[1]).abs(), expected.bonds),
+        "distance": (distance, distance),
+    }  # fmt: skip
+    if expected.strains is not None:
+        pairs["strains"] = (strains, expected.strains)
+    return {key: (true.double().numpy(), said.double().numpy()) for key, (true, said) in pairs.items()}
