@@ -312,7 +312,11 @@ def _outcomes(estimate: Estimate, jobs: list[_Job]) -> Iterator[_Outcome]:
         by_atom(estimate.geometry.positions),
         _double(estimate.geometry.cells).numpy(),
         by_crystal(estimate.violation),
-        by_crystal(estimate.bounds.get(LEVEL)),
+        # No number: nothing can be said.
+        [
+            None if bound is None or np.isnan(bound) else bound
+            for bound in by_crystal(estimate.bounds.get(LEVEL))
+        ],
         by_atom(estimate.atoms),
         by_crystal(estimate.strains),
         by_crystal(estimate.bonds),
