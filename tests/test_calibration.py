@@ -277,6 +277,20 @@ def test_results_say_how_sure_they_are(family):
     assert "Mg-S" in sulfide.outside
 
 
+def test_bonds_are_those_of_the_atoms_as_written():
+    """An atom written many cells away: the network sees it nearer, bonds name it where it is."""
+    relaxer = random_relaxer("e3relax", lattice_offset="axis", frame="affine")
+    relaxer.config = relaxer.config.model_copy(update={"calibration": CALIBRATION})
+    atoms = bulk("MgO", "rocksalt", a=4.2)
+    atoms.positions[1] += np.array([5, -3, 40]) @ atoms.cell.array
+    (result,) = relaxer.relax(atoms, symmetry="free")
+    bonds, relaxed = result.bond_uncertainty, result.structure
+    vectors = (
+        relaxed.positions[bonds.second] + bonds.shift @ relaxed.cell.array - relaxed.positions[bonds.first]
+    )
+    assert np.allclose(np.linalg.norm(vectors, axis=1), bonds.length, atol=1e-8)
+
+
 def test_a_crystal_without_bonds_has_no_uncertainty_rather_than_a_small_one():
     relaxer = random_relaxer("deeprelax")
     relaxer.config = relaxer.config.model_copy(update={"calibration": CALIBRATION})

@@ -121,7 +121,7 @@ def test_a_crystal_without_pairs_stays():
     none = torch.zeros(0, dtype=torch.int64)
     empty = torch.zeros(0, dtype=torch.float64)
     at = torch.ones(1, 3, dtype=torch.float64)
-    pairs = Pairs(none, none, torch.zeros(0, 3, dtype=torch.float64), empty, empty)
+    pairs = Pairs.free(none, none, torch.zeros(0, 3, dtype=torch.float64), empty, empty)
     solution = solve(at, torch.zeros(1, dtype=torch.int64), 1, pairs)
     assert torch.equal(solution.positions, at)
     assert solution.violation[0] == 0

@@ -19,11 +19,13 @@ from repose.errors import ConfigError, DatasetError
 from repose.evaluation.metrics import METRICS
 from repose.evaluation.report import Crystal, Report, Scores
 from repose.evaluation.runner import evaluate, finite_or_input, pack
+from repose.evaluation.uncertainty import Uncertainty
 from repose.models.base import Relaxer
 from repose.models.baselines import Dummy
 from repose.models.checkpoint import ModelConfig, load_model, save_model
 from repose.models.direct import DirectRelaxer
 from repose.models.e3relax import E3Relax
+from repose.models.estimate import Estimate
 from repose.models.network import Geometry
 
 VOLUMES = {8: 8.0, 12: 14.0, 13: 16.0, 20: 26.0, 22: 11.0, 25: 12.0, 38: 33.0, 56: 38.0}  # A^3 per atom
@@ -117,7 +119,8 @@ def test_gain_by_hand():
 
     def scores(name, error, match):
         values = {metric.key: np.array([0.5, 1.5]) * error for metric in METRICS} | {"match": np.array(match)}
-        return Scores(name, values, np.full(2, 110.0), np.full(2, True), np.full(2, 0.25))
+        silent = Uncertainty.of(Estimate(Geometry(torch.zeros(4, 3), torch.zeros(2, 3, 3))), {})
+        return Scores(name, values, np.full(2, 110.0), np.full(2, True), np.full(2, 0.25), silent)
 
     trivial = scores("Dummy", 4.0, [0.0, 100.0]), scores("Rescale", 2.0, [0.0, 0.0])
     better = scores("m", 1.5, [100.0, 100.0])

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from repose.cli import bench, data
+from repose.cli.calibrate import calibrate
 from repose.cli.common import fail
 from repose.cli.evaluate import evaluate
 from repose.cli.models import models
@@ -45,6 +46,7 @@ def _main(
 app.command()(relax)
 app.command()(models)
 app.command()(train)
+app.command()(calibrate)
 app.command()(evaluate)
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")

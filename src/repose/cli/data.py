@@ -111,9 +111,19 @@ def inspect(
 @app.command()
 def split(
     directory: Annotated[Path, typer.Argument(help="A dataset; it is rewritten.")],
-    by: Annotated[str, typer.Option(help="chemical-system, or the name of a tag.")] = "chemical-system",
+    by: Annotated[
+        str, typer.Option(help="chemical-system, anion, or the name of a tag.")
+    ] = "chemical-system",
     fractions: Fractions = "0.8,0.1,0.1",
     seed: Seed = 0,
+    leave_out: Annotated[
+        str | None,
+        typer.Option(
+            help="What the test split, and no other, is to hold: anion=S,Se (the most electronegative "
+            "element), values of a tag (prototype=NAME,NAME), or a share of them (prototype=0.2); "
+            "--by divides the rest into train and val."
+        ),
+    ] = None,
     device: NoDevice = "auto",
     quiet: Quiet = False,
     as_json: Json = False,
@@ -125,16 +135,19 @@ def split(
     Example: repose data split datasets/mine --by prototype --fractions 0.7,0.1,0.2
     """
     del device
-    from repose.data.splits import BY_SOURCE, parse_split
+    from repose.data.splits import BY_SOURCE, parse_leave_out, parse_split
     from repose.data.store import Dataset, resplit
     from repose.errors import DatasetError
 
     with wrong_usage():
         if by == BY_SOURCE:
             raise DatasetError("the source's split is taken at import: repose data import --split-by source.")
-        assign = parse_split(by, fractions, seed)
-        dataset = resplit(Dataset(directory), assign, assign.description)
-    report = report_of(dataset, by, assign)
+        assign, dataset = parse_split(by, fractions, seed), Dataset(directory)
+        if leave_out is not None:
+            assign = parse_leave_out(leave_out, assign)
+            assign.check(dataset)
+        dataset = resplit(dataset, assign, assign.description)
+    report = report_of(dataset, assign.by, assign)
     if as_json:
         typer.echo(to_json(report))
     elif not quiet:

@@ -32,6 +32,8 @@ def evaluate(
 ) -> None:
     """Measure the errors of models beside the trivial ones: Dummy (the input) and Rescale (its volume).
 
+    For models that say how wrong they may be, also whether that holds.
+
     Example: repose evaluate --model default --data datasets/mine --out results
     """
     import json

@@ -14,7 +14,7 @@ from repose.cli.common import Progress, fail
 if TYPE_CHECKING:
     from repose.data.importers import Source
     from repose.data.pairing import Refusal
-    from repose.data.splits import GroupSplit
+    from repose.data.splits import GroupSplit, LeaveOut
     from repose.data.store import Dataset, DatasetInfo, Pair
 
 REFUSED = "refused.csv"
@@ -144,7 +144,7 @@ def finish_import(
         raise typer.Exit(1)
 
 
-def report_of(dataset: Dataset, by: str, assign: GroupSplit | None) -> dict[str, Any]:
+def report_of(dataset: Dataset, by: str, assign: GroupSplit | LeaveOut | None) -> dict[str, Any]:
     """Counts of a dataset as it was written, read back, and the groups that its splits share."""
     from repose.data.splits import BY_SYSTEM, GroupSplit, shared_groups
 

@@ -12,7 +12,7 @@ def models(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """List the models that come with Repose: family, parameters, what they were trained on, test errors.
+    """List the models that come with Repose: family, parameters, training data, test errors, calibration.
 
     Example: repose models
     """
@@ -24,6 +24,7 @@ def models(
     rows = []
     for name, directory in shipped_models().items():
         config = load_config(directory)
+        known = config.calibration
         rows.append(
             {
                 "name": name,
@@ -32,6 +33,7 @@ def models(
                 "elements": len(config.elements),
                 "trained_on": config.trained_on,
                 "test_error": config.test_error,
+                "calibration": None if known is None else {"crystals": known.crystals, "on": known.on},
                 "path": str(directory),
             }
         )
@@ -45,18 +47,22 @@ def models(
         return
     from rich.table import Table
 
-    table = Table(
-        "name", "family", "parameters", "elements", "trained on", "test error", title="Models known here"
-    )
+    headings = ("name", "family", "parameters", "elements", "trained on", "test error", "uncertainty")
+    table = Table(*headings, title="Models known here")
     for row in rows:
         errors = "\n".join(f"{metric}: {value:.3g}" for metric, value in row["test_error"].items())
         numbers = (f"{row['parameters']:,}", str(row["elements"]))
-        table.add_row(row["name"], row["family"], *numbers, row["trained_on"], errors)
+        known = row["calibration"]
+        uncertainty = f"calibrated on {known['crystals']:,} crystals" if known else "-"
+        table.add_row(row["name"], row["family"], *numbers, row["trained_on"], errors, uncertainty)
     console().print(table)
 
 
 def _parameters(path: object) -> int:
-    """Number of weights in a safetensors file, from its header alone."""
+    """Number of weights in a safetensors file, from its header alone.
+
+    What calibration writes beside them is none.
+    """
     import json
     import math
     from pathlib import Path
@@ -68,4 +74,8 @@ def _parameters(path: object) -> int:
             header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read: {error}.") from None
-    return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+    return sum(
+        math.prod(entry["shape"])
+        for name, entry in header.items()
+        if name != "__metadata__" and "familiarity." not in name
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 CHUNK_CRYSTALS, CHUNK_ATOMS = 128, 4000
 # Longer tables show only what went wrong.
 TABLE_ROWS = 100
+HEADINGS = ("source", "formula", "atoms", "status", "dV %", "max move Å", "± Å", "space group", "ms")
+NUMBERS = ("atoms", "dV %", "max move Å", "± Å", "ms")
 
 
 def relax(
@@ -47,7 +50,9 @@ def relax(
     """Relax crystals; one forward pass of a model each.
 
     Reads CIF, POSCAR, extended XYZ (many frames), pymatgen JSON and ASE files, also as .gz. What cannot be
-    relaxed is refused with a reason, and the rest is done; the exit status is then 1.
+    relaxed is refused with a reason, and the rest is done; the exit status is then 1. The column ± Å is a
+    bound on the mean error of coordinates that holds for 90 % of crystals of the kind the model is calibrated
+    on; a ! beside it marks crystals that are not of this kind.
 
     Example: repose relax POSCAR crystals/ --out relaxed --format cif
     """
@@ -85,12 +90,25 @@ def relax(
                 result = next(results) if entry.crystal is not None else None
                 written = None
                 if result is not None and result.structure is not entry.crystal:
+                    _note(result)
                     written = outputs.write(name, entry, result.structure)
                 report.add(entry, result, written)
             progress.count(len(chunk))
     report.close(out)
     if report.refused:
         raise typer.Exit(1)
+
+
+def _note(result: Relaxation) -> None:
+    """Let extended XYZ files carry the uncertainty; what earlier runs left there goes."""
+    from repose import convert
+
+    if convert.is_atoms(result.structure):
+        info, said = result.structure.info, {"uncertainty": result.uncertainty, "outside": result.outside}
+        for name, value in said.items():
+            info.pop(f"repose_{name}", None)
+            if value is not None:
+                info[f"repose_{name}"] = value
 
 
 def _indices(text: str) -> tuple[int, ...]:
@@ -232,7 +250,7 @@ class Report:
         self.as_json, self.quiet = as_json, quiet
         self.rows: list[tuple[str, ...]] = []
         self.remarks: list[str] = []
-        self.total = self.refused = self.suspect = 0
+        self.total = self.refused = self.suspect = self.outside = 0
         self.seconds = 0.0
 
     def add(self, entry: Entry, result: Relaxation | None, output: Path | None) -> None:
@@ -245,6 +263,7 @@ class Report:
         self.total += 1
         self.refused += status == "refused"
         self.suspect += status == "suspect"
+        self.outside += result is not None and result.outside is not None
         self.seconds += result.seconds if result else 0.0
         if self.as_json:
             self._print_json(entry, result, output, status, reason, formula, count)
@@ -252,11 +271,17 @@ class Report:
         if reason is not None:
             self.remarks.append(f"{status}: {reason}")
         if not self.quiet and (len(self.rows) < TABLE_ROWS or status != "relaxed"):
-            measured: tuple[str, ...] = ("",) * 4
+            measured: tuple[str, ...] = ("",) * (len(HEADINGS) - 4)
             if result is not None and status != "refused":
+                if result.outside is not None:
+                    self.remarks.append(
+                        f"! {where}: outside of what the model knows, its bound may not hold: "
+                        f"{result.outside}."
+                    )
                 measured = (
                     f"{100 * result.volume_change:+.1f}",
                     f"{result.max_displacement:.3f}",
+                    _shown(result),
                     f"{result.spacegroup_in} -> {result.spacegroup_out}",
                     f"{1000 * result.seconds:.0f}",
                 )
@@ -280,6 +305,7 @@ class Report:
             "volume_change": result.volume_change if result else 0.0,
             "max_displacement": result.max_displacement if result else 0.0,
             "uncertainty": result.uncertainty if result else None,
+            "outside": result.outside if result else None,
             "spacegroup_in": result.spacegroup_in if result else 0,
             "spacegroup_out": result.spacegroup_out if result else 0,
             "seconds": result.seconds if result else 0.0,
@@ -302,15 +328,16 @@ class Report:
                 f"{done} of {self.total} crystals relaxed into {out}/{pace}; "
                 f"{self.suspect} of them suspect, {self.refused} refused.\n"
             )
+            if self.outside:
+                sys.stdout.write(f"{self.outside} of them lie outside of what the model knows (!).\n")
 
     def _print_table(self) -> None:
         from rich.table import Table
         from rich.text import Text
 
         table = Table()
-        for heading in ("source", "formula", "atoms", "status", "dV %", "max move A", "space group", "ms"):
-            right = heading in ("atoms", "dV %", "max move A", "ms")
-            table.add_column(heading, justify="right" if right else "left", overflow="fold")
+        for heading in HEADINGS:
+            table.add_column(heading, justify="right" if heading in NUMBERS else "left", overflow="fold")
         colours = {"relaxed": "green", "suspect": "yellow", "refused": "red"}
         for row in self.rows:
             cells = [Text(cell) for cell in row]
@@ -321,6 +348,13 @@ class Report:
             sys.stdout.write(
                 f"... and {self.total - len(self.rows)} more, all relaxed; --json lists every one.\n"
             )
+
+
+def _shown(result: Relaxation) -> str:
+    """The bound as the table has it: rounded up, marked where the crystal is outside of what is known."""
+    value = result.uncertainty
+    bound = "-" if value is None else f"{math.ceil(round(100 * value, 6)) / 100:.2f}"
+    return bound if result.outside is None else f"! {bound}"
 
 
 def _describe(crystal: Any) -> tuple[str, int]:

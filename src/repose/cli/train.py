@@ -30,6 +30,12 @@ def train(
     compiled: Annotated[
         bool, typer.Option("--compile", help="Compile kernels first, for faster steps; needs a C++ compiler.")
     ] = False,
+    members: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Train so many networks from seeds that follow each other, as one ensemble."
+        ),
+    ] = 1,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -50,13 +56,14 @@ def train(
         _assign(values, assignment)
     settings = TrainSettings.parse(values)
 
-    from repose.training.run import train as run
+    from repose.training.ensemble import train_members
 
-    directory = run(
+    directory = train_members(
         model,
         data,
         out,
         settings,
+        members,
         init_from=init_from,
         device=device,
         processes=processes,

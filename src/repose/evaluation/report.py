@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,8 @@ import numpy as np
 from repose.atomic import replacing_file
 from repose.errors import require
 from repose.evaluation.metrics import METRICS, Metric
+from repose.evaluation.tables import markdown_table, number
+from repose.evaluation.uncertainty import NOTE, Uncertainty, summarise, uncertainty_table
 from repose.models.baselines import Dummy, Rescale
 
 TRIVIAL = (Dummy.name, Rescale.name)
@@ -53,6 +56,7 @@ class Scores:
         volumes: Predicted volumes, A^3, ``(S,)``.
         finite: False where the prediction was not finite and the input was scored instead, ``(S,)``.
         seconds: Share of the time its batch took, graph included, ``(S,)``.
+        uncertainty: What it said about its errors.
     """
 
     relaxer: str
@@ -60,6 +64,7 @@ class Scores:
     volumes: np.ndarray
     finite: np.ndarray
     seconds: np.ndarray
+    uncertainty: Uncertainty
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,13 +100,19 @@ class Report:
             if not scores.finite.all()
         }
 
+    @cached_property
+    def uncertainty(self) -> dict[str, dict[str, Any]]:
+        """How bounds compare with errors on all crystals, see `summarise`, by relaxer that states any."""
+        return self._uncertainty(np.arange(len(self.crystals)))
+
     def blocks(self) -> list[dict[str, Any]]:
         """One block per dataset, and one of all together where there are several.
 
         Returns:
             Each with ``dataset``, ``crystals`` (count), ``rows`` (mean of every column by relaxer), ``gains``
-            (% over the better trivial row, by relaxer) and ``severity`` (rows of the three thirds of the
-            crystals by Dummy's coordinate error, with the bounds of that error in A).
+            (% over the better trivial row, by relaxer), ``severity`` (rows of the three thirds of the
+            crystals by Dummy's coordinate error, with the bounds of that error in A) and ``uncertainty`` (see
+            `summarise`, by relaxer that states any).
         """
         owner = np.array([crystal.dataset for crystal in self.crystals])
         blocks = [self._block(name, np.flatnonzero(owner == name)) for name in self.datasets]
@@ -116,6 +127,7 @@ class Report:
             "rows": rows,
             "gains": {row["relaxer"]: self._gains(row, rows) for row in models},
             "severity": self._severity(which),
+            "uncertainty": self._uncertainty(which),
         }
 
     def _rows(self, which: np.ndarray) -> list[dict[str, Any]]:
@@ -155,6 +167,10 @@ class Report:
             if len(part)
         ]
 
+    def _uncertainty(self, which: np.ndarray) -> dict[str, dict[str, Any]]:
+        rows = {s.relaxer: summarise(s.uncertainty, s.values, s.finite, which) for s in self.scores}
+        return {relaxer: row for relaxer, row in rows.items() if row is not None}
+
     def notes(self) -> list[str]:
         """What a reader of the table has to know."""
         notes = [
@@ -163,7 +179,7 @@ class Report:
             "Dummy is the input unchanged; Rescale is the input scaled to a volume linear in composition, "
             "fitted on the train splits of all datasets here.",
             "Gain: how much lower the error is than that of the better of the two (match: how much higher).",
-            "Times include the neighbour graph and leave out reading.",
+            "Times include the neighbour graph and uncertainty, and leave out reading.",
         ]
         if len(self.scores) < 2 or self.scores[1].relaxer != Rescale.name:
             notes[1] = "Dummy is the input unchanged; Rescale is left out: no train split to fit it to."
@@ -173,6 +189,14 @@ class Report:
                 f"{relaxer}: {len(ids)} of {len(self.crystals)} predictions were not finite and are scored "
                 f"as Dummy: {', '.join(ids[:NAMES_SHOWN])}{more}."
             )
+        if self.uncertainty:
+            notes.append(NOTE)
+        for relaxer, row in self.uncertainty.items():
+            if row["left_out"]:
+                notes.append(
+                    f"{relaxer}: {row['left_out']} of {len(self.crystals)} crystals have no bound or no "
+                    "prediction that is finite, and are left out where uncertainty is compared with errors."
+                )
         return notes
 
     def to_dict(self) -> dict[str, Any]:
@@ -188,16 +212,18 @@ class Report:
             lines += ["", f"## {block['dataset']}: {block['crystals']} crystals", "", *self._table(block)]
             lines += ["", "By severity of the input (thirds of Dummy's coordinate error):", ""]
             lines += self._severity_table(block)
+            if block["uncertainty"]:
+                lines += ["", "Uncertainty:", "", *uncertainty_table(block["uncertainty"])]
         return "\n".join([*lines, "", *(f"- {note}" for note in self.notes())]) + "\n"
 
     def _table(self, block: dict[str, Any]) -> list[str]:
         columns = self.columns
-        rows = [[row["relaxer"], *(_number(row[c.key], c.digits) for c in columns)] for row in block["rows"]]
+        rows = [[row["relaxer"], *(number(row[c.key], c.digits) for c in columns)] for row in block["rows"]]
         rows += [
-            [f"gain of {relaxer}, %", *(_number(gains.get(c.key, np.nan), 1, "+") for c in columns)]
+            [f"gain of {relaxer}, %", *(number(gains.get(c.key, np.nan), 1, "+") for c in columns)]
             for relaxer, gains in block["gains"].items()
         ]
-        return _markdown(["", *(f"{c.label}, {c.unit}" for c in columns)], rows)
+        return markdown_table(["", *(f"{c.label}, {c.unit}" for c in columns)], rows)
 
     def _severity_table(self, block: dict[str, Any]) -> list[str]:
         columns = [column for column in self.columns if column is not SPEED]
@@ -205,18 +231,22 @@ class Report:
             [
                 f"{third['third']}, {third['dummy_error'][0]:.3f} to {third['dummy_error'][1]:.3f} Å",
                 row["relaxer"],
-                *(_number(row[c.key], c.digits) for c in columns),
+                *(number(row[c.key], c.digits) for c in columns),
             ]
             for third in block["severity"]
             for row in third["rows"]
         ]
-        return _markdown(["input", "", *(f"{c.label}, {c.unit}" for c in columns)], rows)
+        return markdown_table(["input", "", *(f"{c.label}, {c.unit}" for c in columns)], rows)
 
     def write(self, directory: str | Path) -> list[Path]:
         """Write ``table.md``, ``table.json``, ``per_crystal.parquet`` and the plots, each atomically.
 
+        Where a relaxer states bounds there are ``uncertainty.png`` and, if it does so for bonds, too,
+        ``bonds.png``.
+
         Args:
-            directory: Made if it is not there; files of the same names are replaced.
+            directory: Made if it is not there; files of the same names are replaced, plots that this report
+                does not have are removed.
 
         Returns:
             The files.
@@ -229,24 +259,30 @@ class Report:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        from repose.evaluation.plots import error_distributions, volumes
+        from repose.evaluation import plots
 
         rows = pa.Table.from_pylist(self.per_crystal())
         files: dict[str, Callable[[Path], Any]] = {
             "table.md": lambda path: path.write_text(self.markdown(), encoding="utf-8"),
             "table.json": lambda path: path.write_text(json.dumps(self.to_dict(), indent=2) + "\n"),
             "per_crystal.parquet": lambda path: pq.write_table(rows, path),
-            "errors.png": lambda path: error_distributions(self).savefig(path, dpi=150),
-            "volumes.png": lambda path: volumes(self).savefig(path, dpi=150),
+            "errors.png": lambda path: plots.error_distributions(self).savefig(path, dpi=150),
+            "volumes.png": lambda path: plots.volumes(self).savefig(path, dpi=150),
         }
+        if self.uncertainty:
+            files["uncertainty.png"] = lambda path: plots.uncertainty(self).savefig(path, dpi=150)
+        if plots.drawn(self):
+            files["bonds.png"] = lambda path: plots.bonds(self).savefig(path, dpi=150)
         directory = Path(directory)
+        for name in {"uncertainty.png", "bonds.png"} - set(files):
+            (directory / name).unlink(missing_ok=True)
         for name, write in files.items():
             with replacing_file(directory / name) as new:
                 write(new)
         return [directory / name for name in files]
 
     def per_crystal(self) -> list[dict[str, Any]]:
-        """One row per relaxer and crystal: what it is, its errors, and its volumes in A^3."""
+        """One row per relaxer and crystal: what it is, its errors, its volumes in A^3, its uncertainty."""
         return [
             {
                 "id": crystal.id,
@@ -260,6 +296,7 @@ class Report:
                 "target_volume": crystal.target_volume,
                 "predicted_volume": float(scores.volumes[index]),
                 "finite": bool(scores.finite[index]),
+                **scores.uncertainty.row(index),
             }
             for scores in self.scores
             for index, crystal in enumerate(self.crystals)
@@ -270,19 +307,6 @@ def _mean(values: np.ndarray) -> float:
     """Mean of the values that exist (a crystal without neighbours has no bonds), NaN if none does."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else np.nan
-
-
-def _number(value: float, digits: int, sign: str = "") -> str:
-    return "-" if np.isnan(value) else f"{value:{sign}.{digits}f}"
-
-
-def _markdown(header: list[str], rows: list[list[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    rule = ["-" * width for width in widths]
-    return [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-        for row in (header, rule, *rows)
-    ]
 
 
 def _for_json(value: Any) -> Any:

@@ -15,6 +15,7 @@ from repose.data.store import Pair
 from repose.errors import ConfigError, DatasetError, InvalidCrystalError, ShapeError
 from repose.evaluation.metrics import BOND_CUTOFF, BOND_NEIGHBOURS, errors, matches
 from repose.evaluation.report import Crystal, Report, Scores
+from repose.evaluation.uncertainty import Uncertainty, examples
 from repose.lattice import volume
 from repose.models.base import Relaxer
 from repose.models.baselines import Dummy, Rescale, fit_atomic_volumes
@@ -36,7 +37,8 @@ def evaluate(
 ) -> Report:
     """Score relaxers, after the trivial Dummy and Rescale, on pairs of unrelaxed and relaxed crystals.
 
-    A prediction that is not finite counts as Dummy's for that crystal, and the report names it.
+    A prediction that is not finite counts as Dummy's for that crystal, and the report names it; what the
+    relaxer said about its error does not count.
 
     Args:
         relaxers: What is compared; names must differ from each other and from the trivial ones.
@@ -67,7 +69,7 @@ def evaluate(
             for relaxer in everyone:
                 if index == 0:
                     # Lazy imports and the first kernels are not the relaxer's speed.
-                    relaxer.predict(batch.split()[0])
+                    relaxer.estimate(batch.split()[0])
                 collected[relaxer.name].add(relaxer, batch, target, match)
             if progress is not None:
                 progress(len(packed))
@@ -152,13 +154,14 @@ class _Columns:
     volumes: list[np.ndarray] = field(default_factory=list)
     finite: list[np.ndarray] = field(default_factory=list)
     seconds: list[np.ndarray] = field(default_factory=list)
+    uncertainty: list[Uncertainty] = field(default_factory=list)
 
     def add(self, relaxer: Relaxer, batch: CrystalBatch, target: Geometry, match: bool) -> None:
         start = time.perf_counter()
         # The answer comes back to the CPU, which waits for the device: no other synchronisation is needed.
-        predicted = relaxer.predict(batch)
+        estimate = relaxer.estimate(batch)
         seconds = time.perf_counter() - start
-        predicted, finite = finite_or_input(batch, predicted)
+        predicted, finite = finite_or_input(batch, estimate.geometry)
         values = {key: value.numpy() for key, value in errors(batch, predicted, target).items()}
         if match:
             values["match"] = 100.0 * matches(batch, predicted, target)
@@ -166,6 +169,8 @@ class _Columns:
         self.volumes.append(volume(predicted.cells).numpy())
         self.finite.append(finite.numpy())
         self.seconds.append(np.full(len(batch), seconds / len(batch)))
+        drawable = examples(batch, predicted, target, estimate, finite)
+        self.uncertainty.append(Uncertainty.of(estimate, drawable))
 
     def scores(self, name: str) -> Scores:
         return Scores(
@@ -174,6 +179,7 @@ class _Columns:
             volumes=np.concatenate(self.volumes),
             finite=np.concatenate(self.finite),
             seconds=np.concatenate(self.seconds),
+            uncertainty=Uncertainty.join(self.uncertainty),
         )
 
 

@@ -7,18 +7,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from repose import checks, convert, symmetry
 from repose.crystals import CrystalBatch
 from repose.errors import ConfigError, InvalidCrystalError
 from repose.lattice import to_cartesian, to_fractional
-from repose.models.estimate import LEVEL, Bonds, Estimate
+from repose.models.estimate import Bonds, Estimate, Outcome
 from repose.models.memory import batch_bytes, free_memory, is_out_of_memory, pack, watched
 from repose.models.network import Geometry
 
@@ -121,24 +120,6 @@ class _Job:
         """Numbers, positions, cell and pbc of the input."""
         c = self.crystal
         return c.numbers.numpy(), c.positions.numpy(), c.cells[0].numpy(), c.pbc[0].numpy()
-
-
-class _Outcome(NamedTuple):
-    """What was predicted for one crystal; `said` are fields of `Relaxation`."""
-
-    positions: NDArray[Any]
-    cell: NDArray[Any]
-    violation: float | None
-    said: dict[str, Any]
-
-
-_SAID: tuple[str, ...] = (
-    "uncertainty",
-    "atom_uncertainty",
-    "strain_uncertainty",
-    "bond_uncertainty",
-    "outside",
-)
 
 
 class Relaxer(ABC):
@@ -264,7 +245,7 @@ class Relaxer(ABC):
             job.group = symmetry.find_space_group(numbers, positions, cell, pbc)
         return job
 
-    def _predict(self, jobs: list[_Job]) -> Iterator[tuple[_Job, _Outcome | str]]:
+    def _predict(self, jobs: list[_Job]) -> Iterator[tuple[_Job, Outcome | str]]:
         """What was predicted for every job, or the reason why there is nothing; halves what is too big."""
         start = time.perf_counter()
         try:
@@ -291,50 +272,16 @@ class Relaxer(ABC):
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         seconds = (time.perf_counter() - start) / sum(job.crystal.n_atoms for job in jobs)
-        for job, outcome in zip(jobs, _outcomes(estimate, jobs), strict=True):
+        outcomes = estimate.split([job.crystal.n_atoms for job in jobs])
+        for job, outcome in zip(jobs, outcomes, strict=True):
             job.seconds += seconds * job.crystal.n_atoms
-            yield job, outcome
+            yield job, outcome.shifted(_home_shift(job.crystal))
 
 
-def _outcomes(estimate: Estimate, jobs: list[_Job]) -> Iterator[_Outcome]:
-    """Parts of an estimate, crystal by crystal."""
-    counts = [job.crystal.n_atoms for job in jobs]
-
-    def by_atom(values: Tensor | None) -> list[Any]:
-        return [None] * len(jobs) if values is None else [p.numpy() for p in _double(values).split(counts)]
-
-    def by_crystal(values: Sequence[Any] | Tensor | None) -> Sequence[Any]:
-        if values is None:
-            return [None] * len(jobs)
-        return _double(values).tolist() if isinstance(values, Tensor) else values
-
-    columns = (
-        by_atom(estimate.geometry.positions),
-        _double(estimate.geometry.cells).numpy(),
-        by_crystal(estimate.violation),
-        # No number: nothing can be said.
-        [
-            None if bound is None or np.isnan(bound) else bound
-            for bound in by_crystal(estimate.bounds.get(LEVEL))
-        ],
-        by_atom(estimate.atoms),
-        by_crystal(estimate.strains),
-        by_crystal(estimate.bonds),
-        by_crystal(estimate.outside),
-    )
-    for job, (positions, cell, violation, *said) in zip(jobs, zip(*columns, strict=True), strict=True):
-        said = dict(zip(_SAID, said, strict=True))
-        yield _Outcome(positions + _home_shift(job.crystal) @ cell, cell, violation, said)
-
-
-def _double(values: Tensor) -> Tensor:
-    return values.detach().cpu().double()
-
-
-def _finish(job: _Job, outcome: _Outcome, constraints: Constraints, start: float) -> Relaxation:
+def _finish(job: _Job, outcome: Outcome, constraints: Constraints, start: float) -> Relaxation:
     """Symmetry, constraints and checks of a prediction."""
     numbers, old_positions, old_cell, pbc = job.arrays
-    positions, cell, violation, said = outcome
+    positions, cell, violation = outcome.positions, outcome.cell, outcome.violation
 
     def result(structure: Any, status: Status, reason: str | None, **values: Any) -> Relaxation:
         seconds = job.seconds + time.perf_counter() - start
@@ -370,7 +317,11 @@ def _finish(job: _Job, outcome: _Outcome, constraints: Constraints, start: float
         volume_change=change,
         max_displacement=float(np.linalg.norm(moved, axis=1).max()),
         after=job.crystal.with_geometry(torch.from_numpy(positions), torch.from_numpy(new_cell)[None]),
-        **said,
+        uncertainty=outcome.uncertainty,
+        atom_uncertainty=outcome.atoms,
+        strain_uncertainty=outcome.strain,
+        bond_uncertainty=outcome.bonds,
+        outside=outcome.outside,
     )
 
 

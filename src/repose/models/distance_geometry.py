@@ -6,26 +6,32 @@ uncertainty quantification", Nature Communications 15, 8148 (2024), equations 16
 Every pair of atoms asks to lie between a lower and an upper bound; the loss is the sum of what is missing,
 the bounded Euclidean distance loss. The paper takes 100 steps of Adam, crystal by crystal. Here Gauss-Newton
 steps minimise it: the absolute value is replaced by a weighted square (iteratively reweighted least squares),
-the sparse linear system is solved by conjugate gradients, and a damping of its own for every crystal sees
-to it that each accepted step goes down. All crystals of a batch advance together, but none sees another: sums
-run over its own pairs in their own order, and a crystal that is finished stands still. Its result is the same
-bit by bit whatever else is in the batch.
+the linear system is solved by conjugate gradients, and a damping of its own for every crystal sees to it that
+each accepted step goes down.
+
+All crystals of a batch advance together, and those that are finished leave it. None sees another: sums run
+over its own pairs in their own order, so that its result is the same bit by bit whatever else is in the
+batch. Pairs of the same two atoms, which are many in a small cell, share a block of three by three numbers
+in the linear system; only forming it takes a pass over all pairs.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from repose.graph import PeriodicGraph
 from repose.lattice import to_cartesian
 from repose.models.network import Geometry, Prediction
 
-SMOOTH = 1e-3  # A; violations below it count quadratically, so that weights stay finite
-GRADIENT_STEPS = 6  # conjugate gradients for one step, at most; more make steps dearer and hardly fewer
+SMOOTH = 3e-3  # A; violations below it count quadratically, so that weights stay finite
+GRADIENT_STEPS = 4  # conjugate gradients for one step; more make steps dearer, not fewer, and rounding count
+SLOTS = 4  # pairs of the same two atoms stand in rows of so many, which are added at once
+FULL = 0.7  # finished crystals leave when the others have less than this share of the rows
 
 
 class Pairs(NamedTuple):
@@ -98,43 +104,46 @@ def solve(
     Returns:
         Positions; where nothing is held, with the mean of every crystal where it was.
     """
-    of_pair = crystal[pairs.second]
-    total = _sum(pairs.weight, of_pair, n_crystals).clamp(min=1e-12)
-
-    def loss(at: Tensor) -> Tensor:
-        missing, _ = _missing(at, pairs)
-        return _sum(pairs.weight * missing, of_pair, n_crystals) / total
-
-    current = loss(positions)
-    active = torch.isfinite(current) & (current > tolerance)
-    damping = torch.full_like(current, 1e-2)
-    steps = torch.zeros(n_crystals, dtype=torch.int64, device=positions.device)
-    for _ in range(max_steps):
+    links = _Links.of(pairs, crystal, n_crystals)
+    here = torch.arange(n_crystals, device=positions.device)  # the crystals that are still in the batch
+    atoms = torch.arange(len(positions), device=positions.device)
+    state = links.evaluate(positions)
+    found, violation = positions.clone(), state.loss.clone()
+    steps = torch.zeros_like(here)
+    active = torch.isfinite(state.loss) & (state.loss > tolerance)
+    damping = torch.full_like(state.loss, 1e-2)
+    for step in range(1, max_steps + 1):
         if not bool(active.any()):
             break
-        step = _step(positions, crystal, n_crystals, pairs, of_pair, damping, active)
-        tried = positions + step
-        after = loss(tried)
-        better = active & (after < current)
-        positions = torch.where(better[crystal].unsqueeze(1), tried, positions)
-        finished = better & (current - after < tolerance)
+        if float(links.rows(active).sum()) < FULL * links.n_rows:
+            links, kept = links.keep(active)
+            here, atoms, damping, active = here[active], atoms[kept.atoms], damping[active], active[active]
+            positions, state = (
+                positions[kept.atoms],
+                _State(state.loss[kept.crystals], state.force[kept.links], state.block[kept.links]),
+            )
+        tried = positions + links.step(state, damping)
+        after = links.evaluate(tried)
+        better = active & (after.loss < state.loss)
+        finished = better & (state.loss - after.loss < tolerance)
+        positions = torch.where(better[links.crystal].unsqueeze(1), tried, positions)
+        state = links.choose(better, after, state)
         damping = torch.where(better, damping / 4, damping * 8)
-        steps = steps + active.long()
-        current = torch.where(better, after, current)
-        active = active & ~finished & (current > tolerance) & (damping < 1e8)
-    return Solution(positions, current, steps)
+        found[atoms], violation[here] = positions, state.loss
+        steps[here[active]] = step
+        active = active & ~finished & (state.loss > tolerance) & (damping < 1e8)
+    return Solution(found, violation, steps)
 
 
-def from_distances(prediction: Prediction, crystal: Tensor, graph: PeriodicGraph) -> Solution:
-    """Positions that meet predicted distances in the predicted cell.
+def asked(prediction: Prediction, graph: PeriodicGraph) -> Pairs:
+    """What predicted distances ask for.
 
-    They are asked to lie within one scale of the predicted ones (the bounded loss of equation 20), or,
-    with ``exact``, positions are the most probable ones under the predicted Laplace distributions:
-    distances as predicted, each weighing one over its scale.
+    They shall lie within one scale of the predicted ones (the bounded loss of equation 20), or, with ``exact``,
+    positions are to be the most probable ones under the predicted Laplace distributions: distances as
+    predicted, each weighing one over its scale.
 
     Args:
-        prediction: With `Distances`; the search starts from its last geometry.
-        crystal: Crystal of every atom, ``(N,)``.
+        prediction: With `Distances`; held atoms are where its last geometry has them.
         graph: The edges that distances were predicted for.
     """
     start, distances = prediction.geometry, prediction.distances
@@ -146,6 +155,8 @@ def from_distances(prediction: Prediction, crystal: Tensor, graph: PeriodicGraph
         (slice(None), distances.relaxed, distances.scale, 0.0),
         (distances.anchored, distances.displaced, distances.displaced_scale, 1.0),
     ):
+        wanted = wanted.to(start.positions)
+        scale = None if scale is None else scale.to(wanted)
         width = torch.zeros_like(wanted) if scale is None or distances.exact else scale
         weight = torch.ones_like(wanted) if scale is None or not distances.exact else 1 / scale
         first = graph.receiver[index]
@@ -161,8 +172,19 @@ def from_distances(prediction: Prediction, crystal: Tensor, graph: PeriodicGraph
                 torch.full_like(wanted, held),
             )
         )
-    pairs = Pairs(*(torch.cat(column) for column in zip(*parts, strict=True)))
-    return solve(start.positions, crystal, len(start.cells), pairs)
+    return Pairs(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def from_distances(prediction: Prediction, crystal: Tensor, graph: PeriodicGraph) -> Solution:
+    """Positions that meet predicted distances in the predicted cell; see `asked`.
+
+    Args:
+        prediction: With `Distances`; the search starts from its last geometry.
+        crystal: Crystal of every atom, ``(N,)``.
+        graph: The edges that distances were predicted for.
+    """
+    start = prediction.geometry
+    return solve(start.positions, crystal, len(start.cells), asked(prediction, graph))
 
 
 def settle(prediction: Prediction, crystal: Tensor, graph: PeriodicGraph) -> tuple[Geometry, Tensor | None]:
@@ -177,80 +199,252 @@ def settle(prediction: Prediction, crystal: Tensor, graph: PeriodicGraph) -> tup
     return Geometry(solution.positions, prediction.geometry.cells), solution.violation
 
 
-def _missing(positions: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
-    """What distances lack to their bounds in A, ``(P,)``, and the direction that mends them, ``(P, 3)``.
+class _State(NamedTuple):
+    """What positions are worth.
 
-    Moving the second atom along the direction and the first against it lowers what is missing.
+    Attributes:
+        loss: Mean of what is missing in A, ``(S,)``.
+        force: Downhill on the second atom of a link, and uphill on the first, ``(L, 3)``.
+        block: The link's part of the normal matrix, ``(L, 9)``.
     """
-    first = torch.where(pairs.held.unsqueeze(1) > 0, pairs.place, positions[pairs.first])
-    vector = positions[pairs.second] + pairs.offset - first
-    distance = _dot(vector, vector).sqrt()
-    short, long = pairs.lower - distance, distance - pairs.upper
-    sign = torch.where(short > 0, 1.0, torch.where(long > 0, -1.0, 0.0)).to(distance)
-    missing = torch.where(short > 0, short, torch.where(long > 0, long, 0.0))
-    # A distance that is no number asks for nothing, but is not hidden: the loss becomes no number either.
-    missing = missing + (pairs.lower + pairs.upper) * 0
-    return missing, vector / distance.clamp(min=1e-9).unsqueeze(1) * sign.unsqueeze(1)
+
+    loss: Tensor
+    force: Tensor
+    block: Tensor
 
 
-def _step(
-    positions: Tensor,
-    crystal: Tensor,
-    n_crystals: int,
-    pairs: Pairs,
-    of_pair: Tensor,
-    damping: Tensor,
-    active: Tensor,
-) -> Tensor:
-    """Damped Gauss-Newton step of the reweighted squares in A, ``(N, 3)``; zero for finished crystals."""
-    n = len(positions)
-    missing, direction = _missing(positions, pairs)
-    on = active[of_pair].to(missing)
-    weight = torch.where(on > 0, pairs.weight / missing.clamp(min=SMOOTH), 0.0)
-    moves = 1 - pairs.held.unsqueeze(1)  # of the first atom
+class _Kept(NamedTuple):
+    """Numbers of the crystals, atoms, links and rows that stay."""
 
-    def spread(values: Tensor) -> Tensor:
-        """From pairs to their atoms."""
-        both = values.unsqueeze(1) * direction
-        return _sum(both, pairs.second, n) - _sum(both * moves, pairs.first, n)
+    crystals: Tensor
+    atoms: Tensor
+    links: Tensor
+    rows: Tensor
 
-    def product(at: Tensor) -> Tensor:
-        """The normal matrix times a displacement."""
-        along = _dot(at[pairs.second] - moves * at[pairs.first], direction)
-        return spread(weight * along) + scale[crystal].unsqueeze(1) * at
 
-    def dot(a: Tensor, b: Tensor) -> Tensor:
-        return _sum(_dot(a, b), crystal, n_crystals)
+class _Bags:
+    """Rows of numbers to be summed by an index, in the order in which they stand.
 
-    size = _sum(weight, of_pair, n_crystals) / torch.bincount(crystal, minlength=n_crystals).to(weight)
-    scale = damping * size + 1e-12
-    residual = spread(torch.where(on > 0, weight * missing, 0.0))
-    step = torch.zeros_like(positions)
-    search, square = residual, dot(residual, residual)
-    enough = square * 1e-6
-    for _ in range(GRADIENT_STEPS):
-        going = (square > enough) & active
-        if not bool(going.any()):
-            break
-        image = product(search)
-        curvature = dot(search, image)
-        rate = torch.where(going & (curvature > 0), square / curvature, 0.0)
-        step = step + rate[crystal].unsqueeze(1) * search
-        residual = residual - rate[crystal].unsqueeze(1) * image
-        new = dot(residual, residual)
-        turn = torch.where(going, new / square, 0.0)
-        onward = residual + turn[crystal].unsqueeze(1) * search
-        search = torch.where(going[crystal].unsqueeze(1), onward, search)
-        square = torch.where(going, new, square)
-    return step
+    Args:
+        index: Of every row, ``(M,)``.
+        n: Number of sums.
+    """
+
+    def __init__(self, index: Tensor, n: int) -> None:
+        self.order = torch.argsort(index, stable=True)
+        count = torch.bincount(index, minlength=n)
+        self.first = count.cumsum(0) - count
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sums ``(n, C)`` of values ``(M, C)``. Unlike `index_add`, fast, and the same on a GPU every time."""
+        if not len(values):
+            return values.new_zeros(len(self.first), values.shape[1])
+        return nn.functional.embedding_bag(self.order, values, self.first, mode="sum")
+
+
+@dataclass(frozen=True, eq=False)
+class _Links:
+    """Pairs by the atoms that they link; a place where an atom is held counts as one atom more, number N.
+
+    Pairs stand in M rows of `SLOTS`, every row of one link; what is left free has no weight.
+
+    Attributes:
+        low: First atom of every link, ``(L,)``.
+        high: Second atom, of a higher number, or the same, ``(L,)``.
+        crystal: Crystal of every atom, ``(N,)``.
+        total: Weight of all pairs of a crystal, ``(S,)``.
+        link: Link of every row, ``(M,)``.
+        offset: What is added to the vector from the first atom to the second in A, ``(3, SLOTS, M)``.
+        bounds: Lower and upper in A, and the weight, ``(3, SLOTS, M)``.
+    """
+
+    low: Tensor
+    high: Tensor
+    crystal: Tensor
+    total: Tensor
+    link: Tensor
+    offset: Tensor
+    bounds: Tensor
+
+    @classmethod
+    def of(cls, pairs: Pairs, crystal: Tensor, n_crystals: int) -> _Links:
+        """Sort pairs by their links."""
+        n = len(crystal)
+        first = torch.where(pairs.held > 0, n, pairs.first)
+        low, high = torch.minimum(first, pairs.second), torch.maximum(first, pairs.second)
+        key = low * (n + 1) + high
+        order = torch.argsort(key, stable=True)
+        keys, count = torch.unique_consecutive(key[order], return_counts=True)
+        rows = (count + SLOTS - 1) // SLOTS
+        link = torch.repeat_interleave(torch.arange(len(keys), device=key.device), rows)
+        within = torch.arange(len(link), device=key.device) - (rows.cumsum(0) - rows)[link]
+        end = count.cumsum(0)[link]
+        place = end - count[link] + SLOTS * within + torch.arange(SLOTS, device=key.device).unsqueeze(1)
+        last = max(len(key) - 1, 0)
+        pair = torch.where(place < end, order[place.clamp(max=last)], len(key)).flatten()
+
+        def rowed(column: Tensor, filling: float) -> Tensor:
+            column = torch.cat([column, column.new_full((1,), filling)])
+            return column.index_select(0, pair).view(SLOTS, len(link))
+
+        offset = torch.where((pairs.held > 0).unsqueeze(1), pairs.offset - pairs.place, pairs.offset)
+        offset = torch.where((pairs.second == high).unsqueeze(1), offset, -offset)
+        links = cls(
+            keys // (n + 1),
+            keys % (n + 1),
+            crystal,
+            pairs.weight.new_zeros(n_crystals),
+            link,
+            torch.stack([rowed(column, 0.0) for column in offset.t()]),
+            torch.stack([rowed(pairs.lower, 0.0), rowed(pairs.upper, torch.inf), rowed(pairs.weight, 0.0)]),
+        )
+        weight = links._by_link.sum(_add_slots(links.bounds[2:]).t().contiguous())
+        links.total.copy_(links._by_crystal.sum(weight).squeeze(1).clamp(min=1e-12))
+        return links
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows M."""
+        return len(self.link)
+
+    @cached_property
+    def _of_link(self) -> Tensor:
+        """Crystal of every link."""
+        return self.crystal[self.low]
+
+    @cached_property
+    def _by_link(self) -> _Bags:
+        return _Bags(self.link, len(self.low))
+
+    @cached_property
+    def _by_crystal(self) -> _Bags:
+        """Links of every crystal."""
+        return _Bags(self._of_link, len(self.total))
+
+    @cached_property
+    def _atoms(self) -> _Bags:
+        """Atoms of every crystal."""
+        return _Bags(self.crystal, len(self.total))
+
+    @cached_property
+    def _ends(self) -> tuple[Tensor, Tensor, Tensor, Tensor, _Bags]:
+        """Links from either end: the link, 1 or -1 for its second or first atom, the atom at the other end.
+
+        Those between an atom and itself, which do not change when it moves, are left out.
+        """
+        n, number = len(self.crystal), torch.arange(len(self.low), device=self.low.device)
+        true = self.low != self.high
+        second = true & (self.high < n)
+        link = torch.cat([number[true], number[second]])
+        own = torch.cat([self.low[true], self.high[second]])
+        other = torch.cat([self.high[true], self.low[second]])
+        sign = torch.cat([-torch.ones_like(number[true]), torch.ones_like(number[second])])
+        return link, own, other, sign.to(self.bounds), _Bags(own, n)
+
+    def evaluate(self, positions: Tensor) -> _State:
+        """Loss, and the quadratic that it looks like, at positions ``(N, 3)`` in A."""
+        columns = torch.cat([positions, positions.new_zeros(1, 3)]).t().contiguous()
+        between = columns.index_select(1, self.high) - columns.index_select(1, self.low)
+        vector = between.index_select(1, self.link).unsqueeze(1) + self.offset
+        lower, upper, weight = self.bounds
+        square = vector * vector
+        distance = (square[0] + square[1] + square[2]).sqrt()
+        # Positive where too short; not a number where a bound is none, and so is then the loss.
+        lacking = (lower - distance).relu() - (distance - upper).relu()
+        missing = lacking.abs()
+        unit = vector / distance.clamp(min=1e-9)
+        stiffness = weight / missing.clamp(min=SMOOTH)
+        force = stiffness * lacking * unit
+        x, y, z = unit * torch.where(missing > 0, stiffness, 0.0)
+        parts = [(weight * missing).unsqueeze(0), force, x * unit, y * unit[1:], (z * unit[2]).unsqueeze(0)]
+        sums = self._by_link.sum(torch.cat([_add_slots(part) for part in parts]).t().contiguous())
+        loss, force, block = sums.split([1, 3, 6], dim=1)
+        block = block.index_select(1, torch.tensor([0, 1, 2, 1, 3, 4, 2, 4, 5], device=block.device))
+        return _State(self._by_crystal.sum(loss.contiguous()).squeeze(1) / self.total, force, block)
+
+    def step(self, state: _State, damping: Tensor) -> Tensor:
+        """Damped Gauss-Newton step in A, ``(N, 3)``, by conjugate gradients."""
+        link, _, other, sign, ends = self._ends
+        crystal = self.crystal
+        block = state.block.index_select(0, link)
+        residual = ends.sum(state.force.index_select(0, link) * sign.unsqueeze(1))
+        diagonal = ends.sum(block)  # (N, 9)
+
+        def per_crystal(values: Tensor) -> Tensor:
+            return self._atoms.sum(values.unsqueeze(1)).squeeze(1)
+
+        def dot(a: Tensor, b: Tensor) -> Tensor:
+            return per_crystal(_dot(a, b))
+
+        def product(at: Tensor) -> Tensor:
+            """The normal matrix times a displacement."""
+            three = at.repeat(1, 3)  # beside the rows of a matrix
+            padded = torch.cat([three, three.new_zeros(1, 9)])
+            parts = diagonal * three - ends.sum(block * padded.index_select(0, other))
+            parts = parts.view(-1, 3, 3)
+            return parts[:, :, 0] + parts[:, :, 1] + parts[:, :, 2] + shift * at
+
+        trace = diagonal[:, 0] + diagonal[:, 4] + diagonal[:, 8]
+        size = per_crystal(trace) / per_crystal(torch.ones_like(trace))
+        shift = (damping * size / 2 + 1e-12)[crystal].unsqueeze(1)
+        step = torch.zeros_like(residual)
+        search, square = residual, dot(residual, residual)
+        enough = square * 1e-6
+        for _ in range(GRADIENT_STEPS):
+            going = square > enough
+            if not bool(going.any()):
+                break
+            image = product(search)
+            curvature = dot(search, image)
+            rate = torch.where(going & (curvature > 0), square / curvature, 0.0)[crystal].unsqueeze(1)
+            step = step + rate * search
+            residual = residual - rate * image
+            new = dot(residual, residual)
+            turn = torch.where(going, new / square, 0.0)[crystal].unsqueeze(1)
+            search = torch.where(going[crystal].unsqueeze(1), residual + turn * search, search)
+            square = torch.where(going, new, square)
+        return step
+
+    def choose(self, better: Tensor, after: _State, before: _State) -> _State:
+        """The state after a step for crystals where it is better, ``(S,)``, and that before for others."""
+        of_link = better[self._of_link].unsqueeze(1)
+        return _State(
+            torch.where(better, after.loss, before.loss),
+            torch.where(of_link, after.force, before.force),
+            torch.where(of_link, after.block, before.block),
+        )
+
+    def rows(self, crystals: Tensor) -> Tensor:
+        """Which rows are of some crystals, given as a mask ``(S,)``."""
+        return crystals[self._of_link][self.link]
+
+    def keep(self, crystals: Tensor) -> tuple[_Links, _Kept]:
+        """Only some crystals, given as a mask ``(S,)``."""
+        masks = crystals, crystals[self.crystal], crystals[self._of_link], self.rows(crystals)
+        kept = _Kept(*(mask.nonzero().squeeze(1) for mask in masks))
+        crystal, atom, link, _ = (mask.cumsum(0) - 1 for mask in masks)
+        atom = torch.cat([atom, atom.new_full((1,), len(kept.atoms))])  # the place, which stays last
+        links = _Links(
+            atom[self.low[kept.links]],
+            atom[self.high[kept.links]],
+            crystal[self.crystal[kept.atoms]],
+            self.total[kept.crystals],
+            link[self.link[kept.rows]],
+            self.offset.index_select(2, kept.rows),
+            self.bounds.index_select(2, kept.rows),
+        )
+        return links, kept
+
+
+def _add_slots(values: Tensor) -> Tensor:
+    """Sum ``(C, SLOTS, M)`` over the slots; written out, since `sum` may add in another order elsewhere."""
+    total = values[:, 0]
+    for slot in range(1, SLOTS):
+        total = total + values[:, slot]
+    return total
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Products of vectors ``(M, 3)``; written out, since `sum` may add in another order in another batch."""
+    """Products of vectors ``(M, 3)``."""
     parts = a * b
     return parts[:, 0] + parts[:, 1] + parts[:, 2]
-
-
-def _sum(values: Tensor, index: Tensor, n: int) -> Tensor:
-    """Sum rows that share an index, in the order in which they stand."""
-    return values.new_zeros(n, *values.shape[1:]).index_add(0, index, values)

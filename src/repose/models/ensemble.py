@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state, vmap
 
 from repose.crystals import CrystalBatch
 from repose.errors import ModelError
@@ -28,10 +31,25 @@ class Ensemble(Network[Any]):
     def __init__(self, members: Sequence[Network[Any]]) -> None:
         if len({(type(member), member.settings.model_dump_json()) for member in members}) != 1:
             raise ModelError("an ensemble needs members of one family with the same settings.")
+        buffers = [dict(member.named_buffers()) for member in members]
+        volumes = [own["atomic_volumes"] for own in buffers if "atomic_volumes" in own]
+        if any(not torch.equal(own, volumes[0]) for own in volumes):
+            raise ModelError("an ensemble needs members that start alike; their atomic volumes differ.")
         super().__init__(members[0].settings)
         self.family = members[0].family  # type: ignore[misc]
         self.settings_type = members[0].settings_type  # type: ignore[misc]
         self.members = nn.ModuleList(members)
+        self.accelerated = False
+
+    @property
+    def together(self) -> bool:
+        """Whether members are evaluated at once, or one after another; the numbers are the same.
+
+        At once, every operation works on the weights of all members: it takes T times the memory and a
+        fifth of the launches, for T = 5. That is for GPUs. On a CPU the loop is faster, and that of accelerated
+        members faster still (docs/ensembles.md); their kernels cannot be batched over members.
+        """
+        return not self.accelerated and not self.training and next(self.parameters()).is_cuda
 
     def prepare(self, batch: CrystalBatch) -> tuple[CrystalBatch, PeriodicGraph]:
         """See `Network.prepare`; the same for all members."""
@@ -41,13 +59,60 @@ class Ensemble(Network[Any]):
         """See `Network.accelerate`."""
         for member in self._all():
             member.accelerate(compiled)
+        self.accelerated = True
 
     def forward(self, batch: CrystalBatch, graph: PeriodicGraph) -> Prediction:
         """See `Network.forward`."""
-        return combine([member(batch, graph) for member in self._all()])
+        predictions = self.at_once if self.together else self.one_by_one
+        return combine(predictions(batch, graph))
+
+    def one_by_one(self, batch: CrystalBatch, graph: PeriodicGraph) -> list[Prediction]:
+        """Predictions of the members, one after another; arguments as for `forward`."""
+        return [member(batch, graph) for member in self._all()]
+
+    def at_once(self, batch: CrystalBatch, graph: PeriodicGraph) -> list[Prediction]:
+        """The same, with every operation on all members; not for members that are accelerated."""
+        example: list[Prediction] = []
+
+        def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor]) -> list[Tensor]:
+            # Layers share the radial basis. Tied names would be swapped in and restored twice, the second
+            # time to tensors of this transform; untied, the shared module is swapped once and all see it.
+            prediction = functional_call(
+                self._skeleton, (parameters, buffers), (batch, graph), tie_weights=False
+            )
+            example[:] = [prediction]
+            return list(_tensors(prediction))
+
+        self._skeleton.train(self.training)
+        columns = vmap(one)(*stack_module_state(self._all()))
+        return [_with_tensors(example[0], iter(row)) for row in zip(*columns, strict=True)]
+
+    @cached_property
+    def _skeleton(self) -> Network[Any]:
+        """A member without weights, outside of the registry of submodules."""
+        return copy.deepcopy(self._all()[0]).to("meta")
 
     def _all(self) -> list[Network[Any]]:
         return list(self.members)  # type: ignore[arg-type]
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    """Tensors in a nest of tuples and lists."""
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, tuple | list):
+        for value in values:
+            yield from _tensors(value)
+
+
+def _with_tensors(values: Any, tensors: Iterator[Tensor]) -> Any:
+    """The same nest with other tensors."""
+    if isinstance(values, Tensor):
+        return next(tensors)
+    if isinstance(values, tuple | list):
+        parts = [_with_tensors(value, tensors) for value in values]
+        return type(values)(*parts) if hasattr(values, "_fields") else type(values)(parts)
+    return values
 
 
 def combine(predictions: Sequence[Prediction]) -> Prediction:
@@ -55,29 +120,36 @@ def combine(predictions: Sequence[Prediction]) -> Prediction:
 
     Geometries, distances and features are means. A scale becomes the mean over members of their own scale
     plus their distance from the mean prediction: data uncertainty and model uncertainty (DeepRelax, equations
-    21 to 23, there for distances; here for positions and strains, too).
+    21 to 23, there for distances; here for positions and strains, too). Members without scales bring their
+    distance from the mean alone.
 
     Args:
-        predictions: Of the members, for one batch.
+        predictions: Of the members, for one batch; one alone stays as it is.
     """
+    if len(predictions) == 1:
+        return predictions[0]
     layers = [
         Geometry(*(_mean(parts) for parts in zip(*layer, strict=True)))
         for layer in zip(*(prediction.layers for prediction in predictions), strict=True)
     ]
     latent = _mean([prediction.latent for prediction in predictions])
-    all_scales = [prediction.scales for prediction in predictions if prediction.scales is not None]
-    scales = _combine_scales(all_scales, predictions, layers[-1]) if all_scales else None
     found = [prediction.distances for prediction in predictions if prediction.distances is not None]
-    return Prediction(layers, latent, scales, _combine_distances(found) if found else None)
+    if found:
+        return Prediction(layers, latent, distances=_combine_distances(found))
+    return Prediction(layers, latent, _combine_scales(predictions, layers[-1]))
 
 
-def _combine_scales(scales: Sequence[Scales], predictions: Sequence[Prediction], mean: Geometry) -> Scales:
+def _combine_scales(predictions: Sequence[Prediction], mean: Geometry) -> Scales:
+    """The counterpart of equations 21 to 23 for positions and strains."""
     atoms, strains = [], []
-    for own, prediction in zip(scales, predictions, strict=True):
+    for prediction in predictions:
         geometry = prediction.geometry
-        atoms.append(own.atoms + (geometry.positions - mean.positions).abs().mean(-1))
+        moved = (geometry.positions - mean.positions).abs().mean(-1)
         strain = deformation(mean.cells, geometry.cells) - torch.eye(3).to(mean.cells)
-        strains.append(own.strains + strain.square().mean((-1, -2)).sqrt())
+        strained = strain.square().mean((-1, -2)).sqrt()
+        own = prediction.scales
+        atoms.append(moved if own is None else own.atoms + moved)
+        strains.append(strained if own is None else own.strains + strained)
     return Scales(_mean(atoms), _mean(strains))
 
 
@@ -90,7 +162,7 @@ def _combine_distances(found: Sequence[Distances]) -> Distances:
 
 
 def _combine_lengths(lengths: Sequence[Tensor], scales: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
-    """Mean length and total uncertainty, equations 22 and 23; members without a scale bring their spread."""
+    """Mean length and total uncertainty, equations 22 and 23."""
     mean = _mean(lengths)  # eq. 22
     uncertainty = [
         (length - mean).abs() + (0 if scale is None else scale)  # eq. 21

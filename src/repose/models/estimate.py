@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -57,6 +57,37 @@ class Errors:
         return Errors(change(self.crystals), change(self.atoms), change(self.bonds), strains)
 
 
+class Outcome(NamedTuple):
+    """The part of an `Estimate` that is about one crystal, bounds at 90 %.
+
+    Attributes:
+        positions: A, ``(N, 3)``.
+        cell: Rows, A, ``(3, 3)``.
+        violation: As in `Estimate`, and so are the following.
+        uncertainty: Bound on the coordinate error in A.
+        atoms: Bounds for atoms in A, ``(N,)``.
+        strain: Bound for the strain.
+        bonds: The bonds.
+        outside: Why it lies outside of what the model knows.
+    """
+
+    positions: np.ndarray
+    cell: np.ndarray
+    violation: float | None = None
+    uncertainty: float | None = None
+    atoms: np.ndarray | None = None
+    strain: float | None = None
+    bonds: Bonds | None = None
+    outside: str | None = None
+
+    def shifted(self, home: np.ndarray) -> Outcome:
+        """The same for atoms written so many cells ``(N, 3)`` further."""
+        bonds = self.bonds
+        if bonds is not None:
+            bonds = bonds._replace(shift=bonds.shift + (home[bonds.first] - home[bonds.second]).astype(int))
+        return self._replace(positions=self.positions + home @ self.cell, bonds=bonds)
+
+
 @dataclass(frozen=True, eq=False)
 class Estimate:
     """What `Relaxer.estimate` gives.
@@ -80,6 +111,37 @@ class Estimate:
     bonds: list[Bonds] | None = None
     outside: list[str | None] | None = None
     violation: Tensor | None = None
+
+    def split(self, counts: list[int]) -> list[Outcome]:
+        """Crystal by crystal, for the number of atoms of each."""
+
+        def by_atom(values: Tensor | None) -> Sequence[Any]:
+            if values is None:
+                return [None] * len(counts)
+            return [part.numpy() for part in _double(values).split(counts)]
+
+        def by_crystal(values: Sequence[Any] | Tensor | None) -> Sequence[Any]:
+            if values is None:
+                return [None] * len(counts)
+            return _double(values).tolist() if isinstance(values, Tensor) else values
+
+        # No number: nothing can be said.
+        bounds = [None if bound != bound else bound for bound in by_crystal(self.bounds.get(LEVEL))]
+        columns = (
+            by_atom(self.geometry.positions),
+            _double(self.geometry.cells).numpy(),
+            by_crystal(self.violation),
+            bounds,
+            by_atom(self.atoms),
+            by_crystal(self.strains),
+            by_crystal(self.bonds),
+            by_crystal(self.outside),
+        )
+        return [Outcome(*row) for row in zip(*columns, strict=True)]
+
+
+def _double(values: Tensor) -> Tensor:
+    return values.detach().cpu().double()
 
 
 def expected_errors(

@@ -66,7 +66,7 @@ class ElementEmbedding(nn.Module):
             self.table = nn.Embedding(MAX_NUMBER + 1, features)
             nn.init.uniform_(self.table.weight, -math.sqrt(3), math.sqrt(3))
         else:
-            properties = torch.from_numpy(element_properties())
+            properties = torch.tensor(element_properties())  # a copy: loading weights writes into it
             # Saved with the weights, so that a trained model never depends on a later table.
             self.register_buffer("properties", properties)
             self.net = mlp(properties.shape[1], features, features)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,12 @@ MOST_FAMILIAR = 4000
 
 
 def calibrate_model(
-    directory: Path, train: Sequence[Pair], held_out: Sequence[Pair], name: str, edges_per_batch: int = 12_000
+    directory: Path,
+    train: Sequence[Pair],
+    held_out: Sequence[Pair],
+    name: str,
+    edges_per_batch: int = 12_000,
+    progress: Callable[[int], None] | None = None,
 ) -> Calibration | None:
     """Calibrate a model directory, which is replaced atomically.
 
@@ -36,6 +41,7 @@ def calibrate_model(
         held_out: Crystals it was not trained on, in their unrelaxed states, of the kind it will be used for.
         name: What these are called.
         edges_per_batch: Budget of a forward pass.
+        progress: Called with the number of crystals done, after every batch.
 
     Returns:
         The calibration; None for a model that says nothing about its errors, which stays as it is.
@@ -44,7 +50,7 @@ def calibrate_model(
         ConfigError: There are too few crystals for any statement.
     """
     network, config = load_model(directory)
-    calibration = calibrate(network, train, held_out, name, edges_per_batch)
+    calibration = calibrate(network, train, held_out, name, edges_per_batch, progress)
     if calibration is not None:
         card = (directory / CARD).read_text()
         save_model(directory, network, config.model_copy(update={"calibration": calibration}), card)
@@ -58,17 +64,22 @@ def calibrate(
     held_out: Sequence[Pair],
     name: str,
     edges_per_batch: int = 12_000,
+    progress: Callable[[int], None] | None = None,
 ) -> Calibration | None:
     """Fit what a network counts as familiar, and find the factors of its bounds; see `calibrate_model`."""
     network.eval()
     distinct = list({pair.id: pair for pair in train}.values())
     shown = distinct[:: -(-len(distinct) // MOST_FAMILIAR)]
-    latent = [
-        network(batch.start, batch.graph).latent
-        for batch in ValidationBatches(shown, network, edges_per_batch)
-    ]
+
+    def batches(pairs: Sequence[Pair]) -> Iterator[Sample]:
+        for batch in ValidationBatches(pairs, network, edges_per_batch):
+            yield batch
+            if progress is not None:
+                progress(len(batch.target))
+
+    latent = [network(batch.start, batch.graph).latent for batch in batches(shown)]
     network.familiarity.fit(torch.cat(latent))
-    parts = [_errors(network, batch) for batch in ValidationBatches(held_out, network, edges_per_batch)]
+    parts = [_errors(network, batch) for batch in batches(held_out)]
     if any(part is None for part in parts):
         return None
     columns = {key: [part[key] for part in parts if part] for key in parts[0] or {}}

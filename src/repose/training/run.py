@@ -68,7 +68,7 @@ def train(
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no advertisements
     out.mkdir(parents=True, exist_ok=True)
-    _claim(out, family_name, data, settings, init_from)
+    claim(out, family_name, data, settings, init_from)
     lightning.seed_everything(settings.seed, workers=True, verbose=False)
     datasets = [Dataset(path) for path in data]
     train_pairs = subset(_pairs(datasets, "train"), settings.crystals)
@@ -124,10 +124,14 @@ def train(
     return out / "model"
 
 
-def _claim(
+def claim(
     out: Path, family_name: str, data: Sequence[Path], settings: TrainSettings, init_from: str | Path | None
 ) -> None:
-    """Write down what this run is, or make sure that a run begun here is the same one."""
+    """Write down what this run is, or make sure that a run begun here is the same one; arguments as `train`.
+
+    Raises:
+        ConfigError: It is another one.
+    """
     description = {
         "family": family_name,
         "data": [str(path) for path in data],
@@ -172,6 +176,11 @@ def _network(
     cls = family(family_name)
     if init_from is not None:
         network, config = load_model(find_model(init_from))
+        if config.members > 1:
+            raise ConfigError(
+                f"--init-from {init_from} is an ensemble of {config.members} networks; give one of its members, "
+                "e.g. the folder member-0 of its run."
+            )
         if config.family != family_name:
             raise ConfigError(
                 f"--init-from {init_from} is a model of family '{config.family}', not '{family_name}'."
@@ -186,15 +195,18 @@ def _network(
         if wanted != network.settings:
             weights, network = network.state_dict(), cls(wanted)
             network.load_state_dict(weights, strict=False)
-        return network.train().requires_grad_(True), set(config.elements)
-    network = cls(cls.settings_type.parse(settings.model))
-    if "atomic_volumes" in dict(network.named_buffers()):
+        known = set(config.elements)
+    else:
+        network, known = cls(cls.settings_type.parse(settings.model)), set()
+    own = dict(network.named_buffers()).get("atomic_volumes")
+    bulk = [pair for pair in pairs if pair.pbc.all()]  # the cell of a sheet holds vacuum
+    if own is not None and bulk:
         volumes = fit_atomic_volumes(
-            [pair.numbers for pair in pairs],
-            np.array([abs(np.linalg.det(pair.relaxed_cell)) for pair in pairs]),
+            [pair.numbers for pair in bulk],
+            np.array([abs(np.linalg.det(pair.relaxed_cell)) for pair in bulk]),
         )
-        network.atomic_volumes.copy_(torch.as_tensor(volumes))  # type: ignore[operator, union-attr]
-    return network, set()
+        own.copy_(torch.where(own == 0, torch.as_tensor(volumes).to(own), own))  # zero: never seen
+    return network.train().requires_grad_(True), known
 
 
 def _names(datasets: Sequence[Dataset]) -> str:
@@ -302,7 +314,8 @@ class ExportBest(Callback):
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: RelaxationTask) -> None:  # type: ignore[override]
         """Export the averaged weights if they are the best yet."""
         score = float(trainer.callback_metrics["val/score"])
-        if not trainer.is_global_zero or score >= self.best:
+        # Not worse is enough: where the trunk is held fixed, only scales of errors get better.
+        if not trainer.is_global_zero or score > self.best:
             return
         self.best = score
         errors = {

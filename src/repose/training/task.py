@@ -89,6 +89,8 @@ class RelaxationTask(lightning.LightningModule):
 
     def training_step(self, batch: Sample, batch_idx: int) -> torch.Tensor:
         """Loss of a batch in A."""
+        # A trunk that is held fixed is to err as it will in use, without the noise of training.
+        self.network.train(self.settings.trunk_rate > 0)
         prediction = self.network(batch.start, batch.graph)
         follow = self.network.settings.frame == "affine"
         loss = training_loss(prediction, batch.start, batch.graph, batch.target, self.settings, follow)
@@ -143,26 +145,29 @@ class RelaxationTask(lightning.LightningModule):
         )
 
     def on_validation_epoch_end(self) -> None:
-        """Log the learning rate beside the errors."""
-        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        """Log the learning rate, that of the heads where the trunk has another, beside the errors."""
+        rate = self.trainer.optimizers[0].param_groups[-1]["lr"]
         self.log("lr", rate, rank_zero_only=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW with plateau decay, or with a warm-up and a cosine down to a hundredth."""
+        """AdamW with a warm-up, and then a plateau decay or a cosine down to a hundredth."""
         s = self.settings
         optimizer = torch.optim.AdamW(
             parameter_groups(self.network, s), weight_decay=s.weight_decay, amsgrad=s.amsgrad
         )
         total = s.max_epochs * s.sampling.epoch_steps
 
-        def rise(step: int) -> float:
-            return min(1.0, (step + 1) / max(1, s.warmup_steps))
-
         def cosine(step: int) -> float:
-            return rise(step) * (0.01 + 0.99 * (1 + math.cos(math.pi * min(1.0, step / total))) / 2)
+            rise = min(1.0, (step + 1) / max(1, s.warmup_steps))
+            return rise * (0.01 + 0.99 * (1 + math.cos(math.pi * min(1.0, step / total))) / 2)
 
-        stepwise = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine if s.schedule == "cosine" else rise)
+        schedulers = torch.optim.lr_scheduler
         if s.schedule == "cosine":
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": stepwise, "interval": "step"}}
-        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=s.decay, patience=s.patience)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "val/score"}}
+            whole = schedulers.LambdaLR(optimizer, cosine)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": whole, "interval": "step"}}
+        plateau = schedulers.ReduceLROnPlateau(optimizer, factor=s.decay, patience=s.patience)
+        plan: list[Any] = [{"scheduler": plateau, "monitor": "val/score"}]
+        if s.warmup_steps > 1:  # multiplies the rate that it finds, so that both may change it
+            rise = schedulers.LinearLR(optimizer, 1 / s.warmup_steps, total_iters=s.warmup_steps - 1)
+            plan.append({"scheduler": rise, "interval": "step"})
+        return [optimizer], plan

@@ -1,0 +1,155 @@
+"""`repose calibrate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from repose.cli.common import Json, NoDevice, Progress, Quiet, console
+
+if TYPE_CHECKING:
+    from repose.data.store import Dataset, Pair
+    from repose.errors import ConfigError
+    from repose.models.calibration import Calibration
+
+
+def calibrate(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Model directory; or, with --out, the name of a model.")
+    ],
+    data: Annotated[list[Path], typer.Option(help="Dataset directory; may be given several times.")],
+    split: Annotated[
+        Literal["val", "test"],
+        typer.Option(help="Crystals to calibrate on; the model must not have been trained on them."),
+    ] = "val",
+    out: Annotated[
+        Path | None, typer.Option(help="Write the calibrated model here, and leave the old one as it is.")
+    ] = None,
+    device: NoDevice = "auto",
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Calibrate the uncertainty of a model on crystals that it was not trained on.
+
+    Bounds then hold for crystals like these. What is unlike the train split of the same datasets is reported
+    as outside of what the model knows. `repose train` does this at its end, with its own data.
+
+    Example: repose calibrate runs/mine --data datasets/mine
+    """
+    import json
+    import shutil
+
+    from repose.atomic import replacing_directory
+    from repose.data.store import Dataset
+    from repose.errors import DatasetError, require
+    from repose.models.checkpoint import find_model, load_config
+
+    del device
+    require("pyarrow", "reading datasets")
+    directory = find_model(model)
+    target = _target(model, directory, out)
+    datasets = list({path.resolve(): Dataset(path) for path in data}.values())
+    known = set(load_config(directory).elements)
+    held_out, train = (_read(datasets, name, known) for name in (split, "train"))
+    for name, pairs in ((split, held_out), ("train", train)):
+        if not pairs:
+            raise DatasetError(
+                f"no crystal that the model can relax is in the {name} split of "
+                f"{', '.join(str(path) for path in data)}; see 'repose data split --help'."
+            )
+
+    from repose.models.loading import load
+    from repose.training.calibrate import MOST_FAMILIAR, calibrate_model
+    from repose.training.samples import crystal
+
+    first = held_out[0]
+    one = crystal(first.numbers, first.positions, first.cell, first.pbc)
+    if load(directory, "cpu").estimate(one).expected is None:  # found out before the work, not after it
+        raise _silent(model, directory)
+
+    total = len(held_out) + min(len(train), MOST_FAMILIAR)
+    with replacing_directory(target) as new, Progress(total, "crystals", quiet, unit="crystal") as progress:
+
+        def advance(done: int) -> None:
+            progress.count(done)
+            progress.step(done)
+
+        shutil.copytree(directory, new, dirs_exist_ok=True)
+        names = ", ".join(dataset.info.name for dataset in datasets)
+        calibration = calibrate_model(new, train, held_out, names, progress=advance)
+        if calibration is None:
+            raise _silent(model, directory)
+    left_out = sum(dataset.info.counts.get(split, 0) for dataset in datasets) - len(held_out)
+    if as_json:
+        summary = calibration.model_dump(mode="json", exclude={"neighbours", "farthest"})
+        typer.echo(json.dumps({"model": str(target), **summary, "left_out": left_out}))
+    elif not quiet:
+        _print(target, calibration, left_out)
+
+
+def _target(model: str, directory: Path, out: Path | None) -> Path:
+    """Where the calibrated model goes; ConfigError if that is no place for it."""
+    from repose.errors import ConfigError
+    from repose.models.checkpoint import CONFIG, shipped_models
+
+    target = directory if out is None else out
+    if target.resolve() in {path.resolve() for path in shipped_models().values()}:
+        raise ConfigError(
+            f"'{model}' is a model that ships, which stays as it is; give --out DIR, where the calibrated "
+            "copy goes, and then relax with --model DIR."
+        )
+    if target.exists() and not (target / CONFIG).is_file() and not _empty(target):
+        raise ConfigError(f"--out must be a new folder, or a model to be replaced; '{target}' is neither.")
+    return target
+
+
+def _empty(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
+
+
+def _read(datasets: list[Dataset], split: str, known: set[int]) -> list[Pair]:
+    """Crystals of a split but for those with elements that the model never saw, which it refuses anyway."""
+    pairs = (pair for dataset in datasets for pair in dataset.read(split))
+    return [pair for pair in pairs if not known or known.issuperset(pair.numbers.tolist())]
+
+
+def _silent(model: str, directory: Path) -> ConfigError:
+    """The error for a model that says nothing about its errors."""
+    from repose.errors import ConfigError
+    from repose.models.checkpoint import load_config
+    from repose.models.network import family
+
+    name = load_config(directory).family
+    if "scale_head" in family(name).settings_type.model_fields:
+        hint = (
+            f"add a head that does, which changes no prediction: repose train --model {name} "
+            f"--init-from {model} --data DIR --out RUN --set model.scale_head=true --set trunk_rate=0 "
+            '(or --config with {"model": {"scale_head": true}, "trunk_rate": 0}).'
+        )
+    else:
+        hint = f"train one of the family {name} with the setting model.bond_uncertainty=true."
+    return ConfigError(f"'{model}' says nothing about its errors: there is nothing to calibrate; {hint}")
+
+
+def _print(target: Path, calibration: Calibration, left_out: int) -> None:
+    from rich.table import Table
+
+    table = Table()
+    table.add_column("bound on")
+    table.add_column("level %", justify="right")
+    table.add_column("factor", justify="right")
+    rows = [("coordinates", level, factor) for level, factor in calibration.factors.items()]
+    rows += [("atoms", 90, calibration.atoms), ("bonds", 90, calibration.bonds)]
+    if calibration.strains is not None:
+        rows.append(("strain", 90, calibration.strains))
+    for what, level, factor in rows:
+        table.add_row(what, str(level), f"{factor:.3g}")
+    console().print(table)
+    typer.echo(
+        f"{target}: calibrated on {calibration.crystals:,} crystals of {calibration.on}. "
+        "A bound is the error that the model expects times the factor."
+    )
+    if left_out:
+        typer.echo(f"Left out: {left_out:,} with elements that the model never saw.")
