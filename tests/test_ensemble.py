@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
+from repose.cli import app
 from repose.cli.models import _parameters
 from repose.config import TrainSettings
 from repose.crystals import CrystalBatch
@@ -19,7 +21,7 @@ from repose.data.importers import import_extxyz
 from repose.data.store import DatasetInfo, write_dataset
 from repose.errors import ConfigError, ModelError
 from repose.lattice import deformation
-from repose.models.checkpoint import ModelConfig, load_model, save_model
+from repose.models.checkpoint import load_model, save_model
 from repose.models.direct import DirectRelaxer
 from repose.models.distance_geometry import settle
 from repose.models.ensemble import Ensemble, combine
@@ -242,8 +244,8 @@ def test_saved_and_read_again(family, crystals, tmp_path):
     assert counted[0] == 2 * counted[1]
     weights = sum(parameter.numel() for parameter in again.parameters())
     assert weights == 2 * sum(parameter.numel() for parameter in single.parameters())
+    save_model(tmp_path / "model", network, config.model_copy(update={"members": 3}), "# three\n")
     with pytest.raises(ModelError, match="does not fit"):
-        save_model(tmp_path / "model", network, config.model_copy(update={"members": 3}), "# three\n")
         load_model(tmp_path / "model")
 
 
@@ -396,6 +398,19 @@ def test_members_can_be_added_and_runs_are_not_mixed(dataset, chosen, whole, tmp
         run(dataset, tmp_path / "tuned", chosen, 1, init_from=whole)
 
 
+def test_members_on_the_command_line(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(training, "train_members", lambda *args, **kwargs: seen.append(args[4]) or tmp_path)
+    (tmp_path / "config.json").write_text('{"test_error": {}}')
+    command = ["train", "--model", "e3relax", "--data", str(tmp_path), "--out", str(tmp_path / "run")]
+    assert CliRunner().invoke(app, [*command, "--members", "5"]).exit_code == 0
+    assert CliRunner().invoke(app, command).exit_code == 0
+    assert seen == [5, 1]
+    for wrong in ("0", "-1", "many"):
+        assert CliRunner().invoke(app, [*command, "--members", wrong]).exit_code == 2
+    assert seen == [5, 1]
+
+
 def test_too_few_crystals_for_a_calibration(dataset, chosen, whole, tmp_path):
     """The ensemble is written all the same, and a warning says what it lacks."""
     few = tmp_path / "few"
@@ -407,4 +422,3 @@ def test_too_few_crystals_for_a_calibration(dataset, chosen, whole, tmp_path):
     network, config = load_model(tmp_path / "out" / "model")
     assert isinstance(network, Ensemble)
     assert config.calibration is None
-    assert isinstance(config, ModelConfig)

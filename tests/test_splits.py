@@ -171,9 +171,10 @@ def test_what_cannot_be_left_out_is_said(text, words):
         parse_leave_out(text, GroupSplit()).check(pairs)
 
 
-def test_the_rest_needs_a_share():
+@pytest.mark.parametrize("test", [1.0, 1 - 1e-7])
+def test_the_rest_needs_a_share(test):
     with pytest.raises(DatasetError, match="train and val are zero"):
-        LeaveOut(GroupSplit("anion"), GroupSplit(fractions=(0.0, 0.0, 1.0)), frozenset(["S"]))
+        LeaveOut(GroupSplit("anion"), GroupSplit(fractions=(0.0, 0.0, test)), frozenset(["S"]))
 
 
 def test_left_out_splits_do_not_change():

@@ -1,6 +1,8 @@
 """Fine-tuning: what is held fixed, what moves slowly, what a model keeps and what it gains."""
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,24 +16,26 @@ from repose.data.store import Dataset, DatasetInfo, Pair, write_dataset
 from repose.errors import ConfigError
 from repose.models.checkpoint import ModelConfig, load_model, save_model
 from repose.models.direct import DirectRelaxer
-from repose.models.network import Network, family
+from repose.models.network import family
 from repose.training.run import train
 from repose.training.samples import crystal
 from repose.training.task import RelaxationTask, parameter_groups
 
 PATHS = Path(__file__).parent / "data" / "paths.extxyz"
 TINY = {"features": 8, "layers": 2, "n_basis": 8, "embedding": "properties", "start": "rescaled"}
-HEADS = {
-    "deeprelax": {"relaxed", "displaced", "lattice"},
-    "e3relax": {"scale_head"},
-    "e3relax-h2": {"scale_head"},
+# What is neither a layer nor a head.
+LATTICE = {"lattice_scalars", "lattice_vectors"}
+BEFORE_LAYERS = {
+    "deeprelax": {"embedding"},
+    "e3relax": {"embedding", *LATTICE},
+    "e3relax-h2": {"embedding", *LATTICE},
 }
 WEIGHTS = "model.safetensors"
 
 
 @pytest.fixture(scope="module")
 def pairs() -> list[Pair]:
-    return list(import_extxyz(PATHS))
+    return [item for item in import_extxyz(PATHS) if isinstance(item, Pair)]
 
 
 @pytest.fixture(scope="module")
@@ -55,13 +59,13 @@ def settings(**changes) -> TrainSettings:
     return TrainSettings.parse({**values, **changes})
 
 
-def network(name, **changes) -> Network:
+def network(name, **changes) -> Any:
     torch.manual_seed(0)
     cls = family(name)
     return cls(cls.settings_type.parse({**TINY, **changes}))
 
 
-def saved(directory, net, elements=range(1, 95)) -> Path:
+def saved(directory, net, elements: Iterable[int] = range(1, 95)) -> Path:
     """A model directory with the network's weights."""
     config = ModelConfig(
         family=net.family,
@@ -80,22 +84,30 @@ def tune(net, dataset, tmp_path, chosen, **options) -> Path:
     return train(net.family, [dataset], tmp_path / "run", chosen, **options)
 
 
+def loaded(directory) -> tuple[Any, ModelConfig]:
+    """A model directory; its network is of any family."""
+    return load_model(directory)
+
+
 def predictions(directory, pairs):
     """Positions and cells of all crystals."""
     batch = CrystalBatch.collate([crystal(p.numbers, p.positions, p.cell, p.pbc) for p in pairs])
     return DirectRelaxer(*load_model(directory), path="plain").predict(batch)
 
 
-@pytest.mark.parametrize("name", HEADS)
+def top(name):
+    return name.partition(".")[0]
+
+
+@pytest.mark.parametrize("name", BEFORE_LAYERS)
 def test_depth_of_every_weight(name):
     net = network(name, layers=3)
     found: dict[int | None, set[str]] = {}
     for parameter, _ in net.named_parameters():
-        found.setdefault(net.depth(parameter), set()).add(parameter.split(".")[0])
-    assert found[None] == HEADS[name]
+        found.setdefault(net.depth(parameter), set()).add(top(parameter))
+    assert found[0] == BEFORE_LAYERS[name]
     assert found[1] == found[2] == found[3] == {"layers"}
-    assert "embedding" in found[0]
-    assert not (found[0] & (HEADS[name] | {"layers"}))
+    assert found[None] == {top(n) for n, _ in net.named_parameters()} - BEFORE_LAYERS[name] - {"layers"}
 
 
 def test_groups_hold_every_weight_once_with_its_rate():
@@ -105,7 +117,7 @@ def test_groups_hold_every_weight_once_with_its_rate():
     names = {id(parameter): name for name, parameter in net.named_parameters()}
     of_trunk, of_heads = ({names[id(p)] for p in group["params"]} for group in (trunk, heads))
     assert {name[:9] for name in of_trunk} == {"layers.2."}
-    assert {name.split(".")[0] for name in of_heads} == HEADS["deeprelax"]
+    assert of_heads == {name for name in names.values() if top(name) not in ("embedding", "layers")}
     moving = {name for name, parameter in net.named_parameters() if parameter.requires_grad}
     assert of_trunk | of_heads == moving
     assert all(net.depth(name) in (0, 1, 2) for name in names.values() if name not in moving)
@@ -149,7 +161,8 @@ def test_a_lower_rate_of_the_trunk_scales_its_step(pairs):
         net = network("deeprelax").double()
         before = {name: value.clone() for name, value in net.named_parameters()}
         task = RelaxationTask(net, settings(trunk_rate=rate), pairs, pairs)
-        optimizer = task.configure_optimizers()["optimizer"]
+        planned: Any = task.configure_optimizers()
+        optimizer = planned["optimizer"]
         generator = torch.Generator().manual_seed(1)
         for parameter in net.parameters():
             parameter.grad = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
@@ -222,6 +235,7 @@ def test_stopped_and_gone_on_with_is_the_same_as_never_stopped(dataset, tmp_path
 @pytest.mark.parametrize("name", ["e3relax", "e3relax-h2"])
 def test_a_scale_head_is_added_and_predictions_stay(dataset, pairs, tmp_path, name):
     net = network(name, scale_head=False, frame="affine", property_noise=0.3)
+    net.atomic_volumes.fill_(15.0)
     chosen = settings(model={"scale_head": True}, trunk_rate=0.0)
     directory = tune(net, dataset, tmp_path, chosen)
     before, after = predictions(tmp_path / "before", pairs), predictions(directory, pairs)
@@ -246,7 +260,7 @@ def test_elements_of_both_are_known_and_have_volumes(dataset, pairs, tmp_path):
         net.atomic_volumes[z] = 10.0 + z
     before = saved(tmp_path / "model", net, sorted(old))
     directory = tune(net, dataset, tmp_path, settings(), init_from=before)
-    after, config = load_model(directory)
+    after, config = loaded(directory)
     assert set(config.elements) == old | new
     for z, volume in enumerate(after.atomic_volumes.tolist()):
         assert volume == 10.0 + z if z in old else (volume != 0) == (z in new)
@@ -254,11 +268,13 @@ def test_elements_of_both_are_known_and_have_volumes(dataset, pairs, tmp_path):
 
 def test_cells_of_sheets_are_no_volumes_of_atoms(pairs, tmp_path):
     """Their vacuum would make bulk crystals start far too large."""
-    flat = [Pair(**{**vars(p), "pbc": np.array([True, True, False])}) for p in pairs]
-    flat[-1] = Pair(**{**vars(flat[-1]), "split": "val"})
+    flat = [
+        Pair(**{**vars(pair), "pbc": np.array([True, True, False]), "split": "val" if k else "train"})
+        for k, pair in enumerate(pairs)
+    ]
     write_dataset(tmp_path / "sheets", DatasetInfo(name="sheets"), flat)
     directory = tune(network("e3relax"), tmp_path / "sheets", tmp_path, settings(max_epochs=1))
-    assert not load_model(directory)[0].atomic_volumes.any()
+    assert not loaded(directory)[0].atomic_volumes.any()
 
 
 @pytest.mark.parametrize(

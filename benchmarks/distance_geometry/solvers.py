@@ -3,11 +3,11 @@
     python benchmarks/distance_geometry/solvers.py --data DATASET --model DIR [--crystals 200] [--out FILE]
 
 Problems are the distances that a DeepRelax model predicts for crystals of a dataset's `val` split, once
-within one scale (`positions="bounds"`) and once most probable (`"likelihood"`), and the true distances of the
-relaxed crystals with noise of 0.1 A, exactly and within 0.1 A; these start from the unrelaxed fractional
-coordinates. All ways see the same pairs, start and float32 numbers on one thread; the loss is the mean by weight over a
-crystal's pairs of what is missing to the bounds, then the mean over crystals. Time is that of the processor
-(`time.process_time`), so that other work on the machine matters less.
+within one scale (`positions="bounds"`) and once most probable (`"likelihood"`), and the true distances of
+the relaxed crystals with noise of 0.1 A, exactly and within 0.1 A; these start from the unrelaxed fractional
+coordinates. All ways see the same pairs, start and float32 numbers on one thread; the loss is the mean by
+weight over a crystal's pairs of what is missing to the bounds, then the mean over crystals. Time is that of
+the processor (`time.process_time`), so that other work on the machine matters less.
 """
 
 import argparse

@@ -110,7 +110,7 @@ class LeaveOut:
     names: frozenset[str] | None = None
 
     def __post_init__(self) -> None:
-        if self.rest.fractions[2] >= 1:
+        if sum(self.rest.fractions[:2]) <= 0:
             raise DatasetError(
                 "shares of train and val are zero, and crystals that are not left out go there; "
                 f"got {self.rest.fractions}."

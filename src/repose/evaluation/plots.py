@@ -104,27 +104,23 @@ def uncertainty(report: Report) -> Figure:
     for axis, scores in zip(axes, shown, strict=False):
         bound, error = scores.uncertainty.bounds[LEVEL], scores.values["coordinates"]
         known = scores.finite & np.isfinite(bound)
-        (x, xlim), (y, ylim) = _logarithmic(bound[known]), _logarithmic(error[known])
-        extent = (*np.log10(xlim), *np.log10(ylim))
+        # One scale for both, so that the diagonal is in sight; what is lower, zeros too, counts at its end.
+        values = np.stack([bound[known], error[known]])
+        high = 1.2 * values.max(initial=1e-3)
+        low = max(values.min(where=values > 0, initial=high) / 1.2, high / 1e3)
+        extent = 2 * (np.log10(low), np.log10(high))
+        x, y = values.clip(low)
         bins = axis.hexbin(x, y, xscale="log", yscale="log", extent=extent, gridsize=28, mincnt=1)
         figure.colorbar(bins, ax=axis, label="crystals", ticks=MaxNLocator(integer=True))
-        ends = [min(*xlim, *ylim), max(*xlim, *ylim)]
+        ends = [low, high]
         axis.plot(ends, ends, color="#888888", linewidth=0.8)
-        axis.set(xlim=xlim, ylim=ylim, xlabel=f"bound at {LEVEL} %, Å", ylabel="coordinate error, Å")
+        axis.set(xlim=ends, ylim=ends, xlabel=f"bound at {LEVEL} %, Å", ylabel="coordinate error, Å")
         row = report.uncertainty[scores.relaxer]
         covered = row["coverage"][str(LEVEL)]["share"]
         axis.set_title(f"{scores.relaxer}: rho = {row['rho']['coordinates']:.2f}, {covered:.1f} % below")
     for axis in axes[len(shown) :]:
         axis.set_visible(False)
     return figure
-
-
-def _logarithmic(values: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
-    """Values for a logarithmic axis, and its ends; zeros count from the left."""
-    positive = values[values > 0]
-    low, high = (positive.min(), positive.max()) if len(positive) else (0.1, 1.0)
-    low = max(low, high / 1e4)
-    return values.clip(low), (low / 1.2, high * 1.2)
 
 
 def drawn(report: Report) -> dict[str, list[int]]:

@@ -138,9 +138,9 @@ def solve(
 def asked(prediction: Prediction, graph: PeriodicGraph) -> Pairs:
     """What predicted distances ask for.
 
-    They shall lie within one scale of the predicted ones (the bounded loss of equation 20), or, with ``exact``,
-    positions are to be the most probable ones under the predicted Laplace distributions: distances as
-    predicted, each weighing one over its scale.
+    They shall lie within one scale of the predicted ones (the bounded loss of equation 20), or, with
+    ``exact``, positions are to be the most probable ones under the predicted Laplace distributions:
+    distances as predicted, each weighing one over its scale.
 
     Args:
         prediction: With `Distances`; held atoms are where its last geometry has them.
@@ -236,7 +236,7 @@ class _Bags:
         self.first = count.cumsum(0) - count
 
     def sum(self, values: Tensor) -> Tensor:
-        """Sums ``(n, C)`` of values ``(M, C)``. Unlike `index_add`, fast, and the same on a GPU every time."""
+        """Sums ``(n, C)`` of values ``(M, C)``; unlike `index_add`, fast, and in order on a GPU too."""
         if not len(values):
             return values.new_zeros(len(self.first), values.shape[1])
         return nn.functional.embedding_bag(self.order, values, self.first, mode="sum")

@@ -45,9 +45,9 @@ class Ensemble(Network[Any]):
     def together(self) -> bool:
         """Whether members are evaluated at once, or one after another; the numbers are the same.
 
-        At once, every operation works on the weights of all members: it takes T times the memory and a
-        fifth of the launches, for T = 5. That is for GPUs. On a CPU the loop is faster, and that of accelerated
-        members faster still (docs/ensembles.md); their kernels cannot be batched over members.
+        At once, every operation works on the weights of all members: some T times the memory, and a third of
+        the operations to launch. That is for GPUs. On a CPU the loop is faster, and a loop of accelerated
+        members faster still, whose kernels cannot be batched over members; see docs/ensembles.md.
         """
         return not self.accelerated and not self.training and next(self.parameters()).is_cuda
 

@@ -138,13 +138,15 @@ def _join(directories: Sequence[Path], data: Sequence[Path], out: Path, settings
         members=len(networks),
         calibration=calibration,
     )
-    alone = ", ".join(str(own.test_error[next(iter(errors))]) for own in configs)
+    first = next(iter(errors))
+    alone = ", ".join(str(own.test_error[first]) for own in configs)
+    seeds = f"{settings.seed} to {settings.seed + config.members - 1}"
     card = (
-        f"# {config.name}\n\nAn ensemble of {config.members} networks of family `{config.family}`, trained on "
-        f"{config.trained_on}, from the seeds {settings.seed} to {settings.seed + config.members - 1}. Its "
-        "answer is the mean of theirs, and where they differ, their spread is part of its uncertainty.\n\n"
+        f"# {config.name}\n\nAn ensemble of {config.members} networks of family `{config.family}`, trained "
+        f"on {config.trained_on} from the seeds {seeds}. Its answer is the mean of theirs, and "
+        "where they differ, their spread is part of its uncertainty.\n\n"
         + "".join(f"- {name}: {value}\n" for name, value in errors.items())
-        + f"\nThese are errors of the ensemble. Its members alone have {next(iter(errors))}: {alone}.\n"
+        + f"\nThese are errors of the ensemble. Its members alone have {first}: {alone}.\n"
     )
     save_model(out / "model", network, config, card)
 

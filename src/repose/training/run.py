@@ -178,8 +178,8 @@ def _network(
         network, config = load_model(find_model(init_from))
         if config.members > 1:
             raise ConfigError(
-                f"--init-from {init_from} is an ensemble of {config.members} networks; give one of its members, "
-                "e.g. the folder member-0 of its run."
+                f"--init-from {init_from} is an ensemble of {config.members} networks; give one of "
+                "its members, e.g. the folder member-0 of its run."
             )
         if config.family != family_name:
             raise ConfigError(
