@@ -156,7 +156,7 @@ def test_distances_of_a_known_crystal_settle_there(exact):
     graph = periodic_graph(crystal, 5.0)
     true = crystal.positions + 0.1 * torch.randn(crystal.n_atoms, 3, generator=generator).double()
     shifts = (graph.shift.unsqueeze(-1) * crystal.cells[graph.crystal]).sum(1)
-    anchored = (graph.shift == 0).all(dim=1).nonzero().squeeze(1)
+    anchored = torch.arange(1, graph.n_edges, 2)
     arrived = true[graph.sender] + shifts
     distances = Distances(
         (arrived - true[graph.receiver]).norm(dim=-1),
@@ -174,8 +174,7 @@ def test_distances_of_a_known_crystal_settle_there(exact):
     assert torch.equal(violation, solution.violation)
     assert torch.equal(geometry.cells, crystal.cells)
     assert (start.positions - true).abs().max() > 0.1
-    # A crystal with few anchors has directions in which distances hardly change.
-    assert (geometry.positions - true).abs().max() < 0.02
+    assert (geometry.positions - true).abs().max() < 0.005
     pairs = asked(prediction, graph)
     assert pairs.held.sum() == len(anchored)
     assert torch.allclose(pairs.upper - pairs.lower, torch.tensor(0.0 if exact else 2e-4).double())

@@ -254,6 +254,11 @@ class TrainSettings(Settings):
     volume_weight: float = Field(
         default=0.0, ge=0, description="weight in 1/A^2 of the volume error in the loss"
     )
+    lattice_weight: float = Field(
+        default=1.0,
+        ge=0,
+        description="weight in 1/A of the lattice beside distances in the loss of DeepRelax (equation 15)",
+    )
     images: Literal["unrelaxed", "predicted"] = Field(
         default="unrelaxed",
         description="the loss compares with the periodic image nearest to the unrelaxed atom (E3Relax) or to "

@@ -17,6 +17,7 @@ from repose.lattice import volume
 from repose.models.base import Relaxer
 from repose.models.checkpoint import ModelConfig
 from repose.models.distance_geometry import settle
+from repose.models.ensemble import Ensemble
 from repose.models.estimate import Errors, Estimate, expected_errors, split_bonds
 from repose.models.network import Geometry, Network
 
@@ -157,4 +158,6 @@ class DirectRelaxer(Relaxer):
             network = edges * features * PLAIN_EDGE_BYTES
         else:
             network = edges * (features * EDGE_FEATURE_BYTES + EDGE_BYTES) + atoms * features * ATOM_BYTES
+        if isinstance(self.network, Ensemble) and self.network.together:
+            network *= len(self.network.members)
         return network * scale + atoms * inside * PAIR_BYTES

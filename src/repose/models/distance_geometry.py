@@ -29,7 +29,7 @@ from repose.lattice import to_cartesian
 from repose.models.network import Geometry, Prediction
 
 SMOOTH = 3e-3  # A; violations below it count quadratically, so that weights stay finite
-GRADIENT_STEPS = 4  # conjugate gradients for one step; more make steps dearer, not fewer, and rounding count
+GRADIENT_STEPS = 6  # conjugate gradients for one step; more save few steps, and rounding grows with them
 SLOTS = 4  # pairs of the same two atoms stand in rows of so many, which are added at once
 FULL = 0.7  # finished crystals leave when the others have less than this share of the rows
 

@@ -32,7 +32,7 @@ def training_loss(
         follow: Atoms follow the cell (``frame="affine"``).
     """
     if prediction.distances is not None:
-        return distance_loss(prediction, start, graph, target, follow)
+        return distance_loss(prediction, start, graph, target, follow, settings.lattice_weight)
     loss = layerwise_loss(
         prediction.layers, target, settings.shape_weight, settings.volume_weight, settings.images
     )
@@ -42,7 +42,12 @@ def training_loss(
 
 
 def distance_loss(
-    prediction: Prediction, start: CrystalBatch, graph: PeriodicGraph, target: CrystalBatch, follow: bool
+    prediction: Prediction,
+    start: CrystalBatch,
+    graph: PeriodicGraph,
+    target: CrystalBatch,
+    follow: bool,
+    lattice_weight: float = 1.0,
 ) -> Tensor:
     """Distances, displacements and lattice of DeepRelax (equations 11 to 15), means instead of sums.
 
@@ -54,6 +59,7 @@ def distance_loss(
         graph: Its edges.
         target: The relaxed crystals.
         follow: Atoms follow the cell.
+        lattice_weight: Of the last of the three terms.
     """
     distances = prediction.distances
     if distances is None:
@@ -70,7 +76,7 @@ def distance_loss(
     moves = laplace(distances.displaced - displaced, distances.displaced_scale)
     moves = segment_mean(moves, graph.crystal[edges], n)
     lattice = (prediction.geometry.cells - target.cells).abs().mean((-1, -2))
-    return (pairs + moves + lattice).mean()
+    return (pairs + moves + lattice_weight * lattice).mean()
 
 
 def scale_loss(scales: Scales, predicted: Geometry, target: CrystalBatch, images: str) -> Tensor:

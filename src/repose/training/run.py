@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import sys
 import time
 import warnings
@@ -19,7 +20,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO
 
-from repose.atomic import replacing_file
+from repose.atomic import replacing_file, stepped_aside
 from repose.config import TrainSettings
 from repose.data.store import Dataset, Pair
 from repose.errors import ConfigError, DatasetError
@@ -69,6 +70,8 @@ def train(
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no advertisements
     out.mkdir(parents=True, exist_ok=True)
     claim(out, family_name, data, settings, init_from)
+    if (whole := stepped_aside(out / "model")) is not None:  # killed between two renames
+        os.replace(whole, out / "model")
     lightning.seed_everything(settings.seed, workers=True, verbose=False)
     datasets = [Dataset(path) for path in data]
     train_pairs = subset(_pairs(datasets, "train"), settings.crystals)
