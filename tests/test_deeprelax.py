@@ -21,7 +21,7 @@ from repose.models.direct import DirectRelaxer
 from repose.models.distance_geometry import settle
 from repose.nn.messages import EdgeGeometry
 from repose.nn.radial import GaussianBasis
-from repose.testing import ContractError, check_relaxer
+from repose.testing import CHECKS, ContractError, check_relaxer
 from repose.training.losses import distance_loss, training_loss
 from tiny import random_relaxer
 
@@ -43,7 +43,7 @@ OPTIONS = {
     "change, affine": {"distances": "change", "frame": "affine"},
     "all anchors": {"anchors": "all"},
     "rescaled": {"start": "rescaled"},
-    "likelihood": {"positions": "likelihood", "distances": "change"},
+    "likelihood": {"positions": "likelihood", "distances": "change", "frame": "affine"},
     "ours": OURS,
     "ours, likelihood": {**OURS, "positions": "likelihood"},
 }
@@ -233,8 +233,13 @@ def test_contract_at_sites_with_inversion_symmetry(make, options):
 
 
 def test_the_published_lattice_does_not_turn_with_the_crystal(crystals):
+    relaxer = make_relaxer(lattice="matrix")
     with pytest.raises(ContractError, match="rotation"):
-        check_relaxer(make_relaxer(lattice="matrix"), crystals)
+        check_relaxer(relaxer, crystals)
+    found = {name: check(relaxer, crystals, 0) for name, check in CHECKS.items()}
+    assert found.pop("rotation") > 1e-3
+    assert found.pop("reflection") > 1e-3
+    assert max(found.values()) < 1e-8
 
 
 def test_image_of_an_atom_does_not_matter_without_offsets(crystals):

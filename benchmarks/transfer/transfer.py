@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     seeds = list(map(int, arguments.seeds.split(",")))
-    points = [
+    points = [untrained(arguments)] + [
         measure(way, size, seed, arguments)
         for seed in seeds
         for size in map(int, arguments.sizes.split(","))
@@ -72,20 +72,34 @@ def measure(way: str, size: int, seed: int, arguments: argparse.Namespace) -> di
         device=arguments.device,
         compiled=True,
     )
-    relaxer = load(directory, arguments.device)
+    validation = load_config(directory).test_error
+    score = validation["val coordinates (A)"] + validation["val lattice (A)"]
+    point = {"way": way, "crystals": size, "seed": seed, "validation score": score}
+    point["test"] = errors(directory, "test", arguments)
+    result.write_text(json.dumps(point, indent=2) + "\n")
+    return point
+
+
+def untrained(arguments: argparse.Namespace) -> dict:
+    """MODEL as it is."""
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    model = find_model(arguments.init_from)
+    val, test = (errors(model, split, arguments) for split in ("val", "test"))
+    score = val["model"]["coordinates"] + val["model"]["lattice"]
+    return {"way": "not trained on any", "crystals": 0, "seed": 0, "validation score": score, "test": test}
+
+
+def errors(model: Path, split: str, arguments: argparse.Namespace) -> dict:
+    """Errors of a model and of the trivial rows on a split."""
+    relaxer = load(model, arguments.device)
     relaxer.name = "model"
     dataset = Dataset(arguments.data)
     report = evaluate(
-        [relaxer], {dataset.info.name: dataset.read("test")}, train=dataset.read("train"), match=False
+        [relaxer], {dataset.info.name: dataset.read(split)}, train=dataset.read("train"), match=False
     ).to_dict()
-    rows = {
+    return {
         row["relaxer"]: {column: row[column] for column in COLUMNS} for row in report["blocks"][-1]["rows"]
     }
-    validation = load_config(directory).test_error
-    score = validation["val coordinates (A)"] + validation["val lattice (A)"]
-    point = {"way": way, "crystals": size, "seed": seed, "validation score": score, "test": rows}
-    result.write_text(json.dumps(point, indent=2) + "\n")
-    return point
 
 
 def table(points: list[dict]) -> str:
@@ -98,8 +112,8 @@ def table(points: list[dict]) -> str:
     best = {column: min(row[column] for row in trivial.values()) for column in COLUMNS}
     for size, way in dict.fromkeys((point["crystals"], point["way"]) for point in points):
         of = [point for point in points if (point["crystals"], point["way"]) == (size, way)]
-        errors = {column: mean(point["test"]["model"][column] for point in of) for column in COLUMNS}
-        cells = (f"{errors[c]:.3f} ({100 * (1 - errors[c] / best[c]):+.0f} %)" for c in COLUMNS)
+        means = {column: mean(point["test"]["model"][column] for point in of) for column in COLUMNS}
+        cells = (f"{means[c]:.3f} ({100 * (1 - means[c] / best[c]):+.0f} %)" for c in COLUMNS)
         score = mean(point["validation score"] for point in of)
         lines.append(f"| {size} | {way} | {score:.3f} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

@@ -192,7 +192,7 @@ class DeepRelaxSettings(NetworkSettings):
     lattice: Literal["matrix", "strain"] = Field(
         default="matrix",
         description="'matrix': nine numbers from the entries of the cell (equation 9), which do not turn "
-        "with the crystal; 'strain': a tensor pooled over edges (ours), which does",
+        "with the crystal; 'strain': tensors pooled over edges, after every layer (ours), which do",
     )
     distances: Literal["whole", "change"] = Field(
         default="whole",

@@ -36,12 +36,14 @@ from repose.models.start import rescaled
 from repose.nn.elements import MAX_NUMBER, ElementEmbedding
 from repose.nn.equivariant import ScaledSiLU, mlp
 from repose.nn.fused import compiles
+from repose.nn.lattice_nodes import EdgesToLattice
 from repose.nn.messages import EdgeGeometry, Message
 from repose.nn.ops import safe_norm, segment_mean
 from repose.nn.radial import GaussianBasis
 from repose.nn.tables import SplineTable
 
 LARGEST_OFFSET = 2
+CHANNELS = 64  # tensors behind a strain
 # Logarithms of scales in A stay between these, as in the released code but for the lower one.
 SCALES = (-6.0, 2.0)
 
@@ -174,6 +176,32 @@ class MatrixHead(nn.Module):
         return cells + change.view(-1, 3, 3)
 
 
+class StrainHead(nn.Module):
+    """Strain of the crystal from tensors pooled over edges (ours, in the place of equation 9).
+
+    How much each of K tensors counts, and the unit tensor, follows from their invariants and scalars of atoms.
+
+    Args:
+        settings: Hyperparameters of the network.
+    """
+
+    def __init__(self, settings: DeepRelaxSettings) -> None:
+        super().__init__()
+        f, k = settings.features, CHANNELS
+        self.pool = EdgesToLattice(f, settings.n_basis, k)
+        self.share = mlp(f + 2 * k, f, k + 1)
+
+    def forward(self, x: Tensor, edges: EdgeGeometry, cells: Tensor, crystal: Tensor) -> Tensor:
+        """Strained cells in A ``(S, 3, 3)`` from scalars ``(N, F)``, edges and cells."""
+        tensors = self.pool.tensors(x, edges, len(cells), crystal).movedim(-1, 1)  # (S, K, 3, 3)
+        trace = torch.diagonal(tensors, dim1=2, dim2=3).sum(-1)
+        mean = segment_mean(x, crystal, len(cells))
+        share = self.share(torch.cat([mean, trace, safe_norm(tensors.flatten(2))], dim=-1))
+        strain = (share[:, :-1, None, None] * tensors).sum(1) + share[:, -1, None, None] * torch.eye(3).to(x)
+        # In tenths, so that numbers of order one are a good size.
+        return cells + cells @ strain / 10
+
+
 @register("deeprelax")
 class DeepRelax(Network[DeepRelaxSettings]):
     """The network of DeepRelax, PaEGNN with heads for distances and the cell.
@@ -183,7 +211,7 @@ class DeepRelax(Network[DeepRelaxSettings]):
     """
 
     settings_type = DeepRelaxSettings
-    heads = ("relaxed", "displaced", "matrix", "dilation")
+    heads = ("relaxed", "displaced", "matrix", "strains")
 
     def __init__(self, settings: DeepRelaxSettings) -> None:
         super().__init__(settings)
@@ -196,11 +224,11 @@ class DeepRelax(Network[DeepRelaxSettings]):
         self.codes: Tensor
         self.register_buffer("codes", offset_codes(f), persistent=False)
         self.layers = nn.ModuleList(PaEGNNLayer(settings) for _ in range(settings.layers))
-        strain = settings.lattice == "strain"
-        self.relaxed = PairHead(settings, 3 if strain else 2)  # distance, logarithm of its scale, strain
+        self.relaxed = PairHead(settings, 2)  # distance, logarithm of its scale
         self.displaced = PairHead(settings, 2)
+        strain = settings.lattice == "strain"
+        self.strains = nn.ModuleList(StrainHead(settings) for _ in range(settings.layers if strain else 0))
         self.matrix = None if strain else MatrixHead(f)
-        self.dilation = mlp(f, f, 1) if strain else None
 
     def prepare(self, batch: CrystalBatch) -> tuple[CrystalBatch, PeriodicGraph]:
         """Starting geometry and its graph; see `Network.prepare`."""
@@ -215,7 +243,7 @@ class DeepRelax(Network[DeepRelaxSettings]):
         """Tabulate all filters of edges; see `Network.accelerate`."""
         compiled = compiled and compiles(self.settings.features, 0, next(self.parameters()))
         for module in self.modules():
-            if isinstance(module, Message | PairHead) and module.table is None:
+            if isinstance(module, Message | PairHead | EdgesToLattice) and module.table is None:
                 module.tabulate(self.basis)
             if isinstance(module, Message):
                 module.compiled = compiled
@@ -230,25 +258,28 @@ class DeepRelax(Network[DeepRelaxSettings]):
     def forward(self, batch: CrystalBatch, graph: PeriodicGraph) -> Prediction:
         """Predict the cell and distances; positions are where the search for them starts."""
         settings = self.settings
-        edges = EdgeGeometry.at(graph, batch.positions, batch.cells, self.basis)
+        state, geometries = Geometry(batch.positions, batch.cells), list[Geometry]()
+        edges = EdgeGeometry.at(graph, *state, self.basis)
         offset = offset_index(graph.shift)
         x = self.embedding(batch.numbers)
         v = x.new_zeros(len(x), 3, settings.features)
-        for layer in self.layers:
+        for index, layer in enumerate(self.layers):
             x, v = layer(x, v, edges, self.codes, offset)
+            if self.matrix is None:
+                state = self._follow(state, self.strains[index](x, edges, state.cells, batch.crystal), batch)
+                geometries.append(state)
+                edges = EdgeGeometry.at(graph, *state, self.basis)
+        if self.matrix is not None:
+            state = self._follow(state, self.matrix(x, state.cells, batch.crystal), batch)
+            geometries.append(state)
         of_edges = self.relaxed(x, edges, self.codes, offset)
-        cells = self._cells(x, of_edges, edges, batch)
-        start = Geometry(batch.positions, cells)
-        if settings.frame == "affine":
-            gradient = deformation(batch.cells, cells)
-            start = Geometry(to_cartesian(batch.positions, gradient, batch.crystal), cells)
         anchored = torch.arange(graph.n_edges, device=x.device)
         if settings.anchors == "cell":
             anchored = anchored[(graph.shift == 0).all(dim=1)]
         displaced = self.displaced(x, edges, self.codes, offset)[anchored]
         change, moved = of_edges[:, 0], displaced[:, 0]
         if settings.distances == "change":
-            length = safe_norm(edge_vectors(graph, *start))
+            length = safe_norm(edge_vectors(graph, *state))
             change, moved = length + change, length[anchored] + moved
         distances = Distances(
             change.abs(),
@@ -258,19 +289,13 @@ class DeepRelax(Network[DeepRelaxSettings]):
             self._scale(displaced[:, 1]),
             settings.positions == "likelihood",
         )
-        return Prediction([start], segment_mean(x, batch.crystal, len(batch)), distances=distances)
+        return Prediction(geometries, segment_mean(x, batch.crystal, len(batch)), distances=distances)
 
-    def _cells(self, x: Tensor, of_edges: Tensor, edges: EdgeGeometry, batch: CrystalBatch) -> Tensor:
-        """Relaxed cells in A, ``(S, 3, 3)``."""
-        if self.matrix is not None:
-            return self.matrix(x, batch.cells, batch.crystal)
-        u = edges.direction
-        projectors = of_edges[:, 2, None, None] * u.unsqueeze(2) * u.unsqueeze(1)  # (E, 3, 3)
-        strain = segment_mean(projectors, edges.graph.crystal, len(batch))
-        if self.dilation is not None:
-            isotropic = self.dilation(segment_mean(x, batch.crystal, len(batch)))
-            strain = strain + isotropic.unsqueeze(-1) * torch.eye(3).to(strain)
-        return batch.cells + batch.cells @ strain / 10
+    def _follow(self, state: Geometry, cells: Tensor, batch: CrystalBatch) -> Geometry:
+        """Geometry with new cells, in which atoms keep their fractional coordinates in the affine frame."""
+        if self.settings.frame == "cartesian":
+            return Geometry(state.positions, cells)
+        return Geometry(to_cartesian(state.positions, deformation(state.cells, cells), batch.crystal), cells)
 
     def _scale(self, logarithm: Tensor) -> Tensor | None:
         """Laplace scale in A, where the network has one."""

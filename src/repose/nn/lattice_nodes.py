@@ -188,6 +188,12 @@ class EdgesToLattice(nn.Module):
         Returns:
             Scalars ``(S, 3, K)`` and vectors ``(S, 3, 3, K)`` for the lattice nodes.
         """
+        along = unit(cells)
+        t = torch.einsum("sce,sedk->scdk", along, self.tensors(x, edges, len(cells), crystal))
+        return torch.einsum("scdk,scd->sck", t, along), t
+
+    def tensors(self, x: Tensor, edges: EdgeGeometry, n: int, crystal: Tensor) -> Tensor:
+        """The symmetric tensors T of n crystals, ``(S, 3, 3, K)``; arguments as for `forward`."""
         graph, rows = edges.graph, edges.graph.rows
         if self.table is not None and not self.training:
             radial = self.table(edges.place)
@@ -200,11 +206,8 @@ class EdgesToLattice(nn.Module):
         along_rows = torch.bmm(
             (dyad[rows.edge] * rows.valid.unsqueeze(-1).to(dyad)).mT, weight[rows.edge]
         ) * self.receiver(x)[rows.owner].unsqueeze(1)  # (M, 6, K)
-        tensor = segment_sum(along_rows, crystal[rows.owner], len(cells))[:, FULL]  # (S, 3, 3, K)
-        atoms = torch.bincount(crystal, minlength=len(cells)).to(tensor.dtype)
-        along = unit(cells)
-        t = torch.einsum("sce,sedk->scdk", along, tensor / atoms.view(-1, 1, 1, 1))
-        return torch.einsum("scdk,scd->sck", t, along), t
+        tensor = segment_sum(along_rows, crystal[rows.owner], n)[:, FULL]  # (S, 3, 3, K)
+        return tensor / torch.bincount(crystal, minlength=n).to(tensor.dtype).view(-1, 1, 1, 1)
 
 
 class LatticeView(NamedTuple):

@@ -75,7 +75,7 @@ def distance_loss(
     pairs = segment_mean(laplace(distances.relaxed - relaxed, distances.scale), graph.crystal, n)
     moves = laplace(distances.displaced - displaced, distances.displaced_scale)
     moves = segment_mean(moves, graph.crystal[edges], n)
-    lattice = (prediction.geometry.cells - target.cells).abs().mean((-1, -2))
+    lattice = sum((layer.cells - target.cells).abs().mean((-1, -2)) for layer in prediction.layers)
     return (pairs + moves + lattice_weight * lattice).mean()
 
 
