@@ -143,7 +143,7 @@ def test_pages_build_without_a_warning(tmp_path):
         "relax",
         "models",
         "train",
-    "calibrate",
+        "calibrate",
         "evaluate",
         "data import",
         "data fetch",

@@ -11,6 +11,7 @@ from repose.lattice import (
     deformation,
     emptiest_slab,
     nearest_image,
+    periodic_span,
     polar,
     to_cartesian,
     to_fractional,
@@ -90,3 +91,19 @@ def test_emptiest_slab_by_hand_and_however_atoms_are_written():
     shifts = torch.randint(-2, 3, (batch.n_atoms, 3), generator=torch.Generator().manual_seed(0)).double()
     moved = batch.positions + to_cartesian(shifts + 0.123, batch.cells, batch.crystal)
     assert torch.allclose(slabs, emptiest_slab(moved, batch.cells, batch.crystal), atol=1e-10)
+
+
+def test_the_span_of_periodic_vectors():
+    """A bulk crystal, a sheet whose c is tilted, a wire along b, a molecule."""
+    cells = torch.tensor([[3.0, 0.1, 0.2], [1.0, 4.0, 0.0], [0.5, 0.7, 9.0]], dtype=torch.float64).repeat(
+        4, 1, 1
+    )
+    pbc = torch.tensor([[1, 1, 1], [1, 1, 0], [0, 1, 0], [0, 0, 0]], dtype=torch.bool)
+    span = periodic_span(cells, pbc)
+    assert torch.allclose(span[0], torch.eye(3, dtype=torch.float64))
+    assert torch.allclose(cells[1, :2] @ span[1], cells[1, :2])
+    normal = torch.linalg.cross(cells[1, 0], cells[1, 1])
+    assert torch.allclose(normal @ span[1], torch.zeros(3, dtype=torch.float64), atol=1e-12)
+    along = cells[2, 1] / cells[2, 1].norm()
+    assert torch.allclose(span[2], torch.outer(along, along))
+    assert not span[3].any()

@@ -12,6 +12,7 @@ from pathlib import Path
 from repose.models.checkpoint import load_model, save_model
 
 WEIGHTS = Path(__file__).parents[1] / "src/repose/weights"
+TRIVIAL = ("Dummy", "Rescale")
 COLUMNS = ("coordinates", "coordinates_predicted_image", "bonds", "lattice", "shape", "volume", "match")
 
 
@@ -27,7 +28,8 @@ def main() -> None:
     table = json.loads(arguments.table.read_text())
     rows = {block["dataset"]: {row["relaxer"]: row for row in block["rows"]} for block in table["blocks"]}
     everything = rows.get("all", next(iter(rows.values())))
-    ours = next(name for name in everything if name not in ("Dummy", "Rescale"))
+    models = [name for name in everything if name not in TRIVIAL]
+    ours = arguments.name if arguments.name in models else models[0]
     errors = {
         f"{c} ({table['units'][c]})": round(everything[ours][c], 4) for c in COLUMNS if c in everything[ours]
     }
@@ -54,6 +56,8 @@ def card(config, table, network, ours: str, limits: str) -> str:
         lines += ["| | " + " | ".join(f"{c.replace('_', ' ')}, {table['units'][c]}" for c in columns) + " |"]
         lines += ["| --- |" + " --- |" * len(columns)]
         for row in block["rows"]:
+            if row["relaxer"] not in (ours, *TRIVIAL):
+                continue
             name = config.name if row["relaxer"] == ours else row["relaxer"]
             lines.append(f"| {name} | " + " | ".join(f"{row[c]:.3f}" for c in columns) + " |")
         gains = block["gains"][ours]
@@ -62,7 +66,21 @@ def card(config, table, network, ours: str, limits: str) -> str:
             + " | ".join("" if gains[c] is None else f"{gains[c]:+.1f}" for c in columns)
             + " |"
         )
+    if said := table["blocks"][-1]["uncertainty"].get(ours):
+        lines += ["", "## Uncertainty", "", uncertainty(config.calibration, said)]
     return "\n".join(lines) + "\n\n" + limits
+
+
+def uncertainty(calibration, said) -> str:
+    """What the bounds are worth on the test split, in words."""
+    shares = ", ".join(f"{level}%: {part['share']:.1f}%" for level, part in said["coverage"].items())
+    rho, surest = said["rho"], said["surest"]
+    return (
+        f"Calibrated on {calibration.crystals:,} crystals of the validation split. Test crystals ({said['crystals']:,}) whose "
+        f"error lies below the bound at a level of {shares}. Spearman's rho of bound and error: {rho['coordinates']:.2f} "
+        f"(coordinates), {rho['bonds']:.2f} (bonds). Median bound at 90%: {said['median_bound']:.2f} A. Mean error of "
+        f"the surest quarter {surest['25']:.3f} A, half {surest['50']:.3f} A, of all {surest['100']:.3f} A."
+    )
 
 
 if __name__ == "__main__":

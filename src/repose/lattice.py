@@ -56,6 +56,22 @@ def deformation(cells: Tensor, new_cells: Tensor) -> Tensor:
     return torch.linalg.solve(cells, new_cells)
 
 
+def periodic_span(cells: Tensor, pbc: Tensor) -> Tensor:
+    """Projectors ``(S, 3, 3)`` on the directions in which crystals repeat; the unit matrix where all do.
+
+    Args:
+        cells: Lattice vectors as rows, ``(S, 3, 3)``.
+        pbc: Periodic directions, ``(S, 3)``.
+    """
+    if bool(pbc.all()):
+        return torch.eye(3).to(cells).expand_as(cells)
+    # An orthonormal frame with the periodic vectors first: the others cannot tilt their span.
+    order = torch.argsort((~pbc).long(), dim=1, stable=True)
+    frame = torch.linalg.qr(torch.gather(cells, 1, order.unsqueeze(-1).expand_as(cells)).mT).Q  # columns
+    kept = torch.gather(pbc, 1, order).to(cells).unsqueeze(1)
+    return (frame * kept) @ frame.mT
+
+
 def polar(gradient: Tensor) -> tuple[Tensor, Tensor]:
     """Split a deformation gradient into stretch and rotation, ``F = stretch @ rotation``.
 

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from repose.config import DeepRelaxSettings
 from repose.crystals import CrystalBatch
 from repose.graph import PeriodicGraph, edge_vectors, periodic_graph
-from repose.lattice import deformation, to_cartesian
+from repose.lattice import deformation, periodic_span, to_cartesian
 from repose.models.network import Distances, Geometry, Network, Prediction, register
 from repose.models.start import rescaled
 from repose.nn.elements import MAX_NUMBER, ElementEmbedding
@@ -179,7 +179,7 @@ class MatrixHead(nn.Module):
 class StrainHead(nn.Module):
     """Strain of the crystal from tensors pooled over edges (ours, in the place of equation 9).
 
-    How much each of K tensors counts, and the unit tensor, follows from their invariants and scalars of atoms.
+    How much each of K tensors counts, and the unit tensor, follows from their invariants and from the atoms.
 
     Args:
         settings: Hyperparameters of the network.
@@ -191,15 +191,16 @@ class StrainHead(nn.Module):
         self.pool = EdgesToLattice(f, settings.n_basis, k)
         self.share = mlp(f + 2 * k, f, k + 1)
 
-    def forward(self, x: Tensor, edges: EdgeGeometry, cells: Tensor, crystal: Tensor) -> Tensor:
-        """Strained cells in A ``(S, 3, 3)`` from scalars ``(N, F)``, edges and cells."""
+    def forward(self, x: Tensor, edges: EdgeGeometry, cells: Tensor, crystal: Tensor, pbc: Tensor) -> Tensor:
+        """Strained cells in A ``(S, 3, 3)`` from scalars ``(N, F)``, edges, cells and pbc ``(S, 3)``."""
         tensors = self.pool.tensors(x, edges, len(cells), crystal).movedim(-1, 1)  # (S, K, 3, 3)
         trace = torch.diagonal(tensors, dim1=2, dim2=3).sum(-1)
         mean = segment_mean(x, crystal, len(cells))
         share = self.share(torch.cat([mean, trace, safe_norm(tensors.flatten(2))], dim=-1))
         strain = (share[:, :-1, None, None] * tensors).sum(1) + share[:, -1, None, None] * torch.eye(3).to(x)
-        # In tenths, so that numbers of order one are a good size.
-        return cells + cells @ strain / 10
+        # In tenths, so that numbers of order one are a good size. Vacuum is not strained.
+        span = periodic_span(cells, pbc)
+        return cells + cells @ span @ strain @ span / 10
 
 
 @register("deeprelax")
@@ -266,7 +267,9 @@ class DeepRelax(Network[DeepRelaxSettings]):
         for index, layer in enumerate(self.layers):
             x, v = layer(x, v, edges, self.codes, offset)
             if self.matrix is None:
-                state = self._follow(state, self.strains[index](x, edges, state.cells, batch.crystal), batch)
+                state = self._follow(
+                    state, self.strains[index](x, edges, state.cells, batch.crystal, batch.pbc), batch
+                )
                 geometries.append(state)
                 edges = EdgeGeometry.at(graph, *state, self.basis)
         if self.matrix is not None:

@@ -318,7 +318,7 @@ class ExportBest(Callback):
         """Export the averaged weights if they are the best yet."""
         score = float(trainer.callback_metrics["val/score"])
         # Not worse is enough: where the trunk is held fixed, only scales of errors get better.
-        if not trainer.is_global_zero or score > self.best:
+        if not trainer.is_global_zero or not score <= self.best:
             return
         self.best = score
         errors = {
