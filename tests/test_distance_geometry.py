@@ -7,7 +7,8 @@ import torch
 from conftest import perovskite, random_crystal, rock_salt
 from repose.crystals import CrystalBatch
 from repose.graph import edge_vectors, periodic_graph
-from repose.models.distance_geometry import Pairs, asked, from_distances, settle, solve
+from repose.models.distance_geometry import asked, from_distances, settle, solve
+from repose.models.links import Pairs
 from repose.models.network import Distances, Geometry, Prediction
 from repose.nn.ops import segment_mean
 

@@ -25,6 +25,7 @@ ORDER = [
     "models/network",
     "models/start",
     "models/scales",
+    "models/links",
     "models/distance_geometry",
     "models/ensemble",
     "models/estimate",

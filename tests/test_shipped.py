@@ -1,6 +1,7 @@
 """The models inside the package: sound, small, and the same as when they were made."""
 
 import json
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,9 @@ from hypothesis import strategies as st
 import repose
 from conftest import fcc, perovskite, random_crystal, rock_salt
 from repose.crystals import CrystalBatch
+from repose.data.store import Dataset
+from repose.evaluation.metrics import coordinate_error
+from repose.evaluation.runner import to_batch
 from repose.files import find, read
 from repose.models.checkpoint import DEFAULT, load_model, shipped_models
 from repose.models.direct import DirectRelaxer
@@ -73,6 +77,26 @@ def test_card_says_what_it_must(name):
     card = (shipped_models()[name] / "card.md").read_text()
     for word in ("Dummy", "Rescale", "CHGNet", "Limits"):
         assert word in card
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_models_are_calibrated(name):
+    calibration = load_model(shipped_models()[name])[1].calibration
+    assert calibration is not None
+    assert list(calibration.factors.values()) == sorted(calibration.factors.values())
+
+
+@pytest.mark.parametrize("name", ["default", "deeprelax"])
+def test_bounds_hold_on_crystals_never_seen(name):
+    """Of 200 test crystals some 180 lie below; 165 to 193 is three standard deviations to either side."""
+    pairs = list(islice(Dataset(ROOT / "datasets" / "chgnet" / "subst").read("test"), 200))
+    relaxer = repose.load(name, device="cpu")
+    batch, target = to_batch(pairs)
+    estimate = relaxer.estimate(batch)
+    error = coordinate_error(estimate.geometry, target, batch.positions, batch.crystal)
+    assert 165 <= int((error <= estimate.bounds[90]).sum()) <= 193
+    order = torch.argsort(estimate.bounds[90])
+    assert error[order[:100]].mean() < 0.75 * error[order[100:]].mean()
 
 
 def test_strained_crystals_come_back_towards_equilibrium():

@@ -76,10 +76,11 @@ def uncertainty(calibration, said) -> str:
     shares = ", ".join(f"{level}%: {part['share']:.1f}%" for level, part in said["coverage"].items())
     rho, surest = said["rho"], said["surest"]
     return (
-        f"Calibrated on {calibration.crystals:,} crystals of the validation split. Test crystals ({said['crystals']:,}) whose "
-        f"error lies below the bound at a level of {shares}. Spearman's rho of bound and error: {rho['coordinates']:.2f} "
-        f"(coordinates), {rho['bonds']:.2f} (bonds). Median bound at 90%: {said['median_bound']:.2f} A. Mean error of "
-        f"the surest quarter {surest['25']:.3f} A, half {surest['50']:.3f} A, of all {surest['100']:.3f} A."
+        f"Calibrated on {calibration.crystals:,} crystals of the validation split. Test crystals "
+        f"({said['crystals']:,}) whose error lies below the bound at {shares}. Spearman's rho of bound "
+        f"and error: {rho['coordinates']:.2f} (coordinates), {rho['bonds']:.2f} (bonds). Median at 90%: "
+        f"{said['median_bound']:.2f} A. Mean error of the surest quarter {surest['25']:.3f} A, half "
+        f"{surest['50']:.3f} A, of all {surest['100']:.3f} A."
     )
 
 

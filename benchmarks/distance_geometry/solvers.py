@@ -22,7 +22,8 @@ from repose.data.store import Dataset
 from repose.graph import edge_vectors
 from repose.lattice import deformation, to_cartesian
 from repose.models.checkpoint import load_model
-from repose.models.distance_geometry import Pairs, asked, solve
+from repose.models.distance_geometry import asked, solve
+from repose.models.links import Pairs
 from repose.models.network import Geometry
 from repose.nn.ops import segment_sum
 from repose.training.samples import Sample, collate, crystal, target_of
