@@ -43,16 +43,15 @@ OPTIONS = {
     "change, affine": {"distances": "change", "frame": "affine"},
     "all anchors": {"anchors": "all"},
     "rescaled": {"start": "rescaled"},
-    # Not with the Cartesian frame, where random weights contradict themselves; see SANE below.
-    "likelihood": {"positions": "likelihood", "distances": "change", "frame": "affine"},
+    "likelihood": {"positions": "likelihood", "distances": "change"},
     "ours": OURS,
     "ours, likelihood": {**OURS, "positions": "likelihood"},
 }
 
 
-# Factors on the last weights of strains. As they come at random, they strain cells of some A by up to thousands
-# of A; with these, by tenths of an A.
-STRAIN = {"free": 1e-5, "properties": 0.03}
+# Factors on the last weights of strains: as they come at random, they change cells by up to thousands of A;
+# with these by tenths of an A, beyond what rescaling does.
+STRAIN = {"free": 1e-5, "properties": 0.003}
 
 
 def make_relaxer(seed=0, path="plain", calm=True, **options) -> DirectRelaxer:
@@ -219,9 +218,22 @@ def test_published_form_runs_and_has_its_size():
 # Symmetries
 
 
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_contract(options, crystals):
-    check_relaxer(make_relaxer(**options), crystals)
+@pytest.mark.parametrize("name", [name for name in OPTIONS if name != "likelihood"])
+def test_contract(name, crystals):
+    check_relaxer(make_relaxer(**OPTIONS[name]), crystals)
+
+
+@pytest.mark.parametrize("weights", range(4))
+def test_contract_where_the_search_has_work_to_do(weights, crystals):
+    """Bounds are mostly met at the start; the most probable positions never are."""
+    relaxer = make_relaxer(weights, **OPTIONS["ours, likelihood"])
+    assert relaxer.estimate(crystals).violation.min() > 0.01
+    check_relaxer(relaxer, crystals)
+
+
+@pytest.mark.xfail(strict=True, reason="rounding grows to A where distances contradict each other this much")
+def test_contract_where_distances_contradict_each_other(crystals):
+    check_relaxer(make_relaxer(2, **OPTIONS["likelihood"]), crystals)
 
 
 # Distances from random weights contradict each other by whole A unless they build on those there; on the long
