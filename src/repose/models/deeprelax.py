@@ -190,6 +190,9 @@ class StrainHead(nn.Module):
         f, k = settings.features, CHANNELS
         self.pool = EdgesToLattice(f, settings.n_basis, k)
         self.share = mlp(f + 2 * k, f, k + 1)
+        with torch.no_grad():  # begin with hardly any strain: tensors are sums, and large at first
+            self.share[-1].weight.mul_(1e-4)  # type: ignore[operator, union-attr]
+            self.share[-1].bias.mul_(0.1)  # type: ignore[operator, union-attr]
 
     def forward(self, x: Tensor, edges: EdgeGeometry, cells: Tensor, crystal: Tensor, pbc: Tensor) -> Tensor:
         """Strained cells in A ``(S, 3, 3)`` from scalars ``(N, F)``, edges, cells and pbc ``(S, 3)``."""
