@@ -49,8 +49,8 @@ OPTIONS = {
 }
 
 
-# Factors on the last weights and biases of strains, which are small at the start and would hardly change a cell:
-# with these they do by tenths of an A, beyond what rescaling does.
+# Factors on the last weights and biases of strains, which are small at the start and would hardly change a
+# cell: with these they do by tenths of an A, beyond what rescaling does.
 STRAIN = {"free": (0.1, 1e-4), "properties": (30.0, 0.03)}
 
 

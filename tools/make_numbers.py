@@ -26,10 +26,10 @@ LEGEND = """
 Mg/Ca/Ba/Sr-Mn-O. The three whose names begin with `chgnet-` are in `datasets/`; the volumes of their inputs
 are without bias, which leaves Rescale less to gain. The whole table, with errors by severity of the input and
 for every crystal, is in [models/evaluation](models/evaluation/table.md); how the model was
-made and what was tried is in [models/e3relax](models/e3relax/README.md). `e3relax-h2`, trained for the same
-budget, is the same within 1 %, but for volume (2 % worse): [models/e3relax-h2](models/e3relax-h2/README.md).
-`deeprelax`, on somewhat less, gains 11 % in coordinates, 17 % in the lattice, 16 % in shape and 30 % in volume:
-[models/deeprelax](models/deeprelax/README.md).
+made and what was tried is in [models/e3relax](models/e3relax/README.md). `e3relax-h2`, trained for the
+same budget, is the same within 1 %, but for volume (2 % worse):
+[models/e3relax-h2](models/e3relax-h2/README.md). `deeprelax`, on somewhat less, gains 11 % in coordinates,
+17 % in the lattice, 16 % in shape and 30 % in volume: [models/deeprelax](models/deeprelax/README.md).
 """
 
 
