@@ -118,6 +118,7 @@ def test_too_few_crystals_are_said_to_be_too_few():
 def test_element_pairs_that_never_stood_together_are_named():
     seen = neighbours([np.array([12, 8, 8]), np.array([30, 8]), np.array([11, 17]), np.array([29])])
     assert seen == {"O": "Mg Zn", "Na": "Cl", "Mg": "O", "Cl": "Na", "Cu": "", "Zn": "O"}
+    assert neighbours([np.array([8, 20])], {"O": "Mg", "Mg": "O"}) == {"O": "Mg Ca", "Mg": "O", "Ca": "O"}
     assert CALIBRATION.outside(torch.tensor([12, 8]), 1.0) is None
     assert CALIBRATION.outside(torch.tensor([8, 8]), 1.0) is None  # with itself always
     reason = CALIBRATION.outside(torch.tensor([12, 30, 17]), 1.0)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from repose.convert import symbol
 
 MIN_DISTANCE = 0.5  # A; the bond of H2 is 0.74
-LARGEST_VIOLATION = 0.5  # A, mean over pairs
+LARGEST_VIOLATION = 0.35  # A, mean over pairs; none of 1,641 real crystals had more than 0.28
 VOLUME_RANGE = (0.5, 2.0)  # volume of a believable prediction over that of its input
 
 

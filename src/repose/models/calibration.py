@@ -10,7 +10,7 @@ further crystals of the same kind, however good the model is (Lei et al., J. Am.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
@@ -88,9 +88,19 @@ def conformal_factor(errors: np.ndarray, expected: np.ndarray, level: float = LE
     return float(ratios[rank - 1]) if rank <= len(ratios) else math.inf
 
 
-def neighbours(crystals: Iterable[np.ndarray]) -> dict[str, str]:
-    """Which elements stood together, from atomic numbers ``(N,)`` of every crystal."""
-    partners: dict[int, set[int]] = {}
+def neighbours(crystals: Iterable[np.ndarray], before: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Which elements stood together.
+
+    Args:
+        crystals: Atomic numbers ``(N,)`` of every crystal.
+        before: What a model that was fine-tuned had seen already.
+    """
+    from ase.data import atomic_numbers
+
+    partners = {
+        atomic_numbers[element]: {atomic_numbers[other] for other in others.split()}
+        for element, others in (before or {}).items()
+    }
     for numbers in crystals:
         elements = set(numbers.tolist())
         for element in elements:

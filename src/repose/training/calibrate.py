@@ -32,6 +32,7 @@ def calibrate_model(
     name: str,
     edges_per_batch: int = 12_000,
     progress: Callable[[int], None] | None = None,
+    before: Calibration | None = None,
 ) -> Calibration | None:
     """Calibrate a model directory, which is replaced atomically.
 
@@ -42,6 +43,7 @@ def calibrate_model(
         name: What these are called.
         edges_per_batch: Budget of a forward pass.
         progress: Called with the number of crystals done, after every batch.
+        before: Of the model that this one began from, if any: what that had seen is known, too.
 
     Returns:
         The calibration; None for a model that says nothing about its errors, which stays as it is.
@@ -52,6 +54,10 @@ def calibrate_model(
     network, config = load_model(directory)
     calibration = calibrate(network, train, held_out, name, edges_per_batch, progress)
     if calibration is not None:
+        # What was learned before is not forgotten: element pairs seen then are known.
+        before = config.calibration or before
+        seen = neighbours([pair.numbers for pair in train], before.neighbours if before else None)
+        calibration = calibration.model_copy(update={"neighbours": seen})
         card = (directory / CARD).read_text()
         save_model(directory, network, config.model_copy(update={"calibration": calibration}), card)
     return calibration

@@ -25,7 +25,7 @@ from repose.config import TrainSettings
 from repose.data.store import Dataset, Pair
 from repose.errors import ConfigError, DatasetError
 from repose.models.baselines import fit_atomic_volumes
-from repose.models.checkpoint import ModelConfig, find_model, load_model, save_model
+from repose.models.checkpoint import ModelConfig, find_model, load_config, load_model, save_model
 from repose.models.network import Network, family
 from repose.training.calibrate import calibrate_model
 from repose.training.task import RelaxationTask
@@ -121,7 +121,9 @@ def train(
     if trainer.is_global_zero and (out / "model").is_dir():
         budget = settings.sampling.edges_per_batch
         try:
-            calibrate_model(out / "model", train_pairs, val_pairs, _names(unique), budget)
+            before = load_config(find_model(init_from)).calibration if init_from is not None else None
+            on = _names(unique)
+            calibrate_model(out / "model", train_pairs, val_pairs, on, budget, before=before)
         except ConfigError as error:  # the model itself is good
             warnings.warn(f"the model gives no uncertainty: {error}", stacklevel=2)
     return out / "model"
