@@ -29,10 +29,10 @@ from torch import Tensor, nn
 
 from repose.config import DeepRelaxSettings
 from repose.crystals import CrystalBatch
-from repose.graph import PeriodicGraph, edge_vectors, periodic_graph
+from repose.graph import PeriodicGraph, edge_vectors
 from repose.lattice import deformation, periodic_span, to_cartesian
 from repose.models.network import Distances, Geometry, Network, Prediction, register
-from repose.models.start import rescaled
+from repose.models.start import start_of
 from repose.nn.elements import MAX_NUMBER, ElementEmbedding
 from repose.nn.equivariant import ScaledSiLU, mlp
 from repose.nn.fused import compiles
@@ -62,7 +62,7 @@ def offset_index(shift: Tensor) -> Tensor:
     return k[:, 0] + 5 * k[:, 1] + 25 * k[:, 2]
 
 
-class SelfUpdate(nn.Module):
+class PaEGNNUpdate(nn.Module):
     """A node's own scalars and vectors mix, equations 6 and 7; returns what is added to them.
 
     Args:
@@ -97,7 +97,7 @@ class PaEGNNLayer(nn.Module):
         self.message = Message(f, settings.n_basis)
         # γ of a concatenation is the sum of a map of either part.
         self.offsets = nn.Linear(f, 3 * f, bias=False) if settings.offsets else None
-        self.update = SelfUpdate(f)
+        self.update = PaEGNNUpdate(f)
 
     def forward(
         self, x: Tensor, v: Tensor, edges: EdgeGeometry, codes: Tensor, offset: Tensor
@@ -236,12 +236,7 @@ class DeepRelax(Network[DeepRelaxSettings]):
 
     def prepare(self, batch: CrystalBatch) -> tuple[CrystalBatch, PeriodicGraph]:
         """Starting geometry and its graph; see `Network.prepare`."""
-        if self.settings.start == "rescaled":
-            batch = rescaled(batch, self.atomic_volumes)
-        graph = self.settings.graph
-        return batch, periodic_graph(
-            batch, graph.cutoff, graph.max_neighbours, ties=graph.ties, self_images=graph.self_images
-        )
+        return start_of(batch, self.settings, self.atomic_volumes)
 
     def accelerate(self, compiled: bool) -> None:
         """Tabulate all filters of edges; see `Network.accelerate`."""

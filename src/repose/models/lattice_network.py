@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from repose.config import LatticeNodeSettings
 from repose.crystals import CrystalBatch
-from repose.graph import PeriodicGraph, periodic_graph
+from repose.graph import PeriodicGraph
 from repose.lattice import deformation, to_cartesian
 from repose.models.network import Geometry, Network, Prediction
 from repose.models.scales import ScaleHead
-from repose.models.start import rescaled
+from repose.models.start import start_of
 from repose.nn.elements import MAX_NUMBER, ElementEmbedding
 from repose.nn.equivariant import mlp
 from repose.nn.fused import compiles
@@ -84,12 +84,7 @@ class LatticeNetwork(Network[S]):
 
     def prepare(self, batch: CrystalBatch) -> tuple[CrystalBatch, PeriodicGraph]:
         """Starting geometry and its graph; see `Network.prepare`."""
-        if self.settings.start == "rescaled":
-            batch = rescaled(batch, self.atomic_volumes)
-        graph = self.settings.graph
-        return batch, periodic_graph(
-            batch, graph.cutoff, graph.max_neighbours, ties=graph.ties, self_images=graph.self_images
-        )
+        return start_of(batch, self.settings, self.atomic_volumes)
 
     def accelerate(self, compiled: bool) -> None:
         """Tabulate all filters of edges; see `Network.accelerate`."""

@@ -5,12 +5,32 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from repose.config import NetworkSettings
 from repose.crystals import CrystalBatch
+from repose.graph import PeriodicGraph, periodic_graph
 from repose.lattice import emptiest_slab, volume
 from repose.nn.ops import segment_sum
 
 # An empty slab thicker than this is vacuum on purpose: a van der Waals gap has some 3 A between atoms.
 VACUUM = 8.0  # A
+
+
+def start_of(
+    batch: CrystalBatch, settings: NetworkSettings, atomic_volumes: Tensor
+) -> tuple[CrystalBatch, PeriodicGraph]:
+    """Starting geometry and its graph, as `repose.models.network.Network.prepare` gives them.
+
+    Args:
+        batch: Crystals as the user gave them.
+        settings: Of the network: where it starts, and how neighbours are found.
+        atomic_volumes: A^3 per atom by atomic number, zero where unknown.
+    """
+    if settings.start == "rescaled":
+        batch = rescaled(batch, atomic_volumes)
+    graph = settings.graph
+    return batch, periodic_graph(
+        batch, graph.cutoff, graph.max_neighbours, ties=graph.ties, self_images=graph.self_images
+    )
 
 
 def rescaled(batch: CrystalBatch, atomic_volumes: Tensor) -> CrystalBatch:
