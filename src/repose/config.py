@@ -199,6 +199,11 @@ class DeepRelaxSettings(NetworkSettings):
         description="'change': what is predicted is added to the distance that a pair has in the predicted "
         "cell when atoms follow it (ours)",
     )
+    directed: bool = Field(
+        default=False,
+        description="what is predicted for a pair also depends on its atoms' vectors along the edge (ours); "
+        "scalars alone cannot tell the bonds on one side of an atom from those on the other",
+    )
     positions: Literal["bounds", "likelihood"] = Field(
         default="bounds",
         description="'bounds': distances within one scale of the predicted ones (equations 18-20); "
@@ -209,6 +214,39 @@ class DeepRelaxSettings(NetworkSettings):
         description="pairs for the distance between one atom's old and the other's new place: those within "
         "the cell as written (published), or all edges, whatever images atoms are written in",
     )
+
+
+class ReposeSettings(NetworkSettings):
+    """Hyperparameters of the house family; the defaults are what ships."""
+
+    graph: GraphSettings = Field(
+        default=GraphSettings(max_neighbours=None, self_images=False), description="how neighbours are found"
+    )
+    features: int = Field(default=128, gt=0, description="width F of scalars, vectors and tensors")
+    layers: int = Field(default=3, gt=0, description="number of refinements")
+    n_basis: int = Field(default=24, gt=1, description="radial functions K")
+    reach: float = Field(default=8.0, gt=0, description="distance in A where radial functions vanish")
+    embedding: Literal["free", "properties"] = Field(
+        default="properties", description="elements: free vectors or tabulated properties"
+    )
+    frame: Literal["affine"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]  narrower
+        default="affine", description="atoms follow the cell"
+    )
+    start: Literal["input", "rescaled"] = Field(
+        default="rescaled", description="the first geometry has the volume guessed from composition, or not"
+    )
+    scale_head: bool = Field(
+        default=True, description="say how large the error of every atom and of the strain will be"
+    )
+    radii: bool = Field(
+        default=True,
+        description="measure distances between learned radii of atoms; False: ablation, between centres",
+    )
+    rank2: bool = Field(default=True, description="False: ablation, atoms do not send their tensors")
+    products: bool = Field(
+        default=True, description="False: ablation, vectors and tensors of an atom do not multiply"
+    )
+    tied: bool = Field(default=False, description="the same weights in every layer")
 
 
 class SamplingSettings(Settings):

@@ -72,6 +72,32 @@ def periodic_span(cells: Tensor, pbc: Tensor) -> Tensor:
     return (frame * kept) @ frame.mT
 
 
+def reduced(cells: Tensor) -> Tensor:
+    """Short vectors that span the same lattices, so that what follows does not depend on the basis given.
+
+    Of every two vectors the longer one is shortened by multiples of the other until nothing changes, as Gauss
+    does it in the plane.
+
+    Args:
+        cells: Lattice vectors as rows in A, ``(S, 3, 3)``.
+
+    Returns:
+        Cells of the same volumes, ``(S, 3, 3)``.
+    """
+    rows = list(cells.unbind(dim=1))
+    changed = True
+    while changed:
+        changed = False
+        for one, other in ((0, 1), (1, 0), (0, 2), (2, 0), (1, 2), (2, 1)):
+            share = (rows[one] * rows[other]).sum(-1) / rows[other].square().sum(-1)
+            # A tie within rounding stays, or it would go to and fro.
+            times = torch.where(share.abs() > 0.5 + 1e-6, share.round(), 0.0)
+            if bool((times != 0).any()):
+                rows[one] = rows[one] - times.unsqueeze(-1) * rows[other]
+                changed = True
+    return torch.stack(rows, dim=1)
+
+
 def polar(gradient: Tensor) -> tuple[Tensor, Tensor]:
     """Split a deformation gradient into stretch and rotation, ``F = stretch @ rotation``.
 

@@ -10,6 +10,7 @@ import typer
 from repose.cli import bench, data
 from repose.cli.calibrate import calibrate
 from repose.cli.common import fail
+from repose.cli.compare import compare
 from repose.cli.evaluate import evaluate
 from repose.cli.models import models
 from repose.cli.relax import relax
@@ -48,6 +49,7 @@ app.command()(models)
 app.command()(train)
 app.command()(calibrate)
 app.command()(evaluate)
+app.command()(compare)
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")
 

@@ -48,7 +48,7 @@ def evaluate(
         # Found out before the work, not after it.
         require("matplotlib", "plotting")
     datasets = [Dataset(directory) for directory in data]
-    relaxers = _load(model or [], device)
+    relaxers = load_all(model or [], device)
 
     from repose.evaluation.runner import evaluate as run
 
@@ -72,7 +72,7 @@ def evaluate(
     typer.echo(json.dumps(report.to_dict()) if as_json else report.markdown(), nl=as_json)
 
 
-def _load(models: Sequence[str], device: str) -> list[Relaxer]:
+def load_all(models: Sequence[str], device: str) -> list[Relaxer]:
     """Models as relaxers, each under a name of its own: a directory's path where names collide."""
     from repose.models.baselines import Dummy, Rescale
     from repose.models.loading import load, resolve_device

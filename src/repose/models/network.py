@@ -146,6 +146,7 @@ _MODULES = {
     "deeprelax": "repose.models.deeprelax",
     "e3relax": "repose.models.e3relax",
     "e3relax-h2": "repose.models.e3relax_h2",
+    "repose": "repose.models.repose",
 }
 _FAMILIES: dict[str, type[Network[Any]]] = {}
 

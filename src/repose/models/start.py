@@ -8,7 +8,7 @@ from torch import Tensor
 from repose.config import NetworkSettings
 from repose.crystals import CrystalBatch
 from repose.graph import PeriodicGraph, periodic_graph
-from repose.lattice import emptiest_slab, volume
+from repose.lattice import emptiest_slab, reduced, volume
 from repose.nn.ops import segment_sum
 
 # An empty slab thicker than this is vacuum on purpose: a van der Waals gap has some 3 A between atoms.
@@ -47,7 +47,7 @@ def rescaled(batch: CrystalBatch, atomic_volumes: Tensor) -> CrystalBatch:
     guess = segment_sum(volumes, batch.crystal, batch.n_crystals)
     ratio = guess / volume(batch.cells)
     unknown = segment_sum((volumes <= 0).to(batch.dtype), batch.crystal, batch.n_crystals) > 0
-    empty = emptiest_slab(batch.positions, batch.cells, batch.crystal).amax(dim=1)
+    empty = emptiest_slab(batch.positions, reduced(batch.cells), batch.crystal).amax(dim=1)
     vacuum = ~batch.pbc.all(dim=1) | (empty > VACUUM)
     scale = torch.where(unknown | vacuum, 1.0, ratio).pow(1 / 3)
     return batch.with_geometry(

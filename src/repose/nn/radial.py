@@ -16,7 +16,7 @@ class GaussianBasis(nn.Module):
     Args:
         n_basis: Number of Gaussians R.
         reach: Distance in A where everything vanishes.
-        exponent: Exponent p of the polynomial envelope (Gasteiger et al., DimeNet, eq. 8).
+        exponent: Exponent p of the polynomial `envelope`.
     """
 
     def __init__(self, n_basis: int, reach: float, exponent: int = 5) -> None:
@@ -32,11 +32,16 @@ class GaussianBasis(nn.Module):
         x = distance / self.reach
         centres: Tensor = self.centres  # type: ignore[assignment]
         gaussians = torch.exp(-0.5 * ((x.unsqueeze(-1) - centres) / self.width) ** 2)
-        return gaussians * self.envelope(x).unsqueeze(-1)
+        return gaussians * envelope(x, self.exponent).unsqueeze(-1)
 
-    def envelope(self, x: Tensor) -> Tensor:
-        """One at zero, zero with two vanishing derivatives at x = 1 and beyond."""
-        p = self.exponent
-        a, b, c = -(p + 1) * (p + 2) / 2, p * (p + 2), -p * (p + 1) / 2
-        value = 1 + a * x**p + b * x ** (p + 1) + c * x ** (p + 2)
-        return torch.where(x < 1, value, torch.zeros_like(value))
+
+def envelope(x: Tensor, p: int) -> Tensor:
+    """One at zero, zero with two vanishing derivatives at x = 1 and beyond (DimeNet, eq. 8).
+
+    Args:
+        x: Distances over the largest one, any shape.
+        p: The larger, the later it falls.
+    """
+    a, b, c = -(p + 1) * (p + 2) / 2, p * (p + 2), -p * (p + 1) / 2
+    value = 1 + a * x**p + b * x ** (p + 1) + c * x ** (p + 2)
+    return torch.where(x < 1, value, torch.zeros_like(value))

@@ -1,0 +1,68 @@
+"""`repose compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from repose.cli.common import Device, Json, Progress, Quiet
+
+
+def compare(
+    data: Annotated[list[Path], typer.Option(help="Dataset directory; may be given several times.")],
+    model: Annotated[
+        list[str] | None, typer.Option(help="Model, by name or directory; repeatable. None: all that ship.")
+    ] = None,
+    invariance: Annotated[
+        bool,
+        typer.Option(
+            "--invariance",
+            help="Write every crystal in other ways, turned, in another basis, as a supercell, and see how "
+            "much the answers change.",
+        ),
+    ] = False,
+    split: Annotated[str, typer.Option(help="Which crystals: train, val or test.")] = "test",
+    count: Annotated[
+        int | None, typer.Option(min=1, help="So many crystals of every dataset. None: all.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the table here, in Markdown.")] = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Compare models with each other.
+
+    Example: repose compare --invariance --model default --model e3relax-h2 --data datasets/mine
+    """
+    import json
+    from itertools import chain, islice
+
+    from repose.atomic import replacing_file
+    from repose.cli.evaluate import load_all
+    from repose.data.store import SPLITS, Dataset
+    from repose.models.checkpoint import shipped_models
+
+    if not invariance:
+        raise typer.BadParameter("what to compare? So far there is --invariance.", param_hint="--invariance")
+    if split not in SPLITS:
+        raise typer.BadParameter(f"expected {', '.join(SPLITS)}; got '{split}'.", param_hint="--split")
+    datasets = [Dataset(directory) for directory in data]
+    relaxers = load_all(model or [name for name in shipped_models() if name != "default"], device)
+
+    from repose.evaluation.invariance import as_dicts, invariances, table
+
+    total = sum(min(dataset.info.counts.get(split, 0), count or 10**9) for dataset in datasets)
+    with Progress(total, "crystals", quiet, unit="crystal") as progress:
+
+        def advance(done: int) -> None:
+            progress.count(done)
+            progress.step(done)
+
+        pairs = chain.from_iterable(islice(dataset.read(split), count) for dataset in datasets)
+        found = invariances(relaxers, pairs, progress=advance)
+    if out is not None:
+        with replacing_file(out) as new:
+            new.write_text(table(found), encoding="utf-8")
+    typer.echo(json.dumps(as_dicts(found)) if as_json else table(found), nl=as_json)

@@ -1,0 +1,140 @@
+"""Messages of scalars, vectors and rank-2 tensors along edges (ours)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from repose.graph import PeriodicGraph
+from repose.nn.equivariant import mlp
+from repose.nn.fused_tensors import CHANNELS, from_table, summed
+from repose.nn.messages import EdgeGeometry
+from repose.nn.ops import segment_sum
+from repose.nn.radial import GaussianBasis
+from repose.nn.tables import Place, SplineTable
+from repose.nn.tensors import BASIS, dyads
+
+# Sums over neighbours are divided by the square root of this, about as many as count.
+NEIGHBOURS = 20.0
+# Of the learned radii, in A, either way; what is left of the distance never becomes negative.
+LARGEST_RADIUS = 1.0
+# Of a tensor of edges and features while edges are summed some at a time.
+BLOCK_BYTES = {"cpu": 1e6, "cuda": 2.5e8}
+
+
+class Features(NamedTuple):
+    """Scalars ``(N, F)``, vectors ``(N, 3, F)`` and tensors ``(N, 5, F)`` of atoms."""
+
+    x: Tensor
+    v: Tensor
+    t: Tensor
+
+    def __add__(self, other: Features) -> Features:  # type: ignore[override]
+        """Sums of scalars, of vectors and of tensors."""
+        return Features(*(a + b for a, b in zip(self, other, strict=True)))
+
+
+class TensorMessage(nn.Module):
+    """Sums over neighbours of what they are, seen along the edge.
+
+    An edge carries six things, each with a filter of distance times a factor of the sender: its scalars; its
+    vectors, the direction to it, its tensors applied to this direction; the dyad of the direction, its tensors.
+
+    Args:
+        features: Width F.
+        n_basis: Radial functions R.
+        radii: Measure distances from between the atoms' surfaces: learned radii, functions of the scalars, of
+            both atoms are subtracted, so that bonds of large and of small atoms look alike.
+    """
+
+    def __init__(self, features: int, n_basis: int, radii: bool) -> None:
+        super().__init__()
+        self.features = features
+        self.norm = nn.LayerNorm(features)
+        self.phi = mlp(features, features, CHANNELS * features)
+        self.gamma = nn.Linear(n_basis, CHANNELS * features)
+        self.radius = nn.Linear(features, 1) if radii else None
+        if self.radius is not None:
+            with torch.no_grad():
+                self.radius.weight.mul_(0.1)
+                self.radius.bias.zero_()
+        self.table: SplineTable | None = None
+        self.compiled = False
+
+    def tabulate(self, radial: GaussianBasis) -> None:
+        """Read filters from a table from now on, but in training."""
+        self.table = SplineTable(self.gamma, radial, 1 / math.sqrt(NEIGHBOURS))
+
+    def forward(self, features: Features, edges: EdgeGeometry, inside: Tensor) -> Features:
+        """Sum the messages of all neighbours.
+
+        Args:
+            features: Of atoms.
+            edges: The edges.
+            inside: Factor on every edge, ``(E,)``, that goes smoothly to zero at the cutoff.
+        """
+        x, v, t = features
+        x = self.norm(x)
+        s = self.phi(x)
+        if self.radius is not None:
+            radius = LARGEST_RADIUS * torch.tanh(self.radius(x)).squeeze(-1)
+            ends = radius[edges.graph.receiver] + radius[edges.graph.sender]
+            edges = replace(edges, distance=(edges.distance - ends).clamp(min=0))
+        if self.table is not None and not self.training:
+            place = edges.place._replace(weights=edges.place.weights * inside.unsqueeze(-1))
+            if self.compiled:
+                args = (self.table.coefficients, place, edges.direction, edges.graph)
+                return Features(*from_table(s, v, t, *args))
+            return self._in_blocks(Features(s, v, t), self.table, place, edges)
+        weighted = torch.cat([edges.basis * inside.unsqueeze(-1), inside.unsqueeze(-1)], dim=-1)
+        gamma = torch.cat([self.gamma.weight, self.gamma.bias.unsqueeze(-1)], dim=-1) / math.sqrt(NEIGHBOURS)
+        filters = nn.functional.linear(weighted, gamma)  # (E, 6F)
+        if self.compiled:
+            return Features(*summed(s, v, t, filters, edges.direction, edges.graph))
+        return _sums(Features(s, v, t), filters, edges.direction, edges.graph, slice(None))
+
+    def _in_blocks(
+        self, features: Features, table: SplineTable, place: Place, edges: EdgeGeometry
+    ) -> Features:
+        """Sums with filters from the table, some edges at a time."""
+        graph, (n, f) = edges.graph, (len(features.x), self.features)
+        s, v, t = (part.to(table.coefficients) for part in features)
+        sums = Features(v.new_zeros(n, f), torch.zeros_like(v), torch.zeros_like(t))
+        size = max(64, int(BLOCK_BYTES.get(v.device.type, 1e6) / (5 * f * v.element_size())))
+        for start in range(0, graph.n_edges, size):
+            part = slice(start, start + size)
+            filters = table(Place(place.knot[part], place.weights[part]))
+            sums = sums + _sums(Features(s, v, t), filters, edges.direction[part], graph, part)
+        return sums
+
+
+def _sums(
+    features: Features, filters: Tensor, direction: Tensor, graph: PeriodicGraph, part: slice
+) -> Features:
+    """Sums of the messages of some edges, as they are written in `TensorMessage`.
+
+    Args:
+        features: Factors of the senders ``(N, 6F)``, vectors and tensors.
+        filters: Of these edges, ``(E, 6F)``.
+        direction: Of these edges, ``(E, 3)``.
+        graph: All edges.
+        part: Which of them these are.
+    """
+    s, v, t = features
+    sender, receiver, n = graph.sender[part], graph.receiver[part], graph.n_atoms
+    of_t = t[sender]
+    weights = (s[sender] * filters).unsqueeze(1).split(v.shape[-1], dim=-1)
+    scalar, keep, lead, turn, stretch, hold = weights
+    # Tensors of the senders times the directions, by one small matrix for every edge.
+    turned = torch.bmm(torch.einsum("kij,ej->eik", BASIS.to(direction), direction), of_t)
+    vector = keep * v[sender] + lead * direction.unsqueeze(-1) + turn * turned
+    tensor = stretch * dyads(direction).unsqueeze(-1) + hold * of_t
+    return Features(
+        segment_sum(scalar.squeeze(1), receiver, n),
+        segment_sum(vector, receiver, n),
+        segment_sum(tensor, receiver, n),
+    )
