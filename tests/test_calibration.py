@@ -162,7 +162,7 @@ def test_quantile_is_one_of_the_values():
 # Scales
 
 
-@pytest.mark.parametrize("family", ["e3relax", "e3relax-h2"])
+@pytest.mark.parametrize("family", ["e3relax", "e3relax-h2", "repose"])
 def test_the_head_changes_no_prediction_and_teaches_the_trunk_nothing(family, batch):
     with_head = random_relaxer(family, scale_head=True).network.requires_grad_(True)
     without = random_relaxer(family, scale_head=False).network.requires_grad_(True)
@@ -186,7 +186,7 @@ def test_the_head_changes_no_prediction_and_teaches_the_trunk_nothing(family, ba
     assert all(p.grad.any() for p in heads)
 
 
-@pytest.mark.parametrize("family", ["e3relax", "e3relax-h2"])
+@pytest.mark.parametrize("family", ["e3relax", "e3relax-h2", "repose"])
 def test_scales_do_not_depend_on_how_the_crystal_is_turned_or_ordered(family, batch):
     network = random_relaxer(family).network
     rotation = polar(torch.randn(1, 3, 3, generator=torch.Generator().manual_seed(1)).double() + 1)[1][0]
@@ -227,7 +227,7 @@ def test_errors_that_scales_are_about(batch):
 # From the network to the user
 
 
-@pytest.mark.parametrize("family", ["deeprelax", "e3relax", "e3relax-h2"])
+@pytest.mark.parametrize("family", ["deeprelax", "e3relax", "e3relax-h2", "repose"])
 def test_an_estimate_is_expectation_times_factor(family, batch):
     relaxer = random_relaxer(family)
     assert relaxer.estimate(batch).bounds == {}
@@ -302,7 +302,7 @@ def test_a_crystal_without_bonds_has_no_uncertainty_rather_than_a_small_one():
 # Calibrating a model
 
 
-@pytest.mark.parametrize("family", ["deeprelax", "e3relax", "e3relax-h2"])
+@pytest.mark.parametrize("family", ["deeprelax", "e3relax", "e3relax-h2", "repose"])
 def test_a_calibrated_directory_covers_and_predicts_as_before(family, tmp_path):
     relaxer = random_relaxer(family)
     save_model(tmp_path / "m", relaxer.network.float(), relaxer.config, "# Card\n")

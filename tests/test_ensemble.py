@@ -35,12 +35,13 @@ from test_training import PATHS
 from test_training import settings as tiny_settings
 from tiny import random_relaxer
 
-FAMILIES = ("e3relax", "e3relax-h2", "deeprelax")
+FAMILIES = ("e3relax", "e3relax-h2", "deeprelax", "repose")
 # What is free of the published forms' dependence on how the crystal is written, as far as there is.
 INVARIANT = {
     "e3relax": {"frame": "affine", "edge_channels": 4},
     "e3relax-h2": {"frame": "affine", "shared_axes": True, "lattice_offset": "axis"},
     "deeprelax": {"offsets": False, "lattice": "strain", "anchors": "all"},
+    "repose": {},
 }
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from conftest import fcc, make_crystal, perovskite, random_crystal, rock_salt
-from repose.config import E3RelaxH2Settings, E3RelaxSettings
+from repose.config import E3RelaxH2Settings, E3RelaxSettings, ReposeSettings
 from repose.crystals import CrystalBatch
 from repose.graph import ROW, periodic_graph
 from repose.models import direct
@@ -15,6 +15,7 @@ from repose.models.checkpoint import ModelConfig
 from repose.models.direct import DirectRelaxer
 from repose.models.e3relax import E3Relax
 from repose.models.e3relax_h2 import E3RelaxH2
+from repose.models.repose import Repose
 from repose.nn import fused
 from repose.nn.fused_training import summed
 from repose.nn.radial import GaussianBasis
@@ -33,6 +34,7 @@ NETWORKS = {
     "e3relax, ours": lambda: E3Relax(E3RelaxSettings.parse({"features": 48, "n_basis": 64, **OURS})),
     "e3relax-h2": lambda: E3RelaxH2(E3RelaxH2Settings(features=48, layers=3)),
     "e3relax-h2, ours": lambda: E3RelaxH2(E3RelaxH2Settings.parse({"features": 48, "n_basis": 64, **OURS})),
+    "repose": lambda: Repose(ReposeSettings(features=48)),
     "e3relax-h2 w/o gate": lambda: E3RelaxH2(E3RelaxH2Settings(features=48, layers=2, angular=False)),
 }
 
@@ -71,7 +73,7 @@ def test_what_splines_leave_out_is_small(name, batch):
     assert difference(plain.predict(batch), tabulated.predict(batch)) < 2e-5
 
 
-@pytest.mark.parametrize("name", ["e3relax, ours", "e3relax-h2"])
+@pytest.mark.parametrize("name", ["e3relax, ours", "e3relax-h2", "repose"])
 def test_tabulated_keeps_the_contract(name, batch):
     check_relaxer(relaxers(name, "tabulated", double=True)[0], batch)
 
@@ -84,7 +86,7 @@ def test_blocks_of_any_size_give_the_same(batch, monkeypatch):
 
 
 @pytest.mark.xdist_group("compiler")
-@pytest.mark.parametrize("name", ["e3relax, ours", "e3relax-h2"])
+@pytest.mark.parametrize("name", ["e3relax, ours", "e3relax-h2", "repose"])
 def test_compiled_is_plain(name, batch):
     plain, compiled = relaxers(name, "plain", "compiled")
     assert compiled.network.layers[0].message.compiled
@@ -117,7 +119,7 @@ def test_long_work_is_compiled(batch, monkeypatch):
     assert asked == [True]
 
 
-@pytest.mark.parametrize("name", ["e3relax, ours", "e3relax-h2"])
+@pytest.mark.parametrize("name", ["e3relax, ours", "e3relax-h2", "repose"])
 @pytest.mark.parametrize("path", ["plain", "tabulated"])
 def test_reduced_precision_is_near(name, path, batch):
     (plain,) = relaxers(name, "plain")
@@ -166,7 +168,7 @@ def test_a_crystal_without_neighbours(name):
 
 
 @pytest.mark.xdist_group("compiler")
-@pytest.mark.parametrize("name", ["e3relax, ours", "e3relax-h2"])
+@pytest.mark.parametrize("name", ["e3relax, ours", "e3relax-h2", "repose"])
 def test_compiled_training_has_the_gradients_of_the_plain_path(name, batch):
     torch.manual_seed(0)
     plain = NETWORKS[name]().double()

@@ -40,7 +40,9 @@ ORDER = [
     "models/deeprelax",
     "models/e3relax",
     "models/e3relax_h2",
+    "models/repose",
     "models/baselines",
+    "writings",
     "iterative",
     "potentials",
     "dft",
@@ -56,7 +58,7 @@ ORDER = [
     "__main__",
 ]
 # Families never import each other, data or training.
-FAMILIES = ["models/deeprelax", "models/e3relax", "models/e3relax_h2"]
+FAMILIES = ["models/deeprelax", "models/e3relax", "models/e3relax_h2", "models/repose"]
 
 
 def place(module: str) -> int | None:

@@ -42,7 +42,7 @@ class TensorMessage(nn.Module):
     """Sums over neighbours of what they are, seen along the edge.
 
     An edge carries six things, each with a filter of distance times a factor of the sender: its scalars; its
-    vectors, the direction to it, its tensors applied to this direction; the dyad of the direction, its tensors.
+    vectors, the direction to it, its tensors applied to this; the dyad of the direction, its tensors.
 
     Args:
         features: Width F.
