@@ -13,6 +13,7 @@ from repose.lattice import (
     nearest_image,
     periodic_span,
     polar,
+    reduced,
     to_cartesian,
     to_fractional,
     volume,
@@ -107,3 +108,35 @@ def test_the_span_of_periodic_vectors():
     along = cells[2, 1] / cells[2, 1].norm()
     assert torch.allclose(span[2], torch.outer(along, along))
     assert not span[3].any()
+
+
+@given(SEEDS)
+def test_reduced_cells_span_the_same_lattice_and_are_short(seed):
+    rng = np.random.default_rng(seed)
+    cell = random_crystal(seed).cells
+    basis = torch.eye(3, dtype=torch.float64)
+    for _ in range(4):
+        one, other = rng.permutation(3)[:2]
+        basis[one] += rng.integers(-3, 4) * basis[other]
+    found = reduced(basis @ cell)
+    change = torch.linalg.solve(cell, found, left=False)
+    assert torch.allclose(change, change.round(), atol=1e-9)
+    assert torch.allclose(volume(found), volume(cell))
+    assert found.norm(dim=-1).max() <= (basis @ cell).norm(dim=-1).max() + 1e-9
+    # No vector gets shorter by another one.
+    products = (found @ found.mT)[0]
+    shares = (products / products.diagonal()).fill_diagonal_(0)
+    assert shares.abs().max() < 0.5 + 1e-5
+
+
+def test_vacuum_is_found_in_any_basis():
+    """A slab whose vacuum no pair of the given vectors lies along."""
+    cell = torch.tensor([[3.0, 0, 0], [0, 3.0, 0], [0, 0, 20.0]], dtype=torch.float64)
+    basis = torch.tensor([[1.0, 0, 1], [0, 1, 1], [0, 0, 1]], dtype=torch.float64)
+    positions = torch.tensor([[0.0, 0, 0], [1.5, 1.5, 2.0]], dtype=torch.float64)
+    crystal = torch.zeros(2, dtype=torch.int64)
+    plain = emptiest_slab(positions, cell[None], crystal).max()
+    assert plain == 18.0
+    skewed = (basis @ cell)[None]
+    assert emptiest_slab(positions, skewed, crystal).max() < plain - 1
+    assert torch.isclose(emptiest_slab(positions, reduced(skewed), crystal).max(), plain)
