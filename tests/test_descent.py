@@ -210,3 +210,13 @@ def test_dropped_when_nobody_wants_them_any_more():
         AsePotential(EMT()), iter([(0, metal(0))]), DescentSettings(fmax=1e-6), lambda: next(asked)
     )
     assert list(left) == []
+
+
+@pytest.mark.parametrize(("minutes", "arrived"), [(0.0, False), (60.0, True)])
+def test_a_crystal_has_only_so_long(minutes, arrived):
+    potential, source = AsePotential(EMT()), iter([("one", metal(1)), ("two", metal(2))])
+    found = list(descend(potential, source, DescentSettings(), minutes=minutes))
+    assert [walk.arrived for walk in found] == [arrived, arrived]
+    assert all((walk.fault is None) is arrived for walk in found)
+    if not arrived:
+        assert all(walk.fault.startswith("too slow: ") and len(walk.steps) == 1 for walk in found)

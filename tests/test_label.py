@@ -340,6 +340,12 @@ def test_hours_zero_collects_what_is_finished(candidates, tmp_path):
     assert (len(dataset), state.left) == (12, 0)
 
 
+def test_a_crystal_that_takes_too_long_is_given_up(candidates, tmp_path):
+    result = run(candidates, "--out", tmp_path / "set", "--calculator", EMT_PATH, "--minutes", "0")
+    assert result.exit_code == 2
+    assert "too slow: not relaxed after 1 steps" in result.output
+
+
 def test_two_calls_do_not_work_in_one_place(candidates, tmp_path):
     with claimed(tmp_path / "set.labelling", "labelling"):
         result = run(candidates, "--out", tmp_path / "set", "--calculator", EMT_PATH)

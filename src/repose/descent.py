@@ -12,6 +12,7 @@ square root of n, makes a cell about as stiff as an atom, whatever its size.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -203,6 +204,7 @@ def descend(
     source: Iterator[tuple[K, CrystalBatch]],
     settings: DescentSettings,
     still_wanted: Callable[[], bool] = lambda: True,
+    minutes: float | None = None,
 ) -> Iterator[Walk[K]]:
     """Relax a stream of crystals.
 
@@ -211,17 +213,20 @@ def descend(
         source: Keys, and batches of one crystal each; asked for the next one when there is room.
         settings: Steps, end, room.
         still_wanted: Asked before every step; once it says no, the walks under way are dropped.
+        minutes: A crystal that is still on its way so long after its first step began is given up.
 
     Yields:
         Walks, as they end.
     """
     room = settings.batch_atoms or potential.room
     walks: list[Walk[K]] = []
+    begun: dict[Walk[K], float] = {}
     waiting = next(source, None)
     while (walks or waiting is not None) and still_wanted():
         taken = sum(walk.crystal.n_atoms for walk in walks)
         while waiting is not None and (not walks or taken + waiting[1].n_atoms <= room):
             walks.append(Walk(*waiting, settings))
+            begun[walks[-1]] = time.monotonic()
             taken += waiting[1].n_atoms
             waiting = next(source, None)
         on_their_way = []
@@ -229,8 +234,15 @@ def descend(
             if isinstance(found, str):
                 walk.fault = found
             elif walk.go_on(found):
-                on_their_way.append(walk)
-                continue
+                taken_so_far = (time.monotonic() - begun[walk]) / 60
+                if minutes is None or taken_so_far <= minutes:
+                    on_their_way.append(walk)
+                    continue
+                walk.fault = (
+                    f"too slow: not relaxed after {len(walk.steps)} steps and {taken_so_far:.3g} minutes; "
+                    f"{minutes:g} were allowed."
+                )
+            del begun[walk]
             yield walk
         walks = on_their_way
 

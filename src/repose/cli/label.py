@@ -47,6 +47,10 @@ def label(
             min=0, help="Stop after so many, and make a dataset of what is finished; 0: do that now."
         ),
     ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(min=0, help="A crystal that takes longer, looked at after every step, has failed."),
+    ] = None,
     split_by: Annotated[
         str, typer.Option(help="chemical-system, or the name of a tag such as prototype.")
     ] = "chemical-system",
@@ -106,6 +110,7 @@ def label(
                     workers=workers or _default_workers(calculator, device),
                     device=device,
                     hours=hours,
+                    minutes=minutes,
                     report=show,
                 )
         except KeyboardInterrupt:

@@ -89,6 +89,7 @@ class Labelling:
 
     settings: LabelSettings
     device: str
+    minutes: float | None = None
 
     def __call__(
         self, part: Sequence[Candidate], ledger: Ledger, line: Line, still_wanted: Callable[[], bool]
@@ -114,7 +115,7 @@ class Labelling:
                     continue
                 yield candidate, _crystal(candidate)
 
-        for walk in descend(potential, crystals(), settings.descent, still_wanted):
+        for walk in descend(potential, crystals(), settings.descent, still_wanted, self.minutes):
             made = judge(walk, settings)
             if isinstance(made, Failure):
                 fail(made)
@@ -163,6 +164,7 @@ def label(
     workers: int = 1,
     device: str = "auto",
     hours: float | None = None,
+    minutes: float | None = None,
     report: Callable[[State], None] = lambda state: None,
 ) -> tuple[Dataset, State]:
     """Relax candidates into a dataset; go on where an earlier call was stopped.
@@ -178,6 +180,7 @@ def label(
         workers: Processes.
         device: Where a batched potential computes.
         hours: Stop after so many and make a dataset of what is finished; 0 only does the latter.
+        minutes: A crystal that takes longer has failed as too slow; whether one does depends on the machine.
         report: Told the state at the start and after each crystal.
 
     Returns:
@@ -200,7 +203,7 @@ def label(
                 job.count(labelled)
                 report(job.state)
 
-            work = Labelling(settings, device)
+            work = Labelling(settings, device, minutes)
             work_off(job.todo, work, workshop, workers=workers, deadline=deadline, report=one_more)
         described = [info for path in source if (info := read_info(path))]
         info = DatasetInfo(
