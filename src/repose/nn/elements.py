@@ -24,6 +24,18 @@ _STAND_INS = {
 
 
 @cache
+def element_table() -> dict[str, np.ndarray]:
+    """Tabulated properties by name, indexed by atomic number; radii in A, NaN where unknown."""
+    text = resources.files("repose.nn").joinpath("elements.csv").read_text()
+    rows = list(csv.DictReader(text.splitlines()))
+    names = [name for name in rows[0] if name not in ("number", "symbol")]
+    values = {name: np.array([math.nan, *(float(row[name] or "nan") for row in rows)]) for name in names}
+    for name, stand_in in _STAND_INS.items():
+        values[name] = np.where(np.isnan(values[name]), values[stand_in], values[name])
+    return values
+
+
+@cache
 def element_properties() -> np.ndarray:
     """Standardised properties of the elements: radii, electronegativity, group, period, valences, ...
 
@@ -31,13 +43,9 @@ def element_properties() -> np.ndarray:
         ``(119, P)`` float32, row z for atomic number z, each column with mean 0 and variance 1 over
         elements 1 to 94; rows of elements without a table (0 and above 103) are zero.
     """
-    text = resources.files("repose.nn").joinpath("elements.csv").read_text()
-    rows = list(csv.DictReader(text.splitlines()))
-    names = [name for name in rows[0] if name not in ("number", "symbol")]
-    values = {name: np.array([float(row[name] or "nan") for row in rows]) for name in names}
-    for name, stand_in in _STAND_INS.items():
-        values[name] = np.where(np.isnan(values[name]), values[stand_in], values[name])
-    table = np.stack([values[name] for name in names], axis=1)
+    values = element_table()
+    names = list(values)
+    table = np.stack([values[name][1:] for name in names], axis=1)
     known = table[:94]
     mean, spread = np.nanmean(known, axis=0), np.nanstd(known, axis=0)
     standard = np.where(np.isnan(table), 0.0, (table - mean) / spread)
