@@ -3,10 +3,10 @@
     python benchmarks/ablations/ablations.py VARIANTS.json --data D1 --out RUNS [--only NAME]
 
 VARIANTS.json holds settings for `repose train` ("base"), and by name what each variant has: its family,
-settings that differ from the base, and its seeds. Every run has a directory of its own and is trained once; stopped at
-any moment, the same command goes on, and several may work side by side on different `--only`. The table
-(`--table FILE`) has all runs that are finished: mean over the seeds, plus or minus their standard deviation
-where there are two or more.
+settings that differ from the base, and its seeds. Every run has a directory of its own and is trained once;
+stopped at any moment, the same command goes on, and several may work side by side on different `--only`. The
+table (`--table FILE`) has all runs that are finished: mean over the seeds, plus or minus their standard
+deviation where there are two or more.
 """
 
 from __future__ import annotations
