@@ -155,20 +155,20 @@ def test_tied_layers_share_their_weights():
 
 
 def test_five_numbers_stand_for_a_matrix():
-    generator = torch.Generator().manual_seed(0)
-    five = torch.randn(7, 5, 2, generator=generator, dtype=torch.float64)
+    five = torch.randn(7, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     full = tensors.matrices(five)
-    assert torch.allclose(full, full.transpose(1, 2))
+    assert torch.allclose(full, full.mT)
     assert torch.diagonal(full, dim1=1, dim2=2).sum(-1).abs().max() < 1e-12
     assert torch.allclose(full.square().sum((1, 2)), five.square().sum(1))  # lengths are kept
-    assert torch.allclose(tensors.components(full), five)
 
 
-def test_dyads_are_traceless_products():
-    vectors = torch.randn(6, 3, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    product = torch.einsum("nif,njf->nijf", vectors, vectors)
-    trace = vectors.square().sum(1)[:, None, None] * torch.eye(3).double()[None, :, :, None] / 3
+def test_products_of_vectors_and_tensors_are_those_of_matrices():
+    generator = torch.Generator().manual_seed(1)
+    vectors = torch.randn(6, 3, generator=generator, dtype=torch.float64)
+    five = torch.randn(6, 5, generator=generator, dtype=torch.float64)
+    product = vectors.unsqueeze(2) * vectors.unsqueeze(1)
+    trace = vectors.square().sum(1)[:, None, None] / 3 * torch.eye(3).double()
     assert torch.allclose(tensors.matrices(tensors.dyads(vectors)), product - trace)
-    five = torch.randn(6, 5, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    expected = torch.einsum("nijf,njf->nif", tensors.matrices(five), vectors)
+    expected = (tensors.matrices(five) @ vectors.unsqueeze(-1)).squeeze(-1)
     assert torch.allclose(tensors.applied(five, vectors), expected)
+    assert torch.allclose((tensors.turns(vectors) @ five.unsqueeze(-1)).squeeze(-1), expected)

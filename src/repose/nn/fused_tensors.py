@@ -9,7 +9,7 @@ loop of each kernel; six numbers stand for a symmetric matrix.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -20,11 +20,9 @@ from repose.graph import ROW, PeriodicGraph, Rows
 from repose.nn.fused import ROWS_BYTES
 from repose.nn.ops import segment_sum
 from repose.nn.tables import Place
-from repose.nn.tensors import HALF, SIXTH
+from repose.nn.tensors import Columns, dyad, times
 
 CHANNELS = 6  # of filters: scalar; vector of the sender, direction, tensor times direction; dyad, tensor
-
-Columns = Sequence[Tensor]
 
 
 def summed(
@@ -128,29 +126,6 @@ class _Summed(torch.autograd.Function):
         return sums[:, :CHANNELS].flatten(1), sums[:, 6:9], sums[:, 9:], g_filters, g_direction, None
 
 
-def _dyad(u: Columns, w: Columns) -> list[Tensor]:
-    """Five components of the symmetric traceless part of a product of two vectors."""
-    (a, b, c), (x, y, z) = u, w
-    return [
-        HALF * (a * y + b * x),
-        HALF * (b * z + c * y),
-        HALF * (c * x + a * z),
-        HALF * (a * x - b * y),
-        SIXTH * (2 * c * z - a * x - b * y),
-    ]
-
-
-def _times(t: Columns, u: Columns) -> list[Tensor]:
-    """A tensor of five components times a vector."""
-    xy, yz, zx, plane, axis = t
-    x, y, z = u
-    return [
-        HALF * (plane * x + xy * y + zx * z) - SIXTH * axis * x,
-        HALF * (xy * x - plane * y + yz * z) - SIXTH * axis * y,
-        HALF * (zx * x + yz * y) + 2 * SIXTH * axis * z,
-    ]
-
-
 def _dot(a: Columns, b: Columns) -> Tensor:
     total = a[0] * b[0]
     for one, other in zip(a[1:], b[1:], strict=True):
@@ -160,16 +135,16 @@ def _dot(a: Columns, b: Columns) -> Tensor:
 
 def _messages(weight: Columns, v: Columns, t: Columns, u: Columns) -> list[Tensor]:
     """Nine numbers that an edge sends, from its six weights and the vector and tensor of its sender."""
-    turned, dyad = _times(t, u), _dyad(u, u)
+    turned, own = times(t, u), dyad(u, u)
     vector = [weight[1] * v[i] + weight[2] * u[i] + weight[3] * turned[i] for i in range(3)]
-    tensor = [weight[4] * dyad[k] + weight[5] * t[k] for k in range(5)]
+    tensor = [weight[4] * own[k] + weight[5] * t[k] for k in range(5)]
     return [weight[0], *vector, *tensor]
 
 
 def _pulls(g: Columns, v: Columns, t: Columns, u: Columns) -> list[Tensor]:
     """Derivatives of what `_messages` gives, times ``g``, with respect to the six weights."""
     gv, gt = g[1:4], g[4:]
-    return [g[0], _dot(gv, v), _dot(gv, u), _dot(gv, _times(t, u)), _dot(gt, _dyad(u, u)), _dot(gt, t)]
+    return [g[0], _dot(gv, v), _dot(gv, u), _dot(gv, times(t, u)), _dot(gt, dyad(u, u)), _dot(gt, t)]
 
 
 @cache
@@ -203,7 +178,7 @@ def _kernels(features: int) -> tuple[Callable[..., Any], ...]:
         pulls = _pulls(g, of_v, of_t, u)
         # The sender's own factors may be multiplied after the sum.
         keep, turn, hold = (channel(s, k)[owner] for k in (1, 3, 5))
-        leant = _dyad(u, g[1:4])
+        leant = dyad(u, g[1:4])
         return (
             *((passed[k] * pulls[k]).sum(1) for k in range(CHANNELS)),
             *(keep * (passed[1] * g[1 + i]).sum(1) for i in range(3)),
@@ -220,7 +195,7 @@ def _kernels(features: int) -> tuple[Callable[..., Any], ...]:
         of_v, of_t = [v[:, i][sender] for i in range(3)], [t[:, k][sender] for k in range(5)]
         pulls = _pulls(g, of_v, of_t, u)
         weight = [channel(filters, k) * own[k] for k in (2, 3, 4)]
-        turned, bent = _times(of_t, g[1:4]), _times(g[4:], u)
+        turned, bent = times(of_t, g[1:4]), times(g[4:], u)
         along = [
             (weight[0] * g[1 + i] + weight[1] * turned[i] + 2 * weight[2] * bent[i]).sum(-1) for i in range(3)
         ]

@@ -16,7 +16,7 @@ from repose.nn.messages import EdgeGeometry
 from repose.nn.ops import segment_sum
 from repose.nn.radial import GaussianBasis
 from repose.nn.tables import Place, SplineTable
-from repose.nn.tensors import BASIS, dyads
+from repose.nn.tensors import dyads, turns
 
 # Sums over neighbours are divided by the square root of this, about as many as count.
 NEIGHBOURS = 20.0
@@ -89,13 +89,14 @@ class TensorMessage(nn.Module):
             if self.compiled:
                 args = (self.table.coefficients, place, edges.direction, edges.graph)
                 return Features(*from_table(s, v, t, *args))
-            return self._in_blocks(Features(s, v, t), self.table, place, edges)
+            with torch.autocast(v.device.type, enabled=False):  # sums stay in single precision
+                return self._in_blocks(Features(s, v, t), self.table, place, edges)
         weighted = torch.cat([edges.basis * inside.unsqueeze(-1), inside.unsqueeze(-1)], dim=-1)
         gamma = torch.cat([self.gamma.weight, self.gamma.bias.unsqueeze(-1)], dim=-1) / math.sqrt(NEIGHBOURS)
         filters = nn.functional.linear(weighted, gamma)  # (E, 6F)
         if self.compiled:
             return Features(*summed(s, v, t, filters, edges.direction, edges.graph))
-        return _sums(Features(s, v, t), filters, edges.direction, edges.graph, slice(None))
+        return _sums(Features(s, v, t), filters, edges.direction, edges.graph)
 
     def _in_blocks(
         self, features: Features, table: SplineTable, place: Place, edges: EdgeGeometry
@@ -107,31 +108,33 @@ class TensorMessage(nn.Module):
         size = max(64, int(BLOCK_BYTES.get(v.device.type, 1e6) / (5 * f * v.element_size())))
         for start in range(0, graph.n_edges, size):
             part = slice(start, start + size)
-            filters = table(Place(place.knot[part], place.weights[part]))
-            sums = sums + _sums(Features(s, v, t), filters, edges.direction[part], graph, part)
+            sender, receiver, u = graph.sender[part], graph.receiver[part], edges.direction[part]
+            weights = table(Place(place.knot[part], place.weights[part])).mul_(s.index_select(0, sender))
+            scalar, keep, lead, turn, stretch, hold = weights.view(-1, 6, f).split(1, dim=1)
+            sums.x.index_add_(0, receiver, scalar.squeeze(1))
+            tensor = t.index_select(0, sender)
+            vector = torch.bmm(turns(u), tensor).mul_(turn).addcmul_(v.index_select(0, sender), keep)
+            sums.v.index_add_(0, receiver, vector.addcmul_(u.unsqueeze(-1), lead))
+            tensor.mul_(hold).addcmul_(dyads(u).unsqueeze(-1), stretch)
+            sums.t.index_add_(0, receiver, tensor)
         return sums
 
 
-def _sums(
-    features: Features, filters: Tensor, direction: Tensor, graph: PeriodicGraph, part: slice
-) -> Features:
-    """Sums of the messages of some edges, as they are written in `TensorMessage`.
+def _sums(features: Features, filters: Tensor, direction: Tensor, graph: PeriodicGraph) -> Features:
+    """Sums of messages as they are written in `TensorMessage`, all edges at once.
 
     Args:
         features: Factors of the senders ``(N, 6F)``, vectors and tensors.
-        filters: Of these edges, ``(E, 6F)``.
-        direction: Of these edges, ``(E, 3)``.
-        graph: All edges.
-        part: Which of them these are.
+        filters: Of the edges, ``(E, 6F)``.
+        direction: Of the edges, ``(E, 3)``.
+        graph: The edges.
     """
     s, v, t = features
-    sender, receiver, n = graph.sender[part], graph.receiver[part], graph.n_atoms
+    sender, receiver, n = graph.sender, graph.receiver, graph.n_atoms
     of_t = t[sender]
     weights = (s[sender] * filters).unsqueeze(1).split(v.shape[-1], dim=-1)
     scalar, keep, lead, turn, stretch, hold = weights
-    # Tensors of the senders times the directions, by one small matrix for every edge.
-    turned = torch.bmm(torch.einsum("kij,ej->eik", BASIS.to(direction), direction), of_t)
-    vector = keep * v[sender] + lead * direction.unsqueeze(-1) + turn * turned
+    vector = keep * v[sender] + lead * direction.unsqueeze(-1) + turn * torch.bmm(turns(direction), of_t)
     tensor = stretch * dyads(direction).unsqueeze(-1) + hold * of_t
     return Features(
         segment_sum(scalar.squeeze(1), receiver, n),
