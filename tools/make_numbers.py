@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-DEFAULT = "e3relax"
+DEFAULT = "repose"
 README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- numbers:begin -->", "<!-- numbers:end -->"
 COLUMNS = {
@@ -17,7 +17,7 @@ COLUMNS = {
     "volume": ("volume, Å³", 1),
     "match": ("match, %", 1),
 }
-TEXT = """Errors of `default`, which is `e3relax`, on test splits: crystals of chemical systems never seen in
+TEXT = """Errors of `default`, which is `repose`, on test splits: crystals of chemical systems never seen in
 training (`xmno`: of structure types never seen with these elements). In brackets the gain over the better of
 Dummy and Rescale. Labels are CHGNet's, so these are errors against CHGNet, not DFT. No symmetry projection.
 """

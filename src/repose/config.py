@@ -199,11 +199,6 @@ class DeepRelaxSettings(NetworkSettings):
         description="'change': what is predicted is added to the distance that a pair has in the predicted "
         "cell when atoms follow it (ours)",
     )
-    directed: bool = Field(
-        default=False,
-        description="what is predicted for a pair also depends on its atoms' vectors along the edge (ours); "
-        "scalars alone cannot tell the bonds on one side of an atom from those on the other",
-    )
     positions: Literal["bounds", "likelihood"] = Field(
         default="bounds",
         description="'bounds': distances within one scale of the predicted ones (equations 18-20); "

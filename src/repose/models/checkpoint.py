@@ -101,7 +101,7 @@ def load_model(directory: Path) -> tuple[Network[Any], ModelConfig]:
 
 
 # What the name `default` stands for: the shipped model with the smallest errors on the validation split.
-DEFAULT = "e3relax"
+DEFAULT = "repose"
 
 
 def shipped_models() -> dict[str, Path]:

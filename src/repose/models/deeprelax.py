@@ -133,7 +133,6 @@ class PairHead(nn.Module):
         self.receiver, self.sender = nn.Linear(f, f), nn.Linear(f, f, bias=False)
         self.radial = nn.Linear(settings.n_basis, f, bias=False)
         self.offsets = nn.Linear(f, f, bias=False) if settings.offsets else None
-        self.along = nn.Linear(f, 2 * f, bias=False) if settings.directed else None
         self.out = nn.Sequential(ScaledSiLU(), nn.Linear(f, f), ScaledSiLU(), nn.Linear(f, outputs))
         self.table: SplineTable | None = None
 
@@ -141,7 +140,7 @@ class PairHead(nn.Module):
         """Read the radial part from a table from now on, but in training."""
         self.table = SplineTable(self.radial, radial)
 
-    def forward(self, x: Tensor, v: Tensor, edges: EdgeGeometry, codes: Tensor, offset: Tensor) -> Tensor:
+    def forward(self, x: Tensor, edges: EdgeGeometry, codes: Tensor, offset: Tensor) -> Tensor:
         """Values ``(E, K)``; arguments as in `PaEGNNLayer.forward`."""
         x = self.atom(x)
         if self.table is not None and not self.training:
@@ -151,11 +150,6 @@ class PairHead(nn.Module):
         if self.offsets is not None:
             hidden = hidden + self.offsets(codes)[offset]
         graph = edges.graph
-        if self.along is not None:
-            receiver, sender = self.along(v).chunk(2, dim=-1)
-            # One atom after the other: vectors of all edges are the largest tensors here.
-            for vectors, atom in ((receiver, graph.receiver), (sender, graph.sender)):
-                hidden = hidden + (vectors[atom] * edges.direction.unsqueeze(-1)).sum(dim=1)
         return self.out(hidden + self.receiver(x)[graph.receiver] + self.sender(x)[graph.sender])
 
 
@@ -279,11 +273,11 @@ class DeepRelax(Network[DeepRelaxSettings]):
         if self.matrix is not None:
             state = self._follow(state, self.matrix(x, state.cells, batch.crystal), batch)
             geometries.append(state)
-        of_edges = self.relaxed(x, v, edges, self.codes, offset)
+        of_edges = self.relaxed(x, edges, self.codes, offset)
         anchored = torch.arange(graph.n_edges, device=x.device)
         if settings.anchors == "cell":
             anchored = anchored[(graph.shift == 0).all(dim=1)]
-        displaced = self.displaced(x, v, edges, self.codes, offset)[anchored]
+        displaced = self.displaced(x, edges, self.codes, offset)[anchored]
         change, moved = of_edges[:, 0], displaced[:, 0]
         if settings.distances == "change":
             length = safe_norm(edge_vectors(graph, *state))
