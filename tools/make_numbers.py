@@ -24,12 +24,11 @@ Dummy and Rescale. Labels are CHGNet's, so these are errors against CHGNet, not 
 LEGEND = """
 `bulk`: substituted prototypes, far from equilibrium; `subst`: similar elements in a relaxed parent; `xmno`:
 Mg/Ca/Ba/Sr-Mn-O. The three whose names begin with `chgnet-` are in `datasets/`; the volumes of their inputs
-are without bias, which leaves Rescale less to gain. The whole table, with errors by severity of the input and
-for every crystal, is in [models/evaluation](models/evaluation/table.md); how the model was
-made and what was tried is in [models/e3relax](models/e3relax/README.md). `e3relax-h2`, trained for the
-same budget, is the same within 1 %, but for volume (2 % worse):
-[models/e3relax-h2](models/e3relax-h2/README.md). `deeprelax`, on somewhat less, gains 11 % in coordinates,
-17 % in the lattice, 16 % in shape and 30 % in volume: [models/deeprelax](models/deeprelax/README.md).
+are without bias, which leaves Rescale less to gain. The four models saw the same training crystals equally
+often. The whole table, with errors by severity of the input, is in
+[models/evaluation](models/evaluation/table.md); how each was made and what was tried is in
+[models/repose](models/repose/README.md), [models/e3relax](models/e3relax/README.md),
+[models/e3relax-h2](models/e3relax-h2/README.md) and [models/deeprelax](models/deeprelax/README.md).
 """
 
 
@@ -40,14 +39,12 @@ def main(path: Path) -> None:
     lines += ["| --- | --- |" + " ---: |" * len(COLUMNS)]
     for block in blocks:
         rows = {row["relaxer"]: row for row in block["rows"]}
-        ours = DEFAULT
         name = f"{block['dataset']} ({block['crystals']:,})"
-        for relaxer in ("Dummy", "Rescale", ours) if block is blocks[-1] else (ours,):
+        for relaxer in rows if block is blocks[-1] else (DEFAULT,):
             cells = [f"{rows[relaxer][c]:.{digits}f}" for c, (_, digits) in COLUMNS.items()]
-            if relaxer == ours:
-                gains = block["gains"][ours]
+            if gains := block["gains"].get(relaxer):
                 cells = [f"{cell} ({gains[c]:+.0f} %)" for cell, c in zip(cells, COLUMNS, strict=True)]
-            shown = "**default**" if relaxer == ours else relaxer
+            shown = "**default**" if relaxer == DEFAULT else relaxer
             lines.append(f"| {name} | {shown} | " + " | ".join(cells) + " |")
             name = ""
     before, _, rest = README.read_text().partition(BEGIN)
