@@ -7,7 +7,8 @@ from ase.calculators.emt import EMT
 from conftest import make_crystal
 from repose.crystals import CrystalBatch
 from repose.iterative import IterativeRelaxer
-from repose.testing import atom_order, batch_composition, input_unchanged
+from repose.testing import batch_composition, input_unchanged
+from repose.writings import atom_order
 
 
 def fcc_of(number: int, a: float) -> CrystalBatch:
