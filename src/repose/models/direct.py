@@ -24,10 +24,9 @@ from repose.models.network import Geometry, Network
 Computation = Literal["auto", "plain", "tabulated", "compiled"]
 Precision = Literal["float32", "bfloat16"]
 
-# Bytes of memory that one forward pass needs, measured on a CPU with 200 to 6,000 atoms: for an edge and
-# feature on the plain path and on the others, for an edge and for an atom and feature on these, for a pair
-# of atoms within the cutoff while the graph is made. On a GPU every batch corrects them for the next.
-PLAIN_EDGE_BYTES = 50
+# Bytes of memory that one forward pass needs, measured on a CPU with 200 to 6,000 atoms: on all but the plain
+# path (`Network.plain_edge_bytes`) for an edge and feature, for an edge, and for an atom and feature; for a
+# pair of atoms within the cutoff while the graph is made. On a GPU every batch corrects them for the next.
 EDGE_FEATURE_BYTES, EDGE_BYTES, ATOM_BYTES = 12, 900, 150
 PAIR_BYTES = 250
 
@@ -155,7 +154,7 @@ class DirectRelaxer(Relaxer):
         scale = self.dtype.itemsize / 4
         edges, features = atoms * (neighbours + 6 * graph.self_images), getattr(settings, "features", 128)
         if self.path == "plain":
-            network = edges * features * PLAIN_EDGE_BYTES
+            network = edges * features * self.network.plain_edge_bytes
         else:
             network = edges * (features * EDGE_FEATURE_BYTES + EDGE_BYTES) + atoms * features * ATOM_BYTES
         if isinstance(self.network, Ensemble) and self.network.together:

@@ -38,6 +38,7 @@ class Ensemble(Network[Any]):
         super().__init__(members[0].settings)
         self.family = members[0].family  # type: ignore[misc]
         self.settings_type = members[0].settings_type  # type: ignore[misc]
+        self.plain_edge_bytes = members[0].plain_edge_bytes  # type: ignore[misc]
         self.members = nn.ModuleList(members)
         self.accelerated = False
 

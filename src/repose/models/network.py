@@ -92,6 +92,9 @@ class Network(nn.Module, ABC, Generic[S]):
     # Submodules that turn features into answers; the rest is the trunk, which fine-tuning may hold back.
     heads: ClassVar[tuple[str, ...]] = ()
 
+    # Bytes of memory for an edge and feature on the plain path, measured on a CPU.
+    plain_edge_bytes: ClassVar[int] = 50
+
     settings: S
 
     def __init__(self, settings: S) -> None:

@@ -155,6 +155,7 @@ class Repose(Network[ReposeSettings]):
 
     settings_type = ReposeSettings
     heads = ("scale_head",)
+    plain_edge_bytes = 150  # six filters, vectors and tensors of senders
 
     def __init__(self, settings: ReposeSettings) -> None:
         super().__init__(settings)
