@@ -40,11 +40,17 @@ def sites(pair: Pair) -> tuple[int, int, list[int]]:
 
 def of_radii(pair: Pair) -> list[float]:
     """Radii, and their ratios."""
-    table = element_table()
     a, b, x = sites(pair)
-    r_a, r_b = table["cation_radius"][a], table["cation_radius"][b]
-    r_x = float(np.mean([table["anion_radius"][z] for z in x]))
+    r_a, r_b = radius(a, "cation_radius"), radius(b, "cation_radius")
+    r_x = float(np.mean([radius(z, "anion_radius") for z in x]))
     return [1.0, r_a, r_b, r_x, (r_a + r_x) / (r_b + r_x), r_b / r_x]
+
+
+def radius(number: int, kind: str) -> float:
+    """Radius of a kind in A, or else the covalent one."""
+    table = element_table()
+    value = float(table[kind][number])
+    return float(table["covalent_radius"][number]) if np.isnan(value) else value
 
 
 def of_elements(pair: Pair) -> list[float]:

@@ -25,14 +25,20 @@ _STAND_INS = {
 
 @cache
 def element_table() -> dict[str, np.ndarray]:
-    """Tabulated properties by name, indexed by atomic number; radii in A, NaN where unknown."""
-    text = resources.files("repose.nn").joinpath("elements.csv").read_text()
+    """Tabulated properties of the elements, from pymatgen and ASE (``tools/make_elements.py``).
+
+    Returns:
+        By name, each indexed by atomic number 0 to 103: radii in A, NaN where there is none; ``""`` as
+        symbol of 0.
+    """
+    text = resources.files("repose.nn").joinpath("elements.csv").read_text(encoding="utf-8")
     rows = list(csv.DictReader(text.splitlines()))
-    names = [name for name in rows[0] if name not in ("number", "symbol")]
-    values = {name: np.array([math.nan, *(float(row[name] or "nan") for row in rows)]) for name in names}
-    for name, stand_in in _STAND_INS.items():
-        values[name] = np.where(np.isnan(values[name]), values[stand_in], values[name])
-    return values
+    table = {
+        name: np.array([math.nan, *(float(row[name] or "nan") for row in rows)])
+        for name in rows[0]
+        if name != "symbol"
+    }
+    return table | {"symbol": np.array(["", *(row["symbol"] for row in rows)])}
 
 
 @cache
@@ -43,8 +49,10 @@ def element_properties() -> np.ndarray:
         ``(119, P)`` float32, row z for atomic number z, each column with mean 0 and variance 1 over
         elements 1 to 94; rows of elements without a table (0 and above 103) are zero.
     """
-    values = element_table()
-    names = list(values)
+    values = dict(element_table())
+    for name, stand_in in _STAND_INS.items():
+        values[name] = np.where(np.isnan(values[name]), values[stand_in], values[name])
+    names = [name for name in values if name not in ("number", "symbol")]
     table = np.stack([values[name][1:] for name in names], axis=1)
     known = table[:94]
     mean, spread = np.nanmean(known, axis=0), np.nanstd(known, axis=0)

@@ -135,12 +135,17 @@ def compiles(features: int, inputs: int, like: Tensor) -> bool:
     gate = () if not inputs else ((rows, ROW, inputs), (inputs, 3 * f), (3 * f,))
     rest = [like.new_zeros(shape) for shape in ((rows, ROW, 4), (rows, ROW, 3), *gate)]
     floats = [like.new_zeros(shape) for shape in ((n, 3 * f), (n, 3, f), (7, 3 * f))]
+    return runs(lambda: row_sums(features)(*floats, places, places, *rest))
+
+
+def runs(kernel: Callable[[], object]) -> bool:
+    """Whether a kernel can be compiled and called here; a warning says why not."""
     try:
         with torch.inference_mode():
-            row_sums(features)(*floats, places, places, *rest)
+            kernel()
     except Exception as error:  # whatever a missing or broken compiler leads to
         warnings.warn(
-            f"kernels cannot be compiled here, so the model runs without them: {error}", stacklevel=2
+            f"kernels cannot be compiled here, so the model runs without them: {error}", stacklevel=3
         )
         return False
     return True

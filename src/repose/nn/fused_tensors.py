@@ -8,7 +8,6 @@ loop of each kernel; six numbers stand for a symmetric matrix.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 from repose.graph import ROW, PeriodicGraph, Rows
-from repose.nn.fused import ROWS_BYTES
+from repose.nn.fused import ROWS_BYTES, runs
 from repose.nn.ops import segment_sum
 from repose.nn.tables import Place
 from repose.nn.tensors import Columns, dyad, times
@@ -85,15 +84,7 @@ def compiles(features: int, like: Tensor) -> bool:
     places = torch.zeros(rows, ROW, dtype=torch.int64, device=like.device)
     floats = [like.new_zeros(shape) for shape in ((n, CHANNELS * f), (n, 3, f), (n, 5, f), (7, CHANNELS * f))]
     rest = [like.new_zeros(rows, ROW, k) for k in (4, 3)]
-    try:
-        with torch.inference_mode():
-            _kernels(features)[3](*floats, places, places, *rest)
-    except Exception as error:  # whatever a missing or broken compiler leads to
-        warnings.warn(
-            f"kernels cannot be compiled here, so the model runs without them: {error}", stacklevel=2
-        )
-        return False
-    return True
+    return runs(lambda: _kernels(features)[3](*floats, places, places, *rest))
 
 
 class _Summed(torch.autograd.Function):

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache
-from importlib import resources
 
 import ase.data
 import numpy as np
 
 from repose.errors import DatasetError, nearest
+from repose.nn.elements import element_table
 
 LAST = 103
 # Elements up to uranium without noble gases and without what exists in traces only or decays fast.
@@ -35,19 +34,6 @@ _METALLOID_WEIGHT = 0.4
 # Scales on which elements differ: Mendeleev number of Pettifor, logarithm of the covalent radius, and
 # electronegativity of Pauling. A distance of 1 is about that of neighbours such as Ti and Nb, or Cl and Br.
 _SCALES = (10.0, 0.15, 0.35)
-
-
-@cache
-def element_table() -> dict[str, np.ndarray]:
-    """Tabulated properties by atomic number 0 to 103; NaN where there is none, ``""`` as symbol of 0."""
-    text = resources.files("repose.nn").joinpath("elements.csv").read_text(encoding="utf-8")
-    rows = list(csv.DictReader(text.splitlines()))
-    table = {
-        name: np.array([math.nan, *(float(row[name] or "nan") for row in rows)])
-        for name in rows[0]
-        if name != "symbol"
-    }
-    return table | {"symbol": np.array(["", *(row["symbol"] for row in rows)])}
 
 
 def atomic_number(symbol: str) -> int:

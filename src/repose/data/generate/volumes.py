@@ -15,8 +15,9 @@ import numpy as np
 from scipy import sparse
 
 from repose.atomic import replacing_file
-from repose.data.generate.chemistry import LAST, element_table
+from repose.data.generate.chemistry import LAST
 from repose.errors import DatasetError, ShapeError
+from repose.nn.elements import element_table
 
 # What an atom is to its crystal. The volume of an element depends on it: aluminium takes up 17 A^3 in alloys
 # and 12 A^3 as a cation.
