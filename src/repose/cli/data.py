@@ -39,7 +39,8 @@ def import_(
     source: Annotated[list[Path], typer.Argument(help="Files or folders.", exists=True)],
     out: Annotated[Path, typer.Option(help="Directory of the dataset; an older dataset is replaced.")],
     format_: Annotated[
-        str, typer.Option("--format", help="auto, extxyz, cif-pairs, ase-db or pymatgen-json.")
+        str,
+        typer.Option("--format", help="auto, extxyz, vasprun, ase-traj, cif-pairs, ase-db or pymatgen-json."),
     ] = "auto",
     name: Annotated[str, typer.Option(help="What to call it; the directory's name if not given.")] = "",
     licence: Annotated[str, typer.Option(help="Under which it may be used.")] = "",
@@ -60,7 +61,7 @@ def import_(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Make a dataset of relaxation paths, CIF pairs, an ASE database or pymatgen JSON.
+    """Make a dataset of relaxation paths (extended XYZ, VASP, ASE), CIF pairs, databases or pymatgen JSON.
 
     Crystals that are refused are named with the reason, and listed in DIR/refused.csv; the exit status is
     then 1, and all others are in the dataset.
