@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from repose.data.store import Dataset, DatasetInfo, Frame, Pair, write_dataset
+from repose.data.store import Dataset, DatasetInfo, Pair, write_dataset
 from repose.errors import DatasetError
+from repose.trajectory import Frame
 
 
 def thin(path: Sequence[Frame], frames: int) -> tuple[Frame, ...]:

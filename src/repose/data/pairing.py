@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from repose.data.matching import SMALLEST_ROTATION, match, rotation_angle, stretch_and_rotation
-from repose.data.store import SPLITS, Frame, Pair
+from repose.data.store import SPLITS, Pair
 from repose.errors import DatasetError, InvalidCrystalError, ReposeError
+from repose.trajectory import Frame
 
 if TYPE_CHECKING:
     from ase import Atoms

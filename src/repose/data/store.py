@@ -14,6 +14,7 @@ from pydantic import Field
 from repose.atomic import replacing_directory, stepped_aside
 from repose.config import Settings
 from repose.errors import DatasetError, require
+from repose.trajectory import Frame
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -23,25 +24,6 @@ SPLITS = ("train", "val", "test")
 INFO = "dataset.json"
 PARTS = "part-*.parquet"
 ROWS_PER_PART = 2000
-
-
-@dataclass(frozen=True, eq=False)
-class Frame:
-    """One step of a relaxation path: n atoms.
-
-    Attributes:
-        positions: A, ``(n, 3)``, continuous along the path.
-        cell: Lattice vectors as rows in A, ``(3, 3)``.
-        energy: eV per cell, or None.
-        forces: eV/A, ``(n, 3)``, or None.
-        stress: eV/A^3, ``(3, 3)``, sign as in ASE, or None.
-    """
-
-    positions: np.ndarray
-    cell: np.ndarray
-    energy: float | None = None
-    forces: np.ndarray | None = None
-    stress: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)

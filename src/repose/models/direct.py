@@ -119,7 +119,9 @@ class DirectRelaxer(Relaxer):
         """Forward pass, search for positions where distances are predicted, and what errors to expect."""
         start = time.perf_counter()
         mixed = torch.autocast(self.device.type, torch.bfloat16, enabled=self.reduced)
-        with torch.inference_mode(), mixed:
+        # Families that differentiate on the way need tensors that can be, though nothing remembers how.
+        frozen = torch.no_grad() if self.network.differentiates else torch.inference_mode()
+        with frozen, mixed:
             first, graph = self.network.prepare(batch.to(self.device, self.dtype))
             prediction = self.network(first, graph)
             geometry, violation = settle(prediction, first.crystal, graph)

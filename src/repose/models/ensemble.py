@@ -39,6 +39,7 @@ class Ensemble(Network[Any]):
         self.family = members[0].family  # type: ignore[misc]
         self.settings_type = members[0].settings_type  # type: ignore[misc]
         self.plain_edge_bytes = members[0].plain_edge_bytes  # type: ignore[misc]
+        self.differentiates = members[0].differentiates  # type: ignore[misc]
         self.members = nn.ModuleList(members)
         self.accelerated = False
 
@@ -50,7 +51,8 @@ class Ensemble(Network[Any]):
         the operations to launch. That is for GPUs. On a CPU the loop is faster, and a loop of accelerated
         members faster still, whose kernels cannot be batched over members; see docs/ensembles.md.
         """
-        return not self.accelerated and not self.training and next(self.parameters()).is_cuda
+        alone = self.accelerated or self.training or self.differentiates
+        return not alone and next(self.parameters()).is_cuda
 
     def prepare(self, batch: CrystalBatch) -> tuple[CrystalBatch, PeriodicGraph]:
         """See `Network.prepare`; the same for all members."""

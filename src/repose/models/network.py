@@ -16,6 +16,7 @@ from repose.graph import PeriodicGraph
 from repose.nn.familiarity import Familiarity
 
 S = TypeVar("S", bound=NetworkSettings)
+N = TypeVar("N", bound="Network[Any]")
 
 
 class Geometry(NamedTuple):
@@ -59,6 +60,24 @@ class Distances(NamedTuple):
     exact: bool = False
 
 
+class Trajectory(NamedTuple):
+    """The way of S crystals of N atoms in all from input to answer: T frames, both ends included.
+
+    Attributes:
+        positions: A, ``(T, N, 3)``.
+        cells: Rows, A, ``(T, S, 3, 3)``.
+        energies: eV per cell, ``(T, S)``.
+        forces: eV/A, the negative gradient of the energy, ``(T, N, 3)``.
+        stresses: eV/A^3, dE/dstrain over volume, sign as in ASE, ``(T, S, 3, 3)``.
+    """
+
+    positions: Tensor
+    cells: Tensor
+    energies: Tensor
+    forces: Tensor
+    stresses: Tensor
+
+
 class Prediction(NamedTuple):
     """What a network says about a batch.
 
@@ -67,12 +86,14 @@ class Prediction(NamedTuple):
         latent: Features of every crystal, ``(S, F)``: what tells whether its like was seen in training.
         scales: Errors to expect, for families that predict positions.
         distances: For families that predict them.
+        trajectory: The whole way, for families that know it (RelaxNet).
     """
 
     layers: list[Geometry]
     latent: Tensor
     scales: Scales | None = None
     distances: Distances | None = None
+    trajectory: Trajectory | None = None
 
     @property
     def geometry(self) -> Geometry:
@@ -92,6 +113,9 @@ class Network(nn.Module, ABC, Generic[S]):
     # Submodules that turn features into answers; the rest is the trunk, which fine-tuning may hold back.
     heads: ClassVar[tuple[str, ...]] = ()
 
+    # Whether a forward pass differentiates, and so cannot run in inference mode.
+    differentiates: ClassVar[bool] = False
+
     # Bytes of memory for an edge and feature on the plain path, measured on a CPU.
     plain_edge_bytes: ClassVar[int] = 50
 
@@ -101,6 +125,11 @@ class Network(nn.Module, ABC, Generic[S]):
         super().__init__()
         self.settings = settings
         self.familiarity = Familiarity(settings.features)
+
+    @property
+    def path_frames(self) -> int | None:
+        """Frames of the paths that it learns and predicts; None for families that know no path."""
+        return None
 
     @abstractmethod
     def prepare(self, batch: CrystalBatch) -> tuple[CrystalBatch, PeriodicGraph]:
@@ -149,15 +178,16 @@ _MODULES = {
     "deeprelax": "repose.models.deeprelax",
     "e3relax": "repose.models.e3relax",
     "e3relax-h2": "repose.models.e3relax_h2",
+    "relaxnet": "repose.models.relaxnet",
     "repose": "repose.models.repose",
 }
 _FAMILIES: dict[str, type[Network[Any]]] = {}
 
 
-def register(name: str) -> Callable[[type[Network[Any]]], type[Network[Any]]]:
+def register(name: str) -> Callable[[type[N]], type[N]]:
     """Class decorator that enters a family in the registry under its name."""
 
-    def enter(cls: type[Network[Any]]) -> type[Network[Any]]:
+    def enter(cls: type[N]) -> type[N]:
         cls.family = name
         _FAMILIES[name] = cls
         return cls

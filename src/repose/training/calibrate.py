@@ -63,7 +63,7 @@ def calibrate_model(
     return calibration
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def calibrate(
     network: Network[Any],
     train: Sequence[Pair],

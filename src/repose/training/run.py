@@ -28,6 +28,7 @@ from repose.models.baselines import fit_atomic_volumes
 from repose.models.checkpoint import ModelConfig, find_model, load_config, load_model, save_model
 from repose.models.network import Network, family
 from repose.training.calibrate import calibrate_model
+from repose.training.paths import path_task
 from repose.training.task import RelaxationTask
 
 SETTINGS = "train.json"
@@ -79,10 +80,16 @@ def train(
     # A dataset given twice counts twice in training, and once in validation.
     unique = list({dataset.directory: dataset for dataset in datasets}.values())
     val_pairs = _pairs(unique, "val")
-    task = RelaxationTask(network, settings, train_pairs, val_pairs)
+    trained_on = "; ".join(map(_sentence, unique))
+    if network.path_frames is None:
+        task = RelaxationTask(network, settings, train_pairs, val_pairs)
+    else:
+        task, left_out = path_task(network, settings, train_pairs, val_pairs)
+        trained_on = f"{left_out}, of: {trained_on}"
+        if progress != "none":
+            print(left_out, file=sys.stderr, flush=True)
     if compiled:
         network.compile_training()
-    trained_on = "; ".join(map(_sentence, unique))
     if settings.crystals is not None:
         trained_on = f"{settings.crystals} crystals of: {trained_on}"
     elements = known | {int(z) for pair in train_pairs for z in pair.numbers}
@@ -105,6 +112,7 @@ def train(
         logger=[CSVLogger(out, name="csv"), TensorBoardLogger(out, name="tensorboard", version="")],
         callbacks=callbacks,
         plugins=[AtomicCheckpoints()],
+        inference_mode=not network.differentiates,
         reload_dataloaders_every_n_epochs=1,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,

@@ -180,8 +180,11 @@ class TrainingBatches(IterableDataset[Sample]):
         batches = list(enumerate(self.plan()))
         for position, indices in batches[first::stride]:
             rng = np.random.default_rng([self.seed, self.epoch, self.rank, position])
-            pairs = [self.pairs[i] for i in indices]
-            yield collate(self.network, [draw(pair, self.settings, rng) for pair in pairs])
+            yield self.sample([self.pairs[i] for i in indices], rng)
+
+    def sample(self, pairs: Sequence[Pair], rng: np.random.Generator) -> Sample:
+        """What is drawn from the crystals of a batch."""
+        return collate(self.network, [draw(pair, self.settings, rng) for pair in pairs])
 
 
 class ValidationBatches(IterableDataset[Sample]):
@@ -211,8 +214,12 @@ class ValidationBatches(IterableDataset[Sample]):
         # Every process needs something to report: where there is not enough, all of them do all.
         shared = len(self.batches) >= self.world
         for pairs in self.batches[self.rank :: self.world] if shared else self.batches:
-            inputs = [crystal(p.numbers, p.positions, p.cell, p.pbc) for p in pairs]
-            yield collate(self.network, list(zip(inputs, map(target_of, pairs), strict=True)))
+            yield self.sample(pairs)
+
+    def sample(self, pairs: Sequence[Pair]) -> Sample:
+        """The crystals of a batch from their unrelaxed states."""
+        inputs = [crystal(p.numbers, p.positions, p.cell, p.pbc) for p in pairs]
+        return collate(self.network, list(zip(inputs, map(target_of, pairs), strict=True)))
 
 
 def edge_count(network: Network[Any], pair: Pair) -> int:

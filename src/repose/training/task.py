@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning
 import torch
@@ -17,7 +17,7 @@ from repose.config import TrainSettings
 from repose.data.store import Pair
 from repose.errors import ConfigError
 from repose.models.distance_geometry import settle
-from repose.models.network import Network
+from repose.models.network import Network, Prediction
 from repose.training.losses import training_loss, validation_errors
 from repose.training.samples import Sample, TrainingBatches, ValidationBatches
 
@@ -58,6 +58,9 @@ class RelaxationTask(lightning.LightningModule):
         val: Validation crystals.
     """
 
+    train_type: ClassVar[type[TrainingBatches]] = TrainingBatches
+    val_type: ClassVar[type[ValidationBatches]] = ValidationBatches
+
     def __init__(
         self, network: Network[Any], settings: TrainSettings, train: Sequence[Pair], val: Sequence[Pair]
     ) -> None:
@@ -67,8 +70,8 @@ class RelaxationTask(lightning.LightningModule):
         self.settings = settings
         # Batches are prepared on the CPU, maybe in other processes, by a copy that stays there.
         preparing = copy.deepcopy(network).requires_grad_(False)
-        self.train_batches = TrainingBatches(train, preparing, settings.sampling, settings.seed)
-        self.val_batches = ValidationBatches(val, preparing, 2 * settings.sampling.edges_per_batch)
+        self.train_batches = self.train_type(train, preparing, settings.sampling, settings.seed)
+        self.val_batches = self.val_type(val, preparing, 2 * settings.sampling.edges_per_batch)
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Batches of the current epoch; Lightning asks anew every epoch."""
@@ -91,13 +94,16 @@ class RelaxationTask(lightning.LightningModule):
         """Loss of a batch in A."""
         # A trunk that is held fixed is to err as it will in use, without the noise of training.
         self.network.train(self.settings.trunk_rate > 0)
-        prediction = self.network(batch.start, batch.graph)
-        follow = self.network.settings.frame == "affine"
-        loss = training_loss(prediction, batch.start, batch.graph, batch.target, self.settings, follow)
+        loss = self.loss(self.network(batch.start, batch.graph), batch)
         self.log(
             "train/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.target), sync_dist=True
         )
         return loss
+
+    def loss(self, prediction: Prediction, batch: Any) -> torch.Tensor:
+        """What is to become small."""
+        follow = self.network.settings.frame == "affine"
+        return training_loss(prediction, batch.start, batch.graph, batch.target, self.settings, follow)
 
     def on_train_epoch_start(self) -> None:
         """Start the clock."""
@@ -134,15 +140,19 @@ class RelaxationTask(lightning.LightningModule):
     def validation_step(self, batch: Sample, batch_idx: int) -> None:
         """Log the errors of the averaged weights."""
         prediction = self.average(batch.start, batch.graph)
-        geometry, _ = settle(prediction, batch.start.crystal, batch.graph)
-        errors = {name: value.mean() for name, value in validation_errors(geometry, batch.target).items()}
-        errors["score"] = errors["coordinates"] + errors["lattice"]
+        errors = {name: value.mean() for name, value in self.errors(prediction, batch).items()}
         self.log_dict(
             {f"val/{name}": value for name, value in errors.items()},
             batch_size=len(batch.target),
             prog_bar=True,
             sync_dist=True,
         )
+
+    def errors(self, prediction: Prediction, batch: Any) -> dict[str, torch.Tensor]:
+        """What is validated, ``(S,)`` each; by ``score`` weights are chosen."""
+        geometry, _ = settle(prediction, batch.start.crystal, batch.graph)
+        errors = validation_errors(geometry, batch.target)
+        return errors | {"score": errors["coordinates"] + errors["lattice"]}
 
     def on_validation_epoch_end(self) -> None:
         """Log the learning rate, that of the heads where the trunk has another, beside the errors."""

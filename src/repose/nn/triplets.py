@@ -1,0 +1,110 @@
+"""Messages from pairs of neighbours: angles at an atom, and vectors in the plane of three atoms."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from repose.nn.equivariant import ScaledSiLU
+from repose.nn.messages import legendre
+from repose.nn.ops import segment_sum
+
+# Pairs of neighbours that an atom of a common crystal has, of which sums are to be of order one.
+USUAL = 100
+
+
+class Triplets(NamedTuple):
+    """Pairs of different edges with the same receiver, ``(T,)`` each, in both orders.
+
+    Attributes:
+        first: Edge j -> i.
+        second: Edge k -> i.
+    """
+
+    first: Tensor
+    second: Tensor
+
+
+def triplets(receiver: Tensor, near: Tensor, n_atoms: int) -> Triplets:
+    """All pairs of different edges of one receiver.
+
+    Args:
+        receiver: Atom that every edge leads to, ``(E,)``, ascending.
+        near: Edges that count, ``(E,)`` bool.
+        n_atoms: Number of atoms.
+    """
+    edges = near.nonzero().squeeze(-1)
+    owner = receiver[edges]
+    count = torch.bincount(owner, minlength=n_atoms)
+    start = (count.cumsum(0) - count)[owner]  # first edge of the same receiver, for every edge
+    partners = count[owner]
+    first = torch.repeat_interleave(torch.arange(len(edges), device=edges.device), partners)
+    running = torch.arange(len(first), device=edges.device)
+    second = running - (partners.cumsum(0) - partners)[first] + start[first]
+    different = first != second
+    return Triplets(edges[first[different]], edges[second[different]])
+
+
+class TripletMessage(nn.Module):
+    """TripletMPNN of RelaxNet (section 4.2): what pairs of neighbours say to the atom between them.
+
+    A small network sees the angle as zonal harmonics P_l(cos), both edges and all three atoms. It gives
+    scalars, and the coefficients of vectors along an orthogonal basis: the direction to the first neighbour,
+    and what Gram and Schmidt leave of the direction to the second. That is not normalised: its length is the
+    sine of the angle, so that it fades where the three atoms stand in one line instead of turning about it
+    without hold, and all derivatives are finite. The third of the paper's basis vectors, the product of the
+    two, is left out: it does not change sign in a mirror, which no displacement may follow.
+
+    Args:
+        features: Width F of atoms.
+        edge_features: Width R of what is known of an edge.
+        width: Hidden features, scalars and vectors of a triplet.
+        degrees: l = 0 ... degrees - 1.
+    """
+
+    def __init__(self, features: int, edge_features: int, width: int, degrees: int) -> None:
+        super().__init__()
+        self.degrees, self.width = degrees, width
+        self.angle = nn.Linear(degrees, width)
+        self.atoms = nn.Linear(features, 3 * width, bias=False)  # receiver, first and second sender
+        self.edges = nn.Linear(edge_features, 2 * width, bias=False)  # first and second edge
+        self.out = nn.Sequential(ScaledSiLU(), nn.Linear(width, 3 * width))  # MLP_s and MLP_v side by side
+        self.scalars = nn.Linear(width, features, bias=False)
+
+    def forward(
+        self, x: Tensor, edge: Tensor, direction: Tensor, weight: Tensor, ends: tuple[Tensor, Tensor],
+        found: Triplets,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Sums over all pairs of neighbours.
+
+        Args:
+            x: Scalars of atoms, ``(N, F)``.
+            edge: Features of edges, ``(E, R)``.
+            direction: Unit vectors from receiver to sender, ``(E, 3)``.
+            weight: How much an edge counts, ``(E,)``; zero where triplets end.
+            ends: Receiver and sender of every edge.
+            found: The triplets.
+
+        Returns:
+            Scalars ``(N, F)`` and vectors ``(N, 3, width)``.
+        """
+        receiver, sender = ends
+        first, second = found
+        one, other = direction[first], direction[second]
+        cosine = (one * other).sum(-1)
+        across = other - cosine.unsqueeze(-1) * one  # as long as the sine of the angle
+        of_receiver, of_first, of_second = self.atoms(x).split(self.width, dim=-1)
+        edge_first, edge_second = self.edges(edge).split(self.width, dim=-1)
+        # What a triplet is made of is added up along edges first: there are fewer of them.
+        along_first = of_receiver[receiver] + of_first[sender] + edge_first
+        along_second = of_second[sender] + edge_second
+        zonal = legendre(cosine, torch.ones_like(cosine), self.degrees - 1)
+        hidden = self.angle(zonal) + along_first[first] + along_second[second]
+        message = self.out(hidden) * (weight[first] * weight[second]).unsqueeze(-1) / math.sqrt(USUAL)
+        scalar, along, sideways = message.split(self.width, dim=-1)
+        vector = one.unsqueeze(-1) * along.unsqueeze(1) + across.unsqueeze(-1) * sideways.unsqueeze(1)
+        atom, n = receiver[first], len(x)
+        return self.scalars(segment_sum(scalar, atom, n)), segment_sum(vector, atom, n)

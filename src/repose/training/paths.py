@@ -1,0 +1,290 @@
+"""Training on whole relaxation paths, for networks that follow them (RelaxNet)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from repose.config import PathSettings, SamplingSettings, TrainSettings
+from repose.data.frames import equidistant, paths_of
+from repose.data.store import Pair
+from repose.errors import DatasetError
+from repose.lattice import deformation, to_cartesian, volume
+from repose.models.network import Geometry, Network, Prediction, Trajectory
+from repose.nn.elements import MAX_NUMBER
+from repose.nn.ops import safe_norm, segment_mean
+from repose.training.losses import scale_loss, validation_errors
+from repose.training.samples import Sample, TrainingBatches, ValidationBatches, collate, crystal, target_of
+from repose.training.task import RelaxationTask
+from repose.trajectory import Frame
+
+# Errors larger than these count linearly, so that crystals squeezed far too tight do not drown the rest.
+FORCE, VIRIAL = 1.0, 1.0  # eV/A, eV per atom
+# Displacements below this have no direction worth learning, A.
+STILL = 1e-3
+# Energies that rise by no more than this from frame to frame do not count as rising, eV per atom.
+RISE = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class PathSample(Sample):
+    """A batch of paths.
+
+    Attributes:
+        frames: What the crystals do, T frames; stress is NaN where it is not known.
+    """
+
+    frames: Trajectory
+
+    def to(self, device: torch.device) -> PathSample:
+        """The same on another device."""
+        moved = super().to(device)
+        return PathSample(
+            moved.start, moved.graph, moved.target, Trajectory(*(part.to(device) for part in self.frames))
+        )
+
+
+def collate_paths(
+    network: Network[Any], pairs: Sequence[Pair], paths: Sequence[Sequence[Frame]]
+) -> PathSample:
+    """Join paths of as many frames each, and build the graph of the first ones.
+
+    Args:
+        network: Its `prepare` builds the graph.
+        pairs: The crystals.
+        paths: Frames with energies and forces, as many for every crystal.
+    """
+    ends = [
+        (crystal(pair.numbers, path[0].positions, path[0].cell, pair.pbc), target_of(pair))
+        for pair, path in zip(pairs, paths, strict=True)
+    ]
+    sample = collate(network, ends)
+    unknown = np.full((3, 3), np.nan)
+
+    def stacked(name: str, join: Any) -> Tensor:
+        rows = [join([getattr(path[k], name) for path in paths]) for k in range(len(paths[0]))]
+        return torch.tensor(np.stack(rows), dtype=torch.float32)
+
+    stresses = [
+        [unknown if f.stress is None else f.stress for f in frames] for frames in zip(*paths, strict=True)
+    ]
+    frames = Trajectory(
+        stacked("positions", np.concatenate),
+        stacked("cell", np.stack),
+        stacked("energy", np.array),
+        stacked("forces", np.concatenate),
+        torch.tensor(np.array(stresses), dtype=torch.float32),
+    )
+    return PathSample(sample.start, sample.graph, sample.target, frames)
+
+
+class PathBatches(TrainingBatches):
+    """Training batches of whole paths; see `TrainingBatches`.
+
+    A share ``path_frames`` of the paths begins at a later frame, where enough are left. Noised and rewritten
+    crystals have no paths, so those shares do not count.
+
+    Args:
+        pairs: Crystals with paths of enough frames.
+        network: Says how many frames.
+        settings: Budget, pseudo-epoch and augmentation.
+        seed: Source of all randomness.
+    """
+
+    def sample(self, pairs: Sequence[Pair], rng: np.random.Generator) -> PathSample:
+        """See `TrainingBatches.sample`."""
+        n = self.network.settings.frames
+        paths = [draw_path(pair, n, self.settings, rng) for pair in pairs]
+        return collate_paths(self.network, pairs, paths)
+
+
+def draw_path(pair: Pair, n: int, settings: SamplingSettings, rng: np.random.Generator) -> tuple[Frame, ...]:
+    """So many frames of a path, or of what is left of it from a later frame on."""
+    spare = len(pair.path) - n
+    later = rng.random() < settings.path_frames and spare > 0
+    return equidistant(pair.path[rng.integers(1, spare + 1) if later else 0 :], n)
+
+
+class ValidationPaths(ValidationBatches):
+    """Validation crystals with their whole paths; see `ValidationBatches`."""
+
+    def sample(self, pairs: Sequence[Pair]) -> PathSample:
+        """See `ValidationBatches.sample`."""
+        n = self.network.settings.frames
+        return collate_paths(self.network, pairs, [equidistant(pair.path, n) for pair in pairs])
+
+
+class PathErrors(NamedTuple):
+    """What training watches of a path, per crystal: ``(S,)`` each.
+
+    Attributes:
+        energy: Mean over frames, eV per atom.
+        forces: Mean over frames and components, eV/A.
+        rise: Largest rise of the predicted energy from frame to frame, eV per atom.
+    """
+
+    energy: Tensor
+    forces: Tensor
+    rise: Tensor
+
+
+def path_errors(found: Trajectory, known: Trajectory, crystal: Tensor) -> PathErrors:
+    """Errors of energies and forces; ``crystal`` is the crystal of every atom, ``(N,)``."""
+    n = found.energies.shape[1]
+    atoms = torch.bincount(crystal, minlength=n)
+    energy = (found.energies - known.energies).abs().mean(0) / atoms
+    forces = segment_mean((found.forces - known.forces).abs().mean((0, -1)), crystal, n)
+    return PathErrors(energy, forces, found.energies.diff(dim=0).amax(0) / atoms)
+
+
+def path_loss(prediction: Prediction, sample: PathSample, weights: PathSettings) -> Tensor:
+    """Loss of a path (RelaxNet, equation 7, and the stress).
+
+    Energies count per atom. Displacements and cells count in A, not squared, and squares of forces and
+    stresses only up to `FORCE` and `VIRIAL`, since crystals squeezed far too tight have forces ten times
+    those of the others. Directions are those of atoms beside the flow of the cell.
+
+    Args:
+        prediction: With a trajectory.
+        sample: The paths.
+        weights: Of the terms.
+    """
+    found, known = prediction.trajectory, sample.frames
+    if found is None:
+        raise ValueError("expected a prediction with a trajectory; got one without.")
+    owner, n, atoms = sample.start.crystal, len(sample.start), sample.start.counts
+    energy = ((found.energies - known.energies) / atoms).abs().mean()
+    rise = torch.relu(found.energies.diff(dim=0) / atoms).mean()
+    forces = squares(found.forces - known.forces, FORCE).mean((0, -1))
+    virial = (found.stresses - known.stresses) * (volume(known.cells) / atoms)[..., None, None]
+    virial = virial[torch.isfinite(known.stresses)]
+    moved = [
+        validation_errors(Geometry(*ours), sample.target.with_geometry(*theirs))
+        for ours, theirs in zip(_geometries(found), _geometries(known), strict=True)
+    ]
+    terms = (
+        (weights.energy, energy),
+        (weights.rise, rise),
+        (weights.forces, segment_mean(forces, owner, n).mean()),
+        (weights.stress, squares(virial, VIRIAL).mean() if len(virial) else virial.sum()),
+        (weights.displacement, torch.stack([(e["coordinates"] + e["lattice"]).mean() for e in moved]).mean()),
+        (weights.direction, _direction(found, known, owner)),
+    )
+    return torch.stack([weight * term for weight, term in terms]).sum()
+
+
+def _geometries(path: Trajectory) -> list[tuple[Tensor, Tensor]]:
+    """Positions and cells of all frames but the first, which is given."""
+    return list(zip(path.positions[1:], path.cells[1:], strict=True))
+
+
+def _direction(found: Trajectory, known: Trajectory, owner: Tensor) -> Tensor:
+    """One minus the cosine between displacements, over the whole path, weighted by how far atoms go."""
+
+    def moved(path: Trajectory) -> Tensor:
+        flow = deformation(path.cells[0], path.cells[-1])
+        return path.positions[-1] - to_cartesian(path.positions[0], flow, owner)
+
+    ours, theirs = moved(found), moved(known)
+    length = safe_norm(theirs)
+    cosine = (ours * theirs).sum(-1) / (safe_norm(ours) * length + STILL**2)
+    far = torch.where(length > STILL, length, 0.0)
+    return ((1 - cosine) * far).sum() / (far.sum() + STILL)
+
+
+def squares(error: Tensor, width: float) -> Tensor:
+    """Squares of errors, which go on as straight lines beyond a width."""
+    size = error.abs()
+    return torch.where(size < width, size.square(), width * (2 * size - width))
+
+
+class PathTask(RelaxationTask):
+    """Supervision of whole paths; see `RelaxationTask`.
+
+    The score is the sum of coordinate and lattice MAE in A at the end, and of the energy MAE over all frames
+    in eV per atom.
+    """
+
+    train_type, val_type = PathBatches, ValidationPaths
+
+    def loss(self, prediction: Prediction, batch: PathSample) -> Tensor:
+        """See `RelaxationTask.loss`."""
+        loss = path_loss(prediction, batch, self.settings.paths)
+        if prediction.scales is None:
+            return loss
+        scales = scale_loss(prediction.scales, prediction.geometry, batch.target, self.settings.images)
+        return loss + scales
+
+    def errors(self, prediction: Prediction, batch: PathSample) -> dict[str, Tensor]:
+        """See `RelaxationTask.errors`; ``rising`` is the share of crystals whose energy rises on its way."""
+        errors = super().errors(prediction, batch)
+        if prediction.trajectory is None:
+            raise ValueError("expected a prediction with a trajectory; got one without.")
+        path = path_errors(prediction.trajectory, batch.frames, batch.start.crystal)
+        return errors | {
+            "energy": path.energy,
+            "forces": path.forces,
+            "rising": (path.rise > RISE).to(path.rise),
+            "score": errors["score"] + path.energy,
+        }
+
+
+def fit_reference_energies(pairs: Sequence[Pair], n: int) -> tuple[np.ndarray, float]:
+    """Energy of an atom of every element, by least squares over all frames that training sees.
+
+    Args:
+        pairs: Crystals with paths.
+        n: Frames of a path.
+
+    Returns:
+        eV per atom by atomic number, ``(119,)``, zero for elements never seen; and the root mean square of
+        what is left, eV per atom.
+    """
+    frames = [(pair.numbers, frame.energy) for pair in pairs for frame in equidistant(pair.path, n)]
+    counts = np.stack([np.bincount(z, minlength=MAX_NUMBER + 1) / len(z) for z, _ in frames])
+    energies = np.array([energy / len(z) for z, energy in frames if energy is not None])
+    seen = counts.any(axis=0)
+    reference = np.zeros(MAX_NUMBER + 1)
+    reference[seen] = np.linalg.lstsq(counts[:, seen], energies, rcond=None)[0]
+    # Energies squeezed far too high would make the scale of all.
+    left = np.abs(energies - counts @ reference)
+    return reference, float(np.median(left) / 0.6745)
+
+
+def path_task(
+    network: Network[Any], settings: TrainSettings, train: Sequence[Pair], val: Sequence[Pair]
+) -> tuple[PathTask, str]:
+    """Task of a family that follows paths, and a line about the training crystals left out.
+
+    Reference energies are fitted, unless the network brings some.
+
+    Args:
+        network: What is trained.
+        settings: How.
+        train: Training crystals.
+        val: Validation crystals.
+
+    Raises:
+        DatasetError: There is no path, for training or for validation.
+    """
+    frames = network.path_frames or 0
+    found, held_out = paths_of(train, frames), paths_of(val, frames)
+    if not found.pairs or not held_out.pairs:
+        raise DatasetError(
+            f"family '{network.family}' learns from paths of {frames} frames with energies and forces. "
+            f"Training: {found}. Validation: {held_out}. Label crystals with 'repose data label'."
+        )
+    # Whole paths go on, since training draws frames of its own.
+    known, watched = ({pair.id for pair in paths.pairs} for paths in (found, held_out))
+    train, val = [p for p in train if p.id in known], [p for p in val if p.id in watched]
+    reference, scale = network.get_buffer("reference_energies"), network.get_buffer("energy_scale")
+    if not reference.any():
+        fitted, left = fit_reference_energies(train, frames)
+        reference.copy_(torch.as_tensor(fitted))
+        scale.fill_(left)
+    return PathTask(network, settings, train, val), str(found)
