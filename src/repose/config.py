@@ -291,9 +291,9 @@ class RelaxNetSettings(NetworkSettings):
     )
     n_bessel: int = Field(default=4, gt=0, description="spherical Bessel functions of every degree")
     lmax: int = Field(default=3, ge=0, le=3, description="degree of spherical harmonics of edges")
-    channels: int = Field(default=4, gt=0, description="kinds of neighbours that harmonics tell apart")
+    channels: int = Field(default=8, gt=0, description="channels of every degree")
     triplets: int = Field(default=32, ge=0, description="width of triplets; 0: ablation, without them")
-    triplet_cutoff: float = Field(default=4.0, gt=0, description="distance in A where edges leave triplets")
+    triplet_cutoff: float = Field(default=3.6, gt=0, description="distance in A where edges leave triplets")
     zonal: int = Field(default=5, gt=0, description="zonal harmonics of the angle of a triplet")
     hidden_steps: bool = Field(
         default=True, description="layers move the positions that later layers see; False: ablation"

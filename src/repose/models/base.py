@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -20,6 +20,10 @@ from repose.lattice import to_cartesian, to_fractional
 from repose.models.estimate import Bonds, Estimate, Outcome
 from repose.models.memory import batch_bytes, free_memory, is_out_of_memory, pack, watched
 from repose.models.network import Geometry
+from repose.trajectory import Frame
+
+# Volume over that of the input beyond which a path has exploded.
+EXPLODED = 8.0
 
 Status = Literal["relaxed", "suspect", "refused"]
 
@@ -45,7 +49,8 @@ class Relaxation:
         bond_uncertainty: The same for the length of every bond.
         outside: Why the crystal lies outside of what the model knows, so that bounds may not hold; None if it
             does not, or if the model cannot tell.
-        path: Geometries from input to output, where the model gives them.
+        path: The way from the input to the output, both included, where the model gives it: energies in eV
+            and forces in eV/A are the model's. Where constraints hold something back, frames have none.
         seconds: Time this crystal took, its share of the batch's.
         before: The input as numbers, None if it was refused; `spacegroup_in` is found from it.
         after: The output as numbers, None if there is none.
@@ -62,7 +67,7 @@ class Relaxation:
     strain_uncertainty: float | None = None
     bond_uncertainty: Bonds | None = None
     outside: str | None = None
-    path: Any = None
+    path: tuple[Frame, ...] | None = None
     seconds: float = 0.0
     before: CrystalBatch | None = field(default=None, repr=False)
     after: CrystalBatch | None = field(default=None, repr=False)
@@ -129,11 +134,13 @@ class Relaxer(ABC):
         name: What tables call it.
         elements: Atomic numbers it can deal with; None for all.
         device: Where it runs.
+        gives_paths: Whether results have a `path`.
     """
 
     name: str
     elements: Collection[int] | None = None
     device: torch.device = torch.device("cpu")
+    gives_paths: bool = False
     memory_ratio: float = 1.0  # memory taken over memory estimated, in the last large batch
 
     @abstractmethod
@@ -290,21 +297,12 @@ def _finish(job: _Job, outcome: Outcome, constraints: Constraints, start: float)
             structure, status, reason, seconds=seconds, before=job.crystal, known_group=known, **values
         )
 
-    if reason := checks.useless(positions, cell, old_cell, violation):
+    lost = _diverged(outcome.path, old_cell)
+    if reason := lost or checks.useless(positions, cell, old_cell, violation):
         return result(job.structure, "suspect", f"{reason} The input is returned; try another model.")
-    if job.group is not None:
-        positions, cell = symmetry.symmetrise(job.group, old_positions, old_cell, positions, cell)
-    fractional = positions @ np.linalg.inv(cell)
-    if constraints.fix_cell:
-        new_cell = old_cell.copy()
-    else:
-        axes = set(constraints.fix_axes) | {
-            axis for axis, periodic in zip("abc", pbc, strict=True) if not periodic
-        }
-        new_cell = symmetry.constrain_cell(old_cell, cell, axes)
-    if job.fixed.any():
-        fractional = _hold(fractional, old_positions @ np.linalg.inv(old_cell), job.fixed)
-    positions = fractional @ new_cell
+    held = _Held(job, constraints)
+    positions, new_cell = held.project(positions, cell)
+    fractional = positions @ np.linalg.inv(new_cell)
     moved = (fractional - old_positions @ np.linalg.inv(old_cell)) @ new_cell
     change = float(abs(np.linalg.det(new_cell) / np.linalg.det(old_cell)) - 1)
     reason = checks.useless(positions, new_cell, old_cell) or checks.doubts(
@@ -322,7 +320,53 @@ def _finish(job: _Job, outcome: Outcome, constraints: Constraints, start: float)
         strain_uncertainty=outcome.strain,
         bond_uncertainty=outcome.bonds,
         outside=outcome.outside,
+        path=None if outcome.path is None else tuple(map(held.frame, outcome.path)),
     )
+
+
+class _Held:
+    """What a crystal must keep: its symmetry, and what is constrained."""
+
+    def __init__(self, job: _Job, constraints: Constraints) -> None:
+        self.job, self.constraints = job, constraints
+        open_axes = {axis for axis, periodic in zip("abc", job.arrays[3], strict=True) if not periodic}
+        self.axes = set(constraints.fix_axes) | open_axes
+        self.freely = not (constraints.fix_axes or constraints.fix_cell or job.fixed.any())
+
+    def project(self, positions: NDArray[Any], cell: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """The nearest geometry that is allowed."""
+        _, old_positions, old_cell, _ = self.job.arrays
+        if self.job.group is not None:
+            positions, cell = symmetry.symmetrise(self.job.group, old_positions, old_cell, positions, cell)
+        fractional = positions @ np.linalg.inv(cell)
+        fixed_cell = self.constraints.fix_cell
+        cell = old_cell.copy() if fixed_cell else symmetry.constrain_cell(old_cell, cell, self.axes)
+        if self.job.fixed.any():
+            fractional = _hold(fractional, old_positions @ np.linalg.inv(old_cell), self.job.fixed)
+        return fractional @ cell, cell
+
+    def frame(self, frame: Frame) -> Frame:
+        """A frame of the way, without its energy and forces where those are of another geometry."""
+        positions, cell = self.project(frame.positions, frame.cell)
+        if self.freely:
+            return replace(frame, positions=positions, cell=cell)
+        return Frame(positions, cell)
+
+
+def _diverged(path: tuple[Frame, ...] | None, old_cell: NDArray[Any]) -> str | None:
+    """Where on its way a crystal is lost: not finite, flat, or far too large."""
+    for index, frame in enumerate(path or ()):
+        reason = checks.useless(frame.positions, frame.cell, old_cell)
+        if reason is None and not (
+            np.isfinite(frame.energy or 0.0)
+            and np.isfinite(0.0 if frame.forces is None else frame.forces).all()
+        ):
+            reason = "its energy or a force is not finite (NaN or infinity)."
+        if reason is None and abs(np.linalg.det(frame.cell) / np.linalg.det(old_cell)) > EXPLODED:
+            reason = f"the volume is more than {EXPLODED:g} times that of the input."
+        if reason is not None:
+            return f"the path is lost at frame {index + 1} of {len(path or ())}: {reason}"
+    return None
 
 
 def _space_group(crystal: CrystalBatch | None) -> int:

@@ -18,8 +18,8 @@ from repose.models.base import Relaxer
 from repose.models.checkpoint import ModelConfig
 from repose.models.distance_geometry import settle
 from repose.models.ensemble import Ensemble
-from repose.models.estimate import Errors, Estimate, expected_errors, split_bonds
-from repose.models.network import Geometry, Network
+from repose.models.estimate import Errors, Estimate, expected_errors, split_bonds, split_trajectory
+from repose.models.network import Geometry, Network, Trajectory
 
 Computation = Literal["auto", "plain", "tabulated", "compiled"]
 Precision = Literal["float32", "bfloat16"]
@@ -42,6 +42,7 @@ class Answer(NamedTuple):
     distance: Tensor  # of the features from those of training, (S,)
     violation: Tensor | None
     graph: PeriodicGraph
+    trajectory: Trajectory | None
 
 
 class DirectRelaxer(Relaxer):
@@ -81,6 +82,7 @@ class DirectRelaxer(Relaxer):
                     module.to(torch.bfloat16)
         self.config = config
         self.name = config.name
+        self.gives_paths = network.path_frames is not None and config.members == 1
         self.elements = frozenset(config.elements) or None
 
     @property
@@ -96,8 +98,9 @@ class DirectRelaxer(Relaxer):
         """See `Relaxer.estimate`."""
         answer = self._answer(batch)
         calibration, expected = self.config.calibration, answer.errors
+        paths = None if answer.trajectory is None else split_trajectory(answer.trajectory, batch.counts.cpu())
         if calibration is None or expected is None:
-            return Estimate(answer.geometry, expected=expected, violation=answer.violation)
+            return Estimate(answer.geometry, expected=expected, violation=answer.violation, paths=paths)
         strains = None
         if expected.strains is not None and calibration.strains is not None:
             strains = calibration.strains * expected.strains
@@ -113,6 +116,7 @@ class DirectRelaxer(Relaxer):
             ),
             [calibration.outside(own, far) for own, far in zip(numbers, distances, strict=True)],
             answer.violation,
+            paths,
         )
 
     def _answer(self, batch: CrystalBatch) -> Answer:
@@ -137,6 +141,7 @@ class DirectRelaxer(Relaxer):
             back(distance),
             None if violation is None else back(violation),
             graph.to(batch.device, batch.dtype),
+            None if prediction.trajectory is None else Trajectory(*map(back, prediction.trajectory)),
         )
         self.worked += time.perf_counter() - start
         if self.path == "auto" and self.worked > COMPILE_AFTER:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from repose.graph import PeriodicGraph, edge_vectors
-from repose.models.network import Geometry, Prediction
+from repose.models.network import Geometry, Prediction, Trajectory
 from repose.nn.ops import segment_mean
+from repose.trajectory import Frame
 
 LEVEL = 90  # %; what "uncertainty" means where no level is named
 
@@ -69,6 +70,7 @@ class Outcome(NamedTuple):
         strain: Bound for the strain.
         bonds: The bonds.
         outside: Why it lies outside of what the model knows.
+        path: The way from the input to the answer, both included.
     """
 
     positions: np.ndarray
@@ -79,13 +81,16 @@ class Outcome(NamedTuple):
     strain: float | None = None
     bonds: Bonds | None = None
     outside: str | None = None
+    path: tuple[Frame, ...] | None = None
 
     def shifted(self, home: np.ndarray) -> Outcome:
         """The same for atoms written so many cells ``(N, 3)`` further."""
-        bonds = self.bonds
+        bonds, path = self.bonds, self.path
         if bonds is not None:
             bonds = bonds._replace(shift=bonds.shift + (home[bonds.first] - home[bonds.second]).astype(int))
-        return self._replace(positions=self.positions + home @ self.cell, bonds=bonds)
+        if path is not None:
+            path = tuple(replace(frame, positions=frame.positions + home @ frame.cell) for frame in path)
+        return self._replace(positions=self.positions + home @ self.cell, bonds=bonds, path=path)
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +106,7 @@ class Estimate:
         bonds: For the bonds of every crystal.
         outside: Why a crystal lies outside of what the model knows, or None, crystal by crystal.
         violation: What remains to be met of predicted distances in A, ``(S,)``, for families that have them.
+        paths: The way of every crystal, for families that know it.
     """
 
     geometry: Geometry
@@ -111,6 +117,7 @@ class Estimate:
     bonds: list[Bonds] | None = None
     outside: list[str | None] | None = None
     violation: Tensor | None = None
+    paths: list[tuple[Frame, ...]] | None = None
 
     def split(self, counts: list[int]) -> list[Outcome]:
         """Crystal by crystal, for the number of atoms of each."""
@@ -136,6 +143,7 @@ class Estimate:
             by_crystal(self.strains),
             by_crystal(self.bonds),
             by_crystal(self.outside),
+            by_crystal(self.paths),
         )
         return [Outcome(*row) for row in zip(*columns, strict=True)]
 
@@ -193,3 +201,23 @@ def split_bonds(graph: PeriodicGraph, geometry: Geometry, uncertainty: Tensor, c
     borders = torch.bincount(graph.crystal, minlength=len(counts)).cumsum(0)[:-1].tolist()
     parts = zip(*(np.split(column.cpu().numpy(), borders) for column in columns), strict=True)
     return [Bonds(*part) for part in parts]
+
+
+def split_trajectory(trajectory: Trajectory, counts: Tensor) -> list[tuple[Frame, ...]]:
+    """Frames crystal by crystal.
+
+    Args:
+        trajectory: Of the batch.
+        counts: Atoms of every crystal, ``(S,)``.
+    """
+    ends = counts.cumsum(0)[:-1].tolist()
+    positions, cells, energies, forces, stresses = (_double(part).numpy() for part in trajectory)
+    columns = zip(
+        np.split(positions, ends, axis=1),
+        cells.swapaxes(0, 1),
+        energies.T.tolist(),
+        np.split(forces, ends, axis=1),
+        stresses.swapaxes(0, 1),
+        strict=True,
+    )
+    return [tuple(Frame(*frame) for frame in zip(*crystal, strict=True)) for crystal in columns]

@@ -33,7 +33,7 @@ from repose.models.network import Geometry, Network, Prediction, Scales, Traject
 from repose.models.relaxnet_encoder import (
     Attention,
     DTNNLayer,
-    PairConvolution,
+    Field,
     surroundings,
 )
 from repose.models.scales import ScaleHead
@@ -99,7 +99,7 @@ class RelaxNet(Network[RelaxNetSettings]):
     atomic_volumes: Tensor
     gain: nn.Parameter
     friction: nn.Parameter
-    pairs: PairConvolution  # with explicit evolution alone, and so is the next
+    field: Field  # with explicit evolution alone, and so is the next
     motion: nn.Sequential
 
     def __init__(self, settings: RelaxNetSettings) -> None:
@@ -126,7 +126,7 @@ class RelaxNet(Network[RelaxNetSettings]):
         self.gain = nn.Parameter(torch.full((2,), _inverse_softplus(1.0)))
         self.friction = nn.Parameter(torch.full((2,), _inverse_softplus(2.0)))
         if settings.evolution == "explicit":
-            self.pairs = PairConvolution(f, settings.n_basis)
+            self.field = Field(f, settings.n_basis)
             self.motion = mlp(2 * f + 1, f, f)
         self.scale_head = ScaleHead(f) if settings.scale_head else None
 
@@ -262,7 +262,7 @@ class Way:
             else:
                 around = surroundings(self.graph, moved, strained, network.basis, self.settings)
                 own = nn.functional.layer_norm(features, features.shape[-1:])
-                message = network.pairs(own, around.geometry.basis, around.inside, self.graph)
+                message = network.field(own, around.geometry.basis, around.inside, self.graph)
                 clock = time.expand(len(own), 1).to(own)
                 change = network.motion(torch.cat([own, message, clock], dim=-1))
                 x = features + message

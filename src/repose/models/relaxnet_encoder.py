@@ -39,22 +39,22 @@ class EdgeFeatures(nn.Module):
     def __init__(self, settings: RelaxNetSettings) -> None:
         super().__init__()
         s = settings
-        self.channels, self.degrees = s.channels, s.lmax + 1
+        self.degrees = s.lmax + 1
         self.bessel = BesselBasis(self.degrees, s.n_bessel, s.graph.cutoff)
+        self.radial = nn.Linear(s.n_bessel, s.channels, bias=False)
         self.weights = nn.Linear(s.features, s.channels, bias=False)
-        self.mix = nn.Linear(s.n_basis + self.degrees * s.n_bessel * s.channels, s.features)
+        self.mix = nn.Linear(s.n_basis + self.degrees * s.channels, s.features)
 
     def forward(self, x: Tensor, edges: EdgeGeometry) -> Tensor:
         """Features of edges ``(E, F)`` from scalars of atoms ``(N, F)``."""
         graph = edges.graph
-        radial = self.bessel(edges.distance)  # (E, L, n)
-        weight = self.weights(x)[graph.sender] / USUAL**0.5  # (E, C)
+        radial = self.radial(self.bessel(edges.distance))  # (E, L, C)
+        weight = (self.weights(x) / USUAL**0.5)[graph.sender].unsqueeze(1)  # (E, 1, C)
         parts = [edges.basis]
         for degree, harmonics in enumerate(spherical_harmonics(edges.direction, self.degrees)):
-            own = radial[:, degree, :, None] * harmonics.unsqueeze(1)  # (E, n, 2l + 1)
-            around = segment_sum(own.unsqueeze(-1) * weight[:, None, None], graph.receiver, graph.n_atoms)
-            invariant = (own.unsqueeze(-1) * around[graph.receiver]).sum(2) / (2 * degree + 1)
-            parts.append(invariant.flatten(1))
+            own = harmonics.unsqueeze(-1) * radial[:, degree].unsqueeze(1)  # (E, 2l + 1, C)
+            around = segment_sum(own * weight, graph.receiver, graph.n_atoms)
+            parts.append((own * around[graph.receiver]).sum(1) / (2 * degree + 1))
         return self.mix(torch.cat(parts, dim=-1))
 
 
@@ -76,6 +76,28 @@ class PairConvolution(nn.Module):
         """Sums over neighbours ``(N, F)``; edges ``(E, R)`` count as ``inside`` ``(E,)`` says."""
         message = torch.tanh(self.atoms(x)[graph.sender] * self.filter(edge)) * inside.unsqueeze(-1)
         return self.out(segment_sum(message, graph.receiver, len(x))) / USUAL**0.5
+
+
+class Field(nn.Module):
+    """What the neighbours of an atom add up to where they now stand.
+
+    With explicit evolution all of the network but this is gone through once, and this at every step of the
+    way: so it is as little as possible.
+
+    Args:
+        features: Width F of atoms.
+        n_basis: Radial functions R.
+    """
+
+    def __init__(self, features: int, n_basis: int) -> None:
+        super().__init__()
+        self.sent, self.taken = (nn.Linear(features, features, bias=False) for _ in range(2))
+        self.filter = nn.Linear(n_basis, features, bias=False)
+
+    def forward(self, x: Tensor, basis: Tensor, inside: Tensor, graph: PeriodicGraph) -> Tensor:
+        """Sums over neighbours ``(N, F)``; edges ``(E, R)`` count as ``inside`` ``(E,)`` says."""
+        message = self.sent(x)[graph.sender] * self.filter(basis * inside.unsqueeze(-1))
+        return self.taken(x) * segment_sum(message, graph.receiver, len(x)) / USUAL**0.5
 
 
 class Surroundings(NamedTuple):

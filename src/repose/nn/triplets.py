@@ -93,9 +93,7 @@ class TripletMessage(nn.Module):
         """
         receiver, sender = ends
         first, second = found
-        one, other = direction[first], direction[second]
-        cosine = (one * other).sum(-1)
-        across = other - cosine.unsqueeze(-1) * one  # as long as the sine of the angle
+        cosine = (direction[first] * direction[second]).sum(-1)
         of_receiver, of_first, of_second = self.atoms(x).split(self.width, dim=-1)
         edge_first, edge_second = self.edges(edge).split(self.width, dim=-1)
         # What a triplet is made of is added up along edges first: there are fewer of them.
@@ -103,8 +101,11 @@ class TripletMessage(nn.Module):
         along_second = of_second[sender] + edge_second
         zonal = legendre(cosine, torch.ones_like(cosine), self.degrees - 1)
         hidden = self.angle(zonal) + along_first[first] + along_second[second]
-        message = self.out(hidden) * (weight[first] * weight[second]).unsqueeze(-1) / math.sqrt(USUAL)
-        scalar, along, sideways = message.split(self.width, dim=-1)
-        vector = one.unsqueeze(-1) * along.unsqueeze(1) + across.unsqueeze(-1) * sideways.unsqueeze(1)
-        atom, n = receiver[first], len(x)
-        return self.scalars(segment_sum(scalar, atom, n)), segment_sum(vector, atom, n)
+        both = (weight[first] * weight[second]).unsqueeze(-1) / math.sqrt(USUAL)
+        scalar, along, across = (self.out(hidden) * both).split(self.width, dim=-1)
+        # Basis: d_first, and d_second - cosine d_first. What belongs to one direction is added up first.
+        n, edges = len(x), len(edge)
+        turned = segment_sum(along - cosine.unsqueeze(-1) * across, first, edges)
+        turned = turned + segment_sum(across, second, edges)
+        vectors = segment_sum(direction.unsqueeze(-1) * turned.unsqueeze(1), receiver, n)
+        return self.scalars(segment_sum(scalar, receiver[first], n)), vectors
