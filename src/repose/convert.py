@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from repose.crystals import CrystalBatch
 from repose.errors import InvalidCrystalError
+from repose.trajectory import Frame
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -91,6 +92,21 @@ def to_atoms(batch: CrystalBatch) -> list[Atoms]:
         )
         for crystal in batch
     ]
+
+
+def frame_to_atoms(crystal: CrystalBatch, frame: Frame) -> Atoms:
+    """A frame of the way of one crystal, with energy, forces and stress where they are known."""
+    from ase.calculators.singlepoint import SinglePointCalculator
+    from ase.stress import full_3x3_to_voigt_6_stress
+
+    cell = torch.from_numpy(frame.cell)[None]
+    (atoms,) = to_atoms(crystal.with_geometry(torch.from_numpy(frame.positions), cell))
+    stress = None if frame.stress is None else full_3x3_to_voigt_6_stress(frame.stress)
+    known = {"energy": frame.energy, "forces": frame.forces, "stress": stress}
+    known = {name: value for name, value in known.items() if value is not None}
+    if known:
+        atoms.calc = SinglePointCalculator(atoms, **known)
+    return atoms
 
 
 def with_geometry(structure: C, positions: NDArray[Any], cell: NDArray[Any]) -> C:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from repose.cli.common import Device, Json, Progress, Quiet, console
+from repose.cli.outputs import Outputs, Ways
 from repose.errors import ConfigError
 
 if TYPE_CHECKING:
-    from repose.files import Entry, ExtxyzWriter, Format
+    from repose.files import Entry
     from repose.models.base import Relaxation
 
 # Crystals read, relaxed and written together: enough to fill batches, few enough to see results come.
@@ -43,6 +45,10 @@ def relax(
         str, typer.Option(help="Lattice vectors to keep, e.g. c for the vacuum of a sheet.")
     ] = "",
     fix_atoms: Annotated[str, typer.Option(help="Atoms to keep in place, counted from 0, e.g. 0,4-7.")] = "",
+    path: Annotated[
+        Path | None,
+        typer.Option(help="Write the way of every crystal to this extxyz file, for models that know it."),
+    ] = None,
     device: Device = "auto",
     quiet: Quiet = False,
     as_json: Json = False,
@@ -59,6 +65,8 @@ def relax(
     from repose.files import find, read
 
     atoms = _indices(fix_atoms)
+    if path is not None and path.suffix not in (".extxyz", ".xyz"):
+        raise ConfigError(f"--path must be a file that ends in .extxyz; got '{path}'.")
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out must be a folder; '{out}' is a file.")
     files: list[tuple[str, str]] = []
@@ -74,8 +82,13 @@ def relax(
 
     options = Constraints(symmetry, fix_cell, fix_axes, atoms)
     relaxer = load(model, device)
+    if path is not None:
+        if not relaxer.gives_paths:
+            raise ConfigError(f"model '{relaxer.name}' gives no paths; use --model relaxnet.")
+        outputs.keep_inputs(path, "--path")
     report = Report(as_json, quiet)
-    with Progress(len(files), "crystals", quiet) as progress, outputs:
+    ways = nullcontext() if path is None else Ways(path)
+    with Progress(len(files), "crystals", quiet) as progress, outputs, ways as way:
 
         def entries() -> Iterator[tuple[str, Entry]]:
             for source, name in files:
@@ -92,6 +105,8 @@ def relax(
                 if result is not None and result.structure is not entry.crystal:
                     _note(result)
                     written = outputs.write(name, entry, result.structure)
+                    if way is not None:
+                        way.write(entry, result)
                 report.add(entry, result, written)
             progress.count(len(chunk))
     report.close(out)
@@ -135,107 +150,6 @@ def _chunks(entries: Iterator[tuple[str, Entry]]) -> Iterator[list[tuple[str, En
             chunk, atoms = [], 0
     if chunk:
         yield chunk
-
-
-class Outputs:
-    """Where relaxed crystals go; no two to one file, and none onto an input.
-
-    Args:
-        folder: The output folder; made when there is something to write.
-        form: Format, or ``"same"``.
-        sources: Input files.
-        names: What each should be called in the folder.
-
-    Raises:
-        ConfigError: An output would replace an input.
-    """
-
-    def __init__(self, folder: Path, form: str, sources: list[str], names: list[str]) -> None:
-        self.folder, self.form = folder, form
-        self.inputs = {Path(source).resolve() for source in sources if source != "-"}
-        self.taken: dict[Path, tuple[str, int]] = {}
-        self._stream: tuple[str, ExtxyzWriter, Path] | None = None
-        for source, name in zip(sources, names, strict=True):
-            target = self._target(name, self._format(source))
-            if target.resolve() in self.inputs:
-                raise ConfigError(
-                    f"the output '{target}' would replace an input, which must not be; choose another --out."
-                )
-
-    def __enter__(self) -> Outputs:
-        return self
-
-    def __exit__(self, kind: object, *error: object) -> None:
-        if self._stream is not None and kind is not None:
-            self._stream[1].discard()
-        else:
-            self._end_stream()
-
-    def write(self, name: str, entry: Entry, structure: Any) -> Path:
-        """Write a relaxed crystal.
-
-        Args:
-            name: Of its input, relative to the output folder.
-            entry: Where it came from.
-            structure: What to write.
-
-        Returns:
-            The file it is in. Frames of one file go to one file in extended XYZ, else to numbered ones.
-        """
-        from repose.files import ExtxyzWriter, write
-
-        format = self._format(entry.source, entry.format)
-        together = format == "extxyz" and entry.many
-        if self._stream is not None and self._stream[0] == entry.source and together:
-            self._stream[1].append(structure)
-            return self._stream[2]
-        self._end_stream()
-        target = self._target(name, format)
-        if entry.many and not together:
-            target = target.with_name(f"{target.stem}-{entry.index}{target.suffix}")
-        target = self._free(target, (entry.source, 0 if together else entry.index))
-        if together:
-            self._stream = (entry.source, ExtxyzWriter(target), target)
-            self._stream[1].append(structure)
-        else:
-            write(structure, target, format)
-        return target
-
-    def _end_stream(self) -> None:
-        if self._stream is not None:
-            self._stream[1].close()
-            self._stream = None
-
-    def _format(self, source: str, own: str | None = None) -> Format:
-        from repose.files import FORMATS, kind_of
-
-        if self.form == "same":
-            kind = own or ("extxyz" if source == "-" else kind_of(source))
-            return kind if kind in FORMATS else "extxyz"  # type: ignore[return-value]
-        return self.form  # type: ignore[return-value]
-
-    def _target(self, name: str, format: Format) -> Path:
-        from repose.files import kind_of
-
-        path = self.folder / name
-        path = path.with_suffix("") if path.suffix == ".gz" else path
-        if kind_of(path) == format:
-            return path  # POSCAR stays POSCAR
-        suffix = {"cif": ".cif", "poscar": ".vasp", "extxyz": ".extxyz", "json": ".json"}[format]
-        return (
-            path.with_suffix(suffix)
-            if kind_of(path.with_name(f"x{path.suffix}"))
-            else Path(f"{path}{suffix}")
-        )
-
-    def _free(self, target: Path, owner: tuple[str, int]) -> Path:
-        """The name, or the name with the first number that makes it nobody else's."""
-        candidate, number = target, 1
-        while self.taken.get(candidate, owner) != owner or candidate.resolve() in self.inputs:
-            number += 1
-            candidate = target.with_name(f"{target.stem}_{number}{target.suffix}")
-        self.taken[candidate] = owner
-        return candidate
 
 
 class Report:

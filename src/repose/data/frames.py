@@ -10,6 +10,7 @@ import numpy as np
 
 from repose.data.store import Pair
 from repose.errors import DatasetError
+from repose.nn.elements import MAX_NUMBER
 
 T = TypeVar("T")
 
@@ -77,6 +78,28 @@ def paths_of(pairs: Iterable[Pair], n: int) -> Paths:
         else:
             kept.append(replace(pair, path=chosen))
     return Paths(n, tuple(kept), too_short, unlabelled)
+
+
+def fit_reference_energies(pairs: Sequence[Pair], n: int) -> tuple[np.ndarray, float]:
+    """Energy of an atom of every element, by least squares over frames of paths.
+
+    Args:
+        pairs: Crystals with paths of at least n frames, those taken with energies.
+        n: Frames to take of every path; see `equidistant`.
+
+    Returns:
+        eV per atom by atomic number, ``(119,)``, zero for elements never seen; and how far frames lie
+        from it, eV per atom: the standard deviation, were errors normal, by their median.
+    """
+    frames = [(pair.numbers, frame.energy) for pair in pairs for frame in equidistant(pair.path, n)]
+    counts = np.stack([np.bincount(z, minlength=MAX_NUMBER + 1) / len(z) for z, _ in frames])
+    energies = np.array([energy / len(z) for z, energy in frames if energy is not None])
+    seen = counts.any(axis=0)
+    reference = np.zeros(MAX_NUMBER + 1)
+    reference[seen] = np.linalg.lstsq(counts[:, seen], energies, rcond=None)[0]
+    # Energies squeezed far too high would make the scale of all.
+    left = np.abs(energies - counts @ reference)
+    return reference, float(np.median(left) / 0.6745)
 
 
 def _check_count(n: int) -> None:

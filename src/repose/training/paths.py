@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from repose.config import PathSettings, SamplingSettings, TrainSettings
-from repose.data.frames import equidistant, paths_of
+from repose.data.frames import equidistant, fit_reference_energies, paths_of
 from repose.data.store import Pair
 from repose.errors import DatasetError
 from repose.lattice import deformation, to_cartesian, volume
 from repose.models.network import Geometry, Network, Prediction, Trajectory
-from repose.nn.elements import MAX_NUMBER
 from repose.nn.ops import safe_norm, segment_mean
 from repose.training.losses import scale_loss, validation_errors
 from repose.training.samples import Sample, TrainingBatches, ValidationBatches, collate, crystal, target_of
@@ -232,28 +231,6 @@ class PathTask(RelaxationTask):
             "rising": (path.rise > RISE).to(path.rise),
             "score": errors["score"] + path.energy,
         }
-
-
-def fit_reference_energies(pairs: Sequence[Pair], n: int) -> tuple[np.ndarray, float]:
-    """Energy of an atom of every element, by least squares over all frames that training sees.
-
-    Args:
-        pairs: Crystals with paths.
-        n: Frames of a path.
-
-    Returns:
-        eV per atom by atomic number, ``(119,)``, zero for elements never seen; and the root mean square of
-        what is left, eV per atom.
-    """
-    frames = [(pair.numbers, frame.energy) for pair in pairs for frame in equidistant(pair.path, n)]
-    counts = np.stack([np.bincount(z, minlength=MAX_NUMBER + 1) / len(z) for z, _ in frames])
-    energies = np.array([energy / len(z) for z, energy in frames if energy is not None])
-    seen = counts.any(axis=0)
-    reference = np.zeros(MAX_NUMBER + 1)
-    reference[seen] = np.linalg.lstsq(counts[:, seen], energies, rcond=None)[0]
-    # Energies squeezed far too high would make the scale of all.
-    left = np.abs(energies - counts @ reference)
-    return reference, float(np.median(left) / 0.6745)
 
 
 def path_task(
