@@ -285,7 +285,7 @@ class RelaxNetSettings(NetworkSettings):
         description="steps of fixed length, or (dopri5) as long as the error allows, crystal by crystal",
     )
     substeps: int = Field(default=1, gt=0, description="steps of fixed length between two frames")
-    tolerance: float = Field(default=1e-3, gt=0, description="rtol and atol of dopri5")
+    tolerance: float = Field(default=1e-3, gt=0, description="largest error of a step of dopri5, in A")
     adjoint: bool = Field(
         default=False, description="train by the adjoint method: less memory, more time, gradients less exact"
     )

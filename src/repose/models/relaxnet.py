@@ -50,6 +50,8 @@ SKIN = 1.1
 STRAIN, DISPLACEMENT = 0.1, 0.3
 # Neighbours of an atom, of which velocities are sums.
 USUAL = 40
+# Steps between two frames after which an adaptive solver gives up.
+MOST_STEPS = 100
 # Length in A at whose square times its mass an atom adds to the inertia of the cell.
 CELL_LENGTH = 3.0
 
@@ -57,17 +59,20 @@ CELL_LENGTH = 3.0
 class State(NamedTuple):
     """Where crystals are on their way: what the differential equation moves.
 
+    Nothing in it depends on the origin, nor on the images and lattice vectors that a crystal is written with,
+    and so neither does the length of adaptive steps.
+
     Attributes:
-        positions: A, ``(N, 3)``.
+        displacements: From the input, in its undeformed frame, A, ``(N, 3)``.
         velocities: Of atoms beside the flow of the cell, A, ``(N, 3)``; pseudotime has no unit.
-        cells: Rows, A, ``(S, 3, 3)``.
+        gradients: Deformation gradient F of the cell, ``cell = input cell @ F``, ``(S, 3, 3)``.
         rates: Strain rates, symmetric, ``(S, 3, 3)``.
         features: Of atoms, ``(N, F)``; with implicit evolution ``(N, 0)``.
     """
 
-    positions: Tensor
+    displacements: Tensor
     velocities: Tensor
-    cells: Tensor
+    gradients: Tensor
     rates: Tensor
     features: Tensor
 
@@ -149,7 +154,8 @@ class RelaxNet(Network[RelaxNetSettings]):
         way = Way(self, batch, graph)
         features, rates, velocities = way.departure()
         hidden = features if self.settings.evolution == "explicit" else features[:, :0]
-        start = State(batch.positions, velocities, batch.cells, rates, hidden)
+        undeformed = torch.eye(3).to(rates).expand_as(rates)
+        start = State(torch.zeros_like(velocities), velocities, undeformed, rates, hidden)
         states = way.travel(start)
         trajectory = way.trajectory(states)
         frames = [Geometry(*frame) for frame in zip(trajectory.positions, trajectory.cells, strict=True)]
@@ -276,29 +282,38 @@ class Way:
 
     def __call__(self, time: Tensor, state: tuple[Tensor, ...]) -> State:
         """The equation of motion: change of the state with pseudotime."""
-        positions, velocities, cells, rates, features = State(*state)
-        found = self.potential(positions, cells, features, time)
+        displacements, velocities, gradients, rates, features = State(*state)
+        found = self.potential(*self.geometry(displacements, gradients), features, time)
         gain = nn.functional.softplus(self.network.gain) if self.settings.damped else (1.0, 1.0)
         pushed = gain[0] * self._centred(found.forces / self.masses)
         strained = -gain[1] * found.virial / self.inertia
         if self.settings.damped:
             pushed = pushed - self.friction[0] * velocities
             strained = strained - self.friction[1] * rates
-        flow = to_cartesian(positions, rates, self.batch.crystal)
-        return State(velocities + flow, pushed, cells @ rates, self._allowed(strained), found.change)
+        # Flat cells have no inverse; what comes of it is not finite, and is found when the path is looked at.
+        undone = torch.linalg.inv_ex(gradients).inverse
+        moved = to_cartesian(velocities, undone, self.batch.crystal)
+        return State(moved, pushed, gradients @ rates, self._allowed(strained), found.change)
+
+    def geometry(self, displacements: Tensor, gradients: Tensor) -> Geometry:
+        """Positions and cells of a state, or of several, ``(T, ...)``."""
+        moved = self.batch.positions + displacements
+        positions = (moved.unsqueeze(-1) * gradients[..., self.batch.crystal, :, :]).sum(-2)
+        return Geometry(positions, (self.batch.cells.unsqueeze(-1) * gradients.unsqueeze(-3)).sum(-2))
 
     def travel(self, start: State) -> State:
         """States at all frames, each part ``(T, ...)``; not finite from where the solver gives up."""
         from torchdiffeq import odeint, odeint_adjoint
 
         s = self.settings
-        times = torch.linspace(0, 1, s.frames).to(start.positions)
+        times = torch.linspace(0, 1, s.frames).to(start.velocities)
         if s.solver == "dopri5":
-            options: dict[str, float] = {"max_num_steps": 1000}
+            options: dict[str, float] = {"max_num_steps": MOST_STEPS}
         else:
             options = {"step_size": 1 / (s.frames - 1) / s.substeps}
         tools: dict[str, Any] = {"method": s.solver, "options": options}
-        tools |= {"rtol": s.tolerance, "atol": s.tolerance}
+        # An error relative to coordinates would depend on where the origin is.
+        tools |= {"rtol": 0.0, "atol": s.tolerance}
         try:
             if s.adjoint and torch.is_grad_enabled():
                 weights = tuple(self.network.parameters())
@@ -315,18 +330,12 @@ class Way:
 
     def trajectory(self, states: State) -> Trajectory:
         """Energies, forces and stresses of all frames."""
-        times = torch.linspace(0, 1, self.settings.frames).to(states.positions)
-        frames = [
-            self.potential(positions, cells, features, time)
-            for positions, cells, features, time in zip(
-                states.positions, states.cells, states.features, times, strict=True
-            )
-        ]
+        positions, cells = self.geometry(states.displacements, states.gradients)
+        times = torch.linspace(0, 1, self.settings.frames).to(positions)
+        frames = [self.potential(*at) for at in zip(positions, cells, states.features, times, strict=True)]
         energies, forces, virials, _ = (torch.stack(column) for column in zip(*frames, strict=True))
-        volumes = torch.linalg.det(states.cells).abs()
-        return Trajectory(
-            states.positions, states.cells, energies, forces, virials / volumes[..., None, None]
-        )
+        stresses = virials / torch.linalg.det(cells).abs()[..., None, None]
+        return Trajectory(positions, cells, energies, forces, stresses)
 
 
 def _joined(predictions: list[Prediction]) -> Prediction:
