@@ -22,7 +22,7 @@ This page is made from the code.
 SETTINGS = """# Settings
 
 What a JSON file for `repose train --config` may hold, and what `--set NAME=VALUE` may change: the settings of
-a run, with `sampling` and `model` nested in them. Unknown names are refused, with the nearest known one. The
+a run, with `sampling`, `paths` and `model` nested in them. Unknown names are refused, with the nearest known one. The
 resolved settings are saved with the run and with the model.
 
 This page is made from the code.
@@ -77,11 +77,12 @@ def _prose(text: str) -> Iterator[str]:
 
 def settings() -> str:
     """Tables of all settings as Markdown."""
-    from repose.config import GraphSettings, SamplingSettings, TrainSettings
+    from repose.config import GraphSettings, PathSettings, SamplingSettings, TrainSettings
     from repose.models.network import families, family
 
     parts = [SETTINGS, "## A training run\n", *_table(TrainSettings)]
     parts += ["## `sampling`: what training sees\n", *_table(SamplingSettings)]
+    parts += ["## `paths`: the loss on whole relaxation paths\n", *_table(PathSettings)]
     for name in families():
         parts += [f"## `model` of the family {name}\n", *_table(family(name).settings_type)]
     return "\n".join([*parts, "## `model.graph`: neighbours\n", *_table(GraphSettings)])
