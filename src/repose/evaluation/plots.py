@@ -48,7 +48,7 @@ def error_distributions(report: Report) -> Figure:
             share = 100 * np.arange(1, len(errors) + 1) / len(errors)
             style = "--" if index == 0 else "-"
             x = np.concatenate([[low], np.clip(errors, low, None), [high]])
-            axis.step(x, [0, *share, 100], style, where="post", color=_colour(index), label=scores.relaxer)
+            axis.step(x, [0, *share, 100], style, where="post", color=colour(index), label=scores.relaxer)
         axis.set(xscale="log", xlabel=f"error in {metric.label}, {metric.unit}", ylim=(0, 100))
     axes[0].set_ylabel(f"crystals of the {report.split} split, %")
     axes[0].legend(frameon=False)
@@ -75,7 +75,7 @@ def volumes(report: Report) -> Figure:
     bounds = [target.min() / 1.2, target.max() * 1.2]
     for index, (axis, scores) in enumerate(zip(axes, report.scores, strict=False)):
         axis.plot(bounds, bounds, color="#888888", linewidth=0.8)
-        axis.plot(target, scores.volumes / atoms, ".", color=_colour(index), markersize=3, alpha=0.6)
+        axis.plot(target, scores.volumes / atoms, ".", color=colour(index), markersize=3, alpha=0.6)
         axis.set(title=scores.relaxer, xlim=bounds, ylim=bounds, aspect="equal")
         axis.set(xlabel="target volume, Å³ per atom", ylabel="predicted volume, Å³ per atom")
         axis.label_outer()
@@ -216,5 +216,6 @@ def _draw(axis: Axes, example: Example, values: np.ndarray) -> Any:
     return lines
 
 
-def _colour(index: int) -> str:
+def colour(index: int) -> str:
+    """Colour of the relaxer that stands in this place of the table."""
     return COLOURS[index] if index < len(COLOURS) else f"C{index}"

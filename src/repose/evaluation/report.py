@@ -14,7 +14,7 @@ import numpy as np
 from repose.atomic import replacing_file
 from repose.errors import require
 from repose.evaluation.metrics import METRICS, Metric
-from repose.evaluation.tables import markdown_table, number
+from repose.evaluation.tables import for_json, known_mean, markdown_table, number
 from repose.evaluation.uncertainty import NOTE, Uncertainty, summarise, uncertainty_table
 from repose.models.baselines import Dummy, Rescale
 
@@ -134,8 +134,8 @@ class Report:
         return [
             {
                 "relaxer": scores.relaxer,
-                **{key: _mean(values[which]) for key, values in scores.values.items()},
-                SPEED.key: 1000 * _mean(scores.seconds[which]),
+                **{key: known_mean(values[which]) for key, values in scores.values.items()},
+                SPEED.key: 1000 * known_mean(scores.seconds[which]),
                 "not_finite": int((~scores.finite[which]).sum()),
             }
             for scores in self.scores
@@ -203,7 +203,7 @@ class Report:
         """Everything in the table, ready for JSON; numbers that do not exist are None."""
         units = {column.key: column.unit for column in self.columns}
         table = {"split": self.split, "units": units, "blocks": self.blocks()}
-        return _for_json({**table, "not_finite": self.not_finite, "notes": self.notes()})
+        return for_json({**table, "not_finite": self.not_finite, "notes": self.notes()})
 
     def markdown(self) -> str:
         """The table as Markdown."""
@@ -301,18 +301,3 @@ class Report:
             for scores in self.scores
             for index, crystal in enumerate(self.crystals)
         ]
-
-
-def _mean(values: np.ndarray) -> float:
-    """Mean of the values that exist (a crystal without neighbours has no bonds), NaN if none does."""
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else np.nan
-
-
-def _for_json(value: Any) -> Any:
-    """The same with None for NaN and infinity, which JSON does not have."""
-    if isinstance(value, dict):
-        return {key: _for_json(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_for_json(entry) for entry in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -65,7 +65,7 @@ def evaluate(
     for dataset, pairs in datasets.items():
         for index, packed in enumerate(pack(pairs, edges_per_batch)):
             batch, target = to_batch(packed)
-            crystals += [_facts(pair, dataset) for pair in packed]
+            crystals += [facts(pair, dataset) for pair in packed]
             for relaxer in everyone:
                 if index == 0:
                     # Lazy imports and the first kernels are not the relaxer's speed.
@@ -133,7 +133,8 @@ def _crystal(pair: Pair, positions: np.ndarray, cell: np.ndarray) -> CrystalBatc
         raise DatasetError(f"crystal '{pair.id}' of the dataset is not valid: {error}") from None
 
 
-def _facts(pair: Pair, dataset: str) -> Crystal:
+def facts(pair: Pair, dataset: str) -> Crystal:
+    """What the report says of a crystal, whatever is predicted."""
     from ase.symbols import Symbols
 
     return Crystal(

@@ -1,6 +1,8 @@
-"""Tables in Markdown."""
+"""Tables in Markdown, and numbers for them."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
@@ -24,3 +26,18 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
         for row in (header, rule, *rows)
     ]
+
+
+def known_mean(values: np.ndarray) -> float:
+    """Mean of the values that exist (a crystal without neighbours has no bonds), NaN if none does."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else np.nan
+
+
+def for_json(value: Any) -> Any:
+    """The same with None for NaN and infinity, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: for_json(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [for_json(entry) for entry in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
