@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from repose.cli.common import Device, Json, Progress, Quiet
+from repose.cli.paths import evaluate_paths, parse_scales
 
 if TYPE_CHECKING:
     from repose.data.store import Dataset
@@ -26,13 +27,25 @@ def evaluate(
         Path | None, typer.Option(help="Write table.md, table.json, per_crystal.parquet and plots here.")
     ] = None,
     match: Annotated[bool, typer.Option(help="Also compute the match rate, which takes longest.")] = True,
+    paths: Annotated[
+        bool,
+        typer.Option(
+            "--paths",
+            help="Measure whole relaxation paths with their energies and forces instead, for models that "
+            "predict them; with --out, write paths.md, paths.json, paths.parquet and plots.",
+        ),
+    ] = False,
+    perturb: Annotated[
+        str, typer.Option(help="With --paths: also with so much noise on the input, A, e.g. 0.001,0.01.")
+    ] = "",
     device: Device = "auto",
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Measure the errors of models beside the trivial ones: Dummy (the input) and Rescale (its volume).
 
-    For models that say how wrong they may be, also whether that holds.
+    For models that say how wrong they may be, also whether that holds. With --paths, energies, forces and
+    geometry along the way.
 
     Example: repose evaluate --model default --data datasets/mine --out results
     """
@@ -48,7 +61,15 @@ def evaluate(
         # Found out before the work, not after it.
         require("matplotlib", "plotting")
     datasets = [Dataset(directory) for directory in data]
+    if perturb and not paths:
+        raise typer.BadParameter("it changes the input of paths; add --paths.", param_hint="--perturb")
+    scales = parse_scales(perturb)
     relaxers = load_all(model or [], device)
+    if paths:
+        by_name = dict(zip(_names(datasets), datasets, strict=True))
+        found = evaluate_paths(relaxers, by_name, split=split, perturb=scales, out=out, quiet=quiet)
+        typer.echo(json.dumps(found.to_dict()) if as_json else found.markdown(), nl=as_json)
+        return
 
     from repose.evaluation.runner import evaluate as run
 
