@@ -160,7 +160,7 @@ class DirectRelaxer(Relaxer):
         neighbours = min(inside, 1.2 * graph.max_neighbours if graph.max_neighbours else inside)
         scale = self.dtype.itemsize / 4
         edges, features = atoms * (neighbours + 6 * graph.self_images), getattr(settings, "features", 128)
-        if self.path == "plain":
+        if self.path == "plain" or self.network.differentiates:
             network = edges * features * self.network.plain_edge_bytes
         else:
             network = edges * (features * EDGE_FEATURE_BYTES + EDGE_BYTES) + atoms * features * ATOM_BYTES

@@ -117,7 +117,7 @@ class Network(nn.Module, ABC, Generic[S]):
     differentiates: ClassVar[bool] = False
 
     # Bytes of memory for an edge and feature on the plain path, measured on a CPU.
-    plain_edge_bytes: ClassVar[int] = 50
+    plain_edge_bytes: int = 50
 
     settings: S
 

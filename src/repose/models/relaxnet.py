@@ -97,7 +97,6 @@ class RelaxNet(Network[RelaxNetSettings]):
     settings_type = RelaxNetSettings
     heads = ("scale_head", "energy", "velocity", "strain", "dilation")
     differentiates = True
-    plain_edge_bytes = 150
 
     reference_energies: Tensor
     energy_scale: Tensor
@@ -110,6 +109,8 @@ class RelaxNet(Network[RelaxNetSettings]):
     def __init__(self, settings: RelaxNetSettings) -> None:
         super().__init__(settings)
         f = settings.features
+        # Gradients by positions are taken on the way, with the encoder or without it.
+        self.plain_edge_bytes = 200 if settings.evolution == "explicit" else 700
         self.basis = GaussianBasis(settings.n_basis, settings.reach)
         self.embedding = ElementEmbedding(f, settings.embedding, settings.property_noise)
         self.layers = nn.ModuleList(DTNNLayer(settings) for _ in range(settings.layers))
