@@ -45,7 +45,7 @@ def test_package_stays_small():
 @pytest.mark.parametrize("name", NAMES)
 def test_contract_on_shipped_weights(name, crystals):
     relaxer = exact(name)
-    checks = STRICT if relaxer.config.family == "repose" else CHECKS
+    checks = STRICT if relaxer.config.family in ("repose", "relaxnet") else CHECKS
     check_relaxer(relaxer, crystals, checks=checks)
 
 
