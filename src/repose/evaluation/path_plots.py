@@ -47,7 +47,7 @@ def errors(report: PathReport) -> Figure:
                 axis.plot(means, "o--" if index == 0 else "o-", color=colour(index), markersize=3, label=name)
         axis.set(xlabel="frame", ylabel=f"mean error in {curve.label}, {curve.unit}")
         axis.set_ylim(bottom=0)
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.set_xticks(range(report.frames))
     axes[0].legend(frameon=False)
     every = np.concatenate([track.forces for track in models])
     positive = every[every > 1e-6]
@@ -104,4 +104,4 @@ def _draw(above: Axes, below: Axes, report: PathReport, index: int) -> None:
         below.plot(track.largest[index], style, color=shade, markersize=3)
     above.set_title(f"{crystal.id}\n{crystal.formula}", fontsize="medium")
     below.set(xlabel="frame", ylim=(0, None))
-    below.xaxis.get_major_locator().set_params(integer=True)
+    below.set_xticks(range(report.frames))

@@ -20,6 +20,8 @@ from repose.models.baselines import Rescale
 
 # An energy that rises by no more than this from frame to frame does not count as rising, eV per atom.
 RISE = 1e-3
+# Errors below this are zero, in any of the units: sites without forces have some of 1e-17 eV/A.
+ROUNDING = 1e-6
 
 ERRORS = (
     Metric("energy_end", "energy, end", "eV", 4),
@@ -350,7 +352,7 @@ def _gains(row: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, float]:
     for metric in ERRORS:
         values = np.array([other[metric.key] for other in rows if other["relaxer"] in TRIVIAL])
         best = values[~np.isnan(values)].min(initial=np.inf)
-        known = np.isfinite(best) and best > 0
+        known = np.isfinite(best) and best > ROUNDING
         gains[metric.key] = 100 * (1 - row[metric.key] / best) if known else np.nan
     return gains
 
