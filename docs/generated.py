@@ -22,7 +22,8 @@ This page is made from the code.
 SETTINGS = """# Settings
 
 What a JSON file for `repose train --config` may hold, and what `--set NAME=VALUE` may change: the settings of
-a run, with `sampling`, `paths` and `model` nested in them. Unknown names are refused, with the nearest known one. The
+a run, with `sampling`, `paths` and `model` nested in them. Unknown names are refused, with the nearest known
+one. The
 resolved settings are saved with the run and with the model.
 
 This page is made from the code.
