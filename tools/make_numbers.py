@@ -24,12 +24,14 @@ Dummy and Rescale. Labels are CHGNet's, so these are errors against CHGNet, not 
 LEGEND = """
 `bulk`: substituted prototypes, far from equilibrium; `subst`: similar elements in a relaxed parent; `xmno`:
 Mg/Ca/Ba/Sr-Mn-O. The three whose names begin with `chgnet-` are in `datasets/`; the volumes of their inputs
-are without bias, which leaves Rescale less to gain. The four models were trained on the same crystals for as
-many edges; `repose` has more of them in a crystal, and saw fewer crystals. The whole table, with errors by
-severity of the input, is in [models/evaluation](models/evaluation/table.md); how each was made and what was
-tried is in
+are without bias, which leaves Rescale less to gain. Four models were trained on the same crystals for as
+many edges; `repose` has more of them in a crystal, and saw fewer crystals. `relaxnet`, which is for the way
+and not for its end, was trained on the 10,084 of these crystals whose paths are known, for a quarter of the
+edges. The whole table, with errors by severity of the input, is in
+[models/evaluation](models/evaluation/table.md); how each was made and what was tried is in
 [models/repose](models/repose/README.md), [models/e3relax](models/e3relax/README.md),
-[models/e3relax-h2](models/e3relax-h2/README.md) and [models/deeprelax](models/deeprelax/README.md).
+[models/e3relax-h2](models/e3relax-h2/README.md), [models/deeprelax](models/deeprelax/README.md) and
+[models/relaxnet](models/relaxnet/README.md).
 """
 
 

@@ -69,6 +69,7 @@ def measure(evolution: str, frames: int, arguments: argparse.Namespace) -> dict[
     train = read(arguments.data, "train", longest, arguments.crystals)
     test = read(arguments.data, "test", longest, arguments.crystals)
     settings = {"evolution": evolution, "frames": frames, "features": arguments.features, "scale_head": False}
+    settings["adjoint"] = arguments.adjoint
     network = family("relaxnet")(family("relaxnet").settings_type.parse(settings))
     volumes = [abs(np.linalg.det(pair.relaxed_cell)) for pair in train]
     atomic = fit_atomic_volumes([pair.numbers for pair in train], np.array(volumes))
@@ -152,6 +153,7 @@ def main() -> None:
     parser.add_argument("--features", type=int, default=96)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--edges", type=int, default=3000, help="neighbours in a batch")
+    parser.add_argument("--adjoint", action="store_true", help="less memory, more time")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, help="write the figures here as JSON")

@@ -85,7 +85,7 @@ def train(
         task = RelaxationTask(network, settings, train_pairs, val_pairs)
     else:
         task, left_out = path_task(network, settings, train_pairs, val_pairs)
-        trained_on = f"{left_out}, of: {trained_on}"
+        trained_on = f"whole paths ({left_out}): {trained_on}"
         if progress != "none":
             print(left_out, file=sys.stderr, flush=True)
     if compiled:
