@@ -164,6 +164,34 @@ def test_reference_energies_are_found_again(pairs):
     assert left == pytest.approx(0, abs=1e-8)
 
 
+def test_fine_tuning_begins_with_the_zeros_of_energy_of_the_new_data(pairs):
+    """As from one code to another: every element has a zero of its own."""
+    network = make_network()
+    path_task(network, TrainSettings(), pairs, pairs)
+    before = network.reference_energies.clone()
+
+    def shifted(pair):
+        energy = float((0.1 * pair.numbers).sum())
+        path = tuple(replace(frame, energy=frame.energy + energy) for frame in pair.path)
+        return replace(pair, path=path)
+
+    def errors(known):
+        (sample,) = ValidationPaths(known, network, 10**6)
+        with torch.no_grad():
+            found = network(sample.start, sample.graph).trajectory
+        return (found.energies - sample.frames.energies) / sample.start.counts
+
+    network.eval()
+    path_task(network, TrainSettings(), pairs, pairs)
+    own = errors(pairs)
+    path_task(network, TrainSettings(), [shifted(pair) for pair in pairs], pairs)
+    elements = sorted({int(z) for pair in pairs for z in pair.numbers})
+    assert torch.allclose(errors([shifted(pair) for pair in pairs]), own, atol=1e-4)
+    assert float((network.reference_energies - before)[elements].abs().min()) > 0.1
+    untouched = [z for z in range(119) if z not in elements]
+    assert not network.reference_energies[untouched].any()
+
+
 def test_without_paths_nothing_can_be_learned(pairs):
     bare = [replace(pair, path=()) for pair in pairs]
     with pytest.raises(DatasetError, match="learns from paths of 2 frames"):

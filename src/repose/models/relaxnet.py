@@ -30,12 +30,7 @@ from repose.crystals import CrystalBatch
 from repose.graph import PeriodicGraph, periodic_graph
 from repose.lattice import periodic_span, to_cartesian, volume
 from repose.models.network import Geometry, Network, Prediction, Scales, Trajectory, register
-from repose.models.relaxnet_encoder import (
-    Attention,
-    DTNNLayer,
-    Field,
-    surroundings,
-)
+from repose.models.relaxnet_encoder import USUAL, Attention, DTNNLayer, Field, surroundings
 from repose.models.scales import ScaleHead
 from repose.models.start import rescaled
 from repose.nn.elements import MAX_NUMBER, ElementEmbedding, atomic_masses
@@ -48,8 +43,6 @@ from repose.nn.triplets import triplets
 SKIN = 1.1
 # Outputs of order one are strains of a tenth, and displacements of a third of an A.
 STRAIN, DISPLACEMENT = 0.1, 0.3
-# Neighbours of an atom, of which velocities are sums.
-USUAL = 40
 # Steps between two frames after which an adaptive solver gives up.
 MOST_STEPS = 100
 # Length in A at whose square times its mass an atom adds to the inertia of the cell.
@@ -95,7 +88,7 @@ class RelaxNet(Network[RelaxNetSettings]):
     """
 
     settings_type = RelaxNetSettings
-    heads = ("scale_head", "energy", "velocity", "strain", "dilation")
+    heads = ("scale_head", "energy", "velocity", "vectors", "dilation")
     differentiates = True
 
     reference_energies: Tensor

@@ -16,6 +16,7 @@ from repose.data.store import Pair
 from repose.errors import DatasetError
 from repose.lattice import deformation, to_cartesian, volume
 from repose.models.network import Geometry, Network, Prediction, Trajectory
+from repose.nn.elements import MAX_NUMBER
 from repose.nn.ops import safe_norm, segment_mean
 from repose.training.losses import scale_loss, validation_errors
 from repose.training.samples import Sample, TrainingBatches, ValidationBatches, collate, crystal, target_of
@@ -28,6 +29,8 @@ FORCE, VIRIAL = 1.0, 1.0  # eV/A, eV per atom
 STILL = 1e-3
 # Energies that rise by no more than this from frame to frame do not count as rising, eV per atom.
 RISE = 1e-3
+# Crystals that tell how far energies of the elements are to be shifted.
+MOST_SHIFTED = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,7 +241,7 @@ def path_task(
 ) -> tuple[PathTask, str]:
     """Task of a family that follows paths, and a line about the training crystals left out.
 
-    Reference energies are fitted, unless the network brings some.
+    Energies of the elements are fitted; those of a network that is trained already are shifted.
 
     Args:
         network: What is trained.
@@ -260,8 +263,42 @@ def path_task(
     known, watched = ({pair.id for pair in paths.pairs} for paths in (found, held_out))
     train, val = [p for p in train if p.id in known], [p for p in val if p.id in watched]
     reference, scale = network.get_buffer("reference_energies"), network.get_buffer("energy_scale")
-    if not reference.any():
+    if reference.any():
+        reference.add_(energy_shift(network, train[:MOST_SHIFTED], settings.sampling.edges_per_batch))
+    else:
         fitted, left = fit_reference_energies(train, frames)
         reference.copy_(torch.as_tensor(fitted))
         scale.fill_(left)
     return PathTask(network, settings, train, val), str(found)
+
+
+@torch.no_grad()
+def energy_shift(network: Network[Any], pairs: Sequence[Pair], edges_per_batch: int) -> Tensor:
+    """What the energies of the elements lack where a trained network meets energies of another kind.
+
+    Least squares of the difference between known and predicted energies, with the smallest change that does
+    it: a code or functional has its own zero of energy for every element, and to learn that would take long.
+
+    Args:
+        network: Trained on other energies.
+        pairs: Crystals with paths.
+        edges_per_batch: Budget of a forward pass.
+
+    Returns:
+        eV per atom by atomic number, ``(119,)``; zero for elements that are not there.
+    """
+    training, fractions, lacking = network.training, [], []
+    network.eval()
+    paths = ValidationPaths(pairs, network, edges_per_batch)
+    for sample in map(paths.sample, paths.batches):
+        found, batch = network(sample.start, sample.graph).trajectory, sample.start
+        lacking.append((sample.frames.energies - found.energies).mean(0) / batch.counts)
+        counts = batch.positions.new_zeros(len(batch), MAX_NUMBER + 1)
+        ones = torch.ones_like(batch.positions[:, 0])
+        counts.index_put_((batch.crystal, batch.numbers), ones, accumulate=True)
+        fractions.append(counts / batch.counts.unsqueeze(1))
+    network.train(training)
+    design, missing = torch.cat(fractions).double().numpy(), torch.cat(lacking).double().numpy()
+    shift = np.linalg.lstsq(design, missing, rcond=None)[0]  # the smallest of those that fit best
+    shift[~design.any(axis=0)] = 0.0
+    return torch.as_tensor(shift).to(network.get_buffer("reference_energies"))
