@@ -65,3 +65,18 @@ def random_rotation(seed: int, reflect: bool = False) -> torch.Tensor:
     q = q * r.diagonal().sign()
     wanted = -1.0 if reflect else 1.0
     return q if torch.sign(torch.linalg.det(q)) == wanted else -q
+
+
+@pytest.fixture
+def repose(monkeypatch, capfd):
+    """Run a command line; gives exit status, standard output and standard error."""
+
+    from repose.cli import main
+
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["repose", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return end.value.code or 0, *capfd.readouterr()
+
+    return run

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from repose.cli import main
 from repose.data.importers import import_extxyz
 from repose.data.store import DatasetInfo, write_dataset
 
@@ -24,19 +23,6 @@ def dataset(tmp_path):
         [replace(pair, split=split) for pair, split in zip(pairs, splits, strict=True)],
     )
     return tmp_path / "data"
-
-
-@pytest.fixture
-def repose(monkeypatch, capfd):
-    """Run a command line; gives exit status, standard output and standard error."""
-
-    def run(*arguments):
-        monkeypatch.setattr("sys.argv", ["repose", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        return end.value.code or 0, *capfd.readouterr()
-
-    return run
 
 
 def assignments(*more):

@@ -9,7 +9,6 @@ import pytest
 import torch
 from ase.io import read
 
-from repose.cli import main
 from repose.config import PathSettings, SamplingSettings
 from repose.data.frames import equidistant, fit_reference_energies
 from repose.data.importers import Source, import_extxyz, import_source
@@ -198,19 +197,6 @@ def test_without_paths_nothing_can_be_learned(pairs):
         path_task(make_network(), TrainSettings(), bare, pairs)
     with pytest.raises(DatasetError, match="too short"):
         path_task(make_network(frames=50), TrainSettings(), pairs, pairs)
-
-
-@pytest.fixture
-def repose(monkeypatch, capfd):
-    """Run a command line; gives exit status, standard output and standard error."""
-
-    def run(*arguments):
-        monkeypatch.setattr("sys.argv", ["repose", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        return end.value.code or 0, *capfd.readouterr()
-
-    return run
 
 
 def test_train_relax_and_read_the_path_again(repose, pairs, tmp_path):

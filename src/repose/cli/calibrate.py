@@ -71,14 +71,9 @@ def calibrate(
 
     total = len(held_out) + min(len(train), MOST_FAMILIAR)
     with replacing_directory(target) as new, Progress(total, "crystals", quiet, unit="crystal") as progress:
-
-        def advance(done: int) -> None:
-            progress.count(done)
-            progress.step(done)
-
         shutil.copytree(directory, new, dirs_exist_ok=True)
         names = ", ".join(dataset.info.name for dataset in datasets)
-        calibration = calibrate_model(new, train, held_out, names, progress=advance)
+        calibration = calibrate_model(new, train, held_out, names, progress=progress.advance)
         if calibration is None:
             raise _silent(model, directory)
     left_out = sum(dataset.info.counts.get(split, 0) for dataset in datasets) - len(held_out)

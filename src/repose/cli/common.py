@@ -118,6 +118,11 @@ class Progress:
         self.steps += steps
         self._show()
 
+    def advance(self, done: int) -> None:
+        """Where what is counted are the steps of the bar: both."""
+        self.count(done)
+        self.step(done)
+
     def _show(self) -> None:
         now = time.monotonic()
         if self._bar is not None:

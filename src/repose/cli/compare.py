@@ -55,13 +55,8 @@ def compare(
 
     total = sum(min(dataset.info.counts.get(split, 0), count or 10**9) for dataset in datasets)
     with Progress(total, "crystals", quiet, unit="crystal") as progress:
-
-        def advance(done: int) -> None:
-            progress.count(done)
-            progress.step(done)
-
         pairs = chain.from_iterable(islice(dataset.read(split), count) for dataset in datasets)
-        found = invariances(relaxers, pairs, progress=advance)
+        found = invariances(relaxers, pairs, progress=progress.advance)
     if out is not None:
         with replacing_file(out) as new:
             new.write_text(table(found), encoding="utf-8")

@@ -75,18 +75,13 @@ def evaluate(
 
     total = sum(dataset.info.counts.get(split, 0) for dataset in datasets)
     with Progress(total, "crystals", quiet, unit="crystal") as progress:
-
-        def advance(done: int) -> None:
-            progress.count(done)
-            progress.step(done)
-
         report = run(
             relaxers,
             {name: dataset.read(split) for name, dataset in zip(_names(datasets), datasets, strict=True)},
             train=chain.from_iterable(dataset.read("train") for dataset in datasets),
             split=split,
             match=match,
-            progress=advance,
+            progress=progress.advance,
         )
     if out is not None:
         report.write(out)

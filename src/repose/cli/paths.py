@@ -40,18 +40,13 @@ def evaluate_paths(
     total = sum(dataset.info.counts.get(split, 0) for dataset in datasets.values())
     train = chain.from_iterable(dataset.read("train") for dataset in datasets.values())
     with Progress(total, "crystals", quiet, unit="crystal") as progress:
-
-        def advance(done: int) -> None:
-            progress.count(done)
-            progress.step(done)
-
         report = run(
             relaxers,
             {name: dataset.read(split) for name, dataset in datasets.items()},
             train=train,
             split=split,
             perturb=perturb,
-            progress=advance,
+            progress=progress.advance,
         )
     if out is not None:
         report.write(out)

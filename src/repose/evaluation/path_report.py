@@ -10,12 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from repose.atomic import replacing_file
 from repose.data.frames import Paths
 from repose.errors import require
 from repose.evaluation.metrics import Metric
 from repose.evaluation.report import NAMES_SHOWN, SPEED, TRIVIAL, Crystal
-from repose.evaluation.tables import for_json, known_mean, markdown_table, number
+from repose.evaluation.tables import for_json, known_mean, markdown_table, number, write_files
 from repose.models.baselines import Rescale
 
 # An energy that rises by no more than this from frame to frame does not count as rising, eV per atom.
@@ -309,11 +308,7 @@ class PathReport:
             "path_errors.png": lambda path: path_plots.errors(self).savefig(path, dpi=150),
             "path_examples.png": lambda path: path_plots.examples(self).savefig(path, dpi=150),
         }
-        directory = Path(directory)
-        for name, write in files.items():
-            with replacing_file(directory / name) as new:
-                write(new)
-        return [directory / name for name in files]
+        return write_files(Path(directory), files)
 
     def per_crystal(self) -> list[dict[str, Any]]:
         """One row per scale of noise, relaxer and crystal: its errors, and every frame as lists.

@@ -11,10 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from repose.atomic import replacing_file
 from repose.errors import require
 from repose.evaluation.metrics import METRICS, Metric
-from repose.evaluation.tables import for_json, known_mean, markdown_table, number
+from repose.evaluation.tables import for_json, known_mean, markdown_table, number, write_files
 from repose.evaluation.uncertainty import NOTE, Uncertainty, summarise, uncertainty_table
 from repose.models.baselines import Dummy, Rescale
 
@@ -276,10 +275,7 @@ class Report:
         directory = Path(directory)
         for name in {"uncertainty.png", "bonds.png"} - set(files):
             (directory / name).unlink(missing_ok=True)
-        for name, write in files.items():
-            with replacing_file(directory / name) as new:
-                write(new)
-        return [directory / name for name in files]
+        return write_files(directory, files)
 
     def per_crystal(self) -> list[dict[str, Any]]:
         """One row per relaxer and crystal: what it is, its errors, its volumes in A^3, its uncertainty."""

@@ -1,10 +1,14 @@
-"""Tables in Markdown, and numbers for them."""
+"""Tables in Markdown, numbers for them, and the files they go to."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from repose.atomic import replacing_file
 
 
 def number(value: float, digits: int, sign: str = "") -> str:
@@ -41,3 +45,19 @@ def for_json(value: Any) -> Any:
     if isinstance(value, list):
         return [for_json(entry) for entry in value]
     return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def write_files(directory: Path, files: Mapping[str, Callable[[Path], Any]]) -> list[Path]:
+    """Write the files of a report, each atomically.
+
+    Args:
+        directory: Made if it is not there; files of the same names are replaced.
+        files: By name, what writes one to a path.
+
+    Returns:
+        The files.
+    """
+    for name, write in files.items():
+        with replacing_file(directory / name) as new:
+            write(new)
+    return [directory / name for name in files]

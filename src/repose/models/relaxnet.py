@@ -30,7 +30,7 @@ from repose.crystals import CrystalBatch
 from repose.graph import PeriodicGraph, periodic_graph
 from repose.lattice import periodic_span, to_cartesian, volume
 from repose.models.network import Geometry, Network, Prediction, Scales, Trajectory, register
-from repose.models.relaxnet_encoder import USUAL, Attention, DTNNLayer, Field, surroundings
+from repose.models.relaxnet_encoder import USUAL, Attention, DTNNLayer, NeighbourField, surroundings
 from repose.models.scales import ScaleHead
 from repose.models.start import rescaled
 from repose.nn.elements import MAX_NUMBER, ElementEmbedding, atomic_masses
@@ -71,12 +71,19 @@ class State(NamedTuple):
 
 
 class Potential(NamedTuple):
-    """Energy in eV ``(S,)``, forces in eV/A ``(N, 3)``, virial dE/dstrain in eV ``(S, 3, 3)``."""
+    """What a geometry costs, and where it drives a crystal.
+
+    Attributes:
+        energy: eV per cell, ``(S,)``.
+        forces: eV/A, ``(N, 3)``.
+        virial: dE/dstrain, symmetric, eV, ``(S, 3, 3)``.
+        change: Of features with pseudotime, ``(N, F)``.
+    """
 
     energy: Tensor
     forces: Tensor
     virial: Tensor
-    change: Tensor  # of features with pseudotime, (N, F)
+    change: Tensor
 
 
 @register("relaxnet")
@@ -96,7 +103,7 @@ class RelaxNet(Network[RelaxNetSettings]):
     atomic_volumes: Tensor
     gain: nn.Parameter
     friction: nn.Parameter
-    field: Field  # with explicit evolution alone, and so is the next
+    field: NeighbourField  # with explicit evolution alone, and so is the next
     motion: nn.Sequential
 
     def __init__(self, settings: RelaxNetSettings) -> None:
@@ -125,7 +132,7 @@ class RelaxNet(Network[RelaxNetSettings]):
         self.gain = nn.Parameter(torch.full((2,), _inverse_softplus(1.0)))
         self.friction = nn.Parameter(torch.full((2,), _inverse_softplus(2.0)))
         if settings.evolution == "explicit":
-            self.field = Field(f, settings.n_basis)
+            self.field = NeighbourField(f, settings.n_basis)
             self.motion = mlp(2 * f + 1, f, f)
         self.scale_head = ScaleHead(f) if settings.scale_head else None
 

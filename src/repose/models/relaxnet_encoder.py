@@ -78,7 +78,7 @@ class PairConvolution(nn.Module):
         return self.out(segment_sum(message, graph.receiver, len(x))) / USUAL**0.5
 
 
-class Field(nn.Module):
+class NeighbourField(nn.Module):
     """What the neighbours of an atom add up to where they now stand.
 
     With explicit evolution all of the network but this is gone through once, and this at every step of the

@@ -64,12 +64,10 @@ def element_properties() -> np.ndarray:
 
 @cache
 def atomic_masses() -> np.ndarray:
-    """Standard atomic weights in u by atomic number, ``(119,)`` float32; 1 where there is none."""
+    """Atomic weights in u by atomic number, ``(119,)`` float32; mass numbers where no isotope is stable."""
     from ase.data import atomic_masses as tabulated
 
-    masses = np.nan_to_num(np.asarray(tabulated, dtype=np.float32)[: MAX_NUMBER + 1], nan=1.0)
-    masses[0] = 1.0
-    return masses
+    return np.asarray(tabulated, dtype=np.float32)[: MAX_NUMBER + 1]
 
 
 class ElementEmbedding(nn.Module):

@@ -14,6 +14,7 @@ from repose.config import PathSettings, SamplingSettings, TrainSettings
 from repose.data.frames import equidistant, fit_reference_energies, paths_of
 from repose.data.store import Pair
 from repose.errors import DatasetError
+from repose.evaluation.path_report import RISE
 from repose.lattice import deformation, to_cartesian, volume
 from repose.models.network import Geometry, Network, Prediction, Trajectory
 from repose.nn.elements import MAX_NUMBER
@@ -27,8 +28,6 @@ from repose.trajectory import Frame
 FORCE, VIRIAL = 1.0, 1.0  # eV/A, eV per atom
 # Displacements below this have no direction worth learning, A.
 STILL = 1e-3
-# Energies that rise by no more than this from frame to frame do not count as rising, eV per atom.
-RISE = 1e-3
 # Crystals that tell how far energies of the elements are to be shifted.
 MOST_SHIFTED = 1000
 
