@@ -191,6 +191,17 @@ def test_fine_tuning_begins_with_the_zeros_of_energy_of_the_new_data(pairs):
     assert not network.reference_energies[untouched].any()
 
 
+def test_frames_without_labels_are_never_drawn(pairs):
+    """As steps of a DFT code whose electrons did not converge."""
+    (pair,) = [pair for pair in pairs if len(pair.path) >= 4][:1]
+    bare = replace(pair.path[1], energy=None, forces=None)
+    patchy = replace(pair, path=(pair.path[0], bare, *pair.path[2:]))
+    task, _ = path_task(make_network(), TrainSettings(), [patchy], [patchy])
+    always = SamplingSettings(path_frames=1.0, epoch_steps=20, edges_per_batch=1)
+    batches = PathBatches(task.train_batches.pairs, task.network, always, 0)
+    assert all(bool(sample.frames.energies.isfinite().all()) for sample in batches)
+
+
 def test_without_paths_nothing_can_be_learned(pairs):
     bare = [replace(pair, path=()) for pair in pairs]
     with pytest.raises(DatasetError, match="learns from paths of 2 frames"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -260,7 +260,8 @@ def path_task(
         )
     # Whole paths go on, since training draws frames of its own.
     known, watched = ({pair.id for pair in paths.pairs} for paths in (found, held_out))
-    train, val = [p for p in train if p.id in known], [p for p in val if p.id in watched]
+    train = [_labelled(pair) for pair in train if pair.id in known]
+    val = [_labelled(pair) for pair in val if pair.id in watched]
     reference, scale = network.get_buffer("reference_energies"), network.get_buffer("energy_scale")
     if reference.any():
         reference.add_(energy_shift(network, train[:MOST_SHIFTED], settings.sampling.edges_per_batch))
@@ -269,6 +270,12 @@ def path_task(
         reference.copy_(torch.as_tensor(fitted))
         scale.fill_(left)
     return PathTask(network, settings, train, val), str(found)
+
+
+def _labelled(pair: Pair) -> Pair:
+    """Without the frames inside its path that have no energy or forces; both ends have them (`paths_of`)."""
+    known = [frame for frame in pair.path if frame.energy is not None and frame.forces is not None]
+    return replace(pair, path=tuple(known))
 
 
 @torch.no_grad()
