@@ -7,11 +7,12 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from repose.data.importers import import_extxyz
 from repose.data.splits import GroupSplit
-from repose.data.store import Dataset, DatasetInfo, check_target, resplit, write_dataset
+from repose.data.store import FLOATS, Dataset, DatasetInfo, check_target, resplit, write_dataset
 from repose.errors import ConfigError, DatasetError
 
 PATHS = Path(__file__).parent / "data" / "paths.extxyz"
@@ -51,6 +52,16 @@ def test_a_frame_without_results_comes_back_without(tmp_path):
     (back,) = write_dataset(tmp_path / "bare", DatasetInfo(name="bare"), [pair])
     assert all(frame.energy is frame.forces is frame.stress is None for frame in back.path)
     np.testing.assert_array_equal(back.path[-1].positions, pair.path[-1].positions)
+
+
+def test_numbers_are_packed_by_the_weight_of_their_bytes(dataset):
+    """Every column of floats, and none of the others."""
+    row = pq.ParquetFile(dataset.parts[0]).metadata.row_group(0)
+    columns = [row.column(k) for k in range(row.num_columns)]
+    split = {c.path_in_schema for c in columns if "BYTE_STREAM_SPLIT" in c.encodings}
+    assert (
+        split == {c.path_in_schema for c in columns if c.physical_type in ("FLOAT", "DOUBLE")} == set(FLOATS)
+    )
 
 
 def test_splits_are_read_apart(tmp_path):

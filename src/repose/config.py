@@ -348,8 +348,17 @@ class PathSettings(Settings):
     direction: float = Field(default=0.1, ge=0, description="of the directions of displacements")
 
 
+Target = Literal["relaxed", "forces"]
+
+
 class TrainSettings(Settings):
     """All of a training run but the family; unset values are those of the E3Relax paper."""
+
+    target: Target = Field(
+        default="relaxed",
+        description="what is learned: relaxed crystals, or, to begin that from, the forces, stresses and "
+        "energies of the frames of paths",
+    )
 
     model: dict[str, Any] = Field(default_factory=dict, description="hyperparameters of the family")
     sampling: SamplingSettings = Field(default=SamplingSettings(), description="what training sees")

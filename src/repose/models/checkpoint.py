@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from repose.atomic import replacing_directory
-from repose.config import Settings
+from repose.config import Settings, Target
 from repose.errors import ModelError, nearest
 from repose.models.calibration import Calibration
 from repose.models.ensemble import Ensemble
@@ -29,6 +29,9 @@ class ModelConfig(Settings):
     settings: dict[str, Any] = Field(description="hyperparameters of the family, every one of them")
     elements: list[int] = Field(description="atomic numbers seen in training; others are refused")
     trained_on: str = Field(default="", description="one line: data and calculator or functional")
+    target: Target = Field(
+        default="relaxed", description="what was learned; only 'relaxed' can relax crystals"
+    )
     test_error: dict[str, float] = Field(default_factory=dict, description="metric (with unit) to value")
     members: int = Field(default=1, gt=0, description="networks of an ensemble; 1 is a single one")
     calibration: Calibration | None = Field(default=None, description="conformal bounds, where there are any")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from repose import convert
-from repose.errors import ConfigError, InvalidCrystalError
+from repose.errors import ConfigError, InvalidCrystalError, ModelError
 from repose.models.base import Relaxer
 from repose.models.checkpoint import find_model, load_model
 from repose.models.direct import Computation, DirectRelaxer, Precision
@@ -39,6 +39,11 @@ def load(
         ConfigError: There is no such device.
     """
     network, config = load_model(find_model(name))
+    if config.target != "relaxed":
+        raise ModelError(
+            f"model '{name}' was trained on {config.target}, to begin a training from: "
+            f"repose train --model {config.family} --init-from {name} ..."
+        )
     return DirectRelaxer(network, config, resolve_device(device), path, precision)
 
 

@@ -101,6 +101,18 @@ class Prediction(NamedTuple):
         return self.layers[-1]
 
 
+class Motion(NamedTuple):
+    """What a layer wants to do to a batch.
+
+    Attributes:
+        steps: Displacements of atoms in A, ``(N, 3)``.
+        strains: Symmetric strains of crystals, ``(S, 3, 3)``.
+    """
+
+    steps: Tensor
+    strains: Tensor
+
+
 class Network(nn.Module, ABC, Generic[S]):
     """A network that refines the geometry of a batch of crystals.
 
@@ -115,6 +127,9 @@ class Network(nn.Module, ABC, Generic[S]):
 
     # Whether a forward pass differentiates, and so cannot run in inference mode.
     differentiates: ClassVar[bool] = False
+
+    # Whether it has `at_rest`, and can be trained on forces.
+    learns_forces: ClassVar[bool] = False
 
     # Bytes of memory for an edge and feature on the plain path, measured on a CPU.
     plain_edge_bytes: int = 50
@@ -153,6 +168,21 @@ class Network(nn.Module, ABC, Generic[S]):
         Returns:
             Geometries before the last are for layer-wise supervision.
         """
+
+    def at_rest(self, batch: CrystalBatch, graph: PeriodicGraph) -> tuple[list[Motion], Tensor]:
+        """What is read out while nothing moves, for training on what acts on a crystal where it stands.
+
+        Args:
+            batch: Crystals.
+            graph: Their neighbours.
+
+        Returns:
+            What each layer would do, and the last scalars of atoms, ``(N, F)``.
+
+        Raises:
+            NotImplementedError: The family does not learn forces.
+        """
+        raise NotImplementedError(f"family '{self.family}' does not learn forces.")
 
     def depth(self, name: str) -> int | None:
         """How deep a parameter lies: 0 before the layers, n in the n-th of them, None in the heads."""

@@ -29,7 +29,7 @@ from repose.config import ReposeSettings
 from repose.crystals import CrystalBatch
 from repose.graph import SHELL_WIDTH, PeriodicGraph
 from repose.lattice import deformation, periodic_span, to_cartesian
-from repose.models.network import Geometry, Network, Prediction, register
+from repose.models.network import Geometry, Motion, Network, Prediction, register
 from repose.models.scales import ScaleHead
 from repose.models.start import start_of
 from repose.nn.elements import MAX_NUMBER, ElementEmbedding
@@ -100,8 +100,8 @@ class Readout(nn.Module):
             self.isotropic[-1].weight.mul_(0.1)  # type: ignore[operator, union-attr]
             self.isotropic[-1].bias.zero_()  # type: ignore[operator, union-attr]
 
-    def forward(self, features: Features, crystal: Tensor, n: int) -> tuple[Tensor, Tensor]:
-        """Displacements in A ``(N, 3)``, zero in the mean over a crystal, and strains ``(S, 3, 3)``."""
+    def forward(self, features: Features, crystal: Tensor, n: int) -> Motion:
+        """Displacements, zero in the mean over a crystal, and strains."""
         x, v, t = features
         x = self.norm(x)
         of_v, of_t = (1 + self.gates(x)).unsqueeze(1).chunk(2, dim=-1)
@@ -110,7 +110,7 @@ class Readout(nn.Module):
         invariants = torch.cat([x, safe_norm(v, dim=1), safe_norm(t, dim=1)], dim=-1)
         isotropic = self.isotropic(segment_mean(invariants, crystal, n))  # (S, 1)
         strain = matrices(deviatoric) + isotropic.unsqueeze(-1) * torch.eye(3).to(x)
-        return step - segment_mean(step, crystal, n)[crystal], STRAIN * strain
+        return Motion(step - segment_mean(step, crystal, n)[crystal], STRAIN * strain)
 
 
 class ReposeLayer(nn.Module):
@@ -129,8 +129,8 @@ class ReposeLayer(nn.Module):
 
     def forward(
         self, features: Features, edges: EdgeGeometry, inside: Tensor, crystal: Tensor, n: int
-    ) -> tuple[Features, Tensor, Tensor]:
-        """New features, displacements in A ``(N, 3)`` and strains ``(S, 3, 3)``.
+    ) -> tuple[Features, Motion]:
+        """New features, and what they want to do.
 
         Args:
             features: Of atoms.
@@ -142,7 +142,7 @@ class ReposeLayer(nn.Module):
         sent = features if self.rank2 else features._replace(t=torch.zeros_like(features.t))
         features = features + self.message(sent, edges, inside)
         features = self.update(features, crystal, n)
-        return features, *self.readout(features, crystal, n)
+        return features, self.readout(features, crystal, n)
 
 
 @register("repose")
@@ -155,6 +155,7 @@ class Repose(Network[ReposeSettings]):
 
     settings_type = ReposeSettings
     heads = ("scale_head",)
+    learns_forces = True
     plain_edge_bytes = 150  # six filters, vectors and tensors of senders
 
     def __init__(self, settings: ReposeSettings) -> None:
@@ -192,17 +193,12 @@ class Repose(Network[ReposeSettings]):
     def forward(self, batch: CrystalBatch, graph: PeriodicGraph) -> Prediction:
         """Refine the geometry layer by layer; see `Network.forward`."""
         n, crystal = len(batch), batch.crystal
-        x = self.embedding(batch.numbers)
-        features = Features(x, x.new_zeros(len(x), 3, x.shape[-1]), x.new_zeros(len(x), 5, x.shape[-1]))
+        features, edges, inside = self._begin(batch, graph)
         state = Geometry(batch.positions, batch.cells)
-        edges = EdgeGeometry.at(graph, *state, self.basis)
-        # What counts is who is near in the beginning, so that nothing comes or goes while atoms move.
-        inside = envelope(edges.distance / (self.settings.graph.cutoff + SHELL_WIDTH), FADING)
         span = periodic_span(batch.cells, batch.pbc)
         logarithm, geometries = torch.zeros_like(batch.cells), list[Geometry]()
-        for index in range(self.settings.layers):
-            layer = self.layers[0 if self.settings.tied else index]
-            features, step, strain = layer(features, edges, inside, crystal, n)
+        for index, layer in enumerate(self._stack()):
+            features, (step, strain) = layer(features, edges, inside, crystal, n)
             logarithm = logarithm + span @ strain @ span  # vacuum is not strained
             cells = batch.cells @ torch.linalg.matrix_exp(logarithm)
             followed = to_cartesian(state.positions, deformation(state.cells, cells), crystal)
@@ -214,3 +210,25 @@ class Repose(Network[ReposeSettings]):
         if self.scale_head is not None:
             scales = self.scale_head(features.x, Geometry(batch.positions, batch.cells), state, crystal)
         return Prediction(geometries, segment_mean(features.x, crystal, n), scales)
+
+    def at_rest(self, batch: CrystalBatch, graph: PeriodicGraph) -> tuple[list[Motion], Tensor]:
+        """See `Network.at_rest`."""
+        features, edges, inside = self._begin(batch, graph)
+        motions = list[Motion]()
+        for layer in self._stack():
+            features, motion = layer(features, edges, inside, batch.crystal, len(batch))
+            motions.append(motion)
+        return motions, features.x
+
+    def _begin(self, batch: CrystalBatch, graph: PeriodicGraph) -> tuple[Features, EdgeGeometry, Tensor]:
+        """Features of atoms that know only what they are, the edges, and how much every edge counts."""
+        x = self.embedding(batch.numbers)
+        features = Features(x, x.new_zeros(len(x), 3, x.shape[-1]), x.new_zeros(len(x), 5, x.shape[-1]))
+        edges = EdgeGeometry.at(graph, batch.positions, batch.cells, self.basis)
+        # What counts is who is near in the beginning, so that nothing comes or goes while atoms move.
+        inside = envelope(edges.distance / (self.settings.graph.cutoff + SHELL_WIDTH), FADING)
+        return features, edges, inside
+
+    def _stack(self) -> list[nn.Module]:
+        """The layers in the order of their use; those that share weights are one."""
+        return [self.layers[0 if self.settings.tied else k] for k in range(self.settings.layers)]

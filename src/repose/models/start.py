@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from repose.config import NetworkSettings
+from repose.config import GraphSettings, NetworkSettings
 from repose.crystals import CrystalBatch
 from repose.graph import PeriodicGraph, periodic_graph
 from repose.lattice import emptiest_slab, reduced, volume
@@ -27,9 +27,17 @@ def start_of(
     """
     if settings.start == "rescaled":
         batch = rescaled(batch, atomic_volumes)
-    graph = settings.graph
-    return batch, periodic_graph(
-        batch, graph.cutoff, graph.max_neighbours, ties=graph.ties, self_images=graph.self_images
+    return batch, graph_of(batch, settings.graph)
+
+
+def graph_of(batch: CrystalBatch, settings: GraphSettings) -> PeriodicGraph:
+    """Neighbours of a batch as it stands."""
+    return periodic_graph(
+        batch,
+        settings.cutoff,
+        settings.max_neighbours,
+        ties=settings.ties,
+        self_images=settings.self_images,
     )
 
 

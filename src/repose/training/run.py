@@ -21,13 +21,14 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO
 
 from repose.atomic import replacing_file, stepped_aside
-from repose.config import TrainSettings
+from repose.config import Target, TrainSettings
 from repose.data.store import Dataset, Pair
 from repose.errors import ConfigError, DatasetError
 from repose.models.baselines import fit_atomic_volumes
 from repose.models.checkpoint import ModelConfig, find_model, load_config, load_model, save_model
 from repose.models.network import Network, family
 from repose.training.calibrate import calibrate_model
+from repose.training.forces import force_task
 from repose.training.paths import path_task
 from repose.training.task import RelaxationTask
 
@@ -81,19 +82,17 @@ def train(
     unique = list({dataset.directory: dataset for dataset in datasets}.values())
     val_pairs = _pairs(unique, "val")
     trained_on = "; ".join(map(_sentence, unique))
-    if network.path_frames is None:
-        task = RelaxationTask(network, settings, train_pairs, val_pairs)
-    else:
-        task, left_out = path_task(network, settings, train_pairs, val_pairs)
-        trained_on = f"whole paths ({left_out}): {trained_on}"
+    task, sort = _task(network, settings, train_pairs, val_pairs)
+    if sort:
+        trained_on = f"{sort}: {trained_on}"
         if progress != "none":
-            print(left_out, file=sys.stderr, flush=True)
+            print(sort, file=sys.stderr, flush=True)
     if compiled:
         network.compile_training()
     if settings.crystals is not None:
         trained_on = f"{settings.crystals} crystals of: {trained_on}"
     elements = known | {int(z) for pair in train_pairs for z in pair.numbers}
-    export = ExportBest(out / "model", sorted(elements), trained_on)
+    export = ExportBest(out / "model", sorted(elements), trained_on, settings.target)
     last = ModelCheckpoint(
         out, "last", save_top_k=1, enable_version_counter=False, save_on_train_epoch_end=True
     )
@@ -126,7 +125,7 @@ def train(
         for message in (".*exists and is not empty.*", ".*does not have many workers.*", ".*LeafSpec.*"):
             warnings.filterwarnings("ignore", message)
         trainer.fit(task, ckpt_path=checkpoint if checkpoint.is_file() else None)
-    if trainer.is_global_zero and (out / "model").is_dir():
+    if trainer.is_global_zero and (out / "model").is_dir() and settings.target == "relaxed":
         budget = settings.sampling.edges_per_batch
         try:
             before = load_config(find_model(init_from)).calibration if init_from is not None else None
@@ -222,6 +221,19 @@ def _network(
     return network.train().requires_grad_(True), known
 
 
+def _task(
+    network: Network[Any], settings: TrainSettings, train: Sequence[Pair], val: Sequence[Pair]
+) -> tuple[RelaxationTask, str]:
+    """What is to be learned, and of what sort the data are where they are not pairs."""
+    if settings.target == "forces":
+        task, frames = force_task(network, settings, train, val)
+        return task, f"forces of {frames}"
+    if network.path_frames is not None:
+        paths, left_out = path_task(network, settings, train, val)
+        return paths, f"whole paths ({left_out})"
+    return RelaxationTask(network, settings, train, val), ""
+
+
 def _names(datasets: Sequence[Dataset]) -> str:
     return ", ".join(dataset.info.name for dataset in datasets)
 
@@ -308,12 +320,16 @@ class ExportBest(Callback):
         directory: Where.
         elements: Atomic numbers that the model knows.
         trained_on: One line for ``config.json``.
+        target: What was learned.
     """
 
-    def __init__(self, directory: Path, elements: Sequence[int], trained_on: str) -> None:
+    def __init__(
+        self, directory: Path, elements: Sequence[int], trained_on: str, target: Target = "relaxed"
+    ) -> None:
         self.directory = directory
         self.elements = list(elements)
         self.trained_on = trained_on
+        self.target: Target = target
         self.best = float("inf")
 
     def state_dict(self) -> dict[str, Any]:
@@ -333,7 +349,7 @@ class ExportBest(Callback):
         self.best = score
         errors = {
             f"val {name} ({unit})": round(float(trainer.callback_metrics[f"val/{name}"]), 5)
-            for name, unit in (("coordinates", "A"), ("lattice", "A"), ("shape", "A^2"), ("volume", "A^3"))
+            for name, unit in pl_module.reported
         }
         network = pl_module.average
         config = ModelConfig(
@@ -342,6 +358,7 @@ class ExportBest(Callback):
             settings=network.settings.model_dump(mode="json"),
             elements=self.elements,
             trained_on=self.trained_on,
+            target=self.target,
             test_error=errors,
         )
         card = f"# {config.name}\n\nFamily `{config.family}`, trained on {self.trained_on}.\n\n" + "".join(

@@ -17,7 +17,7 @@ from repose.config import TrainSettings
 from repose.data.store import Pair
 from repose.errors import ConfigError
 from repose.models.distance_geometry import settle
-from repose.models.network import Network, Prediction
+from repose.models.network import Network
 from repose.training.losses import training_loss, validation_errors
 from repose.training.samples import Sample, TrainingBatches, ValidationBatches
 
@@ -60,6 +60,13 @@ class RelaxationTask(lightning.LightningModule):
 
     train_type: ClassVar[type[TrainingBatches]] = TrainingBatches
     val_type: ClassVar[type[ValidationBatches]] = ValidationBatches
+    # What of the validation errors the exported model says, with units.
+    reported: ClassVar[tuple[tuple[str, str], ...]] = (
+        ("coordinates", "A"),
+        ("lattice", "A"),
+        ("shape", "A^2"),
+        ("volume", "A^3"),
+    )
 
     def __init__(
         self, network: Network[Any], settings: TrainSettings, train: Sequence[Pair], val: Sequence[Pair]
@@ -94,13 +101,17 @@ class RelaxationTask(lightning.LightningModule):
         """Loss of a batch in A."""
         # A trunk that is held fixed is to err as it will in use, without the noise of training.
         self.network.train(self.settings.trunk_rate > 0)
-        loss = self.loss(self.network(batch.start, batch.graph), batch)
+        loss = self.loss(self.predict(self.network, batch), batch)
         self.log(
             "train/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.target), sync_dist=True
         )
         return loss
 
-    def loss(self, prediction: Prediction, batch: Any) -> torch.Tensor:
+    def predict(self, network: Network[Any], batch: Any) -> Any:
+        """What `loss` and `errors` take, from the network or its average."""
+        return network(batch.start, batch.graph)
+
+    def loss(self, prediction: Any, batch: Any) -> torch.Tensor:
         """What is to become small."""
         follow = self.network.settings.frame == "affine"
         return training_loss(prediction, batch.start, batch.graph, batch.target, self.settings, follow)
@@ -139,7 +150,7 @@ class RelaxationTask(lightning.LightningModule):
 
     def validation_step(self, batch: Sample, batch_idx: int) -> None:
         """Log the errors of the averaged weights."""
-        prediction = self.average(batch.start, batch.graph)
+        prediction = self.predict(self.average, batch)
         errors = {name: value.mean() for name, value in self.errors(prediction, batch).items()}
         self.log_dict(
             {f"val/{name}": value for name, value in errors.items()},
@@ -148,7 +159,7 @@ class RelaxationTask(lightning.LightningModule):
             sync_dist=True,
         )
 
-    def errors(self, prediction: Prediction, batch: Any) -> dict[str, torch.Tensor]:
+    def errors(self, prediction: Any, batch: Any) -> dict[str, torch.Tensor]:
         """What is validated, ``(S,)`` each; by ``score`` weights are chosen."""
         geometry, _ = settle(prediction, batch.start.crystal, batch.graph)
         errors = validation_errors(geometry, batch.target)
@@ -162,9 +173,11 @@ class RelaxationTask(lightning.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with a warm-up, and then a plateau decay or a cosine down to a hundredth."""
         s = self.settings
-        optimizer = torch.optim.AdamW(
-            parameter_groups(self.network, s), weight_decay=s.weight_decay, amsgrad=s.amsgrad
-        )
+        groups = parameter_groups(self.network, s)
+        own = [p for name, p in self.named_parameters() if not name.startswith(("network.", "average."))]
+        if own:  # what a task needs beside the model
+            groups.append({"params": own, "lr": s.learning_rate})
+        optimizer = torch.optim.AdamW(groups, weight_decay=s.weight_decay, amsgrad=s.amsgrad)
         total = s.max_epochs * s.sampling.epoch_steps
 
         def cosine(step: int) -> float:
