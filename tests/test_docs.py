@@ -114,7 +114,8 @@ def test_the_order_of_the_house_is_the_one_enforced():
 
 
 def test_settings_of_the_shipped_model_are_valid():
-    for path in (ROOT / "models").glob("*/train.json"):
+    models = ROOT / "models"
+    for path in [*models.glob("*/train.json"), *models.glob("*/forces.json")]:
         settings = TrainSettings.parse(json.loads(path.read_text()))
         if path.parent.name in families():
             family(path.parent.name).settings_type.parse(settings.model)

@@ -20,6 +20,7 @@ from repose.training.forces import (
     STEP,
     STRAIN,
     ForceTask,
+    beyond,
     collate_frames,
     compressed,
     differences,
@@ -33,7 +34,6 @@ from tiny import random_relaxer
 
 PATHS = Path(__file__).parent / "data" / "paths.extxyz"
 TINY = {"features": 8, "layers": 2, "n_basis": 8, "embedding": "properties", "start": "rescaled"}
-NOTHING = np.zeros(119)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def network(**options):
 
 
 def sample_of(pairs, frame=0):
-    return collate_frames(network(), pairs, [pair.path[frame] for pair in pairs], NOTHING)
+    return collate_frames(network(), pairs, [pair.path[frame] for pair in pairs])
 
 
 def test_a_sample_is_the_frame_where_it_stands(pairs):
@@ -78,7 +78,7 @@ def test_a_sample_is_the_frame_where_it_stands(pairs):
     assert np.allclose(sample.start.cells, first, atol=1e-5)
     pair, frame = pairs[0], pairs[0].path[-1]
     calm = replace(frame, stress=1e-6 * np.diag([1.0, 2.0, 3.0]), forces=1e-5 * frame.forces)
-    acting = collate_frames(network(), [pair], [calm], NOTHING).acting
+    acting = collate_frames(network(), [pair], [calm]).acting
     volume = abs(np.linalg.det(frame.cell)) / len(pair.numbers)
     assert np.allclose(acting.virials[0], -calm.stress * volume, rtol=1e-4, atol=1e-12)
     centred = calm.forces - calm.forces.mean(axis=0)
@@ -86,6 +86,18 @@ def test_a_sample_is_the_frame_where_it_stands(pairs):
     assert acting.energies[0].item() == pytest.approx(frame.energy / len(pair.numbers), rel=1e-5)
     moved = sample.to(torch.device("cpu"))
     assert torch.equal(moved.acting.virials, sample.acting.virials)
+
+
+def test_energies_are_those_beyond_the_elements(pairs):
+    """Energies that are sums over atoms leave nothing."""
+    reference = np.linspace(-8, 3, 119)
+    sums = [
+        replace(p, path=tuple(replace(f, energy=reference[p.numbers].sum()) for f in p.path)) for p in pairs
+    ]
+    assert all(abs(f.energy) < 1e-9 for pair in beyond(sums, reference) for f in pair.path)
+    task, _ = force_task(network(), settings(), pairs, pairs)
+    left = [f.energy / len(p.numbers) for p in task.train_batches.pairs for f in (p.path[0], p.path[-1])]
+    assert np.std(left) < np.std([f.energy / len(p.numbers) for p in pairs for f in p.path])
 
 
 def test_compression_keeps_directions_and_small_lengths():

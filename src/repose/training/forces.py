@@ -86,25 +86,30 @@ def labelled(pairs: Sequence[Pair]) -> list[Pair]:
     return [pair for pair in known if len(pair.path) > 1]
 
 
-def collate_frames(
-    network: Network[Any], pairs: Sequence[Pair], frames: Sequence[Frame], reference: np.ndarray
-) -> ForceSample:
+def beyond(pairs: Sequence[Pair], reference: np.ndarray) -> list[Pair]:
+    """Crystals whose energies are without those of their elements, eV by atomic number ``(119,)``."""
+
+    def shifted(pair: Pair) -> Pair:
+        elements = reference[pair.numbers].sum()
+        return replace(pair, path=tuple(replace(f, energy=(f.energy or 0.0) - elements) for f in pair.path))
+
+    return [shifted(pair) for pair in pairs]
+
+
+def collate_frames(network: Network[Any], pairs: Sequence[Pair], frames: Sequence[Frame]) -> ForceSample:
     """Join a frame of every crystal.
 
     Args:
         network: Its settings say how neighbours are found.
         pairs: The crystals.
         frames: One of each, with energy, forces and stress.
-        reference: Energies of the elements by atomic number, eV, ``(119,)``.
     """
     batch = CrystalBatch.collate(
         [crystal(p.numbers, f.positions, f.cell, p.pbc) for p, f in zip(pairs, frames, strict=True)]
     )
-    virials, energies = [], []
-    for pair, frame in zip(pairs, frames, strict=True):
-        n = len(pair.numbers)
-        virials.append(-np.asarray(frame.stress) * abs(np.linalg.det(frame.cell)) / n)
-        energies.append((frame.energy - reference[pair.numbers].sum()) / n)  # type: ignore[operator]
+    atoms = [len(pair.numbers) for pair in pairs]
+    virials = [-f.stress * abs(np.linalg.det(f.cell)) / n for f, n in zip(frames, atoms, strict=True)]
+    energies = [f.energy / n for f, n in zip(frames, atoms, strict=True)]
     forces = [torch.tensor(np.asarray(frame.forces), dtype=torch.float32) for frame in frames]
     forces = compressed(torch.cat(forces), FORCE)
     acting = Acting(
@@ -118,23 +123,19 @@ def collate_frames(
 class ForceBatches(TrainingBatches):
     """Training batches of frames, of every crystal one at random; see `TrainingBatches`."""
 
-    reference: np.ndarray
-
     def sample(self, pairs: Sequence[Pair], rng: np.random.Generator) -> ForceSample:
         """See `TrainingBatches.sample`."""
         frames = [pair.path[rng.integers(len(pair.path))] for pair in pairs]
-        return collate_frames(self.network, pairs, frames, self.reference)
+        return collate_frames(self.network, pairs, frames)
 
 
 class ValidationFrames(ValidationBatches):
     """A frame of every validation crystal, of one the first, of the next the second, and so on."""
 
-    reference: np.ndarray
-
     def sample(self, pairs: Sequence[Pair]) -> ForceSample:
         """See `ValidationBatches.sample`."""
         frames = [pair.path[k % len(pair.path)] for k, pair in enumerate(pairs)]
-        return collate_frames(self.network, pairs, frames, self.reference)
+        return collate_frames(self.network, pairs, frames)
 
 
 def differences(motion: Motion, acting: Acting) -> tuple[Tensor, Tensor]:
@@ -170,8 +171,8 @@ class ForceTask(RelaxationTask):
     Args:
         network: What is trained.
         settings: How.
-        train: Training crystals with labelled frames.
-        val: Validation crystals with labelled frames.
+        train: Training crystals with labelled frames, see `labelled` and `beyond`.
+        val: Validation crystals with such.
     """
 
     train_type, val_type = ForceBatches, ValidationFrames
@@ -182,9 +183,6 @@ class ForceTask(RelaxationTask):
     ) -> None:
         super().__init__(network, settings, train, val)
         self.energy = nn.Linear(network.settings.features, 1)
-        reference, _ = fit_reference_energies(train, 2)
-        for batches in (self.train_batches, self.val_batches):
-            batches.reference = reference  # type: ignore[union-attr]
 
     def predict(self, network: Network[Any], batch: ForceSample) -> Any:
         """What the layers read out, and energies in eV per atom, ``(S,)``."""
@@ -236,5 +234,6 @@ def force_task(
             f"{len(known)} such crystals for training and {len(watched)} for validation. "
             "Label crystals with 'repose data label'."
         )
-    frames = sum(len(pair.path) for pair in known)
-    return ForceTask(network, settings, known, watched), f"{frames:,} frames of {len(known):,} crystals"
+    reference, _ = fit_reference_energies(known, 2)
+    task = ForceTask(network, settings, beyond(known, reference), beyond(watched, reference))
+    return task, f"{sum(len(pair.path) for pair in known):,} frames of {len(known):,} crystals"
