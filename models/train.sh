@@ -25,18 +25,17 @@ import xmno --split-by prototype --fractions 0.6,0.15,0.25
 
 theirs=(--data "$out/data/bulk" --data "$out/data/subst" --data "$out/data/xmno")
 new=(--data "$ours/bulk" --data "$ours/subst" --data "$ours/xmno")
+# Stages follow each other, each from the model of the one before: forces where there are paths, relaxed crystals, and
+# relaxed crystals again from what the network makes of its inputs. Not every family has all of them.
 # xmno is small and counts twice in training.
-learn() { # NAME OPTIONS...
-  local name=$1; shift
-  repose train --model "$family" "${theirs[@]}" --data "$out/data/xmno" "${new[@]}" --data "$ours/xmno" \
-    --out "$out/$name" --device cpu --processes "${PROCESSES:-2}" --compile "$@"
-}
 from=()
-if [ -f "$here/$family/forces.json" ]; then # what acts on crystals comes before where they relax to
-  learn "$family-forces" --config "$here/$family/forces.json"
-  from=(--init-from "$out/$family-forces")
-fi
-learn "$family" --config "$here/$family/train.json" "${from[@]}"
-repose evaluate --model "$out/$family" "${theirs[@]}" "${new[@]}" --out "$out/evaluation" --device cpu
-python "$here/../tools/ship_model.py" "$out/$family/model" "$out/evaluation/table.json" \
+for stage in forces train recycle; do
+  [ -f "$here/$family/$stage.json" ] || continue
+  last=$out/$family-$stage
+  repose train --model "$family" "${theirs[@]}" --data "$out/data/xmno" "${new[@]}" --data "$ours/xmno" \
+    --config "$here/$family/$stage.json" --out "$last" --device cpu --processes "${PROCESSES:-2}" --compile "${from[@]}"
+  from=(--init-from "$last")
+done
+repose evaluate --model "$last" "${theirs[@]}" "${new[@]}" --out "$out/evaluation" --device cpu
+python "$here/../tools/ship_model.py" "$last/model" "$out/evaluation/table.json" \
   --name "$family" --limits "$here/$family/limits.md"

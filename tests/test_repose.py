@@ -13,7 +13,9 @@ from repose.config import ReposeSettings
 from repose.crystals import CrystalBatch
 from repose.errors import ConfigError
 from repose.lattice import deformation, to_fractional, volume
+from repose.models.network import Geometry
 from repose.models.repose import Repose
+from repose.models.start import again
 from repose.nn import tensors
 from repose.symmetry import find_space_group, symmetrise
 from repose.testing import STRICT, check_relaxer
@@ -27,6 +29,7 @@ OPTIONS = {
     "w/o products": {"products": False},
     "w/o radii": {"radii": False},
     "tied": {"tied": True, "layers": 3},
+    "two passes": {"passes": 2},
     "shells": {"graph": {"max_neighbours": 12, "self_images": False}},
 }
 make_relaxer = partial(random_relaxer, "repose")
@@ -102,6 +105,38 @@ def test_atoms_follow_the_cell(crystals):
     for index in range(len(crystals)):
         assert moved[crystals.crystal == index].mean(0).abs().max() < 1e-9
     assert moved.abs().max() > 1e-4
+
+
+def test_a_second_pass_begins_where_the_first_ended(crystals):
+    """In use; in training there is one, and what it begins with is for the task to say."""
+    one, two = make_relaxer(), make_relaxer(passes=2)
+    first = one.predict(crystals)
+    moved = crystals.with_geometry(first.positions, first.cells)
+    expected, answer = one.predict(moved), two.predict(crystals)
+    assert torch.allclose(answer.positions, expected.positions, atol=1e-10)
+    assert torch.allclose(answer.cells, expected.cells, atol=1e-10)
+    assert (answer.positions - first.positions).abs().max() > 1e-4
+    network = two.network.train()
+    alone = network(*network.prepare(crystals)).geometry
+    assert torch.allclose(alone.positions, first.positions, atol=1e-10)
+
+
+@pytest.mark.parametrize("harm", [float("nan"), 100.0])
+def test_a_crystal_lost_between_passes_harms_no_other(crystals, harm):
+    """It begins again where it did before; what the others go on from is what was found for them."""
+    network = make_relaxer().network
+    start, graph = network.prepare(crystals)
+    found = network(start, graph).geometry
+    cells, positions = found.cells.clone(), found.positions.clone()
+    cells[0] *= harm
+    positions[start.crystal == 1] = float("nan")
+    after, _ = again(network, start, Geometry(positions, cells))
+    expected, _ = again(network, start, found)
+    for index in range(len(start)):
+        atoms = start.crystal == index
+        kept = start if index < 2 else expected
+        assert torch.allclose(after.cells[index], kept.cells[index])
+        assert torch.allclose(after.positions[atoms], kept.positions[atoms])
 
 
 def test_vacuum_is_not_strained():

@@ -116,6 +116,26 @@ def test_loss_by_the_image_nearest_to_the_prediction(pairs):
     assert torch.isfinite(torch.autograd.grad(loss, moved)[0]).all()
 
 
+def test_a_share_of_batches_begins_where_the_network_ended(pairs):
+    """The same batches by the same number, none of them without the setting; the target stays."""
+    sampling = {"edges_per_batch": 1500, "recycled": 0.5}
+    task = RelaxationTask(network(), settings(sampling=sampling), pairs, pairs)
+    task.train_batches.rank = 0
+    sample = task.train_batches.sample(pairs[:3], np.random.default_rng(0))
+    new = [task.recycle(sample, k) for k in range(20)]
+    replaced = [batch is not sample for batch in new]
+    assert 4 < sum(replaced) < 16
+    assert replaced == [task.recycle(sample, k) is not sample for k in range(20)]
+    batch = new[replaced.index(True)]
+    found = task.network(sample.start, sample.graph).geometry
+    assert torch.allclose(batch.start.cells, found.cells, atol=1e-5)
+    assert torch.allclose(batch.start.positions, found.positions, atol=1e-5)
+    assert not batch.start.positions.requires_grad
+    assert batch.target is sample.target
+    never = RelaxationTask(network(), settings(sampling={"edges_per_batch": 1500}), pairs, pairs)
+    assert all(never.recycle(sample, k) is sample for k in range(20))
+
+
 def test_compiling_is_asked_for_and_speed_is_logged(dataset, tmp_path, monkeypatch):
     from repose.models.e3relax import E3Relax
 

@@ -242,6 +242,12 @@ class ReposeSettings(NetworkSettings):
         default=True, description="False: ablation, vectors and tensors of an atom do not multiply"
     )
     tied: bool = Field(default=False, description="the same weights in every layer")
+    passes: int = Field(
+        default=1,
+        gt=0,
+        description="how often the whole network is applied, each time to what came out before, outside of "
+        "training; train with sampling.recycled",
+    )
 
 
 class RelaxNetSettings(NetworkSettings):
@@ -323,6 +329,12 @@ class SamplingSettings(Settings):
         ge=0,
         le=1,
         description="share of crystals written in another lattice basis, some as a double cell",
+    )
+    recycled: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="share of batches whose inputs are replaced by what the network makes of them",
     )
     strain: float = Field(default=0.03, ge=0, description="standard deviation of strain in noised copies")
     dilation: float = Field(

@@ -51,7 +51,8 @@ class Ensemble(Network[Any]):
         the operations to launch. That is for GPUs. On a CPU the loop is faster, and a loop of accelerated
         members faster still, whose kernels cannot be batched over members; see docs/ensembles.md.
         """
-        alone = self.accelerated or self.training or self.differentiates
+        several = getattr(self.settings, "passes", 1) > 1  # between passes neighbours are found anew
+        alone = self.accelerated or self.training or self.differentiates or several
         return not alone and next(self.parameters()).is_cuda
 
     def prepare(self, batch: CrystalBatch) -> tuple[CrystalBatch, PeriodicGraph]:

@@ -6,9 +6,11 @@ import copy
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import lightning
+import numpy as np
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch.utils.data import DataLoader
@@ -18,6 +20,7 @@ from repose.data.store import Pair
 from repose.errors import ConfigError
 from repose.models.distance_geometry import settle
 from repose.models.network import Network
+from repose.models.start import again
 from repose.training.losses import training_loss, validation_errors
 from repose.training.samples import Sample, TrainingBatches, ValidationBatches
 
@@ -101,11 +104,23 @@ class RelaxationTask(lightning.LightningModule):
         """Loss of a batch in A."""
         # A trunk that is held fixed is to err as it will in use, without the noise of training.
         self.network.train(self.settings.trunk_rate > 0)
+        batch = self.recycle(batch, batch_idx)
         loss = self.loss(self.predict(self.network, batch), batch)
         self.log(
             "train/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.target), sync_dist=True
         )
         return loss
+
+    def recycle(self, batch: Any, batch_idx: int) -> Any:
+        """A share of batches begins where the network ended, with the same target."""
+        batches = self.train_batches
+        rng = np.random.default_rng([batches.seed, batches.epoch, batches.rank, batch_idx])
+        if rng.random() >= self.settings.sampling.recycled:
+            return batch
+        with torch.no_grad():
+            found = self.network(batch.start, batch.graph).geometry
+            start, graph = again(self.network, batch.start, found)
+        return replace(batch, start=start, graph=graph)
 
     def predict(self, network: Network[Any], batch: Any) -> Any:
         """What `loss` and `errors` take, from the network or its average."""
