@@ -180,6 +180,12 @@ def test_frames_without_labels_are_left_out(pairs):
         force_task(random_relaxer("e3relax").network, settings(), pairs, pairs)
 
 
+def test_frames_are_not_recycled(dataset, tmp_path):
+    run = settings(sampling={"recycled": 0.5})
+    with pytest.raises(ConfigError, match=r"sampling\.recycled is for training on relaxed crystals"):
+        train("repose", [dataset], tmp_path / "run", run, device="cpu", progress="none")
+
+
 def test_from_forces_to_relaxed_crystals(dataset, tmp_path):
     """A run on forces begins a run on relaxed crystals; alone it relaxes none."""
     out = tmp_path / "forces"

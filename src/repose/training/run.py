@@ -224,7 +224,17 @@ def _network(
 def _task(
     network: Network[Any], settings: TrainSettings, train: Sequence[Pair], val: Sequence[Pair]
 ) -> tuple[RelaxationTask, str]:
-    """What is to be learned, and of what sort the data are where they are not pairs."""
+    """What is to be learned, and of what sort the data are where they are not pairs.
+
+    Raises:
+        ConfigError: Inputs are to be recycled where the target is not the relaxed crystal alone.
+        DatasetError: Nothing of that sort is there.
+    """
+    if settings.sampling.recycled and (settings.target == "forces" or network.path_frames is not None):
+        raise ConfigError(
+            "sampling.recycled is for training on relaxed crystals: what is known of a frame, its forces or "
+            "its path, does not hold for what a network makes of it. Leave it at 0."
+        )
     if settings.target == "forces":
         task, frames = force_task(network, settings, train, val)
         return task, f"forces of {frames}"
