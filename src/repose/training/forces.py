@@ -108,8 +108,8 @@ def collate_frames(network: Network[Any], pairs: Sequence[Pair], frames: Sequenc
         [crystal(p.numbers, f.positions, f.cell, p.pbc) for p, f in zip(pairs, frames, strict=True)]
     )
     atoms = [len(pair.numbers) for pair in pairs]
-    virials = [-f.stress * abs(np.linalg.det(f.cell)) / n for f, n in zip(frames, atoms, strict=True)]
-    energies = [f.energy / n for f, n in zip(frames, atoms, strict=True)]
+    virials = [-np.asarray(f.stress) * abs(np.linalg.det(f.cell)) / n for f, n in zip(frames, atoms, strict=True)]
+    energies = [(f.energy or 0.0) / n for f, n in zip(frames, atoms, strict=True)]
     forces = [torch.tensor(np.asarray(frame.forces), dtype=torch.float32) for frame in frames]
     forces = compressed(torch.cat(forces), FORCE)
     acting = Acting(
