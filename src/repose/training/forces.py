@@ -107,9 +107,11 @@ def collate_frames(network: Network[Any], pairs: Sequence[Pair], frames: Sequenc
     batch = CrystalBatch.collate(
         [crystal(p.numbers, f.positions, f.cell, p.pbc) for p, f in zip(pairs, frames, strict=True)]
     )
-    atoms = [len(pair.numbers) for pair in pairs]
-    virials = [-np.asarray(f.stress) * abs(np.linalg.det(f.cell)) / n for f, n in zip(frames, atoms, strict=True)]
-    energies = [(f.energy or 0.0) / n for f, n in zip(frames, atoms, strict=True)]
+    virials, energies = [], []
+    for pair, frame in zip(pairs, frames, strict=True):
+        n = len(pair.numbers)
+        virials.append(-np.asarray(frame.stress) * abs(np.linalg.det(frame.cell)) / n)
+        energies.append((frame.energy or 0.0) / n)
     forces = [torch.tensor(np.asarray(frame.forces), dtype=torch.float32) for frame in frames]
     forces = compressed(torch.cat(forces), FORCE)
     acting = Acting(
