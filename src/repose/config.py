@@ -242,12 +242,7 @@ class ReposeSettings(NetworkSettings):
         default=True, description="False: ablation, vectors and tensors of an atom do not multiply"
     )
     tied: bool = Field(default=False, description="the same weights in every layer")
-    passes: int = Field(
-        default=1,
-        gt=0,
-        description="how often the whole network is applied, each time to what came out before, outside of "
-        "training; train with sampling.recycled",
-    )
+    passes: int = Field(default=1, gt=0, description="how often the network is applied, outside of training")
 
 
 class RelaxNetSettings(NetworkSettings):
@@ -331,10 +326,7 @@ class SamplingSettings(Settings):
         description="share of crystals written in another lattice basis, some as a double cell",
     )
     recycled: float = Field(
-        default=0.0,
-        ge=0,
-        le=1,
-        description="share of batches whose inputs are replaced by what the network makes of them",
+        default=0.0, ge=0, le=1, description="share of batches that begin where the network ended"
     )
     strain: float = Field(default=0.03, ge=0, description="standard deviation of strain in noised copies")
     dilation: float = Field(
@@ -368,10 +360,8 @@ class TrainSettings(Settings):
 
     target: Target = Field(
         default="relaxed",
-        description="what is learned: relaxed crystals, or, to begin that from, the forces, stresses and "
-        "energies of the frames of paths",
+        description="what is learned: where crystals relax to, or what acts on them before",
     )
-
     model: dict[str, Any] = Field(default_factory=dict, description="hyperparameters of the family")
     sampling: SamplingSettings = Field(default=SamplingSettings(), description="what training sees")
     paths: PathSettings = Field(default=PathSettings(), description="the loss of families that follow paths")
