@@ -325,9 +325,7 @@ class SamplingSettings(Settings):
         le=1,
         description="share of crystals written in another lattice basis, some as a double cell",
     )
-    recycled: float = Field(
-        default=0.0, ge=0, le=1, description="share of batches that begin where the network ended"
-    )
+    recycled: float = Field(default=0.0, ge=0, le=1, description="share of batches begun from own answers")
     strain: float = Field(default=0.03, ge=0, description="standard deviation of strain in noised copies")
     dilation: float = Field(
         default=0.05, ge=0, description="standard deviation of isotropic strain in noised copies"
