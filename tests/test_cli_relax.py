@@ -264,4 +264,6 @@ def test_default_relaxes_the_examples(tmp_path):
     lines = as_json(*files, "--out", tmp_path)
     assert len(lines) >= 5
     assert {line["status"] for line in lines} == {"relaxed"}
-    assert all(line["spacegroup_out"] == line["spacegroup_in"] for line in lines)
+    # An answer may have more symmetry than its input, never less: no. 1 is part of every group.
+    kept = {line["source"]: (line["spacegroup_in"], line["spacegroup_out"]) for line in lines}
+    assert all(after == before or before == 1 for before, after in kept.values()), kept
