@@ -15,7 +15,6 @@ from repose.errors import ConfigError
 from repose.lattice import deformation, to_fractional, volume
 from repose.models.network import Geometry
 from repose.models.repose import Repose
-from repose.models.start import again
 from repose.nn import tensors
 from repose.symmetry import find_space_group, symmetrise
 from repose.testing import STRICT, check_relaxer
@@ -130,8 +129,8 @@ def test_a_crystal_lost_between_passes_harms_no_other(crystals, harm):
     cells, positions = found.cells.clone(), found.positions.clone()
     cells[0] *= harm
     positions[start.crystal == 1] = float("nan")
-    after, _ = again(network, start, Geometry(positions, cells))
-    expected, _ = again(network, start, found)
+    after, _ = network.prepare_again(start, Geometry(positions, cells))
+    expected, _ = network.prepare_again(start, found)
     for index in range(len(start)):
         atoms = start.crystal == index
         kept = start if index < 2 else expected

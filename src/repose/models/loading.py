@@ -35,7 +35,7 @@ def load(
         A relaxer; loading takes much longer than relaxing, so keep it.
 
     Raises:
-        ModelError: There is no such model, or it is broken.
+        ModelError: There is no such model, it is broken, or it was trained on forces alone.
         ConfigError: There is no such device.
     """
     network, config = load_model(find_model(name))

@@ -7,16 +7,22 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from repose.config import NetworkSettings
 from repose.crystals import CrystalBatch
 from repose.errors import ModelError, nearest
 from repose.graph import PeriodicGraph
+from repose.lattice import volume
 from repose.nn.familiarity import Familiarity
+from repose.nn.ops import segment_sum
 
 S = TypeVar("S", bound=NetworkSettings)
 N = TypeVar("N", bound="Network[Any]")
+
+# A volume that changes by more than this factor is that of a crystal that is lost.
+LOST = 8.0
 
 
 class Geometry(NamedTuple):
@@ -156,6 +162,25 @@ class Network(nn.Module, ABC, Generic[S]):
         Returns:
             What `forward` takes.
         """
+
+    def prepare_again(self, batch: CrystalBatch, found: Geometry) -> tuple[CrystalBatch, PeriodicGraph]:
+        """What `forward` takes to go on from what it found.
+
+        Args:
+            batch: What it began with.
+            found: What it made of that. A crystal that is lost, not finite or more than `LOST` times as large
+                or small, begins where it did before, so that it does no harm to the others.
+
+        Returns:
+            As `prepare`.
+        """
+        ratio = volume(found.cells) / volume(batch.cells)
+        broken = (~torch.isfinite(found.positions).all(-1)).to(ratio)  # atoms
+        whole = segment_sum(broken, batch.crystal, len(batch)) == 0
+        whole = whole & torch.isfinite(found.cells).all(-1).all(-1) & (ratio > 1 / LOST) & (ratio < LOST)
+        positions = torch.where(whole[batch.crystal, None], found.positions, batch.positions)
+        cells = torch.where(whole[:, None, None], found.cells, batch.cells)
+        return self.prepare(batch.with_geometry(positions, cells))
 
     @abstractmethod
     def forward(self, batch: CrystalBatch, graph: PeriodicGraph) -> Prediction:

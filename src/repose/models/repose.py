@@ -31,7 +31,7 @@ from repose.graph import SHELL_WIDTH, PeriodicGraph
 from repose.lattice import deformation, periodic_span, to_cartesian
 from repose.models.network import Geometry, Motion, Network, Prediction, register
 from repose.models.scales import ScaleHead
-from repose.models.start import again, start_of
+from repose.models.start import start_of
 from repose.nn.elements import MAX_NUMBER, ElementEmbedding
 from repose.nn.equivariant import mlp
 from repose.nn.fused_tensors import compiles
@@ -194,7 +194,7 @@ class Repose(Network[ReposeSettings]):
         """Refine the geometry layer by layer, and all of it as often as asked; see `Network.forward`."""
         prediction = self._refined(batch, graph)
         for _ in range(0 if self.training else self.settings.passes - 1):
-            prediction = self._refined(*again(self, batch, prediction.geometry))
+            prediction = self._refined(*self.prepare_again(batch, prediction.geometry))
         return prediction
 
     def _refined(self, batch: CrystalBatch, graph: PeriodicGraph) -> Prediction:

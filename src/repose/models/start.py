@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import torch
 from torch import Tensor
 
@@ -13,13 +11,8 @@ from repose.graph import PeriodicGraph, periodic_graph
 from repose.lattice import emptiest_slab, reduced, volume
 from repose.nn.ops import segment_sum
 
-if TYPE_CHECKING:
-    from repose.models.network import Geometry, Network
-
 # An empty slab thicker than this is vacuum on purpose: a van der Waals gap has some 3 A between atoms.
 VACUUM = 8.0  # A
-# A volume that changes by more than this factor is that of a crystal that is lost.
-LOST = 8.0
 
 
 def start_of(
@@ -37,26 +30,8 @@ def start_of(
     return batch, graph_of(batch, settings.graph)
 
 
-def again(network: Network[Any], batch: CrystalBatch, found: Geometry) -> tuple[CrystalBatch, PeriodicGraph]:
-    """What a network takes to go on from what it found, as `repose.models.network.Network.prepare` gives it.
-
-    Args:
-        network: Prepares it.
-        batch: What it began with.
-        found: What it made of that. A crystal that is lost, not finite or more than eight times as large
-            or small, begins where it did before, so that it does no harm to the others.
-    """
-    ratio = volume(found.cells) / volume(batch.cells)
-    finite = torch.isfinite(found.cells).all(-1).all(-1)
-    lost = ~segment_sum((~torch.isfinite(found.positions).all(-1)).to(ratio), batch.crystal, len(batch)).eq(0)
-    whole = finite & ~lost & (ratio > 1 / LOST) & (ratio < LOST)
-    positions = torch.where(whole[batch.crystal, None], found.positions, batch.positions)
-    cells = torch.where(whole[:, None, None], found.cells, batch.cells)
-    return network.prepare(batch.with_geometry(positions, cells))
-
-
 def graph_of(batch: CrystalBatch, settings: GraphSettings) -> PeriodicGraph:
-    """Neighbours of a batch as it stands."""
+    """Neighbours of a batch as it stands; see `repose.graph.periodic_graph`."""
     return periodic_graph(
         batch,
         settings.cutoff,

@@ -91,9 +91,20 @@ def beyond(pairs: Sequence[Pair], reference: np.ndarray) -> list[Pair]:
 
     def shifted(pair: Pair) -> Pair:
         elements = reference[pair.numbers].sum()
-        return replace(pair, path=tuple(replace(f, energy=(f.energy or 0.0) - elements) for f in pair.path))
+        return replace(pair, path=tuple(replace(f, energy=energy_of(f) - elements) for f in pair.path))
 
     return [shifted(pair) for pair in pairs]
+
+
+def energy_of(frame: Frame) -> float:
+    """Energy in eV per cell of a frame that has one.
+
+    Raises:
+        ValueError: It has none.
+    """
+    if frame.energy is None:
+        raise ValueError("expected a frame with an energy; see `labelled`.")
+    return frame.energy
 
 
 def collate_frames(network: Network[Any], pairs: Sequence[Pair], frames: Sequence[Frame]) -> ForceSample:
@@ -103,6 +114,9 @@ def collate_frames(network: Network[Any], pairs: Sequence[Pair], frames: Sequenc
         network: Its settings say how neighbours are found.
         pairs: The crystals.
         frames: One of each, with energy, forces and stress.
+
+    Raises:
+        ValueError: A frame has no energy.
     """
     batch = CrystalBatch.collate(
         [crystal(p.numbers, f.positions, f.cell, p.pbc) for p, f in zip(pairs, frames, strict=True)]
@@ -111,7 +125,7 @@ def collate_frames(network: Network[Any], pairs: Sequence[Pair], frames: Sequenc
     for pair, frame in zip(pairs, frames, strict=True):
         n = len(pair.numbers)
         virials.append(-np.asarray(frame.stress) * abs(np.linalg.det(frame.cell)) / n)
-        energies.append((frame.energy or 0.0) / n)
+        energies.append(energy_of(frame) / n)
     forces = [torch.tensor(np.asarray(frame.forces), dtype=torch.float32) for frame in frames]
     forces = compressed(torch.cat(forces), FORCE)
     acting = Acting(
@@ -159,7 +173,7 @@ def motion_loss(motion: Motion, acting: Acting, owner: Tensor) -> Tensor:
 
 
 def smooth(values: Tensor, small: float) -> Tensor:
-    """Lengths of vectors or matrices, as squares where they are small."""
+    """Lengths of vectors ``(n, 3)`` or matrices ``(n, 3, 3)``, as squares where they are small: ``(n,)``."""
     return (values.flatten(1).square().sum(1) + small**2).sqrt() - small
 
 

@@ -20,7 +20,6 @@ from repose.data.store import Pair
 from repose.errors import ConfigError
 from repose.models.distance_geometry import settle
 from repose.models.network import Network
-from repose.models.start import again
 from repose.training.losses import training_loss, validation_errors
 from repose.training.samples import Sample, TrainingBatches, ValidationBatches
 
@@ -119,7 +118,7 @@ class RelaxationTask(lightning.LightningModule):
             return batch
         with torch.no_grad():
             found = self.network(batch.start, batch.graph).geometry
-            start, graph = again(self.network, batch.start, found)
+            start, graph = self.network.prepare_again(batch.start, found)
         return replace(batch, start=start, graph=graph)
 
     def predict(self, network: Network[Any], batch: Any) -> Any:
