@@ -79,13 +79,25 @@ def test_the_image_is_one_of_the_target_cell():
     assert found["coordinates"].item() == pytest.approx(0.5 / 6)
 
 
-@given(seed=st.integers(0, 10**6))
-def test_lattice_vectors_added_to_the_target_change_nothing(seed):
+def test_an_atom_that_follows_a_sheared_cell_is_right_in_any_image():
+    # Along the long axis a shear carries the atom 3 A, more than half of the short axis of 4 A.
+    batch = make_crystal([8, 8], [[0, 0, 0], [0.1, 0.1, 0.75]], np.diag([4.0, 4.0, 40.0]))
+    sheared = batch.cells.clone()
+    sheared[0, 2, 0] = 4.0
+    right = Geometry(batch.positions + torch.tensor([[0, 0, 0], [3.0, 0, 0]]).double(), sheared)
+    for key, values in errors(batch, right, right).items():
+        assert values.item() == pytest.approx(0, abs=1e-12), key
+
+
+@given(seed=st.integers(0, 10**6), of_target=st.booleans())
+def test_lattice_vectors_added_to_target_or_prediction_change_nothing(seed, of_target):
     batch = random_crystal(seed)
-    predicted, target = disturbed(batch, seed), disturbed(batch, seed + 1)
+    states = [disturbed(batch, seed), disturbed(batch, seed + 1)]
+    before = errors(batch, *states)
     shift = torch.tensor(np.random.default_rng(seed).integers(-2, 3, (batch.n_atoms, 3)).astype(float))
-    moved = Geometry(target.positions + shift @ target.cells[0], target.cells)
-    before, after = errors(batch, predicted, target), errors(batch, predicted, moved)
+    positions, cells = states[of_target]
+    states[of_target] = Geometry(positions + shift @ cells[0], cells)
+    after = errors(batch, *states)
     for key in before:
         torch.testing.assert_close(after[key], before[key], **CLOSE, msg=key)
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from repose.config import SamplingSettings, TrainSettings
+from repose.config import ReposeSettings, SamplingSettings, TrainSettings
 from repose.crystals import CrystalBatch
 from repose.data.importers import import_extxyz
 from repose.data.store import Dataset, DatasetInfo, Pair, write_dataset
@@ -22,6 +22,7 @@ from repose.graph import edge_vectors
 from repose.lattice import deformation, to_cartesian
 from repose.models.checkpoint import load_model
 from repose.models.network import Geometry
+from repose.models.repose import Repose
 from repose.nn.ops import segment_mean
 from repose.training.losses import layerwise_loss, validation_errors
 from repose.training.run import train
@@ -134,6 +135,22 @@ def test_a_share_of_batches_begins_where_the_network_ended(pairs):
     assert batch.target is sample.target
     never = RelaxationTask(network(), settings(sampling={"edges_per_batch": 1500}), pairs, pairs)
     assert all(never.recycle(sample, k) is sample for k in range(20))
+
+
+def test_a_share_of_what_begins_again_begins_once_more_where_there_are_three_passes(pairs):
+    """Inputs of the first, the second and the third pass, each less often than the one before."""
+    torch.manual_seed(0)
+    thrice = Repose(ReposeSettings.parse({**TINY, "start": "input", "passes": 3}))
+    sampling = {"edges_per_batch": 1500, "recycled": 0.5}
+    task = RelaxationTask(thrice, settings(sampling=sampling), pairs, pairs)
+    task.train_batches.rank = 0
+    sample = task.train_batches.sample(pairs[:3], np.random.default_rng(0))
+    once = task.network(sample.start, sample.graph).geometry
+    twice = task.network(*task.network.prepare_again(sample.start, once)).geometry
+    inputs = [task.recycle(sample, k).start.positions for k in range(40)]
+    met = [sum(torch.allclose(found, known, atol=1e-5) for found in inputs)
+           for known in (sample.start.positions, once.positions, twice.positions)]  # fmt: skip
+    assert sum(met) == 40 and met[0] > 10 and min(met[1:]) > 3
 
 
 def test_compiling_is_asked_for_and_speed_is_logged(dataset, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from repose.crystals import CrystalBatch
 from repose.graph import PeriodicGraph, edge_vectors, periodic_graph
-from repose.lattice import nearest_image, volume
+from repose.lattice import deformation, nearest_image, to_cartesian, volume
 from repose.models.network import Geometry
 from repose.nn.ops import segment_mean
 
@@ -58,37 +58,51 @@ def errors(batch: CrystalBatch, predicted: Geometry, target: Geometry) -> dict[s
     Args:
         batch: The unrelaxed crystals.
         predicted: Positions ``(N, 3)`` and cells ``(S, 3, 3)`` in A; finite.
-        target: The relaxed ones, atom k being input atom k, in any image.
+        target: The relaxed ones, atom k being input atom k; both in any image.
 
     Returns:
         Values ``(S,)`` by key of `METRICS`.
     """
-    # Bonds compare an edge of the input with itself, so the target stands in the input's images.
+    # An atom that follows a cell under shear may end nearer to another image of where it began. Which image an
+    # answer names says nothing about the crystal, so it stands where the target does, nearest to the input.
     crystal = batch.crystal
-    near_input = Geometry(move_to_image(target, batch.positions, crystal), target.cells)
+    near = Geometry(move_to_image(predicted, batch.positions, crystal), predicted.cells)
     graph = periodic_graph(batch, BOND_CUTOFF, BOND_NEIGHBOURS, ties="shell")
     return {
-        "coordinates": coordinate_error(predicted, target, batch.positions, crystal),
-        "coordinates_predicted_image": coordinate_error(predicted, target, predicted.positions, crystal),
-        "bonds": bond_error(predicted, near_input, graph),
+        "coordinates": coordinate_error(near, target, batch.positions, crystal),
+        "coordinates_predicted_image": coordinate_error(near, target, near.positions, crystal),
+        "bonds": bond_error(following(batch, predicted), following(batch, target), graph),
         "lattice": lattice_error(predicted.cells, target.cells),
         "shape": shape_deviation(predicted.cells, target.cells),
         "volume": volume_error(predicted.cells, target.cells),
     }
 
 
-def move_to_image(target: Geometry, reference: Tensor, crystal: Tensor) -> Tensor:
-    """Target positions, each in the periodic image nearest to a reference.
+def move_to_image(state: Geometry, reference: Tensor, crystal: Tensor) -> Tensor:
+    """Positions, each in the periodic image nearest to a reference.
 
     Args:
-        target: Positions ``(N, 3)`` and cells ``(S, 3, 3)`` in A; images are those of the target cell.
+        state: Positions ``(N, 3)`` and cells ``(S, 3, 3)`` in A; images are those of these cells.
         reference: Positions to be near to, A, ``(N, 3)``.
         crystal: Crystal of every atom, ``(N,)``.
 
     Returns:
         Positions in A, ``(N, 3)``.
     """
-    return reference + nearest_image(target.positions - reference, target.cells, crystal)
+    return reference + nearest_image(state.positions - reference, state.cells, crystal)
+
+
+def following(batch: CrystalBatch, state: Geometry) -> Geometry:
+    """A geometry of crystals, each atom in the image nearest to where it comes by following the cell.
+
+    So an edge of the input is the same edge in the result, and a result that is turned has the same edges.
+
+    Args:
+        batch: The unrelaxed crystals.
+        state: Positions ``(N, 3)`` and cells ``(S, 3, 3)`` in A.
+    """
+    followed = to_cartesian(batch.positions, deformation(batch.cells, state.cells), batch.crystal)
+    return Geometry(move_to_image(state, followed, batch.crystal), state.cells)
 
 
 def coordinate_error(predicted: Geometry, target: Geometry, reference: Tensor, crystal: Tensor) -> Tensor:
@@ -110,7 +124,7 @@ def bond_error(predicted: Geometry, target: Geometry, graph: PeriodicGraph) -> T
 
     Args:
         predicted: Positions and cells in A.
-        target: The same, relaxed, in the images of the crystal that the graph was built at.
+        target: The same, relaxed; both in images that follow those of the crystal that the graph was built at.
         graph: Edges of the unrelaxed crystals.
     """
     n = len(target.cells)

@@ -37,7 +37,7 @@ def evaluate(
 ) -> Report:
     """Score relaxers, after the trivial Dummy and Rescale, on pairs of unrelaxed and relaxed crystals.
 
-    A prediction that is not finite counts as Dummy's for that crystal, and the report names it; what the
+    A prediction that is not finite, or whose cell is flat, counts as Dummy's for that crystal, and the report names it; what the
     relaxer said about its error does not count.
 
     Args:
@@ -185,16 +185,16 @@ class _Columns:
 
 
 def finite_or_input(batch: CrystalBatch, predicted: Geometry) -> tuple[Geometry, torch.Tensor]:
-    """Replace crystals with a number that is not finite by the input, whole.
+    """Replace crystals with a number that is not finite, or with a flat cell, by the input, whole.
 
     Args:
         batch: The unrelaxed crystals.
         predicted: Any numbers.
 
     Returns:
-        A finite geometry, and which crystals were finite before, ``(S,)`` bool.
+        A geometry of crystals, and which of them were such before, ``(S,)`` bool.
     """
-    bad = ~predicted.cells.isfinite().flatten(1).all(dim=1)
+    bad = ~(predicted.cells.isfinite().flatten(1).all(dim=1) & (volume(predicted.cells) > 0))
     bad[batch.crystal[~predicted.positions.isfinite().all(dim=1)]] = True
     geometry = Geometry(
         torch.where(bad[batch.crystal, None], batch.positions, predicted.positions),

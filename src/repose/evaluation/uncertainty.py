@@ -118,10 +118,10 @@ def examples(
     """
     if estimate.bonds is None:
         return {}
-    # Bonds belong to atoms as the input has them, so the target stands in the input's images.
-    near_input = move_to_image(target, batch.positions, batch.crystal)
+    # Bonds lead to the images in which the prediction has the atoms, so there the target stands.
+    near = move_to_image(target, predicted.positions, batch.crystal)
     counts = batch.counts.tolist()
-    atoms = zip(*(t.split(counts) for t in (batch.numbers, predicted.positions, near_input)), strict=True)
+    atoms = zip(*(t.split(counts) for t in (batch.numbers, predicted.positions, near)), strict=True)
     found = {}
     for index, ((numbers, positions, relaxed), bonds) in enumerate(zip(atoms, estimate.bonds, strict=True)):
         if len(numbers) > DRAWN_ATOMS or not finite[index] or not len(bonds.length):

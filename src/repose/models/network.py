@@ -152,6 +152,11 @@ class Network(nn.Module, ABC, Generic[S]):
         """Frames of the paths that it learns and predicts; None for families that know no path."""
         return None
 
+    @property
+    def passes(self) -> int:
+        """How often it is applied, each time to what it found before."""
+        return 1
+
     @abstractmethod
     def prepare(self, batch: CrystalBatch) -> tuple[CrystalBatch, PeriodicGraph]:
         """Geometry to start from and its neighbour graph, both without gradients.

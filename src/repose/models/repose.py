@@ -170,6 +170,11 @@ class Repose(Network[ReposeSettings]):
         self.layers = nn.ModuleList(ReposeLayer(settings) for _ in range(different))
         self.scale_head = ScaleHead(f) if settings.scale_head else None
 
+    @property
+    def passes(self) -> int:
+        """See `Network.passes`."""
+        return self.settings.passes
+
     def prepare(self, batch: CrystalBatch) -> tuple[CrystalBatch, PeriodicGraph]:
         """Starting geometry and its graph; see `Network.prepare`."""
         return start_of(batch, self.settings, self.atomic_volumes)
@@ -193,7 +198,7 @@ class Repose(Network[ReposeSettings]):
     def forward(self, batch: CrystalBatch, graph: PeriodicGraph) -> Prediction:
         """Refine the geometry layer by layer, and all of it as often as asked; see `Network.forward`."""
         prediction = self._refined(batch, graph)
-        for _ in range(0 if self.training else self.settings.passes - 1):
+        for _ in range(0 if self.training else self.passes - 1):
             prediction = self._refined(*self.prepare_again(batch, prediction.geometry))
         return prediction
 

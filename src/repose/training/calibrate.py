@@ -11,13 +11,13 @@ import torch
 
 from repose.data.store import Pair
 from repose.errors import ConfigError
-from repose.evaluation.metrics import coordinate_error
+from repose.evaluation.metrics import coordinate_error, move_to_image
 from repose.graph import edge_vectors
 from repose.models.calibration import FAMILIAR, LEVELS, Calibration, conformal_factor, neighbours, quantile
 from repose.models.checkpoint import CARD, load_model, save_model
 from repose.models.distance_geometry import settle
 from repose.models.estimate import expected_errors
-from repose.models.network import Network
+from repose.models.network import Geometry, Network
 from repose.training.losses import component_errors
 from repose.training.samples import Sample, ValidationBatches
 
@@ -117,14 +117,13 @@ def _errors(network: Network[Any], batch: Sample) -> dict[str, tuple[np.ndarray,
     if expected is None:
         return None
     target, graph = batch.target, batch.graph
-    relaxed = type(geometry)(target.positions, target.cells)
-    atoms, strains = component_errors(geometry, target, "unrelaxed")
+    relaxed, start = Geometry(target.positions, target.cells), batch.start.positions
+    near = Geometry(move_to_image(geometry, start, target.crystal), geometry.cells)  # as errors are defined
+    atoms, strains = component_errors(geometry, target, "predicted")
     lengths = [edge_vectors(graph, *state).norm(dim=-1) for state in (geometry, relaxed)]
     distance = network.familiarity(prediction.latent)
     pairs = {
-        "crystals": (
-            coordinate_error(geometry, relaxed, batch.start.positions, target.crystal), expected.crystals
-        ),
+        "crystals": (coordinate_error(near, relaxed, start, target.crystal), expected.crystals),
         "atoms": (atoms, expected.atoms),
         "bonds": ((lengths[0] - lengths[1]).abs(), expected.bonds),
         "distance": (distance, distance),

@@ -111,15 +111,20 @@ class RelaxationTask(lightning.LightningModule):
         return loss
 
     def recycle(self, batch: Any, batch_idx: int) -> Any:
-        """A share of batches begins where the network ended, with the same target."""
-        batches = self.train_batches
+        """A share of batches begins where the network ended, with the same target; a share of these again.
+
+        So it meets every input that it will meet in use, where it goes over its answer as often as it has passes.
+        """
+        batches, network = self.train_batches, self.network
         rng = np.random.default_rng([batches.seed, batches.epoch, batches.rank, batch_idx])
-        if rng.random() >= self.settings.sampling.recycled:
-            return batch
-        with torch.no_grad():
-            found = self.network(batch.start, batch.graph).geometry
-            start, graph = self.network.prepare_again(batch.start, found)
-        return replace(batch, start=start, graph=graph)
+        for _ in range(max(1, network.passes - 1)):
+            if rng.random() >= self.settings.sampling.recycled:
+                break
+            with torch.no_grad():
+                found = network(batch.start, batch.graph).geometry
+                start, graph = network.prepare_again(batch.start, found)
+            batch = replace(batch, start=start, graph=graph)
+        return batch
 
     def predict(self, network: Network[Any], batch: Any) -> Any:
         """What `loss` and `errors` take, from the network or its average."""
