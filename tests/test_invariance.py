@@ -143,3 +143,15 @@ def test_compare_what(command):
     assert invoke(arguments).exit_code == 2
     assert invoke([*arguments, "--invariance", "--split", "all"]).exit_code == 2
     assert invoke([*arguments, "--invariance", "--count", "1"]).exit_code == 0
+
+
+def test_single_precision_loses_no_digits_to_images_far_away():
+    """Atoms a hundred cells away: positions of 500 A, of which float32 keeps 3e-5 A, that make up bonds."""
+    relaxer, batch = random_relaxer("repose"), random_crystal(3)
+    relaxer.network.float()
+    away = torch.tensor(np.random.default_rng(0).integers(-100, 101, (batch.n_atoms, 3)).astype(float))
+    moved = batch.positions + to_cartesian(away, batch.cells, batch.crystal)
+    near, far = (relaxer.predict(batch.with_geometry(r, batch.cells)) for r in (batch.positions, moved))
+    back = far.positions - to_cartesian(away, far.cells, batch.crystal)
+    torch.testing.assert_close(back, near.positions, rtol=0, atol=2e-5)
+    torch.testing.assert_close(far.cells, near.cells, rtol=0, atol=2e-5)

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from repose import checks, convert, symmetry
 from repose.crystals import CrystalBatch
 from repose.errors import ConfigError, InvalidCrystalError
-from repose.lattice import to_cartesian, to_fractional
 from repose.models.estimate import Bonds, Estimate, Outcome
 from repose.models.memory import batch_bytes, free_memory, is_out_of_memory, pack, watched
 from repose.models.network import Geometry
+from repose.models.start import near_home
 from repose.trajectory import Frame
 
 # Volume over that of the input beyond which a path has exploded.
@@ -257,7 +257,7 @@ class Relaxer(ABC):
         start = time.perf_counter()
         try:
             with watched(self.device) as peak:
-                estimate = self.estimate(CrystalBatch.collate([_near_home(job.crystal) for job in jobs]))
+                estimate = self.estimate(CrystalBatch.collate([near_home(job.crystal)[0] for job in jobs]))
             self.memory_ratio = peak.ratio(sum(job.memory for job in jobs), self.memory_ratio)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
@@ -282,7 +282,7 @@ class Relaxer(ABC):
         outcomes = estimate.split([job.crystal.n_atoms for job in jobs])
         for job, outcome in zip(jobs, outcomes, strict=True):
             job.seconds += seconds * job.crystal.n_atoms
-            yield job, outcome.shifted(_home_shift(job.crystal))
+            yield job, outcome.shifted(near_home(job.crystal)[1].numpy())
 
 
 def _finish(job: _Job, outcome: Outcome, constraints: Constraints, start: float) -> Relaxation:
@@ -381,18 +381,3 @@ def _hold(fractional: NDArray[Any], given: NDArray[Any], fixed: NDArray[np.bool_
     """Keep fixed coordinates; the rest is shifted as a whole, to stay as predicted relative to them."""
     moved = np.where(fixed, fractional - given, 0.0).sum(axis=0) / np.maximum(fixed.sum(axis=0), 1)
     return np.where(fixed, given, fractional - moved)
-
-
-def _home_shift(crystal: CrystalBatch) -> NDArray[Any]:
-    """Lattice translation ``(N, 3)`` of atoms that lie more than a cell away, 0 for the others."""
-    fractional = to_fractional(crystal.positions, crystal.cells, crystal.crystal)
-    far = ((fractional < -1) | (fractional > 2)) & crystal.pbc[crystal.crystal]
-    return torch.where(far, fractional.floor(), torch.zeros_like(fractional)).numpy()
-
-
-def _near_home(crystal: CrystalBatch) -> CrystalBatch:
-    """The same crystal with no atom far from its cell, where single precision would lose digits."""
-    shift = torch.from_numpy(_home_shift(crystal))
-    return crystal.with_geometry(
-        crystal.positions - to_cartesian(shift, crystal.cells, crystal.crystal), crystal.cells
-    )

@@ -8,7 +8,7 @@ from torch import Tensor
 from repose.config import GraphSettings, NetworkSettings
 from repose.crystals import CrystalBatch
 from repose.graph import PeriodicGraph, periodic_graph
-from repose.lattice import emptiest_slab, reduced, volume
+from repose.lattice import emptiest_slab, reduced, to_cartesian, to_fractional, volume
 from repose.nn.ops import segment_sum
 
 # An empty slab thicker than this is vacuum on purpose: a van der Waals gap has some 3 A between atoms.
@@ -28,6 +28,23 @@ def start_of(
     if settings.start == "rescaled":
         batch = rescaled(batch, atomic_volumes)
     return batch, graph_of(batch, settings.graph)
+
+
+def near_home(batch: CrystalBatch) -> tuple[CrystalBatch, Tensor]:
+    """The same crystals with no atom far from its cell, where single precision would lose digits.
+
+    Args:
+        batch: Crystals as the user gave them.
+
+    Returns:
+        The crystals, and by how many cells each atom was moved back: 0 where it lay no more than a cell
+        outside, ``(N, 3)``.
+    """
+    fractional = to_fractional(batch.positions, batch.cells, batch.crystal)
+    far = ((fractional < -1) | (fractional > 2)) & batch.pbc[batch.crystal]
+    home = torch.where(far, fractional.floor(), 0.0)
+    moved = batch.positions - to_cartesian(home, batch.cells, batch.crystal)
+    return batch.with_geometry(moved, batch.cells), home
 
 
 def graph_of(batch: CrystalBatch, settings: GraphSettings) -> PeriodicGraph:
