@@ -148,9 +148,11 @@ def test_a_share_of_what_begins_again_begins_once_more_where_there_are_three_pas
     once = task.network(sample.start, sample.graph).geometry
     twice = task.network(*task.network.prepare_again(sample.start, once)).geometry
     inputs = [task.recycle(sample, k).start.positions for k in range(40)]
-    met = [sum(torch.allclose(found, known, atol=1e-5) for found in inputs)
-           for known in (sample.start.positions, once.positions, twice.positions)]  # fmt: skip
-    assert sum(met) == 40 and met[0] > 10 and min(met[1:]) > 3
+    known = sample.start.positions, once.positions, twice.positions
+    met = [sum(torch.allclose(found, state, atol=1e-5) for found in inputs) for state in known]
+    assert sum(met) == 40
+    assert met[0] > 10
+    assert min(met[1:]) > 3
 
 
 def test_compiling_is_asked_for_and_speed_is_logged(dataset, tmp_path, monkeypatch):

@@ -63,8 +63,8 @@ def errors(batch: CrystalBatch, predicted: Geometry, target: Geometry) -> dict[s
     Returns:
         Values ``(S,)`` by key of `METRICS`.
     """
-    # An atom that follows a cell under shear may end nearer to another image of where it began. Which image an
-    # answer names says nothing about the crystal, so it stands where the target does, nearest to the input.
+    # An atom that follows a cell under shear may end nearer to another image of where it began. Which image
+    # an answer names says nothing of the crystal, so it stands where the target does, nearest to the input.
     crystal = batch.crystal
     near = Geometry(move_to_image(predicted, batch.positions, crystal), predicted.cells)
     graph = periodic_graph(batch, BOND_CUTOFF, BOND_NEIGHBOURS, ties="shell")
@@ -124,7 +124,7 @@ def bond_error(predicted: Geometry, target: Geometry, graph: PeriodicGraph) -> T
 
     Args:
         predicted: Positions and cells in A.
-        target: The same, relaxed; both in images that follow those of the crystal that the graph was built at.
+        target: The same, relaxed; both in images that follow those of the crystal the graph was built at.
         graph: Edges of the unrelaxed crystals.
     """
     n = len(target.cells)

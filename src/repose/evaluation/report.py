@@ -173,8 +173,8 @@ class Report:
     def notes(self) -> list[str]:
         """What a reader of the table has to know."""
         notes = [
-            "Errors are means over crystals. Target and prediction stand in the periodic images nearest to the "
-            "unrelaxed positions, or, where said, the target in those nearest to the prediction.",
+            "Errors are means over crystals. Target and prediction stand in the periodic images nearest to "
+            "the unrelaxed positions, or, where said, the target in those nearest to the prediction.",
             "Dummy is the input unchanged; Rescale is the input scaled to a volume linear in composition, "
             "fitted on the train splits of all datasets here.",
             "Gain: how much lower the error is than that of the better of the two (match: how much higher).",

@@ -37,8 +37,8 @@ def evaluate(
 ) -> Report:
     """Score relaxers, after the trivial Dummy and Rescale, on pairs of unrelaxed and relaxed crystals.
 
-    A prediction that is not finite, or whose cell is flat, counts as Dummy's for that crystal, and the report names it; what the
-    relaxer said about its error does not count.
+    A prediction that is not finite, or whose cell is flat, counts as Dummy's for that crystal, and the report
+    names it; what the relaxer said about its error does not count.
 
     Args:
         relaxers: What is compared; names must differ from each other and from the trivial ones.

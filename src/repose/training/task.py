@@ -113,7 +113,7 @@ class RelaxationTask(lightning.LightningModule):
     def recycle(self, batch: Any, batch_idx: int) -> Any:
         """A share of batches begins where the network ended, with the same target; a share of these again.
 
-        So it meets every input that it will meet in use, where it goes over its answer as often as it has passes.
+        So it meets what it will meet in use, where it goes over its answer as often as it has passes.
         """
         batches, network = self.train_batches, self.network
         rng = np.random.default_rng([batches.seed, batches.epoch, batches.rank, batch_idx])
