@@ -115,7 +115,8 @@ def test_the_order_of_the_house_is_the_one_enforced():
 
 def test_settings_of_the_shipped_model_are_valid():
     models = ROOT / "models"
-    for path in (path for stage in ("forces", "train", "recycle") for path in models.glob(f"*/{stage}.json")):
+    stages = ("forces", "train", "recycle", "anneal")
+    for path in (path for stage in stages for path in models.glob(f"*/{stage}.json")):
         settings = TrainSettings.parse(json.loads(path.read_text()))
         if path.parent.name in families():
             family(path.parent.name).settings_type.parse(settings.model)
