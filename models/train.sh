@@ -25,11 +25,11 @@ import xmno --split-by prototype --fractions 0.6,0.15,0.25
 
 theirs=(--data "$out/data/bulk" --data "$out/data/subst" --data "$out/data/xmno")
 new=(--data "$ours/bulk" --data "$ours/subst" --data "$ours/xmno")
-# Stages follow each other, each from the model of the one before: forces where there are paths, relaxed crystals,
-# relaxed crystals again from what the network makes of its inputs, and this in small steps. Not every family has all.
+# Stages follow each other, each from the model of the one before: forces where there are paths, relaxed crystals, and
+# relaxed crystals again from what the network makes of its inputs. Not every family has all of them.
 # xmno is small and counts twice in training.
 from=()
-for stage in forces train recycle anneal; do
+for stage in forces train recycle; do
   [ -f "$here/$family/$stage.json" ] || continue
   last=$out/$family-$stage
   repose train --model "$family" "${theirs[@]}" --data "$out/data/xmno" "${new[@]}" --data "$ours/xmno" \

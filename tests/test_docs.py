@@ -115,7 +115,7 @@ def test_the_order_of_the_house_is_the_one_enforced():
 
 def test_settings_of_the_shipped_model_are_valid():
     models = ROOT / "models"
-    stages = ("forces", "train", "recycle", "anneal")
+    stages = ("forces", "train", "recycle")
     for path in (path for stage in stages for path in models.glob(f"*/{stage}.json")):
         settings = TrainSettings.parse(json.loads(path.read_text()))
         if path.parent.name in families():
