@@ -14,7 +14,7 @@ from repose.crystals import CrystalBatch
 from repose.errors import ConfigError
 from repose.lattice import deformation, to_fractional, volume
 from repose.models.network import Geometry
-from repose.models.repose import Repose
+from repose.models.repose import Repose, weighed
 from repose.nn import tensors
 from repose.symmetry import find_space_group, symmetrise
 from repose.testing import STRICT, check_relaxer
@@ -28,7 +28,7 @@ OPTIONS = {
     "w/o products": {"products": False},
     "w/o radii": {"radii": False},
     "tied": {"tied": True, "layers": 3},
-    "two passes": {"passes": 2},
+    "three passes": {"passes": 3},
     "shells": {"graph": {"max_neighbours": 12, "self_images": False}},
 }
 make_relaxer = partial(random_relaxer, "repose")
@@ -108,7 +108,7 @@ def test_atoms_follow_the_cell(crystals):
 
 def test_a_second_pass_begins_where_the_first_ended(crystals):
     """In use; in training there is one, and what it begins with is for the task to say."""
-    one, two = make_relaxer(), make_relaxer(passes=2)
+    one, two = (make_relaxer(scale_head=False, passes=passes) for passes in (1, 2))
     first = one.predict(crystals)
     moved = crystals.with_geometry(first.positions, first.cells)
     expected, answer = one.predict(moved), two.predict(crystals)
@@ -118,6 +118,54 @@ def test_a_second_pass_begins_where_the_first_ended(crystals):
     network = two.network.train()
     alone = network(*network.prepare(crystals)).geometry
     assert torch.allclose(alone.positions, first.positions, atol=1e-10)
+
+
+@torch.no_grad()
+def passes_of(network, crystals, count):
+    """What passes one after another find, and the errors they expect, mean over a crystal and strain."""
+    start, graph = network.prepare(crystals)
+    found = [network.train()(start, graph)]
+    for _ in range(count - 1):
+        found.append(network(*network.prepare_again(start, found[-1].geometry)))
+    network.eval()
+    return start, found
+
+
+def test_passes_are_weighted_by_the_squares_of_the_errors_they_expect(crystals):
+    network = make_relaxer(passes=3).network
+    start, found = passes_of(network, crystals, 3)
+    answer = network(*network.prepare(crystals))
+    for index in range(len(crystals)):
+        atoms = start.crystal == index
+        errors = [float(p.scales.atoms[atoms].mean() * p.scales.strains[index]) for p in found]
+        weights = [sum(errors) / error for error in errors]  # 1 / s^2 for s^2 = atoms times strains
+        cell, positions, strain = (
+            sum(w * value for w, value in zip(weights, values, strict=True)) / sum(weights)
+            for values in (
+                [p.geometry.cells[index] for p in found],
+                [p.geometry.positions[atoms] for p in found],
+                [p.scales.strains[index] for p in found],
+            )
+        )
+        assert torch.allclose(answer.geometry.cells[index], cell, atol=1e-10)
+        assert torch.allclose(answer.geometry.positions[atoms], positions, atol=1e-10)
+        assert torch.allclose(answer.scales.strains[index], strain, atol=1e-10)
+
+
+def test_a_pass_that_lost_a_crystal_does_not_count_for_it(crystals):
+    network = make_relaxer(passes=2).network
+    start, (one, two) = passes_of(network, crystals, 2)
+    positions, cells = two.geometry.positions.clone(), two.geometry.cells.clone()
+    positions[start.crystal == 0] = float("nan")
+    lost = two._replace(layers=[Geometry(positions, cells)])
+    answer, sound = weighed(start, [one, lost]), weighed(start, [one, two])
+    first = start.crystal == 0
+    assert torch.equal(answer.geometry.positions[first], one.geometry.positions[first])
+    assert torch.equal(answer.geometry.positions[~first], sound.geometry.positions[~first])
+    assert torch.equal(answer.latent[0], one.latent[0])
+    both = weighed(start, [lost, lost])
+    assert both.geometry.positions[first].isnan().all()
+    assert torch.equal(both.geometry.positions[~first], two.geometry.positions[~first])
 
 
 @pytest.mark.parametrize("harm", [float("nan"), 100.0])

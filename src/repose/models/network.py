@@ -119,6 +119,19 @@ class Motion(NamedTuple):
     strains: Tensor
 
 
+def kept(batch: CrystalBatch, found: Geometry) -> Tensor:
+    """Which crystals are not lost: finite, and not more than `LOST` times as large or small, ``(S,)`` bool.
+
+    Args:
+        batch: Where they began.
+        found: Where they came to.
+    """
+    ratio = volume(found.cells) / volume(batch.cells)
+    broken = (~torch.isfinite(found.positions).all(-1)).to(ratio)  # atoms
+    whole = segment_sum(broken, batch.crystal, len(batch)) == 0
+    return whole & torch.isfinite(found.cells).all(-1).all(-1) & (ratio > 1 / LOST) & (ratio < LOST)
+
+
 class Network(nn.Module, ABC, Generic[S]):
     """A network that refines the geometry of a batch of crystals.
 
@@ -173,16 +186,13 @@ class Network(nn.Module, ABC, Generic[S]):
 
         Args:
             batch: What it began with.
-            found: What it made of that. A crystal that is lost, not finite or more than `LOST` times as large
-                or small, begins where it did before, so that it does no harm to the others.
+            found: What it made of that. A crystal that is lost, see `kept`, begins where it did before, so
+                that it does no harm to the others.
 
         Returns:
             As `prepare`.
         """
-        ratio = volume(found.cells) / volume(batch.cells)
-        broken = (~torch.isfinite(found.positions).all(-1)).to(ratio)  # atoms
-        whole = segment_sum(broken, batch.crystal, len(batch)) == 0
-        whole = whole & torch.isfinite(found.cells).all(-1).all(-1) & (ratio > 1 / LOST) & (ratio < LOST)
+        whole = kept(batch, found)
         positions = torch.where(whole[batch.crystal, None], found.positions, batch.positions)
         cells = torch.where(whole[:, None, None], found.cells, batch.cells)
         return self.prepare(batch.with_geometry(positions, cells))

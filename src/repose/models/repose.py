@@ -29,7 +29,7 @@ from repose.config import ReposeSettings
 from repose.crystals import CrystalBatch
 from repose.graph import SHELL_WIDTH, PeriodicGraph
 from repose.lattice import deformation, periodic_span, to_cartesian
-from repose.models.network import Geometry, Motion, Network, Prediction, register
+from repose.models.network import Geometry, Motion, Network, Prediction, Scales, kept, register
 from repose.models.scales import ScaleHead
 from repose.models.start import start_of
 from repose.nn.elements import MAX_NUMBER, ElementEmbedding
@@ -145,6 +145,42 @@ class ReposeLayer(nn.Module):
         return features, self.readout(features, crystal, n)
 
 
+def weighed(batch: CrystalBatch, found: list[Prediction]) -> Prediction:
+    """One answer of several passes: their mean, weighted by the inverse squares of the errors they expect.
+
+    Where passes agree this is any of them. Where one goes astray, or harms what was good before, as it does
+    close to equilibrium, it mostly knows.
+
+    Args:
+        batch: What the first pass began with.
+        found: What the passes found. Crystals that a pass lost do not count in the mean; where all lost one,
+            or say nothing of their errors, the last pass has the say.
+    """
+    last = found[-1]
+    scales = [prediction.scales for prediction in found if prediction.scales is not None]
+    if len(scales) < max(2, len(found)):
+        return last
+    n, crystal = len(batch), batch.crystal
+    variances = torch.stack([segment_mean(scale.atoms, crystal, n) * scale.strains for scale in scales])
+    whole = torch.stack([kept(batch, prediction.geometry) for prediction in found])  # passes, crystals
+    weights = torch.where(whole, 1 / variances, 0)
+    weights[-1] = torch.where(whole.any(0), weights[-1], 1)
+    weights = weights / weights.sum(0)
+
+    def mean(parts: list[Tensor], owner: Tensor | None = None) -> Tensor:
+        """Of values of crystals, or of atoms, whose crystals are their owners."""
+        values, own = torch.stack(parts), weights if owner is None else weights[:, owner]
+        own = own.view(*own.shape, *[1] * (values.dim() - 2))
+        return torch.where(own > 0, own * values, 0).sum(0)  # zero times infinity is no number
+
+    geometry = Geometry(
+        mean([prediction.geometry.positions for prediction in found], crystal),
+        mean([prediction.geometry.cells for prediction in found]),
+    )
+    said = Scales(mean([s.atoms for s in scales], crystal), mean([s.strains for s in scales]))
+    return Prediction([geometry], mean([prediction.latent for prediction in found]), said)
+
+
 @register("repose")
 class Repose(Network[ReposeSettings]):
     """The network of the house family.
@@ -197,10 +233,10 @@ class Repose(Network[ReposeSettings]):
 
     def forward(self, batch: CrystalBatch, graph: PeriodicGraph) -> Prediction:
         """Refine the geometry layer by layer, and all of it as often as asked; see `Network.forward`."""
-        prediction = self._refined(batch, graph)
+        found = [self._refined(batch, graph)]
         for _ in range(0 if self.training else self.passes - 1):
-            prediction = self._refined(*self.prepare_again(batch, prediction.geometry))
-        return prediction
+            found.append(self._refined(*self.prepare_again(batch, found[-1].geometry)))
+        return weighed(batch, found)
 
     def _refined(self, batch: CrystalBatch, graph: PeriodicGraph) -> Prediction:
         """One pass through the layers."""
