@@ -146,10 +146,11 @@ class ReposeLayer(nn.Module):
 
 
 def weighed(batch: CrystalBatch, found: list[Prediction]) -> Prediction:
-    """One answer of several passes: their mean, weighted by the inverse squares of the errors they expect.
+    """One answer of several passes: their mean, weighted by the errors they expect.
 
     Where passes agree this is any of them. Where one goes astray, or harms what was good before, as it does
-    close to equilibrium, it mostly knows.
+    close to equilibrium, it mostly knows. Weights are inverse fourth powers: squares would be for errors that
+    are independent, and those of passes are much alike.
 
     Args:
         batch: What the first pass began with.
@@ -163,7 +164,7 @@ def weighed(batch: CrystalBatch, found: list[Prediction]) -> Prediction:
     n, crystal = len(batch), batch.crystal
     variances = torch.stack([segment_mean(scale.atoms, crystal, n) * scale.strains for scale in scales])
     whole = torch.stack([kept(batch, prediction.geometry) for prediction in found])  # passes, crystals
-    weights = torch.where(whole, 1 / variances, 0)
+    weights = torch.where(whole, variances**-2, 0)
     weights[-1] = torch.where(whole.any(0), weights[-1], 1)
     weights = weights / weights.sum(0)
 
