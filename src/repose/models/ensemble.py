@@ -40,6 +40,7 @@ class Ensemble(Network[Any]):
         self.settings_type = members[0].settings_type  # type: ignore[misc]
         self.plain_edge_bytes = members[0].plain_edge_bytes  # type: ignore[misc]
         self.differentiates = members[0].differentiates  # type: ignore[misc]
+        self.double_geometry = members[0].double_geometry
         self.members = nn.ModuleList(members)
         self.accelerated = False
 

@@ -147,6 +147,9 @@ class Network(nn.Module, ABC, Generic[S]):
     # Whether a forward pass differentiates, and so cannot run in inference mode.
     differentiates: ClassVar[bool] = False
 
+    # Whether it takes geometry in double precision, whatever the precision of its weights.
+    double_geometry: bool = False
+
     # Whether it has `at_rest`, and can be trained on forces.
     learns_forces: ClassVar[bool] = False
 

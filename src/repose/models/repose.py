@@ -193,6 +193,7 @@ class Repose(Network[ReposeSettings]):
     settings_type = ReposeSettings
     heads = ("scale_head",)
     learns_forces = True
+    double_geometry = True
     plain_edge_bytes = 150  # six filters, vectors and tensors of senders
 
     def __init__(self, settings: ReposeSettings) -> None:
@@ -248,7 +249,7 @@ class Repose(Network[ReposeSettings]):
         logarithm, geometries = torch.zeros_like(batch.cells), list[Geometry]()
         for index, layer in enumerate(self._stack()):
             features, (step, strain) = layer(features, edges, inside, crystal, n)
-            logarithm = logarithm + span @ strain @ span  # vacuum is not strained
+            logarithm = logarithm + span @ strain.to(span) @ span  # vacuum is not strained
             cells = batch.cells @ torch.linalg.matrix_exp(logarithm)
             followed = to_cartesian(state.positions, deformation(state.cells, cells), crystal)
             state = Geometry(followed + step, cells)

@@ -42,9 +42,13 @@ class EdgeGeometry:
     def at(
         cls, graph: PeriodicGraph, positions: Tensor, cells: Tensor, radial: GaussianBasis
     ) -> EdgeGeometry:
-        """Geometry of the edges at positions ``(N, 3)`` and cells ``(S, 3, 3)`` in A."""
+        """Geometry of the edges at positions ``(N, 3)`` and cells ``(S, 3, 3)`` in A.
+
+        Positions may have more digits than features: what counts of them is lost in the difference.
+        """
         vectors = edge_vectors(graph, positions, cells)
-        return cls(graph, safe_norm(vectors), unit(vectors), radial)
+        like: Tensor = radial.centres  # type: ignore[assignment]
+        return cls(graph, safe_norm(vectors).to(like), unit(vectors).to(like), radial)
 
     @cached_property
     def basis(self) -> Tensor:
