@@ -146,7 +146,7 @@ def test_compare_what(command):
 
 
 def test_single_precision_loses_no_digits_to_images_far_away():
-    """Atoms a hundred cells away: positions of 500 A, of which float32 keeps 3e-5 A, that make up bonds."""
+    """Atoms a hundred cells away: positions of 500 A, of which float32 keeps 3e-5 A, make up bonds."""
     relaxer, batch = random_relaxer("repose"), random_crystal(3)
     relaxer.network.float()
     away = torch.tensor(np.random.default_rng(0).integers(-100, 101, (batch.n_atoms, 3)).astype(float))

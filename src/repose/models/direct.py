@@ -13,14 +13,13 @@ from torch import Tensor, nn
 from repose.config import GraphSettings
 from repose.crystals import CrystalBatch
 from repose.graph import PeriodicGraph
-from repose.lattice import to_cartesian, volume
+from repose.lattice import volume
 from repose.models.base import Relaxer
 from repose.models.checkpoint import ModelConfig
 from repose.models.distance_geometry import settle
 from repose.models.ensemble import Ensemble
 from repose.models.estimate import Errors, Estimate, expected_errors, split_bonds, split_trajectory
 from repose.models.network import Geometry, Network, Trajectory
-from repose.models.start import near_home
 
 Computation = Literal["auto", "plain", "tabulated", "compiled"]
 Precision = Literal["float32", "bfloat16"]
@@ -93,9 +92,7 @@ class DirectRelaxer(Relaxer):
 
     def predict(self, batch: CrystalBatch) -> Geometry:
         """See `Relaxer.predict`."""
-        near, home = near_home(batch)  # as `Relaxer.relax` does before it asks for an estimate
-        positions, cells = self._answer(near).geometry
-        return Geometry(positions + to_cartesian(home, cells, batch.crystal), cells)
+        return self._answer(batch).geometry
 
     def estimate(self, batch: CrystalBatch) -> Estimate:
         """See `Relaxer.estimate`."""
