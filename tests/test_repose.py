@@ -14,7 +14,7 @@ from repose.crystals import CrystalBatch
 from repose.errors import ConfigError
 from repose.lattice import deformation, to_fractional, volume
 from repose.models.network import Geometry
-from repose.models.repose import Repose, weighed
+from repose.models.repose import Repose, mean_of_passes
 from repose.nn import tensors
 from repose.symmetry import find_space_group, symmetrise
 from repose.testing import STRICT, check_relaxer
@@ -158,12 +158,12 @@ def test_a_pass_that_lost_a_crystal_does_not_count_for_it(crystals):
     positions, cells = two.geometry.positions.clone(), two.geometry.cells.clone()
     positions[start.crystal == 0] = float("nan")
     lost = two._replace(layers=[Geometry(positions, cells)])
-    answer, sound = weighed(start, [one, lost]), weighed(start, [one, two])
+    answer, sound = mean_of_passes(start, [one, lost]), mean_of_passes(start, [one, two])
     first = start.crystal == 0
     assert torch.equal(answer.geometry.positions[first], one.geometry.positions[first])
     assert torch.equal(answer.geometry.positions[~first], sound.geometry.positions[~first])
     assert torch.equal(answer.latent[0], one.latent[0])
-    both = weighed(start, [lost, lost])
+    both = mean_of_passes(start, [lost, lost])
     assert both.geometry.positions[first].isnan().all()
     assert torch.equal(both.geometry.positions[~first], two.geometry.positions[~first])
 

@@ -56,6 +56,21 @@ def deformation(cells: Tensor, new_cells: Tensor) -> Tensor:
     return torch.linalg.solve(cells, new_cells)
 
 
+def carried(positions: Tensor, cells: Tensor, new_cells: Tensor, crystal: Tensor) -> Tensor:
+    """Positions of atoms that follow their cell: fractional coordinates stay.
+
+    Args:
+        positions: A, ``(N, 3)``.
+        cells: Lattice vectors as rows in A, ``(S, 3, 3)``.
+        new_cells: The same after deformation, ``(S, 3, 3)``.
+        crystal: Crystal of every atom, ``(N,)``.
+
+    Returns:
+        Positions in A, ``(N, 3)``.
+    """
+    return to_cartesian(positions, deformation(cells, new_cells), crystal)
+
+
 def periodic_span(cells: Tensor, pbc: Tensor) -> Tensor:
     """Projectors ``(S, 3, 3)`` on the directions in which crystals repeat; the unit matrix where all do.
 

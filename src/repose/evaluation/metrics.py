@@ -14,7 +14,7 @@ from torch import Tensor
 
 from repose.crystals import CrystalBatch
 from repose.graph import PeriodicGraph, edge_vectors, periodic_graph
-from repose.lattice import deformation, nearest_image, to_cartesian, volume
+from repose.lattice import carried, nearest_image, volume
 from repose.models.network import Geometry
 from repose.nn.ops import segment_mean
 
@@ -100,9 +100,12 @@ def following(batch: CrystalBatch, state: Geometry) -> Geometry:
     Args:
         batch: The unrelaxed crystals.
         state: Positions ``(N, 3)`` and cells ``(S, 3, 3)`` in A.
+
+    Returns:
+        The same crystals, in A.
     """
-    followed = to_cartesian(batch.positions, deformation(batch.cells, state.cells), batch.crystal)
-    return Geometry(move_to_image(state, followed, batch.crystal), state.cells)
+    place = carried(batch.positions, batch.cells, state.cells, batch.crystal)
+    return Geometry(move_to_image(state, place, batch.crystal), state.cells)
 
 
 def coordinate_error(predicted: Geometry, target: Geometry, reference: Tensor, crystal: Tensor) -> Tensor:

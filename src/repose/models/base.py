@@ -255,9 +255,10 @@ class Relaxer(ABC):
     def _predict(self, jobs: list[_Job]) -> Iterator[tuple[_Job, Outcome | str]]:
         """What was predicted for every job, or the reason why there is nothing; halves what is too big."""
         start = time.perf_counter()
+        near, home = zip(*(near_home(job.crystal) for job in jobs), strict=True)
         try:
             with watched(self.device) as peak:
-                estimate = self.estimate(CrystalBatch.collate([near_home(job.crystal)[0] for job in jobs]))
+                estimate = self.estimate(CrystalBatch.collate(near))
             self.memory_ratio = peak.ratio(sum(job.memory for job in jobs), self.memory_ratio)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
@@ -280,9 +281,9 @@ class Relaxer(ABC):
             torch.cuda.synchronize(self.device)
         seconds = (time.perf_counter() - start) / sum(job.crystal.n_atoms for job in jobs)
         outcomes = estimate.split([job.crystal.n_atoms for job in jobs])
-        for job, outcome in zip(jobs, outcomes, strict=True):
+        for job, outcome, cells in zip(jobs, outcomes, home, strict=True):
             job.seconds += seconds * job.crystal.n_atoms
-            yield job, outcome.shifted(near_home(job.crystal)[1].numpy())
+            yield job, outcome.shifted(cells.numpy())
 
 
 def _finish(job: _Job, outcome: Outcome, constraints: Constraints, start: float) -> Relaxation:

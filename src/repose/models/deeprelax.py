@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from repose.config import DeepRelaxSettings
 from repose.crystals import CrystalBatch
 from repose.graph import PeriodicGraph, edge_vectors
-from repose.lattice import deformation, periodic_span, to_cartesian
+from repose.lattice import carried, periodic_span
 from repose.models.network import Distances, Geometry, Network, Prediction, register
 from repose.models.start import start_of
 from repose.nn.elements import MAX_NUMBER, ElementEmbedding
@@ -296,7 +296,7 @@ class DeepRelax(Network[DeepRelaxSettings]):
         """Geometry with new cells, in which atoms keep their fractional coordinates in the affine frame."""
         if self.settings.frame == "cartesian":
             return Geometry(state.positions, cells)
-        return Geometry(to_cartesian(state.positions, deformation(state.cells, cells), batch.crystal), cells)
+        return Geometry(carried(state.positions, state.cells, cells, batch.crystal), cells)
 
     def _scale(self, logarithm: Tensor) -> Tensor | None:
         """Laplace scale in A, where the network has one."""

@@ -52,7 +52,7 @@ class Ensemble(Network[Any]):
         the operations to launch. That is for GPUs. On a CPU the loop is faster, and a loop of accelerated
         members faster still, whose kernels cannot be batched over members; see docs/ensembles.md.
         """
-        several = getattr(self.settings, "passes", 1) > 1  # between passes neighbours are found anew
+        several = self._all()[0].passes > 1  # between passes neighbours are found anew
         alone = self.accelerated or self.training or self.differentiates or several
         return not alone and next(self.parameters()).is_cuda
 

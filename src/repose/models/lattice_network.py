@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from repose.config import LatticeNodeSettings
 from repose.crystals import CrystalBatch
 from repose.graph import PeriodicGraph
-from repose.lattice import deformation, to_cartesian
+from repose.lattice import carried
 from repose.models.network import Geometry, Network, Prediction
 from repose.models.scales import ScaleHead
 from repose.models.start import start_of
@@ -201,7 +201,7 @@ class RefinementLayer(nn.Module):
         positions, cells = state.positions, state.cells + change
         if self.affine:
             step = step - segment_mean(step, crystal, len(cells))[crystal]
-            positions = to_cartesian(positions, deformation(state.cells, cells), crystal)
+            positions = carried(positions, state.cells, cells, crystal)
         return positions + step, cells
 
 

@@ -119,12 +119,12 @@ class Motion(NamedTuple):
     strains: Tensor
 
 
-def kept(batch: CrystalBatch, found: Geometry) -> Tensor:
+def not_lost(batch: CrystalBatch, found: Geometry) -> Tensor:
     """Which crystals are not lost: finite, and not more than `LOST` times as large or small, ``(S,)`` bool.
 
     Args:
-        batch: Where they began.
-        found: Where they came to.
+        batch: Where they began, N atoms in S crystals.
+        found: Where they came to, A, of the same shapes.
     """
     ratio = volume(found.cells) / volume(batch.cells)
     broken = (~torch.isfinite(found.positions).all(-1)).to(ratio)  # atoms
@@ -189,13 +189,13 @@ class Network(nn.Module, ABC, Generic[S]):
 
         Args:
             batch: What it began with.
-            found: What it made of that. A crystal that is lost, see `kept`, begins where it did before, so
-                that it does no harm to the others.
+            found: What it made of that. A crystal that is lost, see `not_lost`, begins where it did before,
+                so that it does no harm to the others.
 
         Returns:
             As `prepare`.
         """
-        whole = kept(batch, found)
+        whole = not_lost(batch, found)
         positions = torch.where(whole[batch.crystal, None], found.positions, batch.positions)
         cells = torch.where(whole[:, None, None], found.cells, batch.cells)
         return self.prepare(batch.with_geometry(positions, cells))

@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from repose.config import ReposeSettings
 from repose.crystals import CrystalBatch
 from repose.graph import SHELL_WIDTH, PeriodicGraph
-from repose.lattice import deformation, periodic_span, to_cartesian
-from repose.models.network import Geometry, Motion, Network, Prediction, Scales, kept, register
+from repose.lattice import carried, periodic_span
+from repose.models.network import Geometry, Motion, Network, Prediction, Scales, not_lost, register
 from repose.models.scales import ScaleHead
 from repose.models.start import start_of
 from repose.nn.elements import MAX_NUMBER, ElementEmbedding
@@ -145,17 +145,20 @@ class ReposeLayer(nn.Module):
         return features, self.readout(features, crystal, n)
 
 
-def weighed(batch: CrystalBatch, found: list[Prediction]) -> Prediction:
-    """One answer of several passes: their mean, weighted by the errors they expect.
+def mean_of_passes(batch: CrystalBatch, found: list[Prediction]) -> Prediction:
+    """One answer of several passes: their mean, weighted by the errors they expect; ours.
 
     Where passes agree this is any of them. Where one goes astray, or harms what was good before, as it does
     close to equilibrium, it mostly knows. Weights are inverse fourth powers: squares would be for errors that
     are independent, and those of passes are much alike.
 
     Args:
-        batch: What the first pass began with.
+        batch: What the first pass began with, N atoms in S crystals.
         found: What the passes found. Crystals that a pass lost do not count in the mean; where all lost one,
             or say nothing of their errors, the last pass has the say.
+
+    Returns:
+        A single geometry in A with the errors to expect of it, and the mean features, ``(S, F)``.
     """
     last = found[-1]
     scales = [prediction.scales for prediction in found if prediction.scales is not None]
@@ -163,7 +166,7 @@ def weighed(batch: CrystalBatch, found: list[Prediction]) -> Prediction:
         return last
     n, crystal = len(batch), batch.crystal
     variances = torch.stack([segment_mean(scale.atoms, crystal, n) * scale.strains for scale in scales])
-    whole = torch.stack([kept(batch, prediction.geometry) for prediction in found])  # passes, crystals
+    whole = torch.stack([not_lost(batch, prediction.geometry) for prediction in found])  # passes, crystals
     weights = torch.where(whole, variances**-2, 0)
     weights[-1] = torch.where(whole.any(0), weights[-1], 1)
     weights = weights / weights.sum(0)
@@ -238,7 +241,7 @@ class Repose(Network[ReposeSettings]):
         found = [self._refined(batch, graph)]
         for _ in range(0 if self.training else self.passes - 1):
             found.append(self._refined(*self.prepare_again(batch, found[-1].geometry)))
-        return weighed(batch, found)
+        return mean_of_passes(batch, found)
 
     def _refined(self, batch: CrystalBatch, graph: PeriodicGraph) -> Prediction:
         """One pass through the layers."""
@@ -251,7 +254,7 @@ class Repose(Network[ReposeSettings]):
             features, (step, strain) = layer(features, edges, inside, crystal, n)
             logarithm = logarithm + span @ strain.to(span) @ span  # vacuum is not strained
             cells = batch.cells @ torch.linalg.matrix_exp(logarithm)
-            followed = to_cartesian(state.positions, deformation(state.cells, cells), crystal)
+            followed = carried(state.positions, state.cells, cells, crystal)
             state = Geometry(followed + step, cells)
             geometries.append(state)
             if index + 1 < self.settings.layers:

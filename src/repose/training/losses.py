@@ -8,7 +8,7 @@ from torch import Tensor
 from repose.config import TrainSettings
 from repose.crystals import CrystalBatch
 from repose.graph import PeriodicGraph, edge_vectors
-from repose.lattice import deformation, nearest_image, to_cartesian, volume
+from repose.lattice import carried, deformation, nearest_image, to_cartesian, volume
 from repose.models.network import Geometry, Prediction, Scales
 from repose.nn.ops import safe_norm, segment_mean
 
@@ -68,7 +68,7 @@ def distance_loss(
     relaxed = safe_norm(edge_vectors(graph, target.positions, target.cells))
     place = start.positions
     if follow:
-        place = to_cartesian(place, deformation(start.cells, target.cells), target.crystal)
+        place = carried(place, start.cells, target.cells, target.crystal)
     edges = distances.anchored
     arrived = target.positions[graph.sender[edges]] + offset[edges]
     displaced = safe_norm(arrived - place[graph.receiver[edges]])
