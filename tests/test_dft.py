@@ -190,6 +190,11 @@ def test_settings_must_be_positive(setting):
         PlaneWaves(**{setting: -1.0})
 
 
+def test_without_atoms_it_says_what_to_do():
+    with pytest.raises(InvalidCrystalError, match=r"expected atoms; got none\. Set `atoms\.calc`"):
+        PlaneWaves().calculate()
+
+
 def test_says_how_to_get_gpaw(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match="install_gpaw"):

@@ -104,11 +104,12 @@ class PlaneWaves(Calculator):
         """Energy in eV (extrapolated to no width), forces in eV/A, stress in eV/A^3 with Voigt's order.
 
         Raises:
-            InvalidCrystalError: An element is magnetic.
+            InvalidCrystalError: There are no atoms, or an element is magnetic.
             Exception: Whatever GPAW raises, above all where it does not converge.
         """
         super().calculate(atoms, properties or ["energy"], system_changes)
-        assert self.atoms is not None
+        if self.atoms is None:
+            raise InvalidCrystalError("expected atoms; got none. Set `atoms.calc` and ask the atoms.")
         try:
             ideal = self._prepare(self.atoms)
             ideal.calc = self._engine
