@@ -198,11 +198,13 @@ def _network(
                 f"--init-from {init_from} is a model of family '{config.family}', not '{family_name}'."
             )
         wanted = cls.settings_type.parse({**network.settings.model_dump(), **settings.model})
-        # A head that says how large errors are may be added to a model that has none.
-        added = {"scale_head": True} if settings.model.get("scale_head") else {}
-        if wanted != network.settings.model_copy(update=added):
+        # A head that says how large errors are may be added to a model that has none, and weights do not
+        # depend on how often they are applied.
+        free = {key: settings.model[key] for key in ("scale_head", "passes") if settings.model.get(key)}
+        if wanted != network.settings.model_copy(update=free):
             raise ConfigError(
-                f"the model settings differ from those of --init-from {init_from}; leave them out."
+                f"the model settings differ from those of --init-from {init_from} in more than 'passes'; "
+                "leave them out."
             )
         if wanted != network.settings:
             weights, network = network.state_dict(), cls(wanted)
