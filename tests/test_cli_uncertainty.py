@@ -21,7 +21,7 @@ from repose.data.store import DatasetInfo, write_dataset
 from repose.evaluation.metrics import coordinate_error
 from repose.models.base import Relaxation
 from repose.models.calibration import Calibration
-from repose.models.checkpoint import load_config, save_model
+from repose.models.checkpoint import load_config, load_model, save_model
 from repose.models.network import Geometry
 from repose.training.samples import crystal, target_of
 from test_calibration import pairs
@@ -206,6 +206,23 @@ def test_out_leaves_the_old_model_as_it_is(run, models, tmp_path):
     assert contents(models / "fresh") == before
     assert load_config(Path("new")).calibration.factors[90] == line["factors"]["90"]
     assert run(*arguments)[0] == 0  # a model may be replaced
+
+
+def test_a_network_may_be_applied_another_number_of_times(run, models, tmp_path):
+    """The answer is that of so many passes, and so are the bounds; weights stay."""
+    data, model = dataset(tmp_path / "data"), save(tmp_path / "m", "repose", calibration=KNOWN)
+    status, _, err = run("calibrate", model, "--data", data, "--out", "thrice", "--passes", 3)
+    assert status == 0, err
+    once, thrice = load_model(model), load_model(Path("thrice"))
+    assert (once[0].passes, thrice[0].passes) == (1, 3)
+    assert thrice[1].calibration.factors != once[1].calibration.factors
+    for name, value in once[0].state_dict().items():
+        if "familiarity." not in name:
+            torch.testing.assert_close(thrice[0].state_dict()[name], value, rtol=0, atol=0)
+    before = contents(models / "fresh")
+    status, _, err = run("calibrate", models / "fresh", "--data", data, "--passes", 2)
+    assert (status, contents(models / "fresh")) == (2, before)
+    assert "networks of the family 'e3relax' are applied once" in err
 
 
 def test_a_model_without_a_word_on_its_errors(run, models, tmp_path):

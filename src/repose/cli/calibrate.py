@@ -27,6 +27,12 @@ def calibrate(
     out: Annotated[
         Path | None, typer.Option(help="Write the calibrated model here, and leave the old one as it is.")
     ] = None,
+    passes: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Apply the network so often from now on (family 'repose'; otherwise as before)."
+        ),
+    ] = None,
     device: NoDevice = "auto",
     quiet: Quiet = False,
     as_json: Json = False,
@@ -44,14 +50,17 @@ def calibrate(
     from repose.atomic import replacing_directory
     from repose.data.store import Dataset
     from repose.errors import DatasetError, require
-    from repose.models.checkpoint import find_model, load_config
+    from repose.models.checkpoint import applied, find_model, load_config, save_config
 
     del device
     require("pyarrow", "reading datasets")
     directory = find_model(model)
     target = _target(model, directory, out)
+    config = load_config(directory)
+    if passes is not None:
+        config = applied(config, passes)
     datasets = list({path.resolve(): Dataset(path) for path in data}.values())
-    known = set(load_config(directory).elements)
+    known = set(config.elements)
     held_out, train = (_read(datasets, name, known) for name in (split, "train"))
     for name, pairs in ((split, held_out), ("train", train)):
         if not pairs:
@@ -72,6 +81,7 @@ def calibrate(
     total = len(held_out) + min(len(train), MOST_FAMILIAR)
     with replacing_directory(target) as new, Progress(total, "crystals", quiet, unit="crystal") as progress:
         shutil.copytree(directory, new, dirs_exist_ok=True)
+        save_config(new, config)
         names = ", ".join(dataset.info.name for dataset in datasets)
         calibration = calibrate_model(new, train, held_out, names, progress=progress.advance)
         if calibration is None:

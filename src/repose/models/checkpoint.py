@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from repose.atomic import replacing_directory
+from repose.atomic import replacing_directory, replacing_file
 from repose.config import Settings, Target
-from repose.errors import ModelError, nearest
+from repose.errors import ConfigError, ModelError, nearest
 from repose.models.calibration import Calibration
 from repose.models.ensemble import Ensemble
 from repose.models.network import Network, family
@@ -51,8 +51,30 @@ def save_model(directory: Path, network: Network[Any], config: ModelConfig, card
     with replacing_directory(directory) as new:
         save_file({k: v.contiguous().cpu() for k, v in network.state_dict().items()}, new / WEIGHTS)
         (new / WEIGHTS).chmod(0o644)  # safetensors lets nobody else read it
-        (new / CONFIG).write_text(config.model_dump_json(indent=2) + "\n")
+        save_config(new, config)
         (new / CARD).write_text(card)
+
+
+def save_config(directory: Path, config: ModelConfig) -> None:
+    """Write ``config.json`` of a model directory, atomically."""
+    with replacing_file(directory / CONFIG) as new:
+        new.write_text(config.model_dump_json(indent=2) + "\n")
+
+
+def applied(config: ModelConfig, passes: int) -> ModelConfig:
+    """The same model, its network applied another number of times, on which weights do not depend.
+
+    Bounds do: calibrate it anew.
+
+    Raises:
+        ConfigError: Networks of its family are applied once.
+    """
+    if "passes" not in family(config.family).settings_type.model_fields:
+        raise ConfigError(
+            f"passes: networks of the family '{config.family}' are applied once; leave it out, or take a "
+            "model of the family 'repose'."
+        )
+    return config.model_copy(update={"settings": {**config.settings, "passes": passes}})
 
 
 def load_config(directory: Path) -> ModelConfig:
