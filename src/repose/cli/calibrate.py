@@ -30,7 +30,8 @@ def calibrate(
     passes: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Apply the network so often from now on (family 'repose'; otherwise as before)."
+            min=1,
+            help="How often the network is applied from now on (family 'repose'); as before if not given.",
         ),
     ] = None,
     device: NoDevice = "auto",
@@ -50,7 +51,7 @@ def calibrate(
     from repose.atomic import replacing_directory
     from repose.data.store import Dataset
     from repose.errors import DatasetError, require
-    from repose.models.checkpoint import applied, find_model, load_config, save_config
+    from repose.models.checkpoint import find_model, load_config, save_config, with_passes
 
     del device
     require("pyarrow", "reading datasets")
@@ -58,7 +59,7 @@ def calibrate(
     target = _target(model, directory, out)
     config = load_config(directory)
     if passes is not None:
-        config = applied(config, passes)
+        config = with_passes(config, passes)
     datasets = list({path.resolve(): Dataset(path) for path in data}.values())
     known = set(config.elements)
     held_out, train = (_read(datasets, name, known) for name in (split, "train"))

@@ -56,15 +56,27 @@ def save_model(directory: Path, network: Network[Any], config: ModelConfig, card
 
 
 def save_config(directory: Path, config: ModelConfig) -> None:
-    """Write ``config.json`` of a model directory, atomically."""
+    """Write ``config.json`` of a model directory, atomically.
+
+    Args:
+        directory: The model; made if it is not there.
+        config: What takes the place of the old one.
+    """
     with replacing_file(directory / CONFIG) as new:
         new.write_text(config.model_dump_json(indent=2) + "\n")
 
 
-def applied(config: ModelConfig, passes: int) -> ModelConfig:
+def with_passes(config: ModelConfig, passes: int) -> ModelConfig:
     """The same model, its network applied another number of times, on which weights do not depend.
 
     Bounds do: calibrate it anew.
+
+    Args:
+        config: Of the model.
+        passes: How often its network is to be applied, at least once.
+
+    Returns:
+        The new configuration; nothing is written.
 
     Raises:
         ConfigError: Networks of its family are applied once.
