@@ -63,8 +63,8 @@ def main() -> None:
 
 
 def predict(relaxer, atoms, size: int = 32) -> None:
-    from repose.convert import to_batch
     from repose.crystals import CrystalBatch
+    from repose.io.convert import to_batch
 
     crystals = [to_batch(a) for a in atoms]
     for first in range(0, len(crystals), size):
@@ -84,7 +84,7 @@ def median(run, repeats: int) -> float:
 def iterative(atoms) -> dict[str, float]:
     from chgnet.model.dynamics import CHGNetCalculator
 
-    from repose.convert import to_batch
+    from repose.io.convert import to_batch
     from repose.iterative import IterativeRelaxer
 
     relaxer = IterativeRelaxer(CHGNetCalculator(use_device="cpu", verbose=False), "chgnet", fmax=0.05)

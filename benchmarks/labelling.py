@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from repose.convert import to_batch
 from repose.data.candidates import Candidate, read_candidates
 from repose.descent import DescentSettings, descend
+from repose.io.convert import to_batch
 from repose.potentials.loading import load_potential
 
 FMAX, MAX_STEPS = 0.05, 500

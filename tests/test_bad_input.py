@@ -10,10 +10,10 @@ from ase.build import bulk, molecule
 from ase.io import write as ase_write
 from typer.testing import CliRunner
 
-from repose.cif import write_cif
 from repose.cli import app
-from repose.convert import to_batch
-from repose.files import read, write
+from repose.io.cif import write_cif
+from repose.io.convert import to_batch
+from repose.io.files import read, write
 from tiny import save_tiny_model
 
 GOOD = bulk("CaO", "rocksalt", a=4.8, cubic=True)

@@ -17,7 +17,7 @@ import repose
 from repose.cli import app
 from repose.cli.relax import _indices
 from repose.errors import ConfigError, ModelError
-from repose.files import read, write
+from repose.io.files import read, write
 from tiny import needs_default, save_tiny_model
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

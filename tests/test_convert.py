@@ -20,11 +20,11 @@ from pymatgen.io.ase import AseAtomsAdaptor
 from pymatgen.io.cif import CifWriter
 
 from conftest import random_crystal
-from repose.cif import read_cif, write_cif
-from repose.convert import formula, to_atoms, to_batch
 from repose.crystals import CrystalBatch
 from repose.errors import ConfigError, InvalidCrystalError
-from repose.files import find, kind_of, read, write
+from repose.io.cif import read_cif, write_cif
+from repose.io.convert import formula, to_atoms, to_batch
+from repose.io.files import find, kind_of, read, write
 
 # Spinel MgAl2O4 in its usual setting, rutile TiO2, wurtzite ZnO, calcite (rhombohedral lattice).
 SPINEL = [(0.125,) * 3, (0.5,) * 3, (0.2624,) * 3]

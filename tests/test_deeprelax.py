@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import fcc, make_crystal, perovskite, random_crystal, rock_salt
-from repose import convert
 from repose.config import DeepRelaxSettings, TrainSettings
 from repose.crystals import CrystalBatch
+from repose.io import convert
 from repose.lattice import to_cartesian
 from repose.models.deeprelax import DeepRelax, PaEGNNLayer, PairHead, offset_codes, offset_index
 from repose.models.direct import DirectRelaxer

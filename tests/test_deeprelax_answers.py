@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from conftest import perovskite, random_crystal, rock_salt
-from repose import convert
 from repose.crystals import CrystalBatch
+from repose.io import convert
 from repose.models.checkpoint import ModelConfig
 from repose.models.deeprelax import DeepRelax
 from repose.models.direct import DirectRelaxer

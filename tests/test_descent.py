@@ -64,7 +64,7 @@ def test_ends_where_ases_own_optimiser_ends():
     from ase.filters import FrechetCellFilter
     from ase.optimize import BFGS
 
-    from repose.convert import to_atoms
+    from repose.io.convert import to_atoms
 
     crystal = metal(3)
     (walk,) = walks([crystal], fmax=1e-3)

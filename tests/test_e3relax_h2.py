@@ -59,7 +59,7 @@ def test_contract_property(seed, weights):
 def fluorite() -> CrystalBatch:
     from ase.build import bulk
 
-    from repose import convert
+    from repose.io import convert
 
     return convert.to_batch(bulk("CaF2", "fluorite", a=5.5))
 

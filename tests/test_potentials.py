@@ -6,9 +6,9 @@ import torch
 from ase.calculators.emt import EMT
 
 from conftest import fcc, make_crystal, perovskite, random_crystal, random_rotation, rock_salt
-from repose.convert import to_atoms
 from repose.crystals import CrystalBatch
 from repose.errors import ConfigError
+from repose.io.convert import to_atoms
 from repose.lattice import volume
 from repose.potentials.loading import calculator_name, load_potential
 

@@ -260,7 +260,7 @@ def test_a_lost_path_is_suspect_and_says_where(broken):
             relaxer.network.dilation[-1].bias.fill_(300.0)
         else:
             relaxer.network.energy_scale.fill_(torch.nan)
-    from repose.convert import to_atoms
+    from repose.io.convert import to_atoms
 
     (atoms,) = to_atoms(structure)
     (result,) = relaxer.relax([atoms])
@@ -280,7 +280,7 @@ def test_an_adaptive_solver_that_gives_up_is_no_crash():
 
 
 def test_paths_come_with_relaxations_and_keep_symmetry():
-    from repose.convert import to_atoms
+    from repose.io.convert import to_atoms
 
     relaxer = make_relaxer()
     assert relaxer.gives_paths

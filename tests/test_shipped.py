@@ -16,7 +16,7 @@ from repose.crystals import CrystalBatch
 from repose.data.store import Dataset
 from repose.evaluation.metrics import coordinate_error
 from repose.evaluation.runner import to_batch
-from repose.files import find, read
+from repose.io.files import find, read
 from repose.models.checkpoint import DEFAULT, load_model, shipped_models
 from repose.models.direct import DirectRelaxer
 from repose.testing import CHECKS, STRICT, check_relaxer

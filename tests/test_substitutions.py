@@ -18,13 +18,13 @@ from pymatgen.core.structure_matcher import StructureMatcher
 from typer.testing import CliRunner
 
 from reference_pairs import PATHS, split_up
-from repose.cif import write_cif
 from repose.cli.pairs import pair as command
 from repose.data.relaxed import read_relaxed
 from repose.data.splits import GroupSplit
 from repose.data.store import Dataset, DatasetInfo, Pair, write_dataset
 from repose.data.substitutions import substitution_pairs
 from repose.errors import DatasetError
+from repose.io.cif import write_cif
 
 PEROVSKITES = Path(__file__).parents[2] / "shared" / "data" / "perov5_val.csv.gz"
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import repose
-from repose.files import find, read
+from repose.io.files import find, read
 
 ROOT = Path(__file__).parents[1]
 

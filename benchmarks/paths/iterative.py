@@ -26,9 +26,9 @@ from ase.filters import FrechetCellFilter
 from ase.optimize import LBFGS
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from repose.convert import to_atoms, to_batch
 from repose.data.store import Dataset
 from repose.evaluation.paths import evaluate_paths
+from repose.io.convert import to_atoms, to_batch
 from repose.lattice import volume
 from repose.models.base import Relaxer
 from repose.models.estimate import Estimate

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repose.convert import symbol
+from repose.io.convert import symbol
 
 MIN_DISTANCE = 0.5  # A; the bond of H2 is 0.74
 LARGEST_VIOLATION = 0.35  # A, mean over pairs; none of 1,641 real crystals had more than 0.28

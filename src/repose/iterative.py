@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from repose.convert import to_atoms
 from repose.crystals import CrystalBatch
+from repose.io.convert import to_atoms
 from repose.models.base import Relaxer
 from repose.models.network import Geometry
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from repose.errors import ConfigError
 
 if TYPE_CHECKING:
-    from repose.files import Entry, ExtxyzWriter, Format
+    from repose.io.files import Entry, ExtxyzWriter, Format
     from repose.models.base import Relaxation
 
 
@@ -68,7 +68,7 @@ class Outputs:
         Returns:
             The file it is in. Frames of one file go to one file in extended XYZ, else to numbered ones.
         """
-        from repose.files import ExtxyzWriter, write
+        from repose.io.files import ExtxyzWriter, write
 
         format = self._format(entry.source, entry.format)
         together = format == "extxyz" and entry.many
@@ -93,7 +93,7 @@ class Outputs:
             self._stream = None
 
     def _format(self, source: str, own: str | None = None) -> Format:
-        from repose.files import FORMATS, kind_of
+        from repose.io.files import FORMATS, kind_of
 
         if self.form == "same":
             kind = own or ("extxyz" if source == "-" else kind_of(source))
@@ -101,7 +101,7 @@ class Outputs:
         return self.form  # type: ignore[return-value]
 
     def _target(self, name: str, format: Format) -> Path:
-        from repose.files import kind_of
+        from repose.io.files import kind_of
 
         path = self.folder / name
         path = path.with_suffix("") if path.suffix == ".gz" else path
@@ -137,7 +137,7 @@ class Ways:
         self.path = path
 
     def __enter__(self) -> Ways:
-        from repose.files import ExtxyzWriter
+        from repose.io.files import ExtxyzWriter
 
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._writer = ExtxyzWriter(self.path)
@@ -148,7 +148,7 @@ class Ways:
 
     def write(self, entry: Entry, result: Relaxation) -> None:
         """Append what became of one crystal; nothing where there is no path."""
-        from repose import convert
+        from repose.io import convert
 
         if result.path is None or result.before is None:
             return

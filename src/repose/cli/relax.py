@@ -16,7 +16,7 @@ from repose.cli.outputs import Outputs, Ways
 from repose.errors import ConfigError
 
 if TYPE_CHECKING:
-    from repose.files import Entry
+    from repose.io.files import Entry
     from repose.models.base import Relaxation
 
 # Crystals read, relaxed and written together: enough to fill batches, few enough to see results come.
@@ -62,7 +62,7 @@ def relax(
 
     Example: repose relax POSCAR crystals/ --out relaxed --format cif
     """
-    from repose.files import find, read
+    from repose.io.files import find, read
 
     atoms = _indices(fix_atoms)
     if path is not None and path.suffix not in (".extxyz", ".xyz"):
@@ -116,7 +116,7 @@ def relax(
 
 def _note(result: Relaxation) -> None:
     """Let extended XYZ files carry the uncertainty; what earlier runs left there goes."""
-    from repose import convert
+    from repose.io import convert
 
     if convert.is_atoms(result.structure):
         info, said = result.structure.info, {"uncertainty": result.uncertainty, "outside": result.outside}
@@ -273,7 +273,7 @@ def _shown(result: Relaxation) -> str:
 
 def _describe(crystal: Any) -> tuple[str, int]:
     """Formula and number of atoms; empty and 0 where nothing could be read."""
-    from repose import convert
+    from repose.io import convert
 
     if crystal is None:
         return "", 0

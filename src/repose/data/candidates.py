@@ -152,8 +152,8 @@ def read_candidates(path: Path) -> Iterator[Candidate | Refusal]:
     Raises:
         DatasetError: There is nothing to read.
     """
-    from repose.convert import to_atoms, to_batch
-    from repose.files import find, read
+    from repose.io.convert import to_atoms, to_batch
+    from repose.io.files import find, read
 
     files = find(str(path / CRYSTALS if (path / INFO).is_file() else path))
     if not files:

@@ -89,7 +89,7 @@ def read_state(path: Path) -> Atoms:
     Raises:
         DatasetError: It cannot be read, or is no ordered crystal; says which file and why.
     """
-    from repose.cif import read_cif
+    from repose.io.cif import read_cif
 
     try:
         crystal = read_cif(path.read_text(encoding="utf-8", errors="replace"))[-1]

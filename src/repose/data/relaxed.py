@@ -24,7 +24,7 @@ def read_relaxed(paths: Iterable[Path]) -> Iterator[Pair | Refusal]:
     Args:
         paths: Tables (``.csv``, ``.csv.gz``) with a column ``cif`` and one of ids (``material_id``, ``id``,
             ...), where ``split`` is the split and further columns become tags; datasets of Repose (their
-            relaxed states); any files and folders that `repose.files` reads.
+            relaxed states); any files and folders that `repose.io.files` reads.
 
     Yields:
         Crystals as pairs that do not move, in primitive cells, with the source's split if it has one; and
@@ -66,7 +66,7 @@ def _read(path: Path) -> Iterator[tuple[str, Any, dict[str, str]]]:
 
 
 def _read_table(path: Path) -> Iterator[tuple[str, Any, dict[str, str]]]:
-    from repose.cif import read_cif
+    from repose.io.cif import read_cif
 
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix.lower() == ".gz" else path.read_bytes()
@@ -91,7 +91,7 @@ def _read_table(path: Path) -> Iterator[tuple[str, Any, dict[str, str]]]:
 
 
 def _read_files(path: Path) -> Iterator[tuple[str, Any, dict[str, str]]]:
-    from repose.files import find, read
+    from repose.io.files import find, read
 
     files = find(str(path))
     if not files:
@@ -116,7 +116,7 @@ def _read_files(path: Path) -> Iterator[tuple[str, Any, dict[str, str]]]:
 
 def _relaxed(name: str, crystal: Any, tags: dict[str, str]) -> Pair:
     """A crystal as a pair that does not move, in a primitive cell."""
-    from repose.convert import to_atoms, to_batch
+    from repose.io.convert import to_atoms, to_batch
 
     (atoms,) = to_atoms(to_batch(crystal))
     check_crystal(atoms, "relaxed")

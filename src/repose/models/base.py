@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from repose import checks, convert, symmetry
+from repose import checks, symmetry
 from repose.crystals import CrystalBatch
 from repose.errors import ConfigError, InvalidCrystalError
+from repose.io import convert
 from repose.models.estimate import Bonds, Estimate, Outcome
 from repose.models.memory import batch_bytes, free_memory, is_out_of_memory, pack, watched
 from repose.models.network import Geometry
@@ -181,7 +182,7 @@ class Relaxer(ABC):
         """Relax crystals, in batches that fit in memory.
 
         The prediction is first projected on the symmetry of the input, then on the constraints. Structures
-        may bring constraints of their own, see `repose.convert.fixed_coordinates`. Lattice vectors along
+        may bring constraints of their own, see `repose.io.convert.fixed_coordinates`. Lattice vectors along
         directions that are not periodic are always kept.
 
         Args:

@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from repose.config import Settings
-from repose.convert import symbol
+from repose.io.convert import symbol
 from repose.models.estimate import LEVEL, Errors
 
 LEVELS = (50, 80, 90, 95)  # %

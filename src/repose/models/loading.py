@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from repose import convert
 from repose.errors import ConfigError, InvalidCrystalError, ModelError
+from repose.io import convert
 from repose.models.base import Relaxer
 from repose.models.checkpoint import find_model, load_model
 from repose.models.direct import Computation, DirectRelaxer, Precision

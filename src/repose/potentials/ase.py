@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from repose.convert import to_atoms
 from repose.crystals import CrystalBatch
+from repose.io.convert import to_atoms
 from repose.potentials.base import Evaluation, Potential
 
 if TYPE_CHECKING:

@@ -19,10 +19,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from repose import convert
 from repose.atomic import beside, publish, replacing_file
-from repose.cif import read_cif, write_cif
 from repose.errors import ConfigError, InvalidCrystalError
+from repose.io import convert
+from repose.io.cif import read_cif, write_cif
 
 Format = Literal["cif", "poscar", "extxyz", "json"]
 FORMATS: tuple[Format, ...] = ("cif", "poscar", "extxyz", "json")

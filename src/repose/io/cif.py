@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repose.convert import MIN_VOLUME
 from repose.errors import InvalidCrystalError
+from repose.io.convert import MIN_VOLUME
 
 if TYPE_CHECKING:
     from ase import Atoms
