@@ -7,9 +7,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pytest
 import torch
+from ase.build import bulk
+from ase.io import write as ase_write
 from hypothesis import settings
 
 from repose.crystals import CrystalBatch
+from repose.io.files import write
+from tiny import save_tiny_model
 
 torch.set_num_threads(1)
 settings.register_profile("repose", derandomize=True, deadline=None, max_examples=20)
@@ -80,3 +84,20 @@ def repose(monkeypatch, capfd):
         return end.value.code or 0, *capfd.readouterr()
 
     return run
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A small model with random weights, on disk."""
+    return str(save_tiny_model(tmp_path_factory.mktemp("models") / "tiny"))
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    """A folder of its own, with crystals in it, as the current one."""
+    monkeypatch.chdir(tmp_path)
+    write(bulk("CaO", "rocksalt", a=4.6, cubic=True), "CaO.cif", "cif")
+    write(bulk("Al", "fcc", a=4.2), "one/POSCAR", "poscar")
+    write(bulk("Cu", "fcc", a=3.7), "two/POSCAR", "poscar")
+    ase_write("three.extxyz", [bulk("MgO", "rocksalt", a=a) for a in (4.0, 4.2, 4.4)])
+    return tmp_path

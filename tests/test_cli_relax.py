@@ -10,15 +10,14 @@ import numpy as np
 import pytest
 from ase.build import bulk
 from ase.io import read as ase_read
-from ase.io import write as ase_write
 from typer.testing import CliRunner
 
 import repose
+from commands import as_json, files, relax
 from repose.cli import app
-from repose.cli.relax import _indices
 from repose.errors import ConfigError, ModelError
 from repose.io.files import read, write
-from tiny import needs_default, save_tiny_model
+from tiny import needs_default
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 KEYS = [
@@ -36,39 +35,9 @@ KEYS = [
     "spacegroup_in",
     "spacegroup_out",
     "seconds",
+    "remarks",
+    "dropped",
 ]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return str(save_tiny_model(tmp_path_factory.mktemp("models") / "tiny"))
-
-
-@pytest.fixture
-def work(tmp_path, monkeypatch):
-    """A folder of its own, with crystals in it, as the current one."""
-    monkeypatch.chdir(tmp_path)
-    write(bulk("CaO", "rocksalt", a=4.6, cubic=True), "CaO.cif", "cif")
-    write(bulk("Al", "fcc", a=4.2), "one/POSCAR", "poscar")
-    write(bulk("Cu", "fcc", a=3.7), "two/POSCAR", "poscar")
-    ase_write("three.extxyz", [bulk("MgO", "rocksalt", a=a) for a in (4.0, 4.2, 4.4)])
-    return tmp_path
-
-
-def relax(*arguments, code=0, stdin=None):
-    result = CliRunner().invoke(app, ["relax", *map(str, arguments)], input=stdin)
-    if isinstance(result.exception, Exception) and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result.stdout
-
-
-def as_json(*arguments, **options):
-    return [json.loads(line) for line in relax(*arguments, "--json", **options).splitlines()]
-
-
-def files(folder):
-    return sorted(str(p.relative_to(folder)) for p in Path(folder).rglob("*") if p.is_file())
 
 
 def test_json_lines(work, model):
@@ -99,10 +68,39 @@ def test_folder_keeps_its_shape_and_inputs_their_bytes(work, model):
     assert len(files(".")) == 2 * len(before)
 
 
-def test_same_stems_do_not_meet(work, model):
-    lines = as_json("one/POSCAR", "two/POSCAR", "one/POSCAR", "--model", model, "--out", "new")
-    assert [line["output"] for line in lines] == ["new/POSCAR", "new/POSCAR_2"]
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["one/POSCAR", "two/POSCAR", "one/POSCAR"],  # as a shell expands */POSCAR
+        ["*/POSCAR"],
+        ["./*/POSCAR"],
+    ],
+)
+def test_files_of_one_name_keep_their_tree(work, model, arguments):
+    lines = as_json(*arguments, "--model", model, "--out", "new")
+    assert [line["output"] for line in lines] == ["new/one/POSCAR", "new/two/POSCAR"]
     assert [ase_read(line["output"], format="vasp").get_chemical_formula() for line in lines] == ["Al", "Cu"]
+
+
+def test_a_glob_keeps_the_tree_below_its_fixed_part(work, model):
+    Path("runs/a/b").mkdir(parents=True)
+    for name in ("runs/a/x.cif", "runs/a/b/x.cif"):
+        Path(name).write_bytes(Path("CaO.cif").read_bytes())
+    for pattern, names in (
+        ("runs/a/*.cif", ["x.cif"]),
+        ("runs/*/x.cif", ["a/x.cif"]),
+        ("runs/**/x.cif", ["a/b/x.cif", "a/x.cif"]),
+        (f"{work}/runs/*", ["a/b/x.cif", "a/x.cif"]),
+        ("[r]uns", ["runs/a/b/x.cif", "runs/a/x.cif"]),
+    ):
+        lines = as_json(pattern, "--model", model, "--out", "new")
+        assert sorted(line["output"] for line in lines) == [f"new/{name}" for name in names], pattern
+
+
+def test_files_whose_outputs_share_a_name_are_numbered(work, model):
+    write(bulk("Al", "fcc", a=4.2), "CaO.vasp", "poscar")
+    lines = as_json("CaO.cif", "CaO.vasp", "--format", "extxyz", "--model", model)
+    assert [line["output"] for line in lines] == ["relaxed/CaO.extxyz", "relaxed/CaO_2.extxyz"]
 
 
 @pytest.mark.parametrize(("form", "suffix"), [("cif", "cif"), ("poscar", "vasp"), ("json", "json")])
@@ -136,7 +134,7 @@ def test_inputs_are_never_overwritten(work, model):
 def test_refused_do_not_stop_the_others(work, model):
     Path("bad.cif").write_text("no")
     text = relax("bad.cif", "CaO.cif", "--model", model, code=1)
-    assert "1 of 2 crystals relaxed into relaxed/" in text
+    assert "1 of 2 crystals relaxed, 0 suspect, 1 refused; written into relaxed/" in text
     assert "refused: bad.cif: it is not CIF" in text
     assert "225 -> 225" in text
     assert files("relaxed") == ["CaO.cif"]
@@ -148,9 +146,8 @@ def test_quiet(work, model):
 
 
 def test_long_tables_show_what_went_wrong(work, model, monkeypatch):
-    module = sys.modules["repose.cli.relax"]  # of that name repose.cli holds the command
-    monkeypatch.setattr(module, "TABLE_ROWS", 2)
-    monkeypatch.setattr(module, "CHUNK_CRYSTALS", 2)
+    monkeypatch.setattr("repose.cli.report.TABLE_ROWS", 2)
+    monkeypatch.setattr(sys.modules["repose.cli.relax"], "CHUNK_CRYSTALS", 2)  # repose.cli.relax: the command
     Path("zzz.cif").write_text("no")
     text = relax("three.extxyz", "CaO.cif", "zzz.cif", "--model", model, code=1)
     assert "three.extxyz [1]" in text
@@ -187,9 +184,12 @@ def test_wrong_usage(work, model):
     relax(code=2)
 
 
-def test_indices():
-    assert _indices("0,4-6, 4") == (0, 4, 5, 6)
-    assert _indices("") == ()
+def test_fix_atoms_takes_ranges(work, model):
+    before = ase_read("CaO.cif")
+    relax("CaO.cif", "--fix-atoms", "0,4-6, 4", "--fix-cell", "--symmetry", "free", "--format", "extxyz",
+          "--model", model)  # fmt: skip
+    moved = np.abs(ase_read("relaxed/CaO.extxyz").positions - before.positions).max(axis=1) > 1e-6
+    assert moved.tolist() == [False, True, True, True, False, False, False, True]
 
 
 def run(*arguments, **options):

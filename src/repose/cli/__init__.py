@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -55,9 +56,22 @@ app.add_typer(bench.app, name="bench")
 
 
 def main() -> None:
-    """Run the command line; what was foreseen to go wrong ends in one line and exit status 2."""
+    """Run the command line.
+
+    Errors that were foreseen end in one line and exit status 2. Where the reader of standard output has gone
+    (``| head``) the program ends quietly.
+    """
     try:
         app()
     except ReposeError as error:
         fail(str(error))
         sys.exit(2)
+    except OSError as error:  # a full disk, a folder that has gone
+        place = f"'{error.filename}': " if error.filename else ""
+        fail(f"{place}{error.strerror or error}.")
+        sys.exit(2)
+    finally:
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:  # Python would complain once more when it closes the stream
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

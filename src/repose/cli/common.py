@@ -32,7 +32,7 @@ def fail(message: str) -> None:
 
 @contextmanager
 def wrong_usage() -> Iterator[None]:
-    """Errors about what the user asked for end the program with status 2."""
+    """Turn errors about what the user asked for into one line and exit status 2."""
     from repose.errors import ReposeError
 
     try:
@@ -73,10 +73,10 @@ def console() -> Any:
 
 
 class Progress:
-    """How far long work is: a bar on a terminal, elsewhere a plain line every few seconds; on standard error.
+    """Progress of long work on standard error: a bar on a terminal, elsewhere a line every few seconds.
 
     Args:
-        total: Steps of the bar.
+        total: Steps of the bar; 0 if they are not known.
         what: Plural of what `count` counts, e.g. ``"crystals"``.
         quiet: Show nothing.
         unit: What a step is, e.g. ``"file"``.
@@ -91,15 +91,18 @@ class Progress:
     def __enter__(self) -> Progress:
         if not self.quiet and sys.stderr.isatty():
             from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-            columns = (
+            # Standard output is left alone: what goes to a file or a pipe must not pass through the bar,
+            # which would wrap it. On the same terminal a line may cross the bar; it is drawn again.
+            self._bar = Progress(
                 BarColumn(),
                 MofNCompleteColumn(),
                 TextColumn("{task.description}"),
-                TimeElapsedColumn(),
+                console=Console(stderr=True),
+                transient=True,
+                redirect_stdout=sys.stdout.isatty(),
             )
-            self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
             self._bar.start()
             self._task = self._bar.add_task("", total=self.total)
         return self
@@ -119,27 +122,33 @@ class Progress:
         self._show()
 
     def advance(self, done: int) -> None:
-        """Where what is counted are the steps of the bar: both."""
-        self.count(done)
+        """Advance both the count and the bar, where they are of the same things."""
+        self.done += done
         self.step(done)
 
     def _show(self) -> None:
         now = time.monotonic()
         if self._bar is not None:
-            self._bar.update(self._task, completed=self.steps, description=self._doing())
+            total = max(self.total, self.steps) or None
+            self._bar.update(self._task, completed=self.steps, total=total, description=self._doing())
         elif not self.quiet and now - self._last >= SECONDS_BETWEEN_LINES:
             sys.stderr.write(f"{self._line()}\n")
             sys.stderr.flush()
             self._last = now
 
     def _doing(self) -> str:
-        """What stands beside the bar."""
-        return f"{self.done} {self.what}"
+        """Count, rate and time left, as they stand beside the bar."""
+        elapsed = max(1e-9, time.monotonic() - self._start)
+        ahead = ""
+        if self.total > self.steps > 0:
+            left = timedelta(seconds=round(elapsed / self.steps * (self.total - self.steps)))
+            ahead = f", {left} left"
+        return f"{self.done:,} {self.what}, {self.done / elapsed:.1f} a second{ahead}"
 
     def _line(self) -> str:
-        """What is written where there is no bar."""
-        rate = self.done / (time.monotonic() - self._start)
-        return f"{self._doing()} done, {rate:.1f} a second; {self.unit} {self.steps} of {self.total}"
+        """Line that is written where there is no bar."""
+        of = f"; {self.unit} {self.steps:,} of {self.total:,}" if self.total > 1 else ""
+        return f"{self._doing()}{of}"
 
 
 class HourlyProgress(Progress):

@@ -18,6 +18,7 @@ def models(
     """
     import json
 
+    from repose.io.convert import symbol
     from repose.models.checkpoint import WEIGHTS, load_config, shipped_models
 
     del device
@@ -31,6 +32,7 @@ def models(
                 "family": config.family,
                 "parameters": _parameters(directory / WEIGHTS),
                 "elements": len(config.elements),
+                "symbols": [symbol(number) for number in sorted(config.elements)],
                 "trained_on": config.trained_on,
                 "test_error": config.test_error,
                 "calibration": None if known is None else {"crystals": known.crystals, "on": known.on},
@@ -56,6 +58,24 @@ def models(
         uncertainty = f"calibrated on {known['crystals']:,} crystals" if known else "-"
         table.add_row(row["name"], row["family"], *numbers, row["trained_on"], errors, uncertainty)
     console().print(table)
+    sets: dict[tuple[str, ...], list[str]] = {}
+    for row in rows:
+        sets.setdefault(tuple(row["symbols"]), []).append(row["name"])
+    for symbols, names in sets.items():
+        typer.echo(f"Elements of {', '.join(names)}: {_spans(symbols)}")
+
+
+def _spans(symbols: tuple[str, ...]) -> str:
+    """Symbols of elements, neighbours in the periodic table joined: ``"H, Li-F, Na"``."""
+    from ase.data import atomic_numbers
+
+    spans: list[list[str]] = []
+    for name in symbols:
+        if spans and atomic_numbers[name] == atomic_numbers[spans[-1][-1]] + 1:
+            spans[-1].append(name)
+        else:
+            spans.append([name])
+    return ", ".join(span[0] if len(span) == 1 else f"{span[0]}-{span[-1]}" for span in spans) or "all"
 
 
 def _parameters(path: object) -> int:

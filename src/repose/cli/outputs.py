@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,37 +13,42 @@ if TYPE_CHECKING:
     from repose.io.files import Entry, ExtxyzWriter, Format
     from repose.models.base import Relaxation
 
+# Folder, below that of the output, of predictions whose bound exceeds --max-uncertainty.
+UNCERTAIN = "uncertain"
+SUFFIX = {"cif": ".cif", "poscar": ".vasp", "extxyz": ".extxyz", "json": ".json"}
+
 
 class Outputs:
-    """Where relaxed crystals go; no two to one file, and none onto an input.
+    """Output files of relaxed crystals: one name each, and never that of an input.
 
     Args:
-        folder: The output folder; made when there is something to write.
+        folder: Output folder; made at once, removed at the end if it stayed empty.
         form: Format, or ``"same"``.
-        sources: Input files.
-        names: What each should be called in the folder.
+        sources: Pairs of an input file and its name relative to the folder.
 
     Raises:
-        ConfigError: An output would replace an input.
+        ConfigError: An output would replace an input, or the folder cannot be written.
     """
 
-    def __init__(self, folder: Path, form: str, sources: list[str], names: list[str]) -> None:
+    def __init__(self, folder: Path, form: str, sources: list[tuple[str, str]]) -> None:
         self.folder, self.form = folder, form
-        self.inputs = {Path(source).resolve() for source in sources if source != "-"}
+        self.inputs = {Path(source).resolve() for source, _ in sources if source != "-"}
         self.taken: dict[Path, tuple[str, int]] = {}
-        self._stream: tuple[str, ExtxyzWriter, Path] | None = None
-        for source, name in zip(sources, names, strict=True):
+        self._streams: dict[Path, ExtxyzWriter] = {}
+        self._streaming: str | None = None  # the source whose frames are being written
+        for source, name in sources:
             self.keep_inputs(self._target(name, self._format(source)), "--out")
+        self._made = make_writable(folder, "--out")
 
     def keep_inputs(self, target: Path, option: str) -> None:
-        """Make sure that an output is no input.
+        """Make sure that an output is not an input.
 
         Args:
-            target: Of the output.
-            option: That put it there.
+            target: Path of the output.
+            option: Option that names it, for the message.
 
         Raises:
-            ConfigError: It is one.
+            ConfigError: It is an input.
         """
         if target.resolve() in self.inputs:
             raise ConfigError(
@@ -52,45 +59,75 @@ class Outputs:
         return self
 
     def __exit__(self, kind: object, *error: object) -> None:
-        if self._stream is not None and kind is not None:
-            self._stream[1].discard()
-        else:
-            self._end_stream()
+        try:
+            self._end_streams(keep=kind is None)
+        finally:
+            for folder in self._made:  # the deepest first
+                if folder.is_dir() and not any(folder.iterdir()):
+                    folder.rmdir()
 
-    def write(self, name: str, entry: Entry, structure: Any) -> Path:
-        """Write a relaxed crystal.
+    def existing(self, name: str, entry: Entry) -> Path | None:
+        """The output that an earlier run left for a crystal, or None.
 
         Args:
-            name: Of its input, relative to the output folder.
-            entry: Where it came from.
-            structure: What to write.
+            name: Name of the input relative to the output folder.
+            entry: The crystal as read.
+        """
+        for apart in (False, True):
+            target = self._path(name, entry, apart)
+            if target not in self._streams and target.exists():
+                return target
+        return None
+
+    def write(self, name: str, entry: Entry, structure: Any, apart: bool = False) -> tuple[Path, list[str]]:
+        """Write a relaxed crystal.
+
+        Frames of one file go to one file in extended XYZ, else to numbered ones.
+
+        Args:
+            name: Name of the input relative to the output folder.
+            entry: The input.
+            structure: `ase.Atoms` or a pymatgen Structure.
+            apart: Write into the folder of uncertain predictions.
 
         Returns:
-            The file it is in. Frames of one file go to one file in extended XYZ, else to numbered ones.
+            The file, and what the format could not keep.
+
+        Raises:
+            OSError: The file cannot be written.
         """
         from repose.io.files import ExtxyzWriter, write
 
+        if self._streaming != entry.source:
+            self._end_streams()
+            self._streaming = entry.source
+        format = self._format(entry.source, entry.format)
+        target = self._path(name, entry, apart)
+        if not (format == "extxyz" and entry.many):
+            return target, write(structure, target, format)
+        if target not in self._streams:
+            self._streams[target] = ExtxyzWriter(target)
+        return target, self._streams[target].append(structure)
+
+    def _end_streams(self, keep: bool = True) -> None:
+        streams, self._streams = self._streams, {}
+        for stream in streams.values():
+            stream.close() if keep else stream.discard()
+
+    def _path(self, name: str, entry: Entry, apart: bool) -> Path:
+        """The file for a crystal; the first free name, which is from now on its own."""
         format = self._format(entry.source, entry.format)
         together = format == "extxyz" and entry.many
-        if self._stream is not None and self._stream[0] == entry.source and together:
-            self._stream[1].append(structure)
-            return self._stream[2]
-        self._end_stream()
-        target = self._target(name, format)
+        target = self._target(os.path.join(UNCERTAIN, name) if apart else name, format)
         if entry.many and not together:
             target = target.with_name(f"{target.stem}-{entry.index}{target.suffix}")
-        target = self._free(target, (entry.source, 0 if together else entry.index))
-        if together:
-            self._stream = (entry.source, ExtxyzWriter(target), target)
-            self._stream[1].append(structure)
-        else:
-            write(structure, target, format)
-        return target
-
-    def _end_stream(self) -> None:
-        if self._stream is not None:
-            self._stream[1].close()
-            self._stream = None
+        owner = (entry.source, 0 if together else entry.index)
+        candidate, number = target, 1
+        while self.taken.get(candidate, owner) != owner or candidate.resolve() in self.inputs:
+            number += 1
+            candidate = target.with_name(f"{target.stem}_{number}{target.suffix}")
+        self.taken[candidate] = owner
+        return candidate
 
     def _format(self, source: str, own: str | None = None) -> Format:
         from repose.io.files import FORMATS, kind_of
@@ -107,39 +144,29 @@ class Outputs:
         path = path.with_suffix("") if path.suffix == ".gz" else path
         if kind_of(path) == format:
             return path  # POSCAR stays POSCAR
-        suffix = {"cif": ".cif", "poscar": ".vasp", "extxyz": ".extxyz", "json": ".json"}[format]
-        return (
-            path.with_suffix(suffix)
-            if kind_of(path.with_name(f"x{path.suffix}"))
-            else Path(f"{path}{suffix}")
-        )
-
-    def _free(self, target: Path, owner: tuple[str, int]) -> Path:
-        """The name, or the name with the first number that makes it nobody else's."""
-        candidate, number = target, 1
-        while self.taken.get(candidate, owner) != owner or candidate.resolve() in self.inputs:
-            number += 1
-            candidate = target.with_name(f"{target.stem}_{number}{target.suffix}")
-        self.taken[candidate] = owner
-        return candidate
+        known = kind_of(path.with_name(f"x{path.suffix}"))
+        return path.with_suffix(SUFFIX[format]) if known else Path(f"{path}{SUFFIX[format]}")
 
 
-class Ways:
-    """Writes the frames of crystals on their way into one extended XYZ file, which appears at the end.
+class TrajectoryWriter:
+    """Writes the relaxation paths of crystals into one extended XYZ file, which appears when it is closed.
 
     Frames of a crystal share an ``id`` and are numbered by ``step``, as `repose data import` reads them.
 
     Args:
-        path: Where; replaced if it is there.
+        path: Output file; replaced if it is there.
+
+    Raises:
+        ConfigError: Its folder cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        make_writable(path.parent, "--path")
 
-    def __enter__(self) -> Ways:
+    def __enter__(self) -> TrajectoryWriter:
         from repose.io.files import ExtxyzWriter
 
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         self._writer = ExtxyzWriter(self.path)
         return self
 
@@ -147,7 +174,12 @@ class Ways:
         self._writer.close() if kind is None else self._writer.discard()
 
     def write(self, entry: Entry, result: Relaxation) -> None:
-        """Append what became of one crystal; nothing where there is no path."""
+        """Append the path of one crystal; nothing where there is none.
+
+        Args:
+            entry: The input.
+            result: Its relaxation.
+        """
         from repose.io import convert
 
         if result.path is None or result.before is None:
@@ -157,3 +189,29 @@ class Ways:
             atoms = convert.frame_to_atoms(result.before, frame)
             atoms.info |= {"id": name, "step": step, "n_steps": len(result.path) - 1}
             self._writer.append(atoms)
+
+
+def make_writable(folder: Path, option: str) -> list[Path]:
+    """Make a folder and try to write into it, before any work is done for it.
+
+    Args:
+        folder: The folder; those above it are made, too.
+        option: Option that names it, for the message.
+
+    Returns:
+        The folders that were not there before, the deepest first.
+
+    Raises:
+        ConfigError: It is a file, or cannot be made or written.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{option} must be a folder; '{folder}' is a file.")
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ConfigError(
+            f"the folder '{folder}' cannot be written ({error.strerror or error}); choose another {option}."
+        ) from None
+    return made

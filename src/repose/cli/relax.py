@@ -2,39 +2,41 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from repose.cli.common import Device, Json, Progress, Quiet, console
-from repose.cli.outputs import Outputs, Ways
+from repose.cli.common import Device, Json, Progress, Quiet
+from repose.cli.outputs import UNCERTAIN, Outputs, TrajectoryWriter, make_writable
+from repose.cli.report import Report
+from repose.cli.sources import count_crystals, find_sources
 from repose.errors import ConfigError
 
 if TYPE_CHECKING:
     from repose.io.files import Entry
-    from repose.models.base import Relaxation
+    from repose.models.base import Constraints, Relaxation, Relaxer
 
 # Crystals read, relaxed and written together: enough to fill batches, few enough to see results come.
 CHUNK_CRYSTALS, CHUNK_ATOMS = 128, 4000
-# Longer tables show only what went wrong.
-TABLE_ROWS = 100
-HEADINGS = ("source", "formula", "atoms", "status", "dV %", "max move Å", "± Å", "space group", "ms")
-NUMBERS = ("atoms", "dV %", "max move Å", "± Å", "ms")
+# Other names of formats, as users of ASE and VASP type them.
+ALIASES = {"vasp": "poscar", "xyz": "extxyz"}
 
 
 def relax(
     paths: Annotated[
-        list[str], typer.Argument(metavar="PATH", help="Files, folders, globs; - reads extxyz.")
+        list[str], typer.Argument(metavar="PATH", help="Files, folders, globs; - reads standard input.")
     ],
-    out: Annotated[Path, typer.Option(help="Folder for the relaxed crystals.")] = Path("relaxed"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the relaxed crystals.")] = Path(
+        "relaxed"
+    ),
     model: Annotated[str, typer.Option(help="Name of a model that ships, or a model directory.")] = "default",
     form: Annotated[
-        Literal["same", "cif", "poscar", "extxyz", "json"],
+        Literal["same", "cif", "poscar", "vasp", "extxyz", "xyz", "json"],
         typer.Option("--format", help="Format of the output."),
     ] = "same",
     symmetry: Annotated[
@@ -47,10 +49,26 @@ def relax(
     fix_atoms: Annotated[str, typer.Option(help="Atoms to keep in place, counted from 0, e.g. 0,4-7.")] = "",
     path: Annotated[
         Path | None,
-        typer.Option(help="Write the way of every crystal to this extxyz file, for models that know it."),
+        typer.Option(help="Write relaxation paths to this extxyz file, for models that predict them."),
     ] = None,
+    max_uncertainty: Annotated[
+        float | None,
+        typer.Option(min=0, help=f"Bound in Å; predictions above it go to the folder '{UNCERTAIN}'."),
+    ] = None,
+    sort: Annotated[
+        Literal["input", "uncertainty"], typer.Option(help="Order of the table; uncertainty: smallest first.")
+    ] = "input",
+    summary: Annotated[
+        Path | None, typer.Option(help="Write a table of all crystals to this CSV file.")
+    ] = None,
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Pass over crystals whose output file exists.")
+    ] = False,
     device: Device = "auto",
     quiet: Quiet = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Print the model and a line a crystal on standard error.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Relax crystals; one forward pass of a model each.
@@ -62,68 +80,115 @@ def relax(
 
     Example: repose relax POSCAR crystals/ --out relaxed --format cif
     """
-    from repose.io.files import find, read
-
     atoms = _indices(fix_atoms)
     if path is not None and path.suffix not in (".extxyz", ".xyz"):
         raise ConfigError(f"--path must be a file that ends in .extxyz; got '{path}'.")
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"--out must be a folder; '{out}' is a file.")
-    files: list[tuple[str, str]] = []
-    for pattern in paths:
-        matches = [("-", "stdin.extxyz")] if pattern == "-" else find(pattern, skip=out)
-        # A folder or glob without crystals is refused when it is read, like a file that is not there.
-        files += matches or [(pattern, Path(pattern).name)]
-    files = list(dict.fromkeys(files))
-    outputs = Outputs(out, form, [source for source, _ in files], [name for _, name in files])
+    sources = find_sources(paths, skip=out)
+    with ExitStack() as stack:
+        outputs = stack.enter_context(Outputs(out, ALIASES.get(form, form), sources))
+        for option, file in (("--path", path), ("--summary", summary)):
+            if file is not None:
+                outputs.keep_inputs(file, option)
+                make_writable(file.parent, option)
 
-    from repose.models.base import Constraints
-    from repose.models.loading import load
+        from repose.models.base import Constraints
+        from repose.models.loading import load
 
-    options = Constraints(symmetry, fix_cell, fix_axes, atoms)
-    relaxer = load(model, device)
-    if path is not None:
-        if not relaxer.gives_paths:
+        options = Constraints(symmetry, fix_cell, fix_axes, atoms)
+        relaxer = load(model, device)
+        if path is not None and not relaxer.gives_paths:
             raise ConfigError(f"model '{relaxer.name}' gives no paths; use --model relaxnet.")
-        outputs.keep_inputs(path, "--path")
-    report = Report(as_json, quiet)
-    ways = nullcontext() if path is None else Ways(path)
-    with Progress(len(files), "crystals", quiet) as progress, outputs, ways as way:
-
-        def entries() -> Iterator[tuple[str, Entry]]:
-            for source, name in files:
-                for entry in read(source):
-                    yield name, entry
-                progress.step()
-
-        for chunk in _chunks(entries()):
-            readable = [entry.crystal for _, entry in chunk if entry.crystal is not None]
-            results = iter(relaxer.relax(readable, **vars(options), progress=None))
-            for name, entry in chunk:
-                result = next(results) if entry.crystal is not None else None
-                written = None
-                if result is not None and result.structure is not entry.crystal:
-                    _note(result)
-                    written = outputs.write(name, entry, result.structure)
-                    if way is not None:
-                        way.write(entry, result)
-                report.add(entry, result, written)
-            progress.count(len(chunk))
-    report.close(out)
-    if report.refused:
+        if max_uncertainty is not None and not relaxer.gives_bounds:
+            raise ConfigError(
+                f"--max-uncertainty needs a calibrated model, which '{relaxer.name}' is not; "
+                "see 'repose calibrate'."
+            )
+        report = Report(as_json, quiet, sort, summary, verbose)
+        trajectories = None if path is None else stack.enter_context(TrajectoryWriter(path))
+        if verbose:
+            sys.stderr.write(f"model {relaxer.name} on {relaxer.device}; {len(sources)} files\n")
+        # JSON lines on a terminal are progress enough, and a bar would run into them.
+        bar = stack.enter_context(Progress(0, "crystals", quiet or (as_json and sys.stdout.isatty())))
+        if not bar.quiet:
+            bar.total = sum(count_crystals(source) for source, _ in sources)
+        job = _Job(relaxer, options, outputs, report, trajectories, bar, skip_existing, max_uncertainty)
+        for chunk in _chunks(job.read(sources)):
+            job.relax(chunk)
+    report.close(out, out / UNCERTAIN)
+    if report.counts["refused"]:
         raise typer.Exit(1)
 
 
-def _note(result: Relaxation) -> None:
-    """Let extended XYZ files carry the uncertainty; what earlier runs left there goes."""
+@dataclass
+class _Job:
+    """One call of the command: what its crystals pass through."""
+
+    relaxer: Relaxer
+    options: Constraints
+    outputs: Outputs
+    report: Report
+    trajectories: TrajectoryWriter | None
+    bar: Progress
+    skip_existing: bool
+    max_uncertainty: float | None
+
+    def read(self, sources: list[tuple[str, str]]) -> Iterator[tuple[str, Entry]]:
+        """Read the crystals that are to be relaxed, each with the name of its output."""
+        from repose.io.files import read
+
+        for source, name in sources:
+            for entry in read(source):
+                if self.skip_existing and entry.crystal is not None and self.outputs.existing(name, entry):
+                    self.report.skip()
+                    self.bar.advance(1)
+                else:
+                    yield name, entry
+
+    def relax(self, chunk: list[tuple[str, Entry]]) -> None:
+        """Relax and write some crystals, and report them in order."""
+        readable = [entry.crystal for _, entry in chunk if entry.crystal is not None]
+        self.bar.advance(len(chunk) - len(readable))
+        done = 0
+
+        def progress(count: int) -> None:
+            nonlocal done
+            self.bar.advance(count - done)
+            done = count
+
+        results = iter(self.relaxer.relax(readable, **vars(self.options), progress=progress))
+        for name, entry in chunk:
+            if entry.crystal is None:
+                self.report.add(entry, None)
+            else:
+                self._write(name, entry, next(results))
+
+    def _write(self, name: str, entry: Entry, result: Relaxation) -> None:
+        """Write one crystal and report it; what cannot be written is refused."""
+        if result.structure is entry.crystal:  # there is no prediction
+            self.report.add(entry, result)
+            return
+        bound = result.uncertainty
+        apart = self.max_uncertainty is not None and bound is not None and bound > self.max_uncertainty
+        if entry.many:
+            _number(result.structure, entry.index)
+        try:
+            written, dropped = self.outputs.write(name, entry, result.structure, apart)
+            if self.trajectories is not None:
+                self.trajectories.write(entry, result)
+        except Exception as error:  # whatever it is, the other crystals go on
+            said = " ".join(f"{type(error).__name__}: {error}".split())
+            refused = replace(result, status="refused", reason=f"it cannot be written: {said}")
+            self.report.add(entry, refused)
+            return
+        self.report.add(entry, result, written, dropped, apart)
+
+
+def _number(structure: Any, index: int) -> None:
+    """Note the place in the input, which frames that are refused would shift."""
     from repose.io import convert
 
-    if convert.is_atoms(result.structure):
-        info, said = result.structure.info, {"uncertainty": result.uncertainty, "outside": result.outside}
-        for name, value in said.items():
-            info.pop(f"repose_{name}", None)
-            if value is not None:
-                info[f"repose_{name}"] = value
+    noted = structure.info if convert.is_atoms(structure) else structure.properties
+    noted["repose_index"] = index
 
 
 def _indices(text: str) -> tuple[int, ...]:
@@ -150,133 +215,3 @@ def _chunks(entries: Iterator[tuple[str, Entry]]) -> Iterator[list[tuple[str, En
             chunk, atoms = [], 0
     if chunk:
         yield chunk
-
-
-class Report:
-    """Tells what became of every crystal: JSON lines as they come, or a table at the end.
-
-    Args:
-        as_json: One JSON object a line instead of the table.
-        quiet: No table.
-    """
-
-    def __init__(self, as_json: bool, quiet: bool) -> None:
-        self.as_json, self.quiet = as_json, quiet
-        self.rows: list[tuple[str, ...]] = []
-        self.remarks: list[str] = []
-        self.total = self.refused = self.suspect = self.outside = 0
-        self.seconds = 0.0
-
-    def add(self, entry: Entry, result: Relaxation | None, output: Path | None) -> None:
-        """Report one crystal; ``result`` is None where reading failed."""
-        status = "refused" if result is None else result.status
-        where = entry.source + (f", crystal {entry.index}" if entry.many else "")
-        reason = entry.reason if result is None else result.reason
-        reason = None if reason is None else f"{where}: {reason}"
-        formula, count = _describe(entry.crystal)
-        self.total += 1
-        self.refused += status == "refused"
-        self.suspect += status == "suspect"
-        self.outside += result is not None and result.outside is not None
-        self.seconds += result.seconds if result else 0.0
-        if self.as_json:
-            self._print_json(entry, result, output, status, reason, formula, count)
-            return
-        if reason is not None:
-            self.remarks.append(f"{status}: {reason}")
-        if not self.quiet and (len(self.rows) < TABLE_ROWS or status != "relaxed"):
-            measured: tuple[str, ...] = ("",) * (len(HEADINGS) - 4)
-            if result is not None and status != "refused":
-                if result.outside is not None:
-                    self.remarks.append(
-                        f"! {where}: outside of what the model knows, its bound may not hold: "
-                        f"{result.outside}."
-                    )
-                measured = (
-                    f"{100 * result.volume_change:+.1f}",
-                    f"{result.max_displacement:.3f}",
-                    _shown(result),
-                    f"{result.spacegroup_in} -> {result.spacegroup_out}",
-                    f"{1000 * result.seconds:.0f}",
-                )
-            index = f" [{entry.index}]" if entry.many else ""
-            self.rows.append((f"{entry.source}{index}", formula, str(count or ""), status, *measured))
-
-    def _print_json(
-        self, entry: Entry, result: Relaxation | None, output: Path | None, status: str, reason: str | None,
-        formula: str, count: int,
-    ) -> None:  # fmt: skip
-        import json
-
-        line = {
-            "source": entry.source,
-            "index": entry.index,
-            "formula": formula,
-            "n_atoms": count,
-            "status": status,
-            "reason": reason,
-            "output": None if output is None else str(output),
-            "volume_change": result.volume_change if result else 0.0,
-            "max_displacement": result.max_displacement if result else 0.0,
-            "uncertainty": result.uncertainty if result else None,
-            "outside": result.outside if result else None,
-            "spacegroup_in": result.spacegroup_in if result else 0,
-            "spacegroup_out": result.spacegroup_out if result else 0,
-            "seconds": result.seconds if result else 0.0,
-        }
-        sys.stdout.write(json.dumps(line) + "\n")
-        sys.stdout.flush()
-
-    def close(self, out: Path) -> None:
-        """Print the table and the summary, if they are wanted."""
-        if self.as_json:
-            return
-        if not self.quiet:
-            self._print_table()
-        for remark in self.remarks:
-            (sys.stderr if self.quiet else sys.stdout).write(remark + "\n")
-        if not self.quiet:
-            done = self.total - self.refused
-            pace = f", {1000 * self.seconds / done:.0f} ms each" if done else ""
-            sys.stdout.write(
-                f"{done} of {self.total} crystals relaxed into {out}/{pace}; "
-                f"{self.suspect} of them suspect, {self.refused} refused.\n"
-            )
-            if self.outside:
-                sys.stdout.write(f"{self.outside} of them lie outside of what the model knows (!).\n")
-
-    def _print_table(self) -> None:
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table()
-        for heading in HEADINGS:
-            table.add_column(heading, justify="right" if heading in NUMBERS else "left", overflow="fold")
-        colours = {"relaxed": "green", "suspect": "yellow", "refused": "red"}
-        for row in self.rows:
-            cells = [Text(cell) for cell in row]
-            cells[3].stylize(colours[row[3]])
-            table.add_row(*cells)
-        console().print(table)
-        if self.total > len(self.rows):
-            sys.stdout.write(
-                f"... and {self.total - len(self.rows)} more, all relaxed; --json lists every one.\n"
-            )
-
-
-def _shown(result: Relaxation) -> str:
-    """The bound as the table has it: rounded up, marked where the crystal is outside of what is known."""
-    value = result.uncertainty
-    bound = "-" if value is None else f"{math.ceil(round(100 * value, 6)) / 100:.2f}"
-    return bound if result.outside is None else f"! {bound}"
-
-
-def _describe(crystal: Any) -> tuple[str, int]:
-    """Formula and number of atoms; empty and 0 where nothing could be read."""
-    from repose.io import convert
-
-    if crystal is None:
-        return "", 0
-    if convert.is_atoms(crystal):
-        return convert.formula(crystal.numbers), len(crystal)
-    return crystal.composition.formula.replace(" ", ""), len(crystal)

@@ -137,6 +137,9 @@ def load_model(directory: Path) -> tuple[Network[Any], ModelConfig]:
     return network.eval().requires_grad_(False), config
 
 
+# Interatomic potentials that users may take for models.
+CALCULATORS = ("chgnet", "chgnet-r2scan", "m3gnet", "mace", "mattersim", "orb", "sevennet", "sevennet-0")
+
 # What the name `default` stands for: the shipped model with the smallest errors on the validation split.
 DEFAULT = "repose"
 
@@ -160,6 +163,13 @@ def find_model(name: str | Path) -> Path:
     for path in (Path(name), Path(name) / "model"):  # the second is where `repose train` writes it
         if (path / CONFIG).is_file():
             return path
+    if str(name).lower() in CALCULATORS:
+        own = "chgnet" if "chgnet" in str(name).lower() else "MODULE:NAME"
+        raise ModelError(
+            f"'{name}' is an interatomic potential, which relaxes step by step, and not a model of Repose. "
+            f"To relax with it use 'repose data label PATH --calculator {own} --out DIR'; the shipped models "
+            f"are {', '.join(shipped) or 'none'}."
+        )
     raise ModelError(
         f"no model '{name}': it is neither a model directory nor one of the shipped models "
         f"({', '.join(shipped) or 'none'}).{nearest(str(name), shipped)}"

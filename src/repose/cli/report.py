@@ -1,0 +1,268 @@
+"""What `repose relax` prints: a table, JSON lines, remarks, a summary as CSV."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from repose.cli.common import console
+
+if TYPE_CHECKING:
+    from repose.io.files import Entry
+    from repose.models.base import Relaxation
+
+# Longer tables show only what went wrong.
+TABLE_ROWS = 100
+HEADINGS = ("source", "formula", "atoms", "status", "dV %", "max move Å", "± Å", "space group", "ms")
+NUMBERS = ("atoms", "dV %", "max move Å", "± Å", "ms")
+COLOURS = {"relaxed": "green", "suspect": "yellow", "refused": "red"}
+# Keys of a JSON line and columns of the summary, part of the public interface.
+KEYS = (
+    "source", "index", "formula", "n_atoms", "status", "reason", "output", "volume_change",
+    "max_displacement", "uncertainty", "outside", "spacegroup_in", "spacegroup_out", "seconds",
+    "remarks", "dropped",
+)  # fmt: skip
+
+Order = Literal["input", "uncertainty"]
+
+
+class Report:
+    """Reports every crystal: JSON lines as they come, or a table at the end.
+
+    Args:
+        as_json: Print one JSON object a line instead of the table.
+        quiet: Print no table.
+        order: Order of the table, the JSON lines and the summary: that of the input, or the surest first.
+        summary: CSV file with one row a crystal, or None.
+        verbose: Print a line a crystal on standard error as soon as it is done.
+    """
+
+    def __init__(
+        self,
+        as_json: bool = False,
+        quiet: bool = False,
+        order: Order = "input",
+        summary: Path | None = None,
+        verbose: bool = False,
+    ) -> None:
+        self.as_json, self.quiet, self.order = as_json, quiet, order
+        self.summary, self.verbose = summary, verbose
+        self.lines: list[dict[str, Any]] = []  # of the table or the summary
+        self.remarks: list[str] = []
+        self.notes: dict[str, tuple[str, int]] = {}  # remark: the first crystal it was made on, how many
+        self.dropped: Counter[tuple[str, str]] = Counter()
+        self.counts: Counter[str] = Counter()
+        self.seconds = 0.0
+
+    def add(
+        self,
+        entry: Entry,
+        result: Relaxation | None,
+        output: Path | None = None,
+        dropped: list[str] | None = None,
+        apart: bool = False,
+    ) -> None:
+        """Report one crystal.
+
+        Args:
+            entry: The crystal as read.
+            result: Its relaxation; None where reading failed.
+            output: The file written, or None.
+            dropped: What the format of the output could not keep.
+            apart: Whether it went to the folder of uncertain predictions.
+        """
+        where = entry.source + (f", crystal {entry.index}" if entry.many else "")
+        status = "refused" if result is None else result.status
+        reason = entry.reason if result is None else result.reason
+        reason = None if reason is None else f"{where}: {reason}"
+        remarks = [*getattr(entry, "remarks", ()), *(getattr(result, "remarks", ()) if result else ())]
+        self.counts.update((status, "all"))
+        self.counts["apart"] += apart
+        self.counts["outside"] += result is not None and result.outside is not None
+        self.seconds += result.seconds if result else 0.0
+        if reason is not None:
+            self.remarks.append(f"{status}: {reason}")
+        if result is not None and result.outside is not None:
+            self.remarks.append(
+                f"! {where}: outside of the training data, its bound may not hold: {result.outside}."
+            )
+        for remark in remarks:
+            first, many = self.notes.get(remark, (where, 0))
+            self.notes[remark] = (first, many + 1)
+        for name in dropped or ():
+            self.dropped[name, "" if output is None else output.suffix.lstrip(".") or output.name] += 1
+        if self.verbose:
+            sys.stderr.write(reason or f"{status}: {where} -> {output}")
+            sys.stderr.write("".join(f"; {remark}" for remark in remarks) + "\n")
+        kept = self.order != "input" or self.summary is not None
+        tabled = not (self.quiet or self.as_json) and (len(self.lines) < TABLE_ROWS or status != "relaxed")
+        if self.as_json or kept or tabled:
+            line = _line(entry, result, output, status, reason, remarks, dropped or [])
+            if self.as_json and self.order == "input":
+                _print_json(line)
+            if kept or tabled:
+                self.lines.append(line)
+
+    def skip(self) -> None:
+        """Count a crystal whose output was there already."""
+        self.counts["skipped"] += 1
+
+    def close(self, out: Path, uncertain: Path) -> None:
+        """Print what is wanted at the end, and write the summary.
+
+        Args:
+            out: Folder of the output.
+            uncertain: Folder of uncertain predictions.
+        """
+        if self.order == "uncertainty":
+            self.lines.sort(key=_certainty)
+        if self.summary is not None:
+            _write_csv(self.lines, self.summary)
+        if self.as_json:
+            for line in self.lines if self.order != "input" else ():
+                _print_json(line)
+            return
+        if not self.quiet:
+            self._print_table()
+        stream = sys.stderr if self.quiet else sys.stdout
+        for remark in self.remarks:
+            stream.write(remark + "\n")
+        for remark, (first, many) in self.notes.items():
+            stream.write(f"note: {first}{f' and {many - 1} more' if many > 1 else ''}: {remark}\n")
+        for (name, form), many in self.dropped.items():
+            stream.write(f"note: not kept in {form}: {name} ({many} crystal{'s' * (many > 1)}).\n")
+        if not self.quiet:
+            self._print_counts(out, uncertain)
+
+    def _print_counts(self, out: Path, uncertain: Path) -> None:
+        counts = self.counts
+        done = counts["relaxed"] + counts["suspect"]
+        pace = f", {1000 * self.seconds / done:.0f} ms each" if done else ""
+        sys.stdout.write(
+            f"{counts['relaxed']} of {counts['all']} crystals relaxed, {counts['suspect']} suspect, "
+            f"{counts['refused']} refused; written into {out}/{pace}.\n"
+        )
+        if counts["skipped"]:
+            sys.stdout.write(f"{counts['skipped']} more skipped: their outputs were there.\n")
+        if counts["apart"]:
+            sys.stdout.write(f"{counts['apart']} above --max-uncertainty, in {uncertain}/.\n")
+        if counts["outside"]:
+            sys.stdout.write(f"{counts['outside']} lie outside of the training data (!).\n")
+
+    def _print_table(self) -> None:
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table()
+        for heading in HEADINGS:
+            table.add_column(heading, justify="right" if heading in NUMBERS else "left", overflow="fold")
+        shown = 0
+        for line in self.lines:
+            if shown >= TABLE_ROWS and line["status"] == "relaxed":
+                continue
+            shown += 1
+            cells = [Text(cell) for cell in _cells(line)]
+            cells[3].stylize(COLOURS[line["status"]])
+            table.add_row(*cells)
+        if shown:
+            console().print(table)
+        if self.counts["all"] > shown:
+            sys.stdout.write(
+                f"... and {self.counts['all'] - shown} more, all relaxed; --json lists every one.\n"
+            )
+
+
+def _line(
+    entry: Entry,
+    result: Relaxation | None,
+    output: Path | None,
+    status: str,
+    reason: str | None,
+    remarks: list[str],
+    dropped: list[str],
+) -> dict[str, Any]:
+    """All that is known of a crystal: `KEYS`, and whether its file holds more."""
+    formula, count = _describe(entry.crystal)
+    return {
+        "source": entry.source,
+        "index": entry.index,
+        "formula": formula,
+        "n_atoms": count,
+        "status": status,
+        "reason": reason,
+        "output": None if output is None else str(output),
+        "volume_change": result.volume_change if result else 0.0,
+        "max_displacement": result.max_displacement if result else 0.0,
+        "uncertainty": result.uncertainty if result else None,
+        "outside": result.outside if result else None,
+        "spacegroup_in": result.spacegroup_in if result else 0,
+        "spacegroup_out": result.spacegroup_out if result else 0,
+        "seconds": result.seconds if result else 0.0,
+        "remarks": remarks,
+        "dropped": dropped,
+        "many": entry.many,
+    }
+
+
+def _print_json(line: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps({key: line[key] for key in KEYS}) + "\n")
+    sys.stdout.flush()
+
+
+def _cells(line: dict[str, Any]) -> tuple[str, ...]:
+    """A row of the table."""
+    index = f" [{line['index']}]" if line["many"] else ""
+    head = (f"{line['source']}{index}", line["formula"], str(line["n_atoms"] or ""), line["status"])
+    if line["status"] == "refused":
+        return *head, *[""] * (len(HEADINGS) - len(head))
+    return (
+        *head,
+        f"{100 * line['volume_change']:+.1f}",
+        f"{line['max_displacement']:.3f}",
+        shown_bound(line["uncertainty"], line["outside"]),
+        f"{line['spacegroup_in']} -> {line['spacegroup_out']}",
+        f"{1000 * line['seconds']:.0f}",
+    )
+
+
+def shown_bound(value: float | None, outside: str | None) -> str:
+    """A bound in A rounded up, marked where the crystal lies outside of the training data."""
+    bound = "-" if value is None else f"{math.ceil(round(100 * value, 6)) / 100:.2f}"
+    return bound if outside is None else f"! {bound}"
+
+
+def _certainty(line: dict[str, Any]) -> tuple[bool, bool, float]:
+    """Key that sorts the surest first, then those without a bound, then the refused."""
+    value = line["uncertainty"]
+    return line["status"] == "refused", value is None, value or 0.0
+
+
+def _write_csv(lines: list[dict[str, Any]], path: Path) -> None:
+    import csv
+
+    from repose.atomic import replacing_file
+
+    with replacing_file(path) as new, new.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(KEYS)
+        for line in lines:
+            cells = (line[key] for key in KEYS)
+            writer.writerow("; ".join(cell) if isinstance(cell, list) else cell for cell in cells)
+
+
+def _describe(crystal: Any) -> tuple[str, int]:
+    """Formula and number of atoms; empty and 0 where nothing could be read."""
+    from repose.io import convert
+
+    if crystal is None:
+        return "", 0
+    try:
+        if convert.is_atoms(crystal):
+            return convert.formula(crystal.numbers), len(crystal)
+        return crystal.composition.formula.replace(" ", ""), len(crystal)
+    except Exception:  # an object that reading let through and that cannot be named; it is refused elsewhere
+        return "", 0
