@@ -6,9 +6,9 @@ coordinates are never wrapped.
 
 from __future__ import annotations
 
-import sys
+import copy
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,35 +16,21 @@ from numpy.typing import NDArray
 
 from repose.crystals import CrystalBatch
 from repose.errors import InvalidCrystalError
+from repose.io.constraints import fixed_coordinates as fixed_coordinates
+from repose.io.kinds import Crystal, is_atoms, is_structure
+from repose.io.stale import remove_stale
+from repose.io.stale import stale_labels as stale_labels
 from repose.trajectory import Frame
 
 if TYPE_CHECKING:
     from ase import Atoms
-    from pymatgen.core.structure import IStructure
-
-    Crystal: TypeAlias = Atoms | IStructure
-else:
-    Crystal = Any
 
 C = TypeVar("C")
 
 # Cells with less than this are flat; no crystal has it.
 MIN_VOLUME = 1e-3  # A^3
-
-
-def is_atoms(structure: object) -> bool:
-    """Whether this is an `ase.Atoms`; imports nothing."""
-    return _is(structure, "ase.atoms", "Atoms")
-
-
-def is_structure(structure: object) -> bool:
-    """Whether this is a pymatgen Structure or IStructure; imports nothing."""
-    return _is(structure, "pymatgen.core.structure", "IStructure")
-
-
-def _is(structure: object, module: str, name: str) -> bool:
-    # Nobody can hold an instance of a class whose module was never imported.
-    return isinstance(structure, getattr(sys.modules.get(module), name, ()))
+# Symmetry operations hold if they map atoms onto atoms within this.
+SYMMETRY_TOLERANCE = 0.01  # A
 
 
 def to_batch(structure: Crystal) -> CrystalBatch:
@@ -66,8 +52,8 @@ def to_batch(structure: Crystal) -> CrystalBatch:
         numbers, positions, cell, pbc = _from_structure(structure)
     else:
         raise InvalidCrystalError(
-            f"expected an ase.Atoms or a pymatgen Structure; got {type(structure).__name__}. "
-            "Read a file with ase.io.read, or give it to the command 'repose relax'."
+            f"expected a crystal as ase.Atoms or pymatgen Structure; got {type(structure).__name__}. "
+            "Read a file with ase.io.read, or give it to the command 'repose relax'; a Molecule needs a lattice."
         )
     _check(numbers, positions, cell, pbc)
     return CrystalBatch(
@@ -110,67 +96,65 @@ def frame_to_atoms(crystal: CrystalBatch, frame: Frame) -> Atoms:
 
 
 def with_geometry(structure: C, positions: NDArray[Any], cell: NDArray[Any]) -> C:
-    """The same crystal in another geometry; everything else it carries is kept, but for its calculator.
+    """The same crystal in another geometry, with everything it carries but what belongs to the old one.
+
+    Results of calculations (the calculator, energies, forces, stresses, velocities; `stale_labels` names them)
+    are left out.
 
     Args:
-        structure: `ase.Atoms` (info, arrays, constraints and pbc are kept) or a pymatgen Structure (site
-            properties, labels, charge, properties and the lattice's pbc are kept).
+        structure: `ase.Atoms` (info, arrays, constraints and pbc are kept) or a pymatgen Structure (class, site
+            properties, labels, charge, properties, attributes of the class and the lattice's pbc are kept).
         positions: A, ``(N, 3)``.
         cell: Lattice vectors as rows in A, ``(3, 3)``.
 
     Returns:
-        A new object of the same type.
+        A new object of the same type. A SymmetrizedStructure whose symmetry does not hold in the new geometry
+        becomes a Structure.
     """
     if is_atoms(structure):
         atoms: Any = structure.copy()  # type: ignore[attr-defined]
         atoms.set_cell(cell, scale_atoms=False, apply_constraint=False)
         atoms.set_positions(positions, apply_constraint=False)
+        remove_stale(atoms)
         return atoms
-    from pymatgen.core import Lattice
+    from pymatgen.core import IStructure, Lattice, Structure
+    from pymatgen.symmetry.structure import SymmetrizedStructure
 
     old: Any = structure
-    return type(old)(
-        Lattice(cell, pbc=old.lattice.pbc),
-        [site.species for site in old],
-        positions @ np.linalg.inv(cell),
-        charge=old._charge,
-        site_properties=old.site_properties,
-        labels=old.labels,
-        properties=dict(old.properties),
-    )
+    lattice = Lattice(cell, pbc=old.lattice.pbc)
+    fractional = positions @ np.linalg.inv(cell)
+    stale = isinstance(old, SymmetrizedStructure) and not _is_symmetric(old, fractional, cell)
+    if stale or type(old) in (Structure, IStructure):
+        new: Any = (Structure if stale else type(old))(
+            lattice,
+            [site.species for site in old],
+            fractional,
+            charge=old._charge,
+            site_properties=old.site_properties,
+            labels=old.labels,
+            properties=copy.deepcopy(old.properties),
+        )
+    else:
+        # Constructors of derived classes take what they like; sites that the object refers to move along.
+        new = copy.deepcopy(old)
+        new._lattice = lattice
+        for site, coordinates in zip(new, fractional, strict=True):
+            site._lattice = lattice
+            site.frac_coords = coordinates
+    remove_stale(new)
+    return new
 
 
-def fixed_coordinates(structure: Crystal) -> NDArray[np.bool_]:
-    """Fractional coordinates that the structure itself asks to keep, ``(N, 3)`` bool.
-
-    From ASE's FixAtoms and FixScaled, which is also how ASE reads the selective dynamics of a POSCAR, and
-    from pymatgen's site property ``selective_dynamics``.
-
-    Args:
-        structure: `ase.Atoms` or a pymatgen Structure.
-
-    Raises:
-        InvalidCrystalError: There is a constraint that cannot be kept.
-    """
-    fixed = np.zeros((len(structure), 3), dtype=bool)
-    if is_structure(structure):
-        moves = structure.site_properties.get("selective_dynamics")  # type: ignore[union-attr]
-        for k, flags in enumerate(moves or []):
-            fixed[k] = False if flags is None else ~np.asarray(flags, dtype=bool)
-        return fixed
-    constraints: list[Any] = list(structure.constraints)  # type: ignore[union-attr]
-    for constraint in constraints:
-        kind = type(constraint).__name__
-        if kind == "FixAtoms":
-            fixed[constraint.index] = True
-        elif kind == "FixScaled":
-            fixed[constraint.index] |= np.asarray(constraint.mask, dtype=bool)
-        elif kind != "FixSymmetry":  # which is what symmetry="keep" does
-            raise InvalidCrystalError(
-                f"its constraint {kind} cannot be kept; expected FixAtoms or FixScaled. "
-                "Remove the others with atoms.set_constraint()."
-            )
-    return fixed
+def _is_symmetric(structure: Any, fractional: NDArray[Any], cell: NDArray[Any]) -> bool:
+    """Whether the operations of a SymmetrizedStructure map atoms onto equivalent ones at these coordinates."""
+    for operation in structure.spacegroup:
+        images = fractional @ operation.rotation_matrix.T + operation.translation_vector
+        for sites in structure.equivalent_indices:
+            apart = images[sites][:, None] - fractional[sites]
+            distances = np.linalg.norm((apart - np.rint(apart)) @ cell, axis=-1)
+            if (distances.min(axis=1) > SYMMETRY_TOLERANCE).any():
+                return False
+    return True
 
 
 def formula(numbers: Sequence[int] | NDArray[Any]) -> str:
@@ -188,13 +172,7 @@ def symbol(number: int) -> str:
 
 
 def _from_atoms(atoms: Any) -> tuple[NDArray[Any], ...]:
-    # ASE's CIF reader leaves the occupancies of disordered sites in info, keyed by kind of site.
-    for kind, shares in dict(atoms.info.get("occupancy") or {}).items():
-        if len(shares) > 1 or any(abs(share - 1) > 1e-3 for share in shares.values()):
-            listed = ", ".join(f"{name} {share:g}" for name, share in shares.items())
-            raise InvalidCrystalError(
-                f"partial occupancy: sites of kind {kind} hold {listed}; choose an ordered one."
-            )
+    _check_occupancy(atoms)
     return (
         atoms.numbers.astype(np.int64),
         np.array(atoms.positions, dtype=float),
@@ -203,7 +181,34 @@ def _from_atoms(atoms: Any) -> tuple[NDArray[Any], ...]:
     )
 
 
+def _check_occupancy(atoms: Any) -> None:
+    """Refuse sites that are said to be occupied in part.
+
+    ASE's CIF reader leaves occupancies in ``info``, a dictionary of shares for every kind of site; other files
+    have a column. Anything else called occupancy is something else.
+    """
+    kinds = atoms.info.get("occupancy")
+    for kind, shares in kinds.items() if isinstance(kinds, dict) else ():
+        if not isinstance(shares, dict) or not all(isinstance(s, int | float) for s in shares.values()):
+            continue
+        if len(shares) > 1 or any(abs(share - 1) > 1e-3 for share in shares.values()):
+            listed = ", ".join(f"{name} {share:g}" for name, share in shares.items())
+            raise InvalidCrystalError(
+                f"partial occupancy: sites of kind {kind} hold {listed}; choose an ordered one."
+            )
+    for name in ("occupancy", "occupancies"):
+        values = atoms.arrays.get(name)
+        if values is not None and values.ndim == 1 and values.dtype.kind in "if":
+            for k in np.flatnonzero(np.abs(values - 1) > 1e-3)[:1]:
+                raise InvalidCrystalError(
+                    f"partial occupancy: atom {k} ({symbol(int(atoms.numbers[k]))}) is occupied to "
+                    f"{values[k]:g}; expected 1. Choose an ordered configuration."
+                )
+
+
 def _from_structure(structure: Any) -> tuple[NDArray[Any], ...]:
+    from ase.data import chemical_symbols
+
     numbers = []
     for k, site in enumerate(structure):
         if not site.is_ordered:
@@ -211,7 +216,8 @@ def _from_structure(structure: Any) -> tuple[NDArray[Any], ...]:
                 f"partial occupancy: site {k} holds {site.species_string}; choose an ordered configuration, "
                 "e.g. with pymatgen's OrderDisorderedStructureTransformation."
             )
-        numbers.append(getattr(site.specie, "Z", 0))
+        # DummySpecies have numbers that mean nothing.
+        numbers.append(0 if site.specie.symbol not in chemical_symbols else site.specie.Z)
     return (
         np.array(numbers, dtype=np.int64),
         np.array(structure.cart_coords, dtype=float).reshape(-1, 3),

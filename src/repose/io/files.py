@@ -1,4 +1,4 @@
-"""Files of crystals: finding, reading and writing them.
+"""Files of crystals: finding and reading them; `repose.io.write` writes them.
 
 Whatever stands in a file, reading yields a crystal or a reason; it never raises for what users wrote.
 """
@@ -7,25 +7,25 @@ from __future__ import annotations
 
 import glob
 import gzip
-import io
-import json
 import os
 import sys
 import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
+from repose.errors import InvalidCrystalError
+from repose.io.cif import read_cif
+from repose.io.extxyz import read_extxyz
+from repose.io.poscar import read_poscar
+from repose.io.structure_json import read_json
+from repose.io.text import decode, recognise
+from repose.io.write import FORMATS, ExtxyzWriter, Format, write
 
-from repose.atomic import beside, publish, replacing_file
-from repose.errors import ConfigError, InvalidCrystalError
-from repose.io import convert
-from repose.io.cif import read_cif, write_cif
+__all__ = ["FORMATS", "SUFFIXES", "Entry", "ExtxyzWriter", "Format", "find", "kind_of", "read", "write"]
 
-Format = Literal["cif", "poscar", "extxyz", "json"]
-FORMATS: tuple[Format, ...] = ("cif", "poscar", "extxyz", "json")
 SUFFIXES: dict[str, str] = {
     ".cif": "cif",
     ".vasp": "poscar",
@@ -55,6 +55,7 @@ class Entry:
         reason: Why it cannot be read, else None.
         format: In which it is written again if the format is to stay the same.
         many: Whether the file holds more than one crystal.
+        remarks: What the user should know about reading, e.g. ``"velocities are not read"``.
     """
 
     source: str
@@ -63,6 +64,7 @@ class Entry:
     reason: str | None
     format: Format = "extxyz"
     many: bool = False
+    remarks: tuple[str, ...] = ()
 
 
 def kind_of(path: str | Path) -> str | None:
@@ -110,18 +112,19 @@ def find(pattern: str, skip: Path | None = None) -> list[tuple[str, str]]:
 def read(path: str | Path) -> Iterator[Entry]:
     """Read the crystals of one file.
 
+    The kind of a file is told by its name, else by its content where that leaves no doubt.
+
     Args:
-        path: A file, or ``"-"``: extended XYZ on standard input.
+        path: A file, or ``"-"`` for standard input: POSCAR, CIF, pymatgen JSON or extended XYZ.
 
     Yields:
         An entry for every crystal; an unreadable file gives one entry with the reason.
     """
     source = str(path)
-    kind = "extxyz" if source == "-" else kind_of(source)
-    form: Format = kind if kind in FORMATS else "extxyz"  # type: ignore[assignment]
+    kind = None if source == "-" else kind_of(source)
 
     def refused(index: int, reason: str, many: bool = False) -> Entry:
-        return Entry(source, index, None, reason, form, many)
+        return Entry(source, index, None, reason, _format(kind), many)
 
     if Path(source).is_dir():
         yield refused(0, f"the folder holds no crystals; expected {KNOWN}.")
@@ -131,14 +134,17 @@ def read(path: str | Path) -> Iterator[Entry]:
     except OSError as error:
         yield refused(0, f"the file cannot be opened: {error.strerror or error}.")
         return
-    except (EOFError, ValueError) as error:  # a broken .gz
+    except (EOFError, ValueError, zlib.error) as error:  # a broken .gz, or a name that cannot be one
         yield refused(0, f"the file cannot be unpacked: {error}.")
         return
     if text is not None and not text.strip():
-        yield refused(0, "the file is empty.")
+        yield refused(0, "the file is empty." if source != "-" else "standard input is empty.")
         return
     if kind is None:
-        yield refused(0, f"its name tells no known kind of file; expected {KNOWN}. Rename it or convert it.")
+        kind = recognise(text or "")
+    if kind is None:
+        what = "its content is" if source == "-" else "its name and content tell"
+        yield refused(0, f"{what} no known kind of file; expected {KNOWN}. Rename it or convert it.")
         return
 
     crystals = _READERS[kind](text or source)
@@ -150,10 +156,16 @@ def read(path: str | Path) -> Iterator[Entry]:
         if isinstance(current, InvalidCrystalError):
             yield refused(index, str(current), many)
         else:
-            yield Entry(source, index, current, None, form, many)
+            crystal, remarks = current if isinstance(current, tuple) else (current, ())
+            yield Entry(source, index, crystal, None, _format(kind), many, remarks)
         index += 1
     if index == 0:
         yield refused(0, "it holds no crystals.")
+
+
+def _format(kind: str | None) -> Format:
+    """Format in which crystals of a file of some kind are written again."""
+    return kind if kind in FORMATS else "extxyz"  # type: ignore[return-value]
 
 
 class _End(InvalidCrystalError):
@@ -183,186 +195,57 @@ def _blame(error: Exception, kind: str) -> str:
 def _text(source: str, kind: str | None) -> str | None:
     """Contents of a text file, unpacked; None for binary kinds, which are read in place."""
     if source == "-":
-        return sys.stdin.read()
-    if kind in ("traj", "db"):
+        stream = getattr(sys.stdin, "buffer", sys.stdin)  # tests give a stream of text
+        data = stream.read()
+        data = data.encode() if isinstance(data, str) else data
+    elif kind in ("traj", "db"):
         with open(source, "rb") as handle:
             return None if handle.read(1) else ""
-    data = Path(source).read_bytes()
-    if source.endswith(".gz"):
+    else:
+        data = Path(source).read_bytes()
+    if source.endswith(".gz") or data.startswith(b"\x1f\x8b"):
         data = gzip.decompress(data)
-    return data.decode("utf-8", "replace")
+    return decode(data)
+
+
+def _read_poscar(text: str) -> Iterator[Any]:
+    yield read_poscar(text)
 
 
 def _read_cif(text: str) -> Iterator[Any]:
     yield from read_cif(text)
 
 
-def _read_poscar(text: str) -> Iterator[Any]:
-    from ase.io.vasp import read_vasp
-
-    names = text.splitlines()[5:6]
-    if names and all(word.isdigit() for word in names[0].split()):
-        raise InvalidCrystalError(
-            "it has no line with element symbols (VASP 4); write one before the counts."
-        )
-    yield read_vasp(io.StringIO(text))
-
-
-def _read_extxyz(text: str) -> Iterator[Any]:
+def _read_traj(path: str) -> Iterator[Any]:
     """Frame by frame, so that a bad one does not take the others with it."""
-    from ase.io.extxyz import read_extxyz
+    from ase.io.trajectory import Trajectory
 
-    lines = text.splitlines(keepends=True)
-    start = 0
-    while start < len(lines):
-        head = lines[start].strip()
-        if not head:
-            start += 1
-            continue
-        # ASE would try to skip as many lines as are promised, however many that are.
-        end = start + 2 + (int(head) if head.isdecimal() and len(head) < 10 else len(lines))
-        if end > len(lines):
-            raise InvalidCrystalError(
-                f"it cannot be read as extxyz: line {start + 1} should hold the number of atoms that follow, "
-                f"and {len(lines) - start - 2} lines are left; got {head[:40]!r}."
-            )
+    with Trajectory(path) as frames:
+        for k in range(len(frames)):
+            try:
+                yield frames[k]
+            except Exception as error:  # ASE raises whatever Python does on junk
+                yield InvalidCrystalError(_blame(error, "traj"))
+
+
+def _read_db(path: str) -> Iterator[Any]:
+    """Rows of an ASE database; their key-value pairs become info."""
+    from ase.db import connect
+
+    for row in connect(path, type="db").select():
         try:
-            yield from read_extxyz(io.StringIO("".join(lines[start:end])), index=slice(0, None))  # type: ignore[arg-type]
+            atoms = row.toatoms()
+            atoms.info |= row.key_value_pairs
+            yield atoms
         except Exception as error:  # ASE raises whatever Python does on junk
-            yield InvalidCrystalError(_blame(error, "extxyz"))
-        start = end
-
-
-def _read_ase(path: str) -> Iterator[Any]:
-    from ase.io import iread
-
-    yield from iread(path, index=":", format="traj" if path.lower().endswith(".traj") else "db")
-
-
-def _read_json(text: str) -> Iterator[Any]:
-    from pymatgen.core import Structure
-
-    # Without "@module" nothing in the file can make pymatgen import and call other code.
-    values = json.loads(text, object_hook=lambda d: {k: v for k, v in d.items() if k != "@module"})
-    for value in values if isinstance(values, list) else [values]:
-        entry = value.get("structure", value) if isinstance(value, dict) else None
-        if not isinstance(entry, dict) or not {"lattice", "sites"} <= entry.keys():
-            yield InvalidCrystalError(
-                "it is no pymatgen Structure; expected an object with 'lattice' and 'sites', or a list."
-            )
-            continue
-        try:
-            yield Structure.from_dict(entry)
-        except Exception as error:  # pymatgen raises whatever Python does on junk
-            yield InvalidCrystalError(
-                f"it is no complete pymatgen Structure ({type(error).__name__}: {error})."
-            )
+            yield InvalidCrystalError(_blame(error, "db"))
 
 
 _READERS: dict[str, Callable[[str], Iterator[Any]]] = {
     "cif": _read_cif,
     "poscar": _read_poscar,
-    "extxyz": _read_extxyz,
-    "json": _read_json,
-    "traj": _read_ase,
-    "db": _read_ase,
+    "extxyz": read_extxyz,
+    "json": read_json,
+    "traj": _read_traj,
+    "db": _read_db,
 }
-
-
-def write(crystal: Any, path: str | Path, format: Format) -> None:
-    """Write one crystal, atomically; folders are made.
-
-    Args:
-        crystal: `ase.Atoms` or a pymatgen Structure; order of sites and images of atoms are kept.
-        path: Where; replaced if it is there.
-        format: ``"cif"``, ``"poscar"``, ``"extxyz"`` or ``"json"``. CIF knows no orientation and no vacuum.
-
-    Raises:
-        ConfigError: The format is unknown.
-    """
-    target = Path(path)
-    text = _rendered(crystal, format, target.stem)
-    with replacing_file(target) as new:
-        new.write_text(text, encoding="utf-8")
-
-
-def _rendered(crystal: Any, format: Format, name: str) -> str:
-    if format == "json":
-        return json.dumps(_structure(crystal).as_dict(), default=_plain) + "\n"
-    atoms = _atoms(crystal)
-    if format == "cif":
-        return write_cif(atoms.numbers, atoms.positions, atoms.cell.array, name)
-    stream = io.StringIO()
-    if format == "poscar":
-        from ase.io.vasp import write_vasp
-
-        write_vasp(stream, atoms, direct=True, vasp5=True)
-    elif format == "extxyz":
-        from ase.io.extxyz import write_extxyz
-
-        write_extxyz(stream, [atoms])
-    else:
-        raise ConfigError(f"format must be one of {', '.join(FORMATS)}; got '{format}'.")
-    return stream.getvalue()
-
-
-class ExtxyzWriter:
-    """Writes many crystals into one extended XYZ file, which appears when it is closed.
-
-    Args:
-        path: Where; replaced if it is there.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._temporary = beside(path)
-        self._stream = self._temporary.open("w", encoding="utf-8")
-
-    def append(self, crystal: Any) -> None:
-        """Add one crystal."""
-        self._stream.write(_rendered(crystal, "extxyz", ""))
-
-    def close(self) -> None:
-        """Put the file in its place."""
-        self._stream.close()
-        publish(self._temporary, self.path)
-
-    def discard(self) -> None:
-        """Leave nothing behind."""
-        self._stream.close()
-        self._temporary.unlink(missing_ok=True)
-
-
-def _atoms(crystal: Any) -> Any:
-    if convert.is_atoms(crystal):
-        return crystal
-    (atoms,) = convert.to_atoms(convert.to_batch(crystal))
-    fixed = convert.fixed_coordinates(crystal)
-    if fixed.any():
-        from ase.constraints import FixScaled
-
-        atoms.set_constraint([FixScaled(k, fixed[k]) for k in np.flatnonzero(fixed.any(axis=1))])
-    return atoms
-
-
-def _structure(crystal: Any) -> Any:
-    from pymatgen.core import Lattice, Structure
-
-    if convert.is_structure(crystal):
-        return crystal
-    fixed = convert.fixed_coordinates(crystal)
-    a, b, c = map(bool, crystal.pbc)
-    return Structure(
-        Lattice(crystal.cell.array, pbc=(a, b, c)),
-        crystal.get_chemical_symbols(),
-        crystal.positions,
-        coords_are_cartesian=True,
-        site_properties={"selective_dynamics": (~fixed).tolist()} if fixed.any() else None,
-    )
-
-
-def _plain(value: Any) -> Any:
-    """Numbers and arrays of numpy, which json does not know."""
-    if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
-    return str(value)

@@ -1,0 +1,270 @@
+"""Reading extended XYZ.
+
+ASE's reader takes ``lattice=`` for a note and the crystal for a molecule, and flags that it does not know for
+False. Here ``Lattice``, ``pbc`` and ``Properties`` are understood in every spelling that has one meaning, and
+refused in others; the remaining entries mean what they mean for ASE.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repose.errors import InvalidCrystalError
+from repose.io import text as words_of
+from repose.io.comment_line import Comment, parse_comment
+from repose.io.constraints import to_constraints
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+_START = re.compile(r"(?i)(^|\s)(lattice|properties)\s*=")
+_CELL_KEYS = {"cell", "box", "unit_cell", "unitcell", "lattice_vectors", "cell_vectors", "celldim"}
+# Other names of the columns that every file has.
+_COLUMNS = {
+    "numbers": {"z", "numbers", "atomic_number", "atomic_numbers"},
+    "symbols": {"species", "symbol", "symbols", "element", "elements"},
+    "positions": {"pos", "position", "positions"},
+}
+_BOOLEAN = {"1": True, "0": False}
+
+
+class _Column(NamedTuple):
+    name: str
+    kind: str  # S, R, I or L
+    first: int
+    count: int
+
+
+def read_extxyz(text: str) -> Iterator[tuple[Atoms, tuple[str, ...]] | InvalidCrystalError]:
+    """Read the frames of an extended XYZ file; a bad one does not take the others with it.
+
+    Args:
+        text: The whole file, lines ended by ``\\n``.
+
+    Yields:
+        The crystal of a frame with remarks on what was not read, or why there is none.
+    """
+    lines = text.removesuffix("\n").split("\n")
+    starts = [
+        k for k in range(len(lines) - 1) if lines[k].strip().isdecimal() and _START.search(lines[k + 1])
+    ]
+    row = 0
+    while row < len(lines):
+        head = lines[row].strip()
+        if not head:
+            row += 1
+            continue
+        after = bisect_right(starts, row)
+        following = starts[after] if after < len(starts) else len(lines)
+        if not head.isdecimal() or len(head) > 9 or row + 2 + int(head) > len(lines):
+            yield _fault(
+                f"line {row + 1} should hold the number of atoms that follow, and "
+                f"{max(len(lines) - row - 2, 0)} lines are left; got {head[:40]!r}."
+            )
+            row = following
+            continue
+        end = row + 2 + int(head)
+        while end < len(lines) and re.match(r"\s*VEC\d\b", lines[end]):
+            end += 1
+        surplus = next((line for line in lines[end:following] if line.strip()), "")
+        if following < end:
+            yield _fault(
+                f"line {row + 1} announces {head} atoms, but the next frame begins after "
+                f"{following - row - 2} lines."
+            )
+        elif len(surplus.split()) > 3 and words_of.element(surplus.split()[0]):
+            yield _fault(f"line {row + 1} announces {head} atoms, but more follow: {surplus.strip()[:40]!r}.")
+            end = following
+        else:
+            try:
+                yield _frame(lines[row + 1 : end], int(head), row + 2)
+            except InvalidCrystalError as error:
+                yield error
+            except Exception as error:  # ASE and numpy raise what they like on junk
+                yield _fault(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}.")
+        row = min(end, following)
+
+
+def _fault(reason: str) -> InvalidCrystalError:
+    return InvalidCrystalError(f"it cannot be read as extxyz: {reason}")
+
+
+def _frame(lines: list[str], count: int, first: int) -> tuple[Atoms, tuple[str, ...]]:
+    """The crystal of a comment line, ``count`` atoms and VEC lines; ``first`` is the number of the first line."""
+    from ase import Atoms
+
+    comment = parse_comment(lines[0])
+    columns = _columns(comment)
+    rows = [line.split() for line in lines[1 : 1 + count]]
+    width = sum(column.count for column in columns)
+    for k, row in enumerate(rows):
+        if len(row) < width:
+            raise _fault(f"line {first + 1 + k} should hold {width} values; got {' '.join(row)[:60]!r}.")
+    remarks = list(comment.remarks)
+    if comment.properties is not None and any(len(row) > width for row in rows):
+        remarks.append("columns beyond those of Properties are not read")
+    arrays = {column.name: _values(column, rows, first + 1) for column in columns}
+    numbers = _numbers(arrays.pop("symbols", None), arrays.pop("numbers", None), first + 1)
+    cell, pbc = _cell(comment, lines[1 + count :])
+    atoms = Atoms(numbers, positions=arrays.pop("positions"), cell=cell, pbc=pbc, info=comment.info)
+    atoms.set_constraint(_constraints(arrays, count))
+    _set_arrays(atoms, arrays, remarks)
+    return atoms, tuple(remarks)
+
+
+def _columns(comment: Comment) -> list[_Column]:
+    """The columns that Properties names, or those of plain XYZ."""
+    given = comment.properties or "species:S:1:pos:R:3"
+    fields = given.split(":")
+    triples = list(zip(fields[::3], fields[1::3], fields[2::3], strict=False))
+    if len(fields) % 3 or any(
+        k.upper() not in "SRIL" or not n.isdecimal() or n == "0" for _, k, n in triples
+    ):
+        raise _fault(f"Properties should be NAME:TYPE:COLUMNS, repeated; got {given[:80]!r}.")
+    exact = {"species", "pos", "Z"}
+    columns, first = list[_Column](), 0
+    for name, kind, number in triples:
+        known = next((k for k, names in _COLUMNS.items() if name.lower() in names), None)
+        # Some other column may be called like one of the three that are there, e.g. "element".
+        standard = next(n for n in exact if n.lower() in _COLUMNS[known]) if known else name
+        if known and (name == standard or standard not in fields[::3]):
+            name = known
+        columns.append(_Column(name, kind.upper(), first, int(number)))
+        first += int(number)
+    names = [column.name for column in columns]
+    if len(set(names)) < len(names):
+        raise _fault(f"Properties names a column twice: {given[:80]!r}.")
+    sizes = {column.name: column.count for column in columns}
+    if sizes.get("positions") != 3 or not {sizes.get("symbols"), sizes.get("numbers")} & {1}:
+        raise _fault(f"Properties should have species:S:1 (or Z:I:1) and pos:R:3; got {given[:80]!r}.")
+    return columns
+
+
+def _values(column: _Column, rows: list[list[str]], first: int) -> NDArray[Any]:
+    """Values of a column, ``(N,)`` or ``(N, count)``."""
+    read = {"S": str, "R": _real, "I": _integer, "L": _flag}[column.kind]
+    kind = {"S": object, "R": float, "I": int, "L": bool}[column.kind]
+    values = []
+    for k, row in enumerate(rows):
+        cells = [read(word) for word in row[column.first : column.first + column.count]]
+        if None in cells:
+            what = {"R": "numbers", "I": "integers", "L": "T or F"}[column.kind]
+            got = " ".join(row)[:60]
+            raise _fault(f"line {first + k} should hold {what} in column '{column.name}'; got {got!r}.")
+        values.append(cells)
+    array = np.array(values, dtype=kind).reshape(len(rows), column.count)
+    array = array.astype(str) if column.kind == "S" else array
+    return array[:, 0] if column.count == 1 else array
+
+
+def _real(word: str) -> float | None:
+    # NaN is refused later, with the name of the atom, where it is a coordinate.
+    return float(word) if re.fullmatch(r"(?i)[+-]?(nan|inf(inity)?)", word) else words_of.number(word)
+
+
+def _integer(word: str) -> int | None:
+    return int(word) if re.fullmatch(r"[+-]?\d+", word) else None
+
+
+def _flag(word: str) -> bool | None:
+    return _BOOLEAN.get(word, words_of.logical(word))
+
+
+def _numbers(symbols: NDArray[Any] | None, numbers: NDArray[Any] | None, first: int) -> NDArray[Any]:
+    """Atomic numbers; 0 for the placeholder X."""
+    from ase.data import atomic_numbers
+
+    if symbols is None:
+        assert numbers is not None  # `_columns` made sure
+        if numbers.dtype.kind != "i" or ((numbers < 0) | (numbers > 118)).any():
+            raise _fault(f"atomic numbers should be integers from 1 to 118; got {numbers.tolist()[:20]}.")
+        return numbers
+    found = []
+    for k, word in enumerate(symbols):
+        symbol = "X" if word == "X" else words_of.element(word)
+        if symbol is None:
+            raise _fault(f"line {first + k} should begin an atom of a known element; got {word[:40]!r}.")
+        found.append(atomic_numbers[symbol])
+    named = np.array(found, dtype=int)
+    if numbers is not None and not np.array_equal(numbers, named):
+        k = int(np.flatnonzero(numbers != named)[0])
+        raise _fault(f"line {first + k} names {symbols[k]}, but the atomic number {numbers[k]}.")
+    return named
+
+
+def _cell(comment: Comment, vectors: list[str]) -> tuple[NDArray[Any] | None, Any]:
+    """Lattice vectors as rows in A, and along which of them the crystal is periodic."""
+    if vectors:
+        if comment.lattice is not None:
+            raise _fault("its cell is given twice, by Lattice and by lines VEC1, VEC2, VEC3.")
+        cell = np.zeros((3, 3))
+        for k, line in enumerate(vectors):
+            values = [words_of.number(word) for word in line.split()[1:]]
+            if line.split()[0] != f"VEC{k + 1}" or len(values) != 3 or None in values:
+                raise _fault(f"expected VEC{k + 1} and three numbers; got {line.strip()[:60]!r}.")
+            cell[k] = values
+        return cell, [k < len(vectors) for k in range(3)]
+    if comment.lattice is None:
+        for key in comment.info:
+            if key.lower() in _CELL_KEYS:
+                raise _fault(f"its comment line has an entry '{key}', but no Lattice; write it as "
+                             'Lattice="ax ay az bx by bz cx cy cz".')  # fmt: skip
+        return None, False if comment.pbc is None else comment.pbc
+    return comment.lattice, True if comment.pbc is None else comment.pbc
+
+
+def _constraints(arrays: dict[str, NDArray[Any]], count: int) -> list[Any]:
+    """What ``move_mask`` (along x, y and z) and ``selective_dynamics`` (along lattice vectors) hold."""
+    from ase.constraints import FixCartesian
+
+    held = {}
+    for name in ("move_mask", "selective_dynamics"):
+        mask = arrays.pop(name, None)
+        if mask is None:
+            continue
+        if mask.dtype.kind not in "bi" or mask.size not in (count, 3 * count):
+            raise _fault(f"column '{name}' should be L:1 or L:3, T where an atom may move.")
+        fixed = ~mask.astype(bool)
+        held[name] = np.broadcast_to(fixed.reshape(count, -1), (count, 3))
+    free = np.zeros((count, 3), dtype=bool)
+    scaled, cartesian = held.get("selective_dynamics", free).copy(), held.get("move_mask", free)
+    whole = cartesian.all(axis=1)
+    scaled[whole] = True
+    constraints = to_constraints(scaled)
+    for mask in np.unique(cartesian[~whole & cartesian.any(axis=1)], axis=0):
+        constraints.append(FixCartesian(np.flatnonzero((cartesian == mask).all(axis=1)), mask))
+    return constraints
+
+
+def _set_arrays(atoms: Atoms, arrays: dict[str, NDArray[Any]], remarks: list[str]) -> None:
+    """Put the results of calculations into a calculator, as ASE does, and the other columns into arrays."""
+    from ase.calculators.singlepoint import SinglePointCalculator
+    from ase.io.extxyz import per_atom_properties, per_config_properties
+    from ase.stress import full_3x3_to_voigt_6_stress
+
+    results: dict[str, Any] = {}
+    for name, array in arrays.items():
+        name = {"charge": "charges"}.get(name, name)
+        if name not in per_atom_properties:
+            atoms.set_array(name, array)
+        elif array.dtype.kind in "if":
+            results[name] = array
+        else:
+            remarks.append(f"the column {name} is not read, which should hold numbers")
+    for name in [name for name in atoms.info if name in per_config_properties]:
+        value = atoms.info.pop(name)
+        array = np.asarray(value)
+        if array.dtype.kind not in "if" or (name == "stress" and array.size not in (6, 9)):
+            remarks.append(f"{name} is not read, which should hold numbers")
+        elif name == "stress":
+            results[name] = array if array.size == 6 else full_3x3_to_voigt_6_stress(array.reshape(3, 3))
+        else:
+            results[name] = value
+    if results:
+        atoms.calc = SinglePointCalculator(atoms, **results)

@@ -1,0 +1,138 @@
+"""Writing crystals, and saying what a format cannot hold."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from repose.atomic import beside, publish, replacing_file
+from repose.errors import ConfigError
+from repose.io.cif import write_cif
+from repose.io.exchange import WORDS, as_atoms, held
+from repose.io.poscar import write_poscar
+from repose.io.structure_json import write_json
+from repose.io.write_extxyz import write_frame
+
+Format = Literal["cif", "poscar", "extxyz", "json"]
+FORMATS: tuple[Format, ...] = ("cif", "poscar", "extxyz", "json")
+# Entries of info that the relaxation itself adds; a format without room for them loses nothing of the user's.
+_OWN = "repose_"
+# Cells that differ by less have the same orientation.
+_SAME_CELL = 1e-3  # A
+
+
+def write(crystal: Any, path: str | Path, format: Format) -> list[str]:
+    """Write one crystal, atomically; folders are made.
+
+    Args:
+        crystal: `ase.Atoms` or a pymatgen Structure; order of sites and images of atoms are kept.
+        path: Where; replaced if it is there.
+        format: ``"cif"``, ``"poscar"``, ``"extxyz"`` or ``"json"``.
+
+    Returns:
+        What the format could not keep, e.g. ``["magnetic moments", "info: note"]``.
+
+    Raises:
+        ConfigError: The format is unknown.
+        InvalidCrystalError: A Structure is no ordered crystal, and the format knows no others.
+    """
+    target = Path(path)
+    text, dropped = _rendered(crystal, format, target.stem)
+    with replacing_file(target) as new:
+        new.write_text(text, encoding="utf-8", newline="\n")
+    return dropped
+
+
+class ExtxyzWriter:
+    """Writes many crystals into one extended XYZ file, which appears when it is closed.
+
+    Args:
+        path: Where; replaced if it is there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._temporary = beside(path)
+        self._stream = self._temporary.open("w", encoding="utf-8", newline="\n")
+
+    def append(self, crystal: Any, index: int | None = None) -> list[str]:
+        """Add one crystal.
+
+        Args:
+            crystal: `ase.Atoms` or a pymatgen Structure.
+            index: Its place in the file that it came from, kept as ``source_index``; None for none.
+
+        Returns:
+            What the format could not keep.
+
+        Raises:
+            InvalidCrystalError: A Structure is no ordered crystal; nothing is added.
+        """
+        atoms, dropped = as_atoms(crystal)
+        text, more = write_frame(atoms, index)
+        self._stream.write(text)
+        return list(dict.fromkeys(dropped + more))
+
+    def close(self) -> None:
+        """Put the file in its place."""
+        self._stream.close()
+        publish(self._temporary, self.path)
+
+    def discard(self) -> None:
+        """Leave nothing behind."""
+        self._stream.close()
+        self._temporary.unlink(missing_ok=True)
+
+
+def _rendered(crystal: Any, format: Format, name: str) -> tuple[str, list[str]]:
+    """The text of a file, and what it does not hold."""
+    if format not in FORMATS:
+        raise ConfigError(f"format must be one of {', '.join(FORMATS)}; got '{format}'.")
+    if format == "json":
+        return write_json(crystal)
+    atoms, dropped = as_atoms(crystal)
+    if format == "extxyz":
+        text, more = write_frame(atoms)
+        return text, list(dict.fromkeys(dropped + more))
+    fixed, more = held(atoms)
+    dropped += more
+    cell = atoms.cell.array
+    if format == "poscar":
+        dropped += _left_out(atoms, ())
+        return write_poscar(atoms.numbers.tolist(), atoms.positions, cell, fixed), list(
+            dict.fromkeys(dropped)
+        )
+    labels = _cif_labels(atoms)
+    dropped += _left_out(atoms, ("labels",) if labels else ())
+    if fixed.any():
+        dropped.append("constraints")
+    if not np.allclose(cell, atoms.cell.standard_form()[0].array, atol=_SAME_CELL):
+        dropped.append("orientation of the cell")
+    options: dict[str, Any] = {"labels": labels} if labels else {}
+    text = write_cif(atoms.numbers, atoms.positions, cell, name, **options)
+    return text, list(dict.fromkeys(dropped))
+
+
+def _left_out(atoms: Any, kept: tuple[str, ...]) -> list[str]:
+    """What atoms carry besides their cell, elements, positions, constraints and the arrays kept."""
+    results = getattr(atoms.calc, "results", None) or {}
+    arrays = [name for name in atoms.arrays if name not in ("numbers", "positions", *kept)]
+    return [
+        *(WORDS.get(name, f"site property: {name}") for name in arrays),
+        *(f"info: {name}" for name in atoms.info if not str(name).startswith(_OWN)),
+        *(name for name, value in results.items() if value is not None),
+        *([] if atoms.pbc.all() else ["which directions are periodic"]),
+    ]
+
+
+def _cif_labels(atoms: Any) -> list[str] | None:
+    """Site labels, if they are there and CIF can hold them: unique words that begin with the element."""
+    labels = [str(label) for label in atoms.arrays.get("labels", ())]
+    good = len(set(labels)) == len(labels) and all(
+        re.fullmatch(re.escape(symbol) + r"[\w'*+()-]*", label, re.ASCII)
+        for symbol, label in zip(atoms.get_chemical_symbols(), labels, strict=False)
+    )
+    return labels if labels and good else None

@@ -1,0 +1,144 @@
+"""Writing extended XYZ that ASE reads back as it was, whatever info and arrays hold."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repose.io.comment_line import format_entry
+from repose.io.constraints import to_other_axes
+from repose.io.exchange import WORDS
+
+# Entries of the comment line and columns that the format itself uses.
+_RESERVED_KEYS = {"lattice", "pbc", "properties"}
+_RESERVED_COLUMNS = {
+    "species", "symbols", "symbol", "element", "elements", "pos", "position", "positions", "z", "numbers",
+    "atomic_number", "atomic_numbers", "move_mask", "selective_dynamics", "charge",
+}  # fmt: skip
+_INT32 = 2**31  # ASE reads integers of a column as such
+_DOUBLE = 2**53  # larger integers are not exact as real numbers
+
+
+def write_frame(atoms: Any, index: int | None = None) -> tuple[str, list[str]]:
+    """One frame: constraints as ``move_mask``, results of the calculator, info and arrays as ASE writes them.
+
+    Fractional coordinates that are fixed along directions other than x, y and z have no place in ``move_mask``.
+    They go to a column ``selective_dynamics``, which `read_extxyz` understands, and are listed as dropped.
+
+    Args:
+        atoms: `ase.Atoms`.
+        index: Place of the crystal in the file that it came from, written as ``source_index``; None for none.
+
+    Returns:
+        The lines, and what they could not keep.
+    """
+    from ase.io.extxyz import per_atom_properties, per_config_properties
+    from ase.stress import voigt_6_to_full_3x3_stress
+
+    dropped: list[str] = []
+    results = dict(getattr(atoms.calc, "results", None) or {})
+    info = {k: v for k, v in atoms.info.items() if not (index is not None and k == "source_index")}
+    info |= {k: v for k, v in results.items() if k in per_config_properties and v is not None}
+    stress = np.asarray(info.get("stress"))
+    if stress.shape == (6,):
+        info["stress"] = voigt_6_to_full_3x3_stress(stress)
+    if index is not None:
+        info["source_index"] = index
+    columns = {"species": np.array(atoms.get_chemical_symbols()), "pos": atoms.positions}
+    columns |= _constraint_columns(atoms, dropped)
+    arrays = {k: v for k, v in atoms.arrays.items() if k not in ("numbers", "positions")}
+    arrays |= {k: v for k, v in results.items() if k in per_atom_properties and v is not None}
+    for name, values in arrays.items():
+        key = re.sub(r"[^\w.+-]+", "_", str(name))
+        column = _column(np.asarray(values), len(atoms))
+        number = column is not None and column.dtype.kind in "if"
+        taken = key.lower() in _RESERVED_COLUMNS or key in columns
+        if column is None or taken or (key in per_atom_properties and not number):
+            dropped.append(WORDS.get(name, name if name in results else f"site property: {name}"))
+        else:
+            columns[key] = column
+    entries = _entries(info, dropped)
+    head = []
+    if atoms.cell.any():
+        head.append('Lattice="' + " ".join(repr(float(x)) for x in atoms.cell.array.ravel()) + '"')
+    head.append("Properties=" + ":".join(f"{name}:{_kind(v)}:{_width(v)}" for name, v in columns.items()))
+    head.append('pbc="' + " ".join("T" if flag else "F" for flag in atoms.pbc) + '"')
+    texts = [_texts(name, values) for name, values in columns.items()]
+    rows = [" ".join(row) for row in zip(*texts, strict=True)]
+    return "\n".join([str(len(atoms)), " ".join(head + entries), *rows]) + "\n", dropped
+
+
+def _entries(info: dict[Any, Any], dropped: list[str]) -> list[str]:
+    """Entries of the comment line; keys that are no words become some: ``1`` and ``my_key``."""
+    from ase.io.extxyz import per_config_properties
+
+    entries, taken = list[str](), set[str]()
+    for name, value in info.items():
+        key = re.sub(r"[^\w.:+-]+", "_", str(name))
+        number = np.asarray(value).dtype.kind in "if" if key in (*per_config_properties, "virial") else True
+        entry = None
+        if key and key not in taken and key.lower() not in _RESERVED_KEYS and number:
+            entry = format_entry(key, value)
+        if entry is None:
+            dropped.append(f"info: {name}")
+        else:
+            entries.append(entry)
+            taken.add(key)
+    return entries
+
+
+def _constraint_columns(atoms: Any, dropped: list[str]) -> dict[str, NDArray[np.bool_]]:
+    """Columns that are T where an atom may move: along x, y and z, or along the lattice vectors."""
+    shape = (len(atoms), 3)
+    cartesian, scaled = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
+    for constraint in atoms.constraints:
+        kind = type(constraint).__name__
+        if kind in ("FixAtoms", "FixScaled", "FixCartesian"):
+            mask = getattr(constraint, "mask", True)
+            (scaled if kind == "FixScaled" else cartesian)[constraint.index] |= mask
+        elif f"constraints: {kind}" not in dropped:
+            dropped.append(f"constraints: {kind}")
+    along = to_other_axes(scaled, atoms.cell.array, np.eye(3))
+    cartesian |= along > 0
+    columns = {}
+    if cartesian.any():
+        whole = (cartesian.all(axis=1) | ~cartesian.any(axis=1)).all()
+        columns["move_mask"] = ~cartesian[:, 0] if whole else ~cartesian
+    if (along < 0).any():
+        columns["selective_dynamics"] = ~(scaled & (along < 0))
+        dropped.append("constraints of single axes")
+    return columns
+
+
+def _column(values: NDArray[Any], count: int) -> NDArray[Any] | None:
+    """Values as a column ``(N,)`` or columns ``(N, m)`` can hold them; None if it cannot."""
+    if values.ndim not in (1, 2) or len(values) != count or (values.ndim == 2 and values.shape[1] == 0):
+        return None
+    if values.dtype.kind in "iu" and values.size and np.abs(values.astype(float)).max() >= _INT32:
+        return values.astype(float) if np.abs(values.astype(float)).max() < _DOUBLE else None
+    if values.dtype.kind in "OUS":
+        words = values.ravel().tolist()
+        good = all(isinstance(w, str) and w.isprintable() and re.fullmatch(r"\S+", w) for w in words)
+        return values.astype(str) if good else None
+    return values if values.dtype.kind in "iufb" else None
+
+
+def _kind(values: NDArray[Any]) -> str:
+    return {"i": "I", "u": "I", "f": "R", "b": "L"}.get(values.dtype.kind, "S")
+
+
+def _width(values: NDArray[Any]) -> int:
+    return 1 if values.ndim == 1 else values.shape[1]
+
+
+def _texts(name: str, values: NDArray[Any]) -> list[str]:
+    """The text of a column, or of several that belong together, for every atom."""
+    table = values.reshape(len(values), -1).tolist()
+    if name == "species":
+        return [f"{row[0]:<2}" for row in table]
+    if name == "pos":
+        return [" ".join(f"{x:16.10f}" for x in row) for row in table]
+    return [" ".join(("T" if x else "F") if isinstance(x, bool) else str(x) for x in row) for row in table]
