@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from ase.filters import Filter, StrainFilter, UnitCellFilter
+from ase.calculators.calculator import PropertyNotImplementedError
+from ase.filters import ExpCellFilter, Filter, FrechetCellFilter, StrainFilter, UnitCellFilter
 from ase.optimize.optimize import DEFAULT_MAX_STEPS, Optimizer
+from scipy.linalg import expm, polar
 
 from repose.errors import ConfigError, InvalidCrystalError
 from repose.models.base import Relaxer
@@ -17,16 +19,17 @@ from repose.models.loading import load
 
 
 class DirectOptimizer(Optimizer):
-    """Moves atoms, and the cell if it is wrapped in a cell filter, to the relaxed geometry in one step.
+    """Moves atoms, and the cell if it is wrapped in a cell filter, to the predicted geometry in one step.
 
-    It asks the calculator for nothing, not even to be there, and it is converged after its step whatever the
-    forces are; run another optimizer after it to converge forces. Constraints of ASE (FixAtoms, FixScaled)
-    hold. With pymatgen: ``structure.relax(calculator, optimizer=DirectOptimizer)``.
+    The step needs no calculator. Where there is one, it is asked for forces after the step, and `run` says
+    whether they are below ``fmax``; without one nothing confirms that, and `run` returns False. Run another
+    optimizer afterwards to converge forces. Constraints of ASE (FixAtoms, FixScaled) hold. With pymatgen:
+    ``structure.relax(calculator, optimizer=DirectOptimizer)``.
 
     Args:
         atoms: `ase.Atoms` (the cell stays), or a filter around them. A cell filter such as FrechetCellFilter
-            lets the cell relax; lattice vectors wholly outside its mask stay. A plain filter holds the atoms
-            that it hides.
+            lets the cell relax; components of the strain that its mask excludes stay zero. A plain filter
+            holds the atoms that it hides.
         restart: Not used; there is no history.
         logfile: As for every ASE optimizer.
         trajectory: The same; without a calculator the frames carry no energies.
@@ -57,45 +60,76 @@ class DirectOptimizer(Optimizer):
         self.restart = restart
         self.relaxer = model if isinstance(model, Relaxer) else load(model, device)
         self.symmetry = symmetry
-        self._stepped = False
+        self._reached: tuple[np.ndarray, ...] | None = None  # geometry after the last step
 
     def irun(  # type: ignore[override]
         self, fmax: float = 0.05, steps: int = DEFAULT_MAX_STEPS
     ) -> Iterator[bool]:
-        """Relax, yielding whether it is done before and after the step; ``fmax`` is not looked at."""
+        """Relax, yielding whether forces are confirmed to be converged, before and after the step.
+
+        Atoms that stand where an earlier step left them are not moved again; those that were changed since
+        are.
+
+        Args:
+            fmax: Largest force in eV/A, and of the cell as its filter defines it.
+            steps: 0 makes no step.
+
+        Yields:
+            Whether a calculator confirms that forces are below ``fmax``.
+        """
         self.fmax = fmax
         self.max_steps = self.nsteps + steps
         if self.nsteps == 0:
             self.call_observers()
-        yield self._stepped
-        if not self._stepped and self.nsteps < self.max_steps:
+        yield self.converged()
+        if self._reached is None or not self._stands():
+            if self.nsteps >= self.max_steps:
+                return
             self.step()
             self.nsteps += 1
             self.log()
             self.call_observers()
-            yield self._stepped
+            yield self.converged()
 
     def run(  # type: ignore[override]
         self, fmax: float = 0.05, steps: int = DEFAULT_MAX_STEPS
     ) -> bool:
-        """Relax; returns whether it is done, which only ``steps=0`` prevents."""
+        """Relax; see `irun`.
+
+        Args:
+            fmax: Largest force in eV/A, and of the cell as its filter defines it.
+            steps: 0 makes no step.
+
+        Returns:
+            Whether a calculator confirms that forces are below ``fmax``; False without a calculator.
+        """
         return list(self.irun(fmax, steps))[-1]
 
     def converged(self, *args: Any, **kwargs: Any) -> bool:
-        """Whether the step was made; forces are not asked for."""
-        del args, kwargs
-        return self._stepped
+        """Whether the step was made and a calculator confirms that forces are below ``fmax``."""
+        if self._reached is None or not self._stands() or _bare(self.atoms).calc is None:
+            return False
+        try:
+            return bool(super().converged(*args, **kwargs))
+        except PropertyNotImplementedError:  # a calculator without stress confirms nothing about a cell
+            return False
+
+    def _stands(self) -> bool:
+        """Whether the atoms stand where the last step left them."""
+        now = _geometry(_bare(self.atoms))
+        return self._reached is not None and all(map(np.array_equal, now, self._reached))
 
     def step(self, *args: Any) -> None:  # type: ignore[override]
         """Move the atoms in place.
 
         Raises:
             InvalidCrystalError: They cannot be relaxed, or the prediction is no crystal.
+            ConfigError: The filter cannot be honoured.
         """
         del args
-        atoms, free_cell, axes, held = _unwrap(self.atoms)
+        atoms, cell_filter, held = _unwrap(self.atoms)
         (result,) = self.relaxer.relax(
-            [atoms], symmetry=self.symmetry, fix_cell=not free_cell, fix_axes=axes, fix_atoms=held
+            [atoms], symmetry=self.symmetry, fix_cell=cell_filter is None, fix_atoms=held
         )
         if result.structure is atoms:
             raise InvalidCrystalError(f"the atoms cannot be relaxed: {result.reason}")
@@ -103,9 +137,14 @@ class DirectOptimizer(Optimizer):
             import warnings
 
             warnings.warn(f"the relaxed crystal is suspect: {result.reason}", stacklevel=2)
-        atoms.set_cell(result.structure.cell, scale_atoms=False, apply_constraint=False)
-        atoms.set_positions(result.structure.positions, apply_constraint=False)
-        self._stepped = True
+        cell, positions = result.structure.cell.array, result.structure.positions
+        if cell_filter is not None and not np.all(cell_filter.mask):
+            fractional = positions @ np.linalg.inv(cell)
+            cell = _masked(cell, cell_filter)
+            positions = fractional @ cell
+        atoms.set_cell(cell, scale_atoms=False, apply_constraint=False)
+        atoms.set_positions(positions, apply_constraint=False)
+        self._reached = _geometry(atoms)
 
     def log(self, *args: Any) -> None:  # type: ignore[override]
         """Write one line to the log file, if there is one."""
@@ -126,9 +165,24 @@ class DirectOptimizer(Optimizer):
         }
 
 
-def _unwrap(atoms: Any) -> tuple[Any, bool, str, list[int]]:
-    """The atoms behind filters, whether their cell is free, and the lattice vectors and atoms held."""
-    free_cell, axes, held = False, "", set[int]()
+def _bare(atoms: Any) -> Any:
+    """The atoms behind any filters."""
+    while isinstance(atoms, Filter):
+        atoms = atoms.atoms
+    return atoms
+
+
+def _geometry(atoms: Any) -> tuple[np.ndarray, ...]:
+    return atoms.numbers.copy(), atoms.positions.copy(), atoms.cell.array.copy()
+
+
+def _unwrap(atoms: Any) -> tuple[Any, UnitCellFilter | None, list[int]]:
+    """The atoms behind filters, the filter that frees their cell, and the atoms held.
+
+    Raises:
+        ConfigError: A filter cannot be honoured.
+    """
+    cell_filter, held = None, set[int]()
     while isinstance(atoms, Filter):
         if isinstance(atoms, UnitCellFilter):
             for name in ("hydrostatic_strain", "constant_volume", "scalar_pressure"):
@@ -136,11 +190,7 @@ def _unwrap(atoms: Any) -> tuple[Any, bool, str, list[int]]:
                     raise ConfigError(
                         f"a cell filter with {name} cannot be kept; use one without, or its mask."
                     )
-            free_cell = True
-            # The mask is of Cartesian strain: a lattice vector stays if no strain that is free reaches it.
-            mask = np.asarray(atoms.mask, dtype=float)
-            vectors = atoms.atoms.get_cell().array
-            axes = "".join(n for n, vector in zip("abc", vectors, strict=True) if not (vector @ mask).any())
+            cell_filter = atoms
         elif isinstance(atoms, StrainFilter):
             raise ConfigError(
                 "StrainFilter keeps the atoms in place; use FrechetCellFilter, or none to keep the cell."
@@ -148,4 +198,39 @@ def _unwrap(atoms: Any) -> tuple[Any, bool, str, list[int]]:
         else:
             held |= set(range(len(atoms.atoms))) - set(np.arange(len(atoms.atoms))[atoms.index].tolist())
         atoms = atoms.atoms
-    return atoms, free_cell, axes, sorted(held)
+    if cell_filter is not None and not np.any(cell_filter.mask):
+        cell_filter = None
+    return atoms, cell_filter, sorted(held)
+
+
+def _masked(cell: np.ndarray, cell_filter: UnitCellFilter) -> np.ndarray:
+    """The cell nearest to a predicted one that a filter with a mask can reach.
+
+    ``cell = old @ P @ R`` with a symmetric stretch P and a rotation R, which is left out. As in ASE, the mask
+    applies to P - 1 in UnitCellFilter and to log(P) in FrechetCellFilter and ExpCellFilter.
+
+    Args:
+        cell: Predicted lattice vectors as rows in A, ``(3, 3)``.
+        cell_filter: The filter; its atoms still have the old cell.
+
+    Returns:
+        Lattice vectors as rows in A, ``(3, 3)``.
+
+    Raises:
+        ConfigError: A lattice vector along an open direction would change.
+    """
+    old, pbc = cell_filter.atoms.cell.array, cell_filter.atoms.pbc
+    _, stretch = polar(np.linalg.solve(old, cell), side="left")
+    mask = np.asarray(cell_filter.mask, dtype=bool)
+    if isinstance(cell_filter, FrechetCellFilter | ExpCellFilter):
+        values, vectors = np.linalg.eigh(stretch)
+        stretch = expm(np.where(mask, vectors * np.log(values) @ vectors.T, 0.0))
+    else:
+        stretch = np.eye(3) + np.where(mask, stretch - np.eye(3), 0.0)
+    new = old @ stretch
+    if not np.allclose(new[~pbc], old[~pbc], atol=1e-8):
+        raise ConfigError(
+            "the mask of the cell filter lets a lattice vector change along a direction that is not periodic; "
+            "exclude its components from the mask, or give the filter no mask."
+        )
+    return new
