@@ -2,6 +2,10 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -360,3 +364,43 @@ def test_wrong_usage_is_said(words, message):
     done = CliRunner().invoke(app, ["bench", *words])
     assert done.exit_code == 2
     assert message in done.stderr
+
+
+def _sleep(path):
+    Path(path).write_text(str(os.getpid()))
+    time.sleep(600)
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_child_ends_with_its_parent(tmp_path, how):
+    code = (
+        "import test_bench\nfrom repose.benchmark.speed import isolated\n"
+        f"isolated(test_bench._sleep, {str(tmp_path / 'child')!r})\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parent)
+    child = _eventually(lambda: int((tmp_path / "child").read_text()))
+    assert _runs(child)
+    parent.send_signal(how)
+    parent.wait(timeout=30)
+    assert _eventually(lambda: not _runs(child))
+
+
+def _runs(pid):
+    """Whether a process runs; one that has ended and waits to be collected does not."""
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+
+
+def _eventually(look, seconds=60):
+    """Value of a function as soon as it is there and not false."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            if value := look():
+                return value
+        except (OSError, ValueError):
+            pass
+        time.sleep(0.1)
+    return None

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ase.build import bulk
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -423,3 +424,25 @@ def test_too_few_crystals_for_a_calibration(dataset, chosen, whole, tmp_path):
     network, config = load_model(tmp_path / "out" / "model")
     assert isinstance(network, Ensemble)
     assert config.calibration is None
+
+
+def test_an_ensemble_of_relaxnet_gives_the_mean_of_its_paths(crystals):
+    networks = members("relaxnet", 3)
+    together, first = relaxer("relaxnet", networks), relaxer("relaxnet", networks[:1])
+    assert together.gives_paths
+    paths = together.estimate(crystals).paths
+    single = [
+        DirectRelaxer(network, first.config, path="plain").estimate(crystals).paths for network in networks
+    ]
+    for k, path in enumerate(paths):
+        assert len(path) == len(single[0][k]) == networks[0].path_frames
+        for frame, own in zip(path, zip(*(one[k] for one in single), strict=True), strict=True):
+            for name in ("positions", "cell", "energy", "forces", "stress"):
+                mean = np.mean([getattr(each, name) for each in own], axis=0)
+                np.testing.assert_allclose(getattr(frame, name), mean, atol=1e-8)
+    geometry = together.predict(crystals)
+    np.testing.assert_allclose(
+        np.concatenate([path[-1].positions for path in paths]), geometry.positions, atol=1e-8
+    )
+    (result,) = together.relax(bulk("CaO", "rocksalt", a=4.8))
+    assert len(result.path) == networks[0].path_frames

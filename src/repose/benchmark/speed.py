@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import statistics
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -210,8 +212,22 @@ def isolated(function: Callable[..., T], *arguments: Any, limited: bool = False)
     # Forked from a process that has imported libraries and done nothing else.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
-    with ProcessPoolExecutor(1, mp_context=context, initializer=limit_memory if limited else None) as pool:
+    with ProcessPoolExecutor(1, mp_context=context, initializer=_begin, initargs=(limited,)) as pool:
         return pool.submit(function, *arguments).result()
+
+
+def _begin(limited: bool) -> None:
+    """Prepare a fresh process: it ends with its parent, and has a limit of memory if so wished."""
+
+    def follow() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()  # returns, too, when the parent was killed
+            os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+    if limited:
+        limit_memory()
 
 
 def explain(error: Exception) -> str:

@@ -15,7 +15,7 @@ from repose.crystals import CrystalBatch
 from repose.errors import ModelError
 from repose.graph import PeriodicGraph
 from repose.lattice import deformation
-from repose.models.network import Distances, Geometry, Network, Prediction, Scales
+from repose.models.network import Distances, Geometry, Network, Prediction, Scales, Trajectory
 
 
 class Ensemble(Network[Any]):
@@ -43,6 +43,11 @@ class Ensemble(Network[Any]):
         self.double_geometry = members[0].double_geometry
         self.members = nn.ModuleList(members)
         self.accelerated = False
+
+    @property
+    def path_frames(self) -> int | None:
+        """See `Network.path_frames`; members agree on it."""
+        return self._all()[0].path_frames
 
     @property
     def together(self) -> bool:
@@ -123,10 +128,11 @@ def _with_tensors(values: Any, tensors: Iterator[Tensor]) -> Any:
 def combine(predictions: Sequence[Prediction]) -> Prediction:
     """One prediction out of T.
 
-    Geometries, distances and features are means. A scale becomes the mean over members of their own scale
-    plus their distance from the mean prediction: data uncertainty and model uncertainty (DeepRelax, equations
-    21 to 23, there for distances; here for positions and strains, too). Members without scales bring their
-    distance from the mean alone.
+    Geometries, distances, features and trajectories are means. Those of trajectories are over frames of equal
+    time, and of the energies, forces and stresses that members have at their own frames. A scale becomes the
+    mean over members of their own scale plus their distance from the mean prediction: data uncertainty and
+    model uncertainty (DeepRelax, equations 21 to 23, there for distances; here for positions and strains,
+    too). Members without scales bring their distance from the mean alone.
 
     Args:
         predictions: Of the members, for one batch; one alone stays as it is.
@@ -141,7 +147,9 @@ def combine(predictions: Sequence[Prediction]) -> Prediction:
     found = [prediction.distances for prediction in predictions if prediction.distances is not None]
     if found:
         return Prediction(layers, latent, distances=_combine_distances(found))
-    return Prediction(layers, latent, _combine_scales(predictions, layers[-1]))
+    paths = [prediction.trajectory for prediction in predictions if prediction.trajectory is not None]
+    path = Trajectory(*map(_mean, zip(*paths, strict=True))) if paths else None
+    return Prediction(layers, latent, _combine_scales(predictions, layers[-1]), trajectory=path)
 
 
 def _combine_scales(predictions: Sequence[Prediction], mean: Geometry) -> Scales:
