@@ -1,0 +1,298 @@
+"""Symmetry of a CIF block: which operations its tags list or name, and what contradicts them.
+
+No tag about symmetry is passed over: what is not understood is refused, because the crystal would be read
+with too few atoms. Operations must form a group that fits the cell. If a name or number means another
+group than the operations, `Symmetry.contradiction` says so; `repose.io.cif_checks` decides with the atoms.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repose.errors import InvalidCrystalError
+from repose.io import space_groups
+from repose.io.cif_operations import check_group, fits, keys, parse_operations, products
+from repose.io.cif_syntax import Block, key, number
+from repose.io.space_groups import Operations
+
+_OPERATIONS = re.compile(r"(symmetry|spacegroup)(equiv|symop)?(pos|operation)*(as)?xyz")
+_MAGNETIC = re.compile(r"(?=.*magn)(magnetic)?spacegroup(symop|magn)*(operation|centering)xyz")
+_NAME = re.compile(r"(symmetry)?(pdbxfull)?(spacegroup)?(name)?(hm)(alt|full|short|extended)*(name)?")
+_PLAIN_NAME = re.compile(r"(symmetry)?spacegroup(name)?(hm)?|symmetry(name)?")
+_HALL = re.compile(r"(symmetry)?(spacegroup)?(name)?hall(symbol)?")
+_NUMBER = re.compile(
+    r"(symmetry)?(spacegroup|group)?(inttables?|internationaltables?|it|itc)?(number|num|no)"
+)
+_SCHOENFLIES = re.compile(r"(symmetry)?spacegroup(name)?schoenflies")
+_REFERENCE = re.compile(r"spacegroup(namehmref|referencesetting)")
+_TRANSFORM = re.compile(r"spacegrouptransform(ppabc|qqxyz)")
+_CHOICE = re.compile(r"(symmetry|spacegroup)*itcoordinatesystemcode")
+_SYSTEM = re.compile(r"(symmetry|spacegroup)*(cellsetting|crystalsystem|crystalclass|crystalfamily)")
+# They follow from the operations and give none: identifiers, classes, comments, symmetry of something else.
+_HARMLESS = re.compile(
+    r"(symmetry|spacegroup)+(equiv|symop)*(pos)?(site)?(magn)?(operation|centering)?(sg)?(id|entryid|description)"
+    r"|(symmetry|spacegroup)*(laueclass|bravaistype|cent(e)?ringtype|pattersonname.*|pointgroup.*|wyckoff.*)"
+    r"|(symmetry|spacegroup).*(details?|description|comment|asymunitexpression|multiplicity)|symmetryndb.*"
+    r"|spacegroupsymop(magn)?operation(mxmymz|timereversal)|spacegroupsymopmagncenteringmxmymz"
+    r"|(magnetic)?spacegroupmagn(number|name|uni|og|bns|transform|pointgroup).*"
+    r"|magneticspacegroup.*(number|name|point).*|parent.*"
+    r"|(geom|refln|diffrn|exptl|refine|pdbx|struct|atomsite|shelx|olex2|oxford|audit|publ|journal|iucr|cod|ccdc"
+    r"|citation|chemical|computing|platon|vrf|valence|em|entity|iso|irrep|jana|aflow|pd|cell(?!mod)|database).*"
+)
+_SYMMETRY = re.compile(r"symm|spacegroup|symop|ssg|magneticgroup")
+_MODULATED = re.compile(r".*spacegroup.*ssg.*|cell(modulation|subsystem|wavevector).*")
+# Classes of symmetry that say that there is some, where operations and names are missing.
+_HINT = re.compile(
+    r"(symmetry|spacegroup)+(laue|bravais|cent|point|patterson|symop|equiv|transform)|parentspacegroup"
+)
+_IDENTITIES = ("a,b,c;0,0,0", "a,b,c", "x,y,z")
+
+
+@dataclass(frozen=True)
+class Contradiction:
+    """A name that means another group than the operations.
+
+    Attributes:
+        words: What contradicts what.
+        others: Operations of the group that is named, in each setting that fits the cell.
+        numbers: The space groups that are named, by number.
+        order: How many operations the named group has in the cell; 0 if unknown.
+        hint: No group is named, but e.g. a crystal system.
+    """
+
+    words: str
+    others: tuple[Operations, ...] = ()
+    numbers: frozenset[int] = frozenset()
+    order: int = 0
+    hint: bool = False
+
+
+@dataclass(frozen=True)
+class Symmetry:
+    """Operations on fractional columns, ``(m, 3, 3)`` and ``(m, 3)``, and what speaks against them."""
+
+    rotations: NDArray[Any]
+    translations: NDArray[Any]
+    contradiction: Contradiction | None = None
+
+    @property
+    def operations(self) -> Operations:
+        """Rotations and translations."""
+        return self.rotations, self.translations
+
+
+@dataclass(frozen=True)
+class _Named:
+    """A group that a tag names: settings of the table, or the operations of a Hall symbol."""
+
+    tag: str
+    value: str
+    settings: tuple[Any, ...] = ()
+    hall: Operations | None = None
+    choice: str = ""
+
+    @property
+    def known(self) -> bool:
+        return bool(self.settings) or self.hall is not None
+
+    def __str__(self) -> str:
+        return f"{self.tag} '{self.value}'"
+
+
+def symmetry(block: Block, cell: NDArray[Any]) -> Symmetry:
+    """Operations of a block.
+
+    Args:
+        block: The data block.
+        cell: Lattice vectors as rows in A, ``(3, 3)``.
+
+    Raises:
+        InvalidCrystalError: A tag about symmetry is not understood, the operations cannot be read, are no
+            group or do not fit the cell, or the group that is named is unknown or ambiguous.
+    """
+    tags = [k for k in block.columns if _SYMMETRY.search(k) or _MODULATED.fullmatch(k)]
+    tags = [k for k in tags if any(block.columns[k])]
+    for tag in tags:
+        if _MODULATED.fullmatch(tag) and number(block.columns[tag][0]) != 0:
+            raise InvalidCrystalError(
+                f"it is a modulated structure ({block.tags[tag]}); expected a crystal periodic in three "
+                "dimensions, e.g. a commensurate supercell."
+            )
+    listed = _listed(block, tags)
+    named = [name for tag in tags for name in _named(block, tag)]
+    unknown = [tag for tag in tags if not _used(tag)]
+    if unknown:
+        raise InvalidCrystalError(
+            f"its symmetry tag {block.tags[unknown[0]]} is not understood; expected the operations in "
+            "_space_group_symop_operation_xyz, and the name in _space_group_name_H-M_alt."
+        )
+    if listed is None:
+        return _tabulated(block, cell, named, tags)
+    rotations, translations = listed
+    check_group(rotations, translations)
+    if not fits(rotations, cell):
+        raise InvalidCrystalError("its symmetry operations do not fit its cell; check lengths and angles.")
+    return Symmetry(rotations, translations, _contradiction(listed, named, cell))
+
+
+def _used(tag: str) -> bool:
+    patterns = (_OPERATIONS, _MAGNETIC, _NAME, _PLAIN_NAME, _HALL, _NUMBER, _SCHOENFLIES, _REFERENCE)
+    patterns += (_TRANSFORM, _CHOICE, _SYSTEM, _HARMLESS, _MODULATED)
+    return any(pattern.fullmatch(tag) for pattern in patterns)
+
+
+# ---- operations that are listed
+
+
+def _listed(block: Block, tags: list[str]) -> Operations | None:
+    """Operations of the block's lists; of magnetic ones without the reversal of time, which moves no atom."""
+    lists = [parse_operations(tuple(block.columns[tag])) for tag in tags if _OPERATIONS.fullmatch(tag)]
+    magnetic = {tag: tuple(block.columns[tag]) for tag in tags if _MAGNETIC.fullmatch(tag)}
+    operations = [parse_operations(texts, True) for tag, texts in magnetic.items() if "operation" in tag]
+    if not operations and any("magn" in tag and not tag.startswith("parent") for tag in tags):
+        raise InvalidCrystalError("its magnetic symmetry lists no operations; write them into the file.")
+    for tag, texts in magnetic.items():
+        if "centering" in tag:
+            operations = [products(parse_operations(texts, True), listed) for listed in operations]
+    lists += operations
+    if not lists:
+        return None
+    if any(keys(*other) != keys(*lists[0]) for other in lists[1:]):
+        raise InvalidCrystalError("its two lists of symmetry operations differ; leave the right one.")
+    return lists[0]
+
+
+# ---- groups that are named
+
+
+def _named(block: Block, tag: str) -> list[_Named]:
+    is_name = any(p.fullmatch(tag) for p in (_NAME, _PLAIN_NAME)) or tag == "spacegroupnamehmref"
+    others = (_HALL, _SCHOENFLIES, _NUMBER, _REFERENCE)
+    if not is_name and not any(pattern.fullmatch(tag) for pattern in others):
+        return []
+    value, spelled = block.value(tag) or "", block.tags[tag]
+    if _HALL.fullmatch(tag):
+        return [_Named(spelled, value, hall=space_groups.from_hall(value))]
+    if _SCHOENFLIES.fullmatch(tag):
+        symbol = re.sub(r"[^a-z0-9]+", "^", value.lower()).strip("^")
+        found = space_groups.by_schoenflies().get(symbol, 0)
+        return [_Named(spelled, value, tuple(space_groups.settings(found)))]
+    if is_name and number(value) is None:
+        settings, choice = space_groups.find(value)
+        return [_Named(spelled, value, tuple(settings), choice=choice)]
+    if is_name or _NUMBER.fullmatch(tag):
+        return [_Named(spelled, value, tuple(space_groups.settings(int(number(value) or 0))))]
+    match = re.match(r"(?:IT\s*:)?\s*(\d{1,3})\s*:", value, re.IGNORECASE)  # a reference setting
+    return [_Named(spelled, value, tuple(space_groups.settings(int(match.group(1)))) if match else ())]
+
+
+def _contradiction(listed: Operations, named: list[_Named], cell: NDArray[Any]) -> Contradiction | None:
+    """The first name that means another group than the operations."""
+    rotations, translations = listed
+    if not named:
+        return None
+    found, choice = space_groups.identify(rotations, translations, cell)
+    what = "it lists only the identity as symmetry operation"
+    if len(rotations) > 1:
+        what = f"it lists {len(rotations)} symmetry operations, those of space group {found or 'unknown'}"
+    for name in named:
+        if name.hall is not None:
+            numbers = frozenset({space_groups.identify(*name.hall, cell)[0]})
+            order = len(name.hall[0])
+        else:
+            numbers = frozenset(group.number for group in name.settings)
+            order = space_groups.order_of(name.settings) or space_groups.order(name.value)
+        if name.known:
+            wrong = found not in numbers if found and 0 not in numbers else order != len(rotations)
+            wrong = wrong or bool(name.choice and choice and name.choice in "12" and name.choice != choice)
+        else:  # a name outside of the tables: the list counts, if it is not plainly too short
+            wrong = order != len(rotations) if order else len(rotations) == 1
+        if wrong:
+            others = [name.hall] if name.hall else [space_groups.operations(group) for group in name.settings]
+            fitting = tuple(other for other in others if fits(other[0], cell))
+            return Contradiction(f"{what}, but {name} is another group", fitting, numbers, order)
+    return None
+
+
+def _tabulated(block: Block, cell: NDArray[Any], named: list[_Named], tags: list[str]) -> Symmetry:
+    """Operations of the space group that a file names without listing them; P1 if it names none."""
+    if not named:
+        hints = [k for k in tags if _SYSTEM.fullmatch(k) or _HINT.match(k)]
+        contradiction = None
+        if hints:
+            words = f"{block.tags[hints[0]]} tells of symmetry, but no operations or space group are given"
+            contradiction = Contradiction(words, hint=True)
+        return Symmetry(np.eye(3, dtype=int)[None], np.zeros((1, 3)), contradiction)
+    for name in named:
+        if not name.known:
+            raise InvalidCrystalError(
+                f"it lists no symmetry operations, and its space group {name.value!r} ({name.tag}) is "
+                "unknown; write the operations into the file."
+            )
+    transforms = [block.columns[tag][0] for tag in tags if _TRANSFORM.fullmatch(tag)]
+    if any(re.sub(r"[\s+]", "", t).lower() not in _IDENTITIES for t in transforms):
+        raise InvalidCrystalError(
+            f"it lists no symmetry operations, and its axes are others ({transforms[0]!r}) than those of the "
+            "space group that it names; write the operations into the file."
+        )
+    halls = [name for name in named if name.hall is not None]
+    if halls and halls[0].hall is not None:
+        hall = halls[0].hall
+        found = space_groups.identify(*hall, cell)[0]
+        for name in named:
+            if name.settings and found not in {group.number for group in name.settings}:
+                raise InvalidCrystalError(f"its {halls[0]} and its {name} are different space groups.")
+        candidates = [(halls[0].choice, hall)] if fits(hall[0], cell) else []
+    else:
+        candidates = _candidates(block, cell, named, tags)
+    if not candidates:
+        raise InvalidCrystalError(
+            f"it lists no symmetry operations, and its space group {named[0].value!r} is unknown or does not "
+            "fit its cell; write the operations into the file."
+        )
+    # Several settings fit: the first is the standard one, but nobody can tell two choices of origin apart.
+    if {ext for ext, _ in candidates} >= {"1", "2"}:
+        raise InvalidCrystalError(
+            f"it lists no symmetry operations, and its space group {named[0].value!r} has two choices of "
+            "origin; write the operations or the choice (e.g. 'F d -3 m :2') into the file."
+        )
+    return Symmetry(*candidates[0][1])
+
+
+def _candidates(
+    block: Block, cell: NDArray[Any], named: list[_Named], tags: list[str]
+) -> list[tuple[str, Operations]]:
+    """Choice of origin or axes, and operations, of each setting that all names allow and the cell fits."""
+    references = [name for name in named if _REFERENCE.fullmatch(key(name.tag))]
+    own = sorted((name for name in named if name not in references), key=lambda name: len(name.settings))
+    settings = list((own or references)[0].settings)
+    for name in named:
+        allowed = {group.number if name in references else group.hall for group in name.settings}
+        left = [
+            group for group in settings if (group.number if name in references else group.hall) in allowed
+        ]
+        if not left:
+            raise InvalidCrystalError(f"its {named[0]} and its {name} are different space groups.")
+        settings = left
+    code = next((block.value(tag) for tag in tags if _CHOICE.fullmatch(tag)), None)
+    if code is not None:
+        settings = [group for group in settings if code.lower() in _codes(group)]
+    fitting = [group for group in settings if fits(space_groups.operations(group)[0], cell)]
+    if not own and len(fitting) > 1:
+        raise InvalidCrystalError(
+            f"it lists no symmetry operations, and names only a reference setting ({references[0]}); write "
+            "the operations or _space_group_name_H-M_alt into the file."
+        )
+    return [(group.ext, space_groups.operations(group)) for group in fitting]
+
+
+def _codes(group: Any) -> set[str]:
+    """_space_group_IT_coordinate_system_code of a setting, in all its forms."""
+    ext = group.ext.strip("\0").lower()
+    axes = group.qualifier or "abc"
+    return {axes, ext + axes, ext} - {""}

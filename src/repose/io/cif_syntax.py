@@ -1,0 +1,181 @@
+"""Syntax of CIF: text to blocks of values. gemmi splits the text; tolerance for what files hold is added.
+
+Tags are compared without case and separators, because the same item is written in many ways:
+``_symmetry_space_group_name_H-M``, ``_symmetry_space_group_name_H_M``, ``_symmetry.space_group_name_H-M``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from repose.errors import InvalidCrystalError
+
+_NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)(?:\(\d*\))?")
+# Tags whose contradicting repetition makes a block useless; others (e.g. of authors) do not matter.
+_NEEDED = re.compile(r"cell|atomsite(?!aniso)|chemicalformulasum|symmetry|spacegroup")
+# A tag and a value with blanks, without quotes.
+_UNQUOTED = re.compile(r"""\s*(_\S+)[ \t]+([^'"_#;\s][^'"#]*\s[^'"#_\s][^'"#]*)""")
+_MINUS = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2014\u2212"), "-")
+_BLANK = dict.fromkeys(map(ord, "\x0b\x0c\x1a\u00a0\u2028\u2029\ufeff"), " ")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A data block.
+
+    Attributes:
+        name: What follows ``data_``.
+        columns: Values of each tag, by `key`; '' for the unknown ('?') and the inapplicable ('.').
+        tags: The tags as they are spelled in the file, by `key`.
+        loops: Tags of each loop, by `key`.
+    """
+
+    name: str
+    columns: dict[str, list[str]] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    loops: list[tuple[str, ...]] = field(default_factory=list)
+    repeated: tuple[str, ...] = ()
+
+    def column(self, *keys: str) -> list[str] | None:
+        """Values of the first of these tags that is there."""
+        return next((self.columns[k] for k in keys if k in self.columns), None)
+
+    def value(self, *keys: str) -> str | None:
+        """Value of the first of these tags that has one; None if there is none.
+
+        Raises:
+            InvalidCrystalError: The tag has several values.
+        """
+        for k in keys:
+            known = {value for value in self.columns.get(k, ()) if value}
+            if len(known) > 1:
+                raise InvalidCrystalError(
+                    f"{self.tags[k]} has the values {', '.join(map(repr, sorted(known)[:3]))}; expected one."
+                )
+            if known:
+                return known.pop()
+        return None
+
+
+def key(tag: str) -> str:
+    """A tag in small letters, without separators: '_space_group.name_H-M_alt' is 'spacegroupnamehmalt'."""
+    return re.sub(r"[-_./\s]", "", tag).lower()
+
+
+def number(value: str | None) -> float | None:
+    """A CIF number, with or without its uncertainty in brackets; None for anything else."""
+    match = _NUMBER.fullmatch(value or "")
+    return float(match.group(1)) if match else None
+
+
+def parse(text: str) -> list[Block | InvalidCrystalError]:
+    """The data blocks of a file; one that cannot be parsed is the reason, if others can be.
+
+    Raises:
+        InvalidCrystalError: Nothing of the file can be parsed; names the line.
+    """
+    text = text.replace("\r\n", "\n").replace("\r", "\n").translate(_MINUS).translate(_BLANK)
+    text = re.sub(r"[^\x00-\x7f]", "~", text)  # gemmi allows ASCII only, as CIF 1.1 does
+    try:
+        return list(_blocks(text))
+    except InvalidCrystalError as error:
+        parts = _parts(text)
+        if len(parts) < 2:
+            raise
+        blocks: list[Block | InvalidCrystalError] = []
+        for part in parts:
+            try:
+                blocks += _blocks(part)
+            except InvalidCrystalError as reason:
+                blocks.append(reason)
+        if all(isinstance(block, InvalidCrystalError) for block in blocks):
+            raise error from None
+        return blocks
+
+
+def _blocks(text: str) -> Iterator[Block]:
+    for found in _document(text):
+        columns: dict[str, list[str]] = {}
+        tags: dict[str, str] = {}
+        loops: list[tuple[str, ...]] = []
+        repeated: list[str] = []
+        for item in found:
+            if item.loop is not None:
+                names, rows = list(item.loop.tags), list(item.loop.values)
+                loops.append(tuple(key(name) for name in names))
+                pairs = [(name, rows[k :: len(names)]) for k, name in enumerate(names)]
+            elif item.pair is not None:
+                pairs = [(item.pair[0], [item.pair[1]])]
+            else:  # a save frame, which only dictionaries have
+                continue
+            for name, values in pairs:
+                known, values = key(name), [_plain(value) for value in values]
+                if known in columns and columns[known] != values and _NEEDED.match(known):
+                    repeated.append(name)
+                columns[known], tags[known] = values, name
+        yield Block(found.name.strip(), columns, tags, loops, tuple(repeated))
+
+
+def _plain(value: str) -> str:
+    import gemmi
+
+    # An empty value, of a tag that is followed by the next tag, is as good as '?'.
+    return gemmi.cif.as_string(value).strip() if value else ""
+
+
+def _document(text: str) -> Any:
+    import gemmi
+
+    try:
+        return gemmi.cif.read_string(text, check_level=0)
+    except (ValueError, RuntimeError) as error:
+        reason = str(error)
+    repaired = _repaired(text)
+    if repaired != text:
+        try:
+            return gemmi.cif.read_string(repaired, check_level=0)
+        except (ValueError, RuntimeError):
+            pass  # the reason of the text as it stands is the one that helps
+    match = re.match(r"string:(\d+)[^ ]* (.*)", reason, re.DOTALL)
+    where = f"line {match.group(1)}: {match.group(2)}" if match else reason
+    raise InvalidCrystalError(
+        f"it is not CIF, or ends early ({' '.join(where.split())}); expected data blocks with cell and "
+        "atoms, rows of loops complete, and quotes around values with blanks."
+    )
+
+
+def _repaired(text: str) -> str:
+    """Text with quotes around what is often written without: 'F m -3 m' after its tag, and CIF 2 lists."""
+    lines: list[str] = []
+    header = False
+    for line, inside in _lines(text):
+        if not inside:
+            pair = re.fullmatch(
+                r"\s*(_\S+)[ \t]+([^'\"_#;\s](?:[^'\"#]*\s[^'\"#_\s][^'\"#]*))", line.rstrip()
+            )
+            header = line.strip().lower() == "loop_" or (header and line.lstrip()[:1] in ("_", "#", ""))
+            if pair and not header and not re.search(r"\s_", pair.group(2)):
+                line = f"{pair.group(1)} '{pair.group(2)}'"
+            line = re.sub(r"(?<!\S)(\[[^\]'\"]*\])(?!\S)", r"'\1'", line)
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _parts(text: str) -> list[str]:
+    """The text of each data block, after as many empty lines as keep the numbers of the lines."""
+    lines = list(_lines(text))
+    starts = [k for k, (line, inside) in enumerate(lines) if not inside and re.match(r"(?i)\s*data_", line)]
+    ends = [*starts[1:], len(lines)][: len(starts)]
+    return ["\n" * a + "\n".join(line for line, _ in lines[a:b]) for a, b in zip(starts, ends, strict=True)]
+
+
+def _lines(text: str) -> Iterator[tuple[str, bool]]:
+    """Lines, and whether they belong to a text field between semicolons."""
+    inside = False
+    for line in text.split("\n"):
+        starts = line.startswith(";")
+        yield line, inside or starts
+        inside ^= starts
