@@ -14,6 +14,7 @@ EXTRAS = {
     "lightning": "train",
     "tensorboard": "train",
     "chgnet": "chgnet",
+    "pandas": "notebook",
 }
 
 

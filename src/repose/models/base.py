@@ -1,131 +1,58 @@
-"""The one interface that every way of relaxing has, and what it returns."""
+"""The one interface that every way of relaxing has."""
 
 from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import Any, Literal
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from repose import checks, symmetry
+from repose.connectivity import Layout, layout
 from repose.crystals import CrystalBatch
-from repose.errors import ConfigError, InvalidCrystalError
+from repose.errors import ConfigError, InvalidCrystalError, MissingExtraError, ModelError
 from repose.io import convert
-from repose.models.estimate import Bonds, Estimate, Outcome
+from repose.models.constraints import Constraints, Projection, atom_indices
+from repose.models.estimate import Estimate, Outcome
+from repose.models.inputs import Input, expand, is_crystal
 from repose.models.memory import batch_bytes, free_memory, is_out_of_memory, pack, watched
 from repose.models.network import Geometry
+from repose.models.progress import reporting
+from repose.models.relaxation import Relaxation, write_bounds
 from repose.models.start import near_home
+from repose.models.vacuum import ISOLATED, MOLECULAR, vacuum_remarks
 from repose.trajectory import Frame
 
 # Volume over that of the input beyond which a path has exploded.
 EXPLODED = 8.0
 
-Status = Literal["relaxed", "suspect", "refused"]
-
-
-@dataclass(frozen=True, eq=False)
-class Relaxation:
-    """What became of one crystal.
-
-    Attributes:
-        structure: The relaxed crystal, of the type that was given. If the input was refused, or the
-            prediction is no crystal at all (not finite), the input itself, the very object.
-        status: ``"relaxed"``; ``"suspect"``: relaxed, but the prediction fails a sanity check;
-            ``"refused"``: not a crystal that can be relaxed.
-        reason: Why it is suspect or refused, in words a user can act on; None if it is neither.
-        volume_change: Relaxed over input volume, minus one.
-        max_displacement: How far an atom moved at most beyond the deformation of the cell, in A: change of
-            fractional coordinates times the new cell. It does not depend on where the crystal is written.
-        uncertainty: Where the model gives one, a bound in A that the mean error of coordinates stays below
-            for 90 % of crystals like those it was calibrated on, constraints left out.
-        atom_uncertainty: The same for every atom, ``(N,)``.
-        strain_uncertainty: The same for the strain from this cell to the relaxed one, root mean square of its
-            nine entries.
-        bond_uncertainty: The same for the length of every bond.
-        outside: Why the crystal lies outside of what the model knows, so that bounds may not hold; None if it
-            does not, or if the model cannot tell.
-        path: The way from the input to the output, both included, where the model gives it: energies in eV
-            and forces in eV/A are the model's. Where constraints hold something back, frames have none.
-        seconds: Time this crystal took, its share of the batch's.
-        before: The input as numbers, None if it was refused; `spacegroup_in` is found from it.
-        after: The output as numbers, None if there is none.
-        known_group: Space group number of the input, if it had to be found anyway.
-    """
-
-    structure: Any
-    status: Status
-    reason: str | None = None
-    volume_change: float = 0.0
-    max_displacement: float = 0.0
-    uncertainty: float | None = None
-    atom_uncertainty: NDArray[np.float64] | None = None
-    strain_uncertainty: float | None = None
-    bond_uncertainty: Bonds | None = None
-    outside: str | None = None
-    path: tuple[Frame, ...] | None = None
-    seconds: float = 0.0
-    before: CrystalBatch | None = field(default=None, repr=False)
-    after: CrystalBatch | None = field(default=None, repr=False)
-    known_group: int | None = field(default=None, repr=False)
-
-    # Found when asked for: on a cubic crystal spglib takes longer than the model.
-    @cached_property
-    def spacegroup_in(self) -> int:
-        """Space group number of the input; 0 if it was refused."""
-        return _space_group(self.before) if self.known_group is None else self.known_group
-
-    @cached_property
-    def spacegroup_out(self) -> int:
-        """Space group number of the output; 0 if there is none."""
-        return _space_group(self.after)
-
-
-@dataclass(frozen=True)
-class Constraints:
-    """What a relaxation must respect; see `Relaxer.relax`.
-
-    Raises:
-        ConfigError: A value is not one of those allowed.
-    """
-
-    symmetry: str = "keep"
-    fix_cell: bool = False
-    fix_axes: str = ""
-    fix_atoms: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.symmetry not in ("keep", "free"):
-            raise ConfigError(f"symmetry must be 'keep' or 'free'; got {self.symmetry!r}.")
-        if not set(self.fix_axes) <= set("abc"):
-            raise ConfigError(f"fix_axes must be letters out of 'abc', e.g. 'c'; got {self.fix_axes!r}.")
-        for k in self.fix_atoms:
-            if isinstance(k, bool) or not isinstance(k, int) or k < 0:
-                raise ConfigError(f"fix_atoms must be indices of atoms, counted from 0; got {k!r}.")
+# About the set-up, not about a crystal: never a reason to refuse one.
+_USAGE = (ConfigError, ModelError, MissingExtraError)
 
 
 @dataclass(eq=False)
 class _Job:
-    """A crystal that is fit to be relaxed, on its way."""
+    """A crystal that is fit to be relaxed."""
 
     index: int
-    structure: Any
+    input: Input
     crystal: CrystalBatch
     group: symmetry.SpaceGroup | None
-    fixed: NDArray[np.bool_]  # (N, 3), fractional coordinates to keep
+    projection: Projection
+    layout: Layout
+    remarks: tuple[str, ...]
     memory: float
-    seconds: float
+    seconds: float = 0.0
 
     @property
     def arrays(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
         """Numbers, positions, cell and pbc of the input."""
-        c = self.crystal
-        return c.numbers.numpy(), c.positions.numpy(), c.cells[0].numpy(), c.pbc[0].numpy()
+        return _arrays(self.crystal)
 
 
 class Relaxer(ABC):
@@ -136,12 +63,14 @@ class Relaxer(ABC):
         elements: Atomic numbers it can deal with; None for all.
         device: Where it runs.
         gives_paths: Whether results have a `path`.
+        gives_bounds: Whether results have an `uncertainty`.
     """
 
     name: str
     elements: Collection[int] | None = None
     device: torch.device = torch.device("cpu")
     gives_paths: bool = False
+    gives_bounds: bool = False
     memory_ratio: float = 1.0  # memory taken over memory estimated, in the last large batch
 
     @abstractmethod
@@ -171,149 +100,189 @@ class Relaxer(ABC):
 
     def relax(
         self,
-        structures: Iterable[Any],
+        structures: Any,
         *,
         symmetry: str = "keep",
         fix_cell: bool = False,
         fix_axes: str = "",
-        fix_atoms: Sequence[int] = (),
-        progress: Callable[[int], None] | None = None,
+        fix_atoms: Iterable[int] | Iterable[bool] = (),
+        progress: bool | Callable[[int], None] | None = None,
     ) -> list[Relaxation]:
         """Relax crystals, in batches that fit in memory.
 
         The prediction is first projected on the symmetry of the input, then on the constraints. Structures
         may bring constraints of their own, see `repose.io.convert.fixed_coordinates`. Lattice vectors along
-        directions that are not periodic are always kept.
+        directions that are not periodic are always kept, and so are those along vacuum.
+
+        What goes wrong with one crystal, whatever it is, refuses that crystal and leaves the others alone.
 
         Args:
-            structures: `ase.Atoms` or pymatgen Structures, mixed as you like (or a single one); not changed.
+            structures: `ase.Atoms`, pymatgen Structures and paths, mixed as you like (or a single one); not
+                changed. A path names a file, a folder or a glob, and stands for all crystals in it.
             symmetry: ``"keep"`` the space group of the input, or leave the prediction ``"free"``.
             fix_cell: Keep the cell; atoms get the fractional displacements predicted.
             fix_axes: Keep these lattice vectors, letters out of ``abc``: ``"c"`` for the vacuum of a sheet.
-            fix_atoms: Indices, from 0, of atoms whose fractional coordinates stay as they are. The others
-                move relative to them, as predicted.
-            progress: Called with the number of crystals done, after every batch.
+            fix_atoms: Atoms whose fractional coordinates stay as they are: indices, from 0, or a mask with
+                one bool an atom. The others move relative to them, as predicted.
+            progress: Called with the number of crystals done, after every batch; or True for a bar on
+                standard error or in a notebook.
 
         Returns:
             One result a crystal, in order.
 
         Raises:
-            ConfigError: An option has a value that is not allowed.
+            ConfigError: An option has a value that is not allowed, or a mask does not fit a crystal.
         """
-        constraints = Constraints(symmetry, fix_cell, fix_axes, tuple(int(k) for k in fix_atoms))
-        if convert.is_atoms(structures) or convert.is_structure(structures):
-            structures = [structures]
+        inputs = expand(structures)
+        sizes = [len(one.structure) for one in inputs if is_crystal(one.structure)]
+        constraints = Constraints(symmetry, fix_cell, fix_axes, atom_indices(fix_atoms, sizes))
         results: dict[int, Relaxation] = {}
         jobs = []
-        for index, structure in enumerate(structures):
+        for index, one in enumerate(inputs):
             start = time.perf_counter()
             try:
-                jobs.append(self._job(index, structure, constraints))
+                if one.reason is not None:
+                    raise InvalidCrystalError(one.reason)
+                jobs.append(self._job(index, one, constraints))
                 jobs[-1].seconds = time.perf_counter() - start
-            except InvalidCrystalError as error:
-                results[index] = Relaxation(
-                    structure, "refused", str(error), seconds=time.perf_counter() - start
-                )
-        for batch in pack(jobs, lambda: batch_bytes(self.device) / self.memory_ratio):
-            for job, outcome in self._predict(batch):
-                start = time.perf_counter()
-                if isinstance(outcome, str):
-                    results[job.index] = Relaxation(job.structure, "refused", outcome, seconds=job.seconds)
-                else:
-                    results[job.index] = _finish(job, outcome, constraints, start)
-            if progress is not None:
-                progress(len(results))
+            except _USAGE:
+                raise
+            except Exception as error:  # whatever it is, the other crystals go on
+                results[index] = _refused(one, _words(error), time.perf_counter() - start)
+        with reporting(progress, len(inputs)) as report:
+            for batch in pack(jobs, lambda: batch_bytes(self.device) / self.memory_ratio):
+                for job, outcome in self._predict(batch):
+                    results[job.index] = _result(job, outcome)
+                report(len(results))
         return [results[index] for index in range(len(results))]
 
-    def _job(self, index: int, structure: Any, constraints: Constraints) -> _Job:
+    def _job(self, index: int, one: Input, constraints: Constraints) -> _Job:
         """Check a crystal and find its symmetry; InvalidCrystalError if it cannot be relaxed."""
-        crystal = convert.to_batch(structure)
-        job = _Job(index, structure, crystal, None, np.zeros((crystal.n_atoms, 3), dtype=bool), 0.0, 0.0)
-        numbers, positions, cell, pbc = job.arrays
-        for reason in (
-            checks.unknown_elements(numbers, self.elements),
-            checks.close_atoms(numbers, positions, cell, pbc),
-        ):
-            if reason is not None:
-                raise InvalidCrystalError(reason)
-        job.fixed = convert.fixed_coordinates(structure)
+        crystal = convert.to_batch(one.structure)
+        numbers, positions, cell, pbc = _arrays(crystal)
+        reason = checks.unknown_elements(numbers, self.elements)
+        if reason := reason or checks.close_atoms(numbers, positions, cell, pbc):
+            raise InvalidCrystalError(reason)
+        found = layout(numbers, positions, cell, pbc)
+        if found.isolated:
+            raise InvalidCrystalError(ISOLATED)
+        fixed = convert.fixed_coordinates(one.structure)
         for k in constraints.fix_atoms:
             if k >= len(numbers):
                 raise InvalidCrystalError(
                     f"fix_atoms names atom {k}, but there are {len(numbers)}, counted from 0."
                 )
-            job.fixed[k] = True
-        job.memory, free = self.memory(crystal), free_memory(self.device)
-        if job.memory > free:
+            fixed[k] = True
+        memory, free = self.memory(crystal), free_memory(self.device)
+        if memory > free:
             raise InvalidCrystalError(
-                f"its {len(numbers)} atoms need about {job.memory / 1e9:.1f} GB of memory; "
+                f"its {len(numbers)} atoms need about {memory / 1e9:.1f} GB of memory; "
                 f"{free / 1e9:.1f} GB are free. Use a machine with more, or a smaller cell."
             )
+        group = None
         if constraints.symmetry == "keep":
-            job.group = symmetry.find_space_group(numbers, positions, cell, pbc)
-        return job
+            group = symmetry.find_space_group(numbers, positions, cell, pbc)
+        remarks = vacuum_remarks(found, crystal, constraints)
+        open_axes = "".join(axis for axis, periodic in zip("abc", pbc, strict=True) if not periodic)
+        projection = Projection(
+            positions,
+            cell,
+            group,
+            fix_cell=constraints.fix_cell or found.oblique,
+            fix_axes=constraints.fix_axes + open_axes + found.empty,
+            fixed=fixed,
+            physical=not (constraints.fix_axes or constraints.fix_cell or fixed.any() or remarks),
+        )
+        if found.molecular:
+            remarks += (MOLECULAR,)
+        return _Job(index, one, crystal, group, projection, found, one.remarks + remarks, memory)
 
     def _predict(self, jobs: list[_Job]) -> Iterator[tuple[_Job, Outcome | str]]:
-        """What was predicted for every job, or the reason why there is nothing; halves what is too big."""
+        """What was predicted for every job, or the reason why there is nothing.
+
+        A batch that fails, for want of memory or else, is split in halves, down to the crystal that fails.
+        """
         start = time.perf_counter()
-        near, home = zip(*(near_home(job.crystal) for job in jobs), strict=True)
         try:
-            with watched(self.device) as peak:
-                estimate = self.estimate(CrystalBatch.collate(near))
-            self.memory_ratio = peak.ratio(sum(job.memory for job in jobs), self.memory_ratio)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            estimate = None
-        if estimate is None:  # outside of the handler, so that what the failed pass holds is free again
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
-            if len(jobs) == 1:
-                yield (
-                    jobs[0],
-                    f"its {jobs[0].crystal.n_atoms} atoms need too much memory; use a smaller cell.",
-                )
-                return
-            half = len(jobs) // 2
-            yield from self._predict(jobs[:half])
-            yield from self._predict(jobs[half:])
+            outcomes = self._outcomes(jobs)
+        except _USAGE:
+            raise
+        except Exception as error:
+            failure = _words(error)
+            if is_out_of_memory(error):
+                failure = f"its {jobs[0].crystal.n_atoms} atoms need too much memory; use a smaller cell."
+        else:
+            seconds = (time.perf_counter() - start) / sum(job.crystal.n_atoms for job in jobs)
+            for job, outcome in zip(jobs, outcomes, strict=True):
+                job.seconds += seconds * job.crystal.n_atoms
+                yield job, outcome
             return
+        # Outside of the handler, so that what the failed pass holds is free again.
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if len(jobs) == 1:
+            yield jobs[0], failure
+            return
+        half = len(jobs) // 2
+        yield from self._predict(jobs[:half])
+        yield from self._predict(jobs[half:])
+
+    def _outcomes(self, jobs: list[_Job]) -> list[Outcome]:
+        """Predictions of one batch, atoms in the cells that they were given in."""
+        near, home = zip(*(near_home(job.crystal) for job in jobs), strict=True)
+        with watched(self.device) as peak:
+            estimate = self.estimate(CrystalBatch.collate(near))
+        self.memory_ratio = peak.ratio(sum(job.memory for job in jobs), self.memory_ratio)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        seconds = (time.perf_counter() - start) / sum(job.crystal.n_atoms for job in jobs)
         outcomes = estimate.split([job.crystal.n_atoms for job in jobs])
-        for job, outcome, cells in zip(jobs, outcomes, home, strict=True):
-            job.seconds += seconds * job.crystal.n_atoms
-            yield job, outcome.shifted(cells.numpy())
+        return [outcome.shifted(cells.numpy()) for outcome, cells in zip(outcomes, home, strict=True)]
 
 
-def _finish(job: _Job, outcome: Outcome, constraints: Constraints, start: float) -> Relaxation:
+def _result(job: _Job, outcome: Outcome | str) -> Relaxation:
+    """Result of a job from what was predicted, or from the reason why nothing was."""
+    start = time.perf_counter()
+    try:
+        if isinstance(outcome, str):
+            raise InvalidCrystalError(outcome)
+        result = _finish(job, outcome)
+    except _USAGE:
+        raise
+    except Exception as error:  # whatever it is, the other crystals go on
+        return _refused(job.input, _words(error), job.seconds)
+    return replace(result, seconds=job.seconds + time.perf_counter() - start)
+
+
+def _finish(job: _Job, outcome: Outcome) -> Relaxation:
     """Symmetry, constraints and checks of a prediction."""
     numbers, old_positions, old_cell, pbc = job.arrays
     positions, cell, violation = outcome.positions, outcome.cell, outcome.violation
-
-    def result(structure: Any, status: Status, reason: str | None, **values: Any) -> Relaxation:
-        seconds = job.seconds + time.perf_counter() - start
-        known = job.group.number if job.group else None
-        return Relaxation(
-            structure, status, reason, seconds=seconds, before=job.crystal, known_group=known, **values
-        )
-
+    unchanged = Relaxation(
+        job.input.structure,
+        "suspect",
+        remarks=job.remarks,
+        source=job.input.source,
+        before=job.crystal,
+        known_group=job.group.number if job.group else None,
+    )
     lost = _diverged(outcome.path, old_cell)
     if reason := lost or checks.useless(positions, cell, old_cell, violation):
-        return result(job.structure, "suspect", f"{reason} The input is returned; try another model.")
-    held = _Held(job, constraints)
-    positions, new_cell = held.project(positions, cell)
+        return replace(unchanged, reason=f"{reason} The input is returned; try another model.")
+    positions, new_cell = job.projection(positions, cell)
     fractional = positions @ np.linalg.inv(new_cell)
     moved = (fractional - old_positions @ np.linalg.inv(old_cell)) @ new_cell
     change = float(abs(np.linalg.det(new_cell) / np.linalg.det(old_cell)) - 1)
+    vacuum = bool(job.layout.empty) or job.layout.oblique
     reason = checks.useless(positions, new_cell, old_cell) or checks.doubts(
-        numbers, positions, new_cell, pbc, change, violation
+        numbers, positions, new_cell, pbc, change, violation, vacuum
     )
-    return result(
-        convert.with_geometry(job.structure, positions, new_cell),
-        "suspect" if reason else "relaxed",
-        reason,
+    structure = convert.with_geometry(job.input.structure, positions, new_cell)
+    write_bounds(structure, outcome.uncertainty, outcome.atoms, outcome.outside)
+    return replace(
+        unchanged,
+        structure=structure,
+        status="suspect" if reason else "relaxed",
+        reason=reason,
         volume_change=change,
         max_displacement=float(np.linalg.norm(moved, axis=1).max()),
         after=job.crystal.with_geometry(torch.from_numpy(positions), torch.from_numpy(new_cell)[None]),
@@ -322,37 +291,27 @@ def _finish(job: _Job, outcome: Outcome, constraints: Constraints, start: float)
         strain_uncertainty=outcome.strain,
         bond_uncertainty=outcome.bonds,
         outside=outcome.outside,
-        path=None if outcome.path is None else tuple(map(held.frame, outcome.path)),
+        path=None if outcome.path is None else tuple(map(job.projection.frame, outcome.path)),
     )
 
 
-class _Held:
-    """What a crystal must keep: its symmetry, and what is constrained."""
+def _refused(one: Input, reason: str, seconds: float) -> Relaxation:
+    return Relaxation(
+        one.structure, "refused", reason, seconds=seconds, remarks=one.remarks, source=one.source
+    )
 
-    def __init__(self, job: _Job, constraints: Constraints) -> None:
-        self.job, self.constraints = job, constraints
-        open_axes = {axis for axis, periodic in zip("abc", job.arrays[3], strict=True) if not periodic}
-        self.axes = set(constraints.fix_axes) | open_axes
-        self.freely = not (constraints.fix_axes or constraints.fix_cell or job.fixed.any())
 
-    def project(self, positions: NDArray[Any], cell: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-        """The nearest geometry that is allowed."""
-        _, old_positions, old_cell, _ = self.job.arrays
-        if self.job.group is not None:
-            positions, cell = symmetry.symmetrise(self.job.group, old_positions, old_cell, positions, cell)
-        fractional = positions @ np.linalg.inv(cell)
-        fixed_cell = self.constraints.fix_cell
-        cell = old_cell.copy() if fixed_cell else symmetry.constrain_cell(old_cell, cell, self.axes)
-        if self.job.fixed.any():
-            fractional = _hold(fractional, old_positions @ np.linalg.inv(old_cell), self.job.fixed)
-        return fractional @ cell, cell
+def _words(error: Exception) -> str:
+    """Why a crystal is refused: what an error of ours says, or the type and words of any other."""
+    if isinstance(error, InvalidCrystalError):
+        return str(error)
+    return " ".join(f"an unexpected error, {type(error).__name__}: {error}".split())
 
-    def frame(self, frame: Frame) -> Frame:
-        """A frame of the way, without its energy and forces where those are of another geometry."""
-        positions, cell = self.project(frame.positions, frame.cell)
-        if self.freely:
-            return replace(frame, positions=positions, cell=cell)
-        return Frame(positions, cell)
+
+def _arrays(crystal: CrystalBatch) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Numbers, positions, cell and pbc of one crystal."""
+    c = crystal
+    return c.numbers.numpy(), c.positions.numpy(), c.cells[0].numpy(), c.pbc[0].numpy()
 
 
 def _diverged(path: tuple[Frame, ...] | None, old_cell: NDArray[Any]) -> str | None:
@@ -369,17 +328,3 @@ def _diverged(path: tuple[Frame, ...] | None, old_cell: NDArray[Any]) -> str | N
         if reason is not None:
             return f"the path is lost at frame {index + 1} of {len(path or ())}: {reason}"
     return None
-
-
-def _space_group(crystal: CrystalBatch | None) -> int:
-    if crystal is None:
-        return 0
-    return symmetry.space_group_number(
-        crystal.numbers.numpy(), crystal.positions.numpy(), crystal.cells[0].numpy()
-    )
-
-
-def _hold(fractional: NDArray[Any], given: NDArray[Any], fixed: NDArray[np.bool_]) -> NDArray[Any]:
-    """Keep fixed coordinates; the rest is shifted as a whole, to stay as predicted relative to them."""
-    moved = np.where(fixed, fractional - given, 0.0).sum(axis=0) / np.maximum(fixed.sum(axis=0), 1)
-    return np.where(fixed, given, fractional - moved)

@@ -82,7 +82,8 @@ class DirectRelaxer(Relaxer):
                     module.to(torch.bfloat16)
         self.config = config
         self.name = config.name
-        self.gives_paths = network.path_frames is not None and config.members == 1
+        self.gives_bounds = config.calibration is not None
+        self.gives_paths = network.path_frames is not None
         self.elements = frozenset(config.elements) or None
 
     @property
