@@ -11,31 +11,17 @@ from ase import Atoms
 from ase.build import bulk, mx2
 from ase.constraints import FixAtoms
 from ase.io import write as ase_write
-from ase.spacegroup import crystal
 from hypothesis import given
 from hypothesis import strategies as st
 from pymatgen.core import Lattice, Structure
-from pymatgen.core.structure_matcher import StructureMatcher
 from pymatgen.io.ase import AseAtomsAdaptor
-from pymatgen.io.cif import CifWriter
 
 from conftest import random_crystal
 from repose.crystals import CrystalBatch
-from repose.errors import ConfigError, InvalidCrystalError
-from repose.io.cif import read_cif, write_cif
+from repose.errors import ConfigError
+from repose.io.cif import write_cif
 from repose.io.convert import formula, to_atoms, to_batch
 from repose.io.files import find, kind_of, read, write
-
-# Spinel MgAl2O4 in its usual setting, rutile TiO2, wurtzite ZnO, calcite (rhombohedral lattice).
-SPINEL = [(0.125,) * 3, (0.5,) * 3, (0.2624,) * 3]
-RUTILE = [(0, 0, 0), (0.3053, 0.3053, 0)]
-CALCITE = [(0, 0, 0), (0, 0, 0.25), (0.2578, 0, 0.25)]
-REAL = {
-    "spinel": lambda: crystal("MgAlO", SPINEL, spacegroup=227, setting=2, cellpar=[8.083] * 3 + [90] * 3),
-    "rutile": lambda: crystal("TiO", RUTILE, spacegroup=136, cellpar=[4.594, 4.594, 2.959, 90, 90, 90]),
-    "wurtzite": lambda: bulk("ZnO", "wurtzite", a=3.25, c=5.2),
-    "calcite": lambda: crystal("CaCO", CALCITE, spacegroup=167, cellpar=[4.99, 4.99, 17.06, 90, 90, 120]),
-}
 
 
 def distances(atoms):
@@ -87,100 +73,6 @@ def test_oxidation_states_and_deuterium():
 
 def test_formula():
     assert formula([8, 38, 22, 8, 8]) == "SrTiO3"
-
-
-@pytest.mark.parametrize("name", REAL)
-def test_symmetric_cif(name):
-    """The crystals that pymatgen writes with few sites and all operations, against pymatgen's own reader."""
-    atoms = REAL[name]()
-    text = str(CifWriter(AseAtomsAdaptor.get_structure(atoms), symprec=1e-3))
-    assert text.count("\n  ") < 400
-    (parsed,) = read_cif(text)
-    reference = Structure.from_str(text, fmt="cif")
-    assert len(parsed) == len(reference) == len(atoms)
-    assert StructureMatcher(primitive_cell=False, scale=False).get_rms_dist(
-        AseAtomsAdaptor.get_structure(parsed), reference
-    )[1] < 1e-4  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "_symmetry_space_group_name_H-M 'P 42/m n m'",
-        "_symmetry_Int_Tables_number 136",
-        "_space_group_name_Hall '-P 4n 2n'",
-    ],
-)
-def test_space_group_without_operations(line):
-    atoms = REAL["rutile"]()
-    text = f"""data_rutile
-_cell_length_a 4.594
-_cell_length_b 4.594
-_cell_length_c 2.959(3)
-_cell_angle_alpha 90
-_cell_angle_beta 90
-_cell_angle_gamma 90
-{line}
-loop_
-_atom_site_label
-_atom_site_fract_x
-_atom_site_fract_y
-_atom_site_fract_z
-Ti1 0 0 0
-
-O1 0.3053(2) 0.3053(2) 0
-"""
-    (parsed,) = read_cif(text)
-    assert parsed.get_chemical_symbols() == ["Ti"] * 2 + ["O"] * 4
-    assert np.sort(distances(parsed).ravel()) == pytest.approx(np.sort(distances(atoms).ravel()), abs=1e-9)
-
-
-def test_settings_that_cannot_be_told_apart_are_refused():
-    text = write_cif([14], np.zeros((1, 3)), 5.43 * np.eye(3), "si").split("loop_")
-    head = (
-        text[0].replace("'P 1'", "'F d -3 m'").replace("_space_group_IT_number 1", "").replace("_Z 1", "_Z 8")
-    )
-    (refused,) = read_cif(head + "loop_" + text[2])
-    assert isinstance(refused, InvalidCrystalError)
-    assert "two choices of origin" in str(refused)
-    (parsed,) = read_cif(head.replace("'F d -3 m'", "'F d -3 m :1'") + "loop_" + text[2])
-    assert len(parsed) == 8
-
-
-def test_operations_that_do_not_fit_the_cell_are_refused():
-    text = write_cif([14], np.array([[0.1, 0.2, 0.3]]), np.diag([5.0, 6.0, 7.0]), "x")
-    (refused,) = read_cif(text.replace("'x, y, z'", "'x, y, z'\n'y, x, z'"))
-    assert "do not fit its cell" in str(refused)
-
-
-def test_special_positions_are_met_exactly():
-    """A coordinate of a third, written with four digits, becomes one atom and not three near each other."""
-    cell = np.array([[3.2, 0, 0], [-1.6, 1.6 * 3**0.5, 0], [0, 0, 5.2]])
-    sites = np.array([[0.3333, 0.6667, 0.25]])
-    text = write_cif([12], sites @ cell, cell, "hcp").replace(
-        "'x, y, z'", "'x, y, z'\n'-y, x-y, z'\n'-x+y, -x, z'"
-    )
-    (parsed,) = read_cif(text)
-    assert len(parsed) == 1
-    assert parsed.get_scaled_positions()[0] == pytest.approx([1 / 3, 2 / 3, 0.25], abs=1e-12)
-
-
-@given(seed=st.integers(0, 10_000), left=st.booleans())
-def test_cif_round_trip(seed, left):
-    (atoms,) = to_atoms(random_crystal(seed))
-    if left:
-        atoms.set_cell(atoms.cell.array * [[1], [1], [-1]], scale_atoms=False)
-    (parsed,) = read_cif(write_cif(atoms.numbers, atoms.positions, atoms.cell.array, "a name"))
-    assert parsed.numbers.tolist() == atoms.numbers.tolist()
-    fractional = parsed.positions @ np.linalg.inv(parsed.cell.array)
-    sign = np.sign(np.linalg.det(atoms.cell.array))
-    np.testing.assert_allclose(
-        fractional * sign, atoms.positions @ np.linalg.inv(atoms.cell.array), atol=1e-9
-    )
-    # The triple products of interatomic vectors tell a crystal from its mirror image.
-    vectors = np.diff(parsed.positions[:4], axis=0), np.diff(atoms.positions[:4], axis=0)
-    if len(atoms) > 3:
-        assert np.linalg.det(vectors[0]) == pytest.approx(np.linalg.det(vectors[1]), abs=1e-6)
 
 
 @pytest.mark.parametrize("form", ["cif", "poscar", "extxyz", "json"])

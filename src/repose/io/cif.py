@@ -144,8 +144,9 @@ def _cell(block: Block) -> NDArray[Any]:
     """Lattice vectors as rows in A, a along x and b in the plane xy."""
     from ase.geometry import cellpar_to_cell
 
-    parameters = [number(block.value(k)) for k in _CELL]
-    if any(value is None for value in parameters):
+    given = [number(block.value(k)) for k in _CELL]
+    parameters = [value for value in given if value is not None]
+    if len(parameters) < len(given):
         raise InvalidCrystalError(
             f"block '{block.name}' has no complete cell; expected _cell_length_a ... _angle_gamma."
         )
@@ -154,6 +155,7 @@ def _cell(block: Block) -> NDArray[Any]:
             cell = cellpar_to_cell(parameters)
     except (AssertionError, ValueError, ZeroDivisionError):
         cell = np.zeros((3, 3))
-    if not abs(np.linalg.det(cell)) > MIN_VOLUME:
+    possible = min(parameters) > 0 and max(parameters[3:]) < 180
+    if not possible or not np.linalg.det(cell) > MIN_VOLUME:
         raise InvalidCrystalError(f"its cell has no volume: lengths and angles are {parameters}.")
     return cell

@@ -48,7 +48,7 @@ def site_element(label: str, kind: str) -> str:
         raise InvalidCrystalError(
             f"site '{label}' may be {label[:2].title()} or {label[0]}; give _atom_site_type_symbol."
         )
-    if is_mixture(token):
+    if _is_mixture(token):
         raise InvalidCrystalError(
             f"partial occupancy: site '{label or kind}' holds a mixture, '{token}'; expected one element "
             "on each site. Choose an ordered configuration."
@@ -65,7 +65,7 @@ def bears_hydrogen(label: str, kind: str) -> bool:
     return group is not None and group.group(1).upper() != "OW"
 
 
-def is_mixture(token: str) -> bool:
+def _is_mixture(token: str) -> bool:
     """Whether a symbol holds several elements, or a fraction of one: 'Nb/Zr', 'Nb0.8Zr0.2', 'Fe0.5'."""
     words = re.findall(r"[A-Z][a-z]?", token)
     known = [word for word in words if _proper(word)]
