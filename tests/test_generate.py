@@ -24,9 +24,10 @@ from repose.data.generate.duplicates import Known, reduced_formula
 from repose.data.generate.perovskites import tilted, untilted
 from repose.data.generate.presets import DRAFTS, GenerateSettings, generate
 from repose.data.generate.prototypes import decorated, library
-from repose.data.generate.volumes import ROLES, Volumes, default_volumes, fit_volumes, roles
+from repose.data.generate.volumes import default_volumes
 from repose.data.store import DatasetInfo, Pair, write_dataset
 from repose.errors import ConfigError, DatasetError, ShapeError
+from repose.volumes import ROLES, Volumes, fit_volumes, roles
 
 # Measured lattice constants in A by structure; the table was fitted to crystals that a potential relaxed.
 MEASURED = {

@@ -21,6 +21,7 @@ ORDER = [
     "symmetry",
     "connectivity",
     "nn",
+    "volumes",
     "config",
     "models/network",
     "models/start",

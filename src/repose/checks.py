@@ -2,43 +2,25 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Collection
-from functools import cache
-from importlib import resources
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from repose.io.convert import symbol
+from repose.volumes import known_volumes
 
 MIN_DISTANCE = 0.5  # A; the bond of H2 is 0.74
 # Shortest distance of two atoms of a believable prediction over the sum of their covalent radii. It is at
 # least 0.65 in 24,048 crystals of the Materials Project, 0.51 in 33,879 hypothetical ones of CHGNet.
 OVERLAP = 0.5
 LARGEST_VIOLATION = 0.35  # A, mean over pairs; none of 1,641 real crystals had more than 0.28
-# Volume of a believable prediction over the sum of `known_volumes` of its atoms. Of the 24,048 crystals
-# 99.9 % have 0.60 to 2.37; what lies beyond are monolayers and molecules in a cell with vacuum.
+# Volume of a believable prediction over that which `known_volumes` gives for its composition. Of the 24,048
+# crystals 99.9 % have 0.58 to 2.24; what lies beyond are monolayers and molecules in a cell with vacuum.
 KNOWN_RANGE = (0.55, 2.4)
 # The same over the volume of the input, where the cell holds vacuum or an element has no known volume.
 VOLUME_RANGE = (0.5, 2.0)
-
-
-@cache
-def known_volumes() -> NDArray[np.float64]:
-    """Volume that an atom of every element takes up in known crystals; see ``tools/make_known_volumes.py``.
-
-    Returns:
-        A^3 by atomic number, ``(119,)``; NaN where unknown.
-    """
-    from ase.data import atomic_numbers
-
-    volumes = np.full(119, np.nan)
-    text = resources.files("repose").joinpath("known_volumes.csv").read_text(encoding="utf-8")
-    for row in csv.DictReader(text.splitlines()):
-        volumes[atomic_numbers[row["symbol"]]] = float(row["volume"])
-    return volumes
 
 
 def unknown_elements(numbers: NDArray[Any], elements: Collection[int] | None) -> str | None:
@@ -161,16 +143,14 @@ def doubts(
 
 def _odd_volume(numbers: NDArray[Any], cell: NDArray[Any], volume_change: float, vacuum: bool) -> str | None:
     """Why a predicted volume is not to be believed; arguments as for `doubts`."""
-    known = float(known_volumes()[numbers].sum())
-    if vacuum or np.isnan(known):
+    known = known_volumes()
+    if vacuum or not known.knows(numbers):
         (low, high), ratio = VOLUME_RANGE, 1 + volume_change
         said = f"{ratio:.2f} times that of the input"
     else:
-        (low, high), ratio = KNOWN_RANGE, abs(float(np.linalg.det(cell))) / known
-        said = (
-            f"{ratio * known / len(numbers):.1f} A^3 an atom, {ratio:.2f} times what its elements take up in "
-            "known crystals"
-        )
+        expected, found = known.guess(numbers), abs(float(np.linalg.det(cell)))
+        (low, high), ratio = KNOWN_RANGE, found / expected
+        said = f"{found / len(numbers):.1f} A^3 an atom, {ratio:.2f} times what known crystals suggest"
     if low <= ratio <= high:
         return None
     return f"the predicted volume is {said}; believable are {low:g} to {high:g} times."

@@ -11,8 +11,8 @@ import numpy as np
 from repose.data.generate.chemistry import Chemistry
 from repose.data.generate.distortion import rattled, resized, strained
 from repose.data.generate.prototypes import Prototype
-from repose.data.generate.volumes import Volumes
 from repose.nn.elements import element_table
+from repose.volumes import Volumes
 
 if TYPE_CHECKING:
     from ase import Atoms

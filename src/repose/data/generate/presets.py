@@ -24,10 +24,11 @@ from repose.data.generate.filling import bulk, xmno
 from repose.data.generate.perovskites import perovskites
 from repose.data.generate.prototypes import library, read_prototypes
 from repose.data.generate.substitution import near, subst
-from repose.data.generate.volumes import Volumes, default_volumes, fit_volumes
+from repose.data.generate.volumes import default_volumes
 from repose.data.pairing import Refusal
 from repose.data.store import INFO, Dataset
 from repose.errors import DatasetError, InvalidCrystalError, nearest
+from repose.volumes import Volumes, fit_volumes
 
 T = TypeVar("T")
 Drafts = Callable[[Ingredients, np.random.Generator], Iterator[Draft | None]]
