@@ -1,7 +1,7 @@
 """Crystal structure relaxation in one forward pass.
 
-``repose.relax(structure)`` relaxes an `ase.Atoms` or a pymatgen Structure; ``repose.load(name)`` gives a
-`repose.Relaxer` for more than one call. Importing this package imports nothing heavy.
+``repose.relax(structure)`` relaxes an `ase.Atoms`, a pymatgen Structure or a file; ``repose.load(name)``
+gives a `repose.Relaxer` for more than one call. Importing this package imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -11,21 +11,32 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from repose.errors import ReposeError
-    from repose.models.base import Relaxation, Relaxer
+    from repose.models.base import Relaxer
     from repose.models.loading import load, relax
+    from repose.models.relaxation import Relaxation, to_dataframe
     from repose.optimize import DirectOptimizer
 
     __version__: str
 
-__all__ = ["DirectOptimizer", "Relaxation", "Relaxer", "ReposeError", "__version__", "load", "relax"]
+__all__ = [
+    "DirectOptimizer",
+    "Relaxation",
+    "Relaxer",
+    "ReposeError",
+    "__version__",
+    "load",
+    "relax",
+    "to_dataframe",
+]
 
 _HOMES = {
     "DirectOptimizer": "repose.optimize",
-    "Relaxation": "repose.models.base",
+    "Relaxation": "repose.models.relaxation",
     "Relaxer": "repose.models.base",
     "ReposeError": "repose.errors",
     "load": "repose.models.loading",
     "relax": "repose.models.loading",
+    "to_dataframe": "repose.models.relaxation",
 }
 
 

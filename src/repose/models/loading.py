@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import warnings
+from collections.abc import Callable, Iterable
+from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack, overload
 
 import torch
 
 from repose.errors import ConfigError, InvalidCrystalError, ModelError
-from repose.io import convert
+from repose.io.exchange import as_atoms
 from repose.models.base import Relaxer
 from repose.models.checkpoint import find_model, load_model
 from repose.models.direct import Computation, DirectRelaxer, Precision
+from repose.models.inputs import is_single
+
+if TYPE_CHECKING:
+    from ase import Atoms
+    from pymatgen.core.structure import IStructure
+
+A = TypeVar("A", bound="Atoms")
+S = TypeVar("S", bound="IStructure")
 
 
 def load(
@@ -47,40 +57,77 @@ def load(
     return DirectRelaxer(network, config, resolve_device(device), path, precision)
 
 
+class Options(TypedDict, total=False):
+    """Options of `relax`; see `repose.Relaxer.relax` for the last five."""
+
+    model: str | Path | Relaxer
+    device: str
+    symmetry: Literal["keep", "free"]
+    fix_cell: bool
+    fix_axes: str
+    fix_atoms: Iterable[int] | Iterable[bool]
+    progress: bool | Callable[[int], None] | None
+
+
+# Structures and strings can be iterated over, too; the first match counts.
+@overload
+def relax(structure: A, **options: Unpack[Options]) -> A: ...  # pyright: ignore[reportOverlappingOverload]
+@overload
+def relax(structure: S, **options: Unpack[Options]) -> S: ...
+@overload
+def relax(  # pyright: ignore[reportOverlappingOverload]
+    structure: str | PathLike[str], **options: Unpack[Options]
+) -> Atoms | list[Atoms]: ...
+@overload
+def relax(structure: Iterable[A], **options: Unpack[Options]) -> list[A]: ...
+@overload
+def relax(structure: Iterable[S], **options: Unpack[Options]) -> list[S]: ...
+@overload
+def relax(structure: Iterable[str | PathLike[str]], **options: Unpack[Options]) -> list[Atoms]: ...
+@overload
+def relax(structure: Iterable[Any], **options: Unpack[Options]) -> list[Any]: ...
 def relax(
     structure: Any, *, model: str | Path | Relaxer = "default", device: str = "auto", **options: Any
 ) -> Any:
-    """Relax one crystal or a list of them.
+    """Relax one crystal or some of them.
+
+    What goes in comes out: `ase.Atoms` for `ase.Atoms`, a pymatgen Structure for a Structure, a list for a
+    list. Relaxed structures carry the bound on their error, see `repose.Relaxation`.
 
     Args:
-        structure: `ase.Atoms`, a pymatgen Structure, or a list of either; not changed.
+        structure: `ase.Atoms`, a pymatgen Structure, a path, or a list of these; not changed. A path names a
+            file, a folder or a glob. It gives `ase.Atoms`, whatever the format; if there are several crystals
+            in it, a list. In a list, every path stands for all of its crystals.
         model: Name or directory, see `load`, or a loaded relaxer.
         device: See `load`.
-        **options: ``symmetry``, ``fix_cell``, ``fix_axes``, ``fix_atoms``: see `Relaxer.relax`.
+        **options: ``symmetry``, ``fix_cell``, ``fix_axes``, ``fix_atoms``, ``progress``: see
+            `repose.Relaxer.relax`.
 
     Returns:
-        The relaxed crystal or crystals, of the same type.
+        The relaxed crystal or crystals.
 
     Raises:
-        InvalidCrystalError: A crystal was refused. To go on with the others use `Relaxer.relax`.
+        InvalidCrystalError: A crystal was refused. To go on with the others use `repose.Relaxer.relax`.
+        ConfigError: An option has a value that is not allowed.
 
     Warns:
-        UserWarning: A prediction fails a sanity check.
+        UserWarning: A prediction fails a sanity check, or there is something to know about how it was made.
     """
-    import warnings
-
     relaxer = model if isinstance(model, Relaxer) else _loaded(find_model(model), device)
-    single = (
-        convert.is_atoms(structure) or convert.is_structure(structure) or not isinstance(structure, Iterable)
-    )
-    results = relaxer.relax([structure] if single else structure, **options)
+    results = relaxer.relax(structure, **options)
+    single = is_single(structure)
+    relaxed = []
     for index, result in enumerate(results):
-        where = "the crystal" if single else f"crystal {index}"
+        where = "the crystal" if len(results) == 1 and single else f"crystal {index}"
+        where = where if result.source is None else f"'{result.source}'"
         if result.status == "refused":
             raise InvalidCrystalError(f"{where} cannot be relaxed: {result.reason}")
         if result.status == "suspect":
             warnings.warn(f"{where} is suspect: {result.reason}", stacklevel=2)
-    return results[0].structure if single else [result.structure for result in results]
+        for remark in result.remarks:
+            warnings.warn(f"{where}: {remark}", stacklevel=2)
+        relaxed.append(result.structure if result.source is None else as_atoms(result.structure)[0])
+    return relaxed[0] if single and len(relaxed) == 1 else relaxed
 
 
 _CACHE: dict[tuple[Path, int, str], Relaxer] = {}
