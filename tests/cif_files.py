@@ -1,8 +1,13 @@
-"""Builders of CIF texts for tests."""
+"""Builders of CIF texts for tests, and what is read of them."""
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import spglib
+from ase import Atoms
+
+from repose.errors import InvalidCrystalError
+from repose.io.cif import read_cif
 
 ROCK_SALT = (("Na1", "Na", 0, 0, 0), ("Cl1", "Cl", 0.5, 0.5, 0.5))
 FACES = ((0, 0, 0), (0, 0.5, 0.5), (0.5, 0, 0.5), (0.5, 0.5, 0))
@@ -14,6 +19,8 @@ ALL_ROCK_SALT = tuple(
 )
 CUBIC = (5.64, 5.64, 5.64, 90, 90, 90)
 COLUMNS = ("label", "type_symbol", "fract_x", "fract_y", "fract_z")
+HEXAGONAL = (4.99, 4.99, 17.06, 90, 90, 120)
+CALCITE = [("Ca1", "Ca", 0, 0, 0), ("C1", "C", 0, 0, 0.25), ("O1", "O", 0.2578, 0, 0.25)]
 # Hall numbers of spglib.
 FM3M, PM3M, FD3M_1, FD3M_2, R3C_H, R3C_R = 523, 517, 525, 526, 460, 461
 
@@ -56,3 +63,34 @@ def operations(hall_number: int) -> list[str]:
 def listed(texts: Iterable[str], tag: str = "_space_group_symop_operation_xyz") -> str:
     """A loop of operations."""
     return "\n".join(["loop_", tag, *(f"'{text}'" for text in texts)])
+
+
+def read_one(text):
+    """The only crystal of a text."""
+    (parsed,) = read_cif(text)
+    assert isinstance(parsed, Atoms), parsed
+    return parsed
+
+
+def reason(text):
+    """Why the only block of a text is refused; one printable line."""
+    try:
+        (refused,) = read_cif(text)
+    except InvalidCrystalError as error:
+        refused = error
+    assert isinstance(refused, InvalidCrystalError), f"read: {refused}"
+    assert str(refused).isprintable()
+    return str(refused)
+
+
+def space_group(atoms):
+    """Number by spglib, for a right-handed cell; it differs between a chiral crystal and its mirror image."""
+    cell = atoms.cell.array
+    assert np.linalg.det(cell) > 0
+    return spglib.get_symmetry_dataset((cell, atoms.get_scaled_positions(), atoms.numbers)).number
+
+
+def is_rock_salt(text):
+    """Whether the text is read as the cubic cell of NaCl."""
+    atoms = read_one(text)
+    return atoms.get_chemical_symbols() == ["Na"] * 4 + ["Cl"] * 4 and space_group(atoms) == 225

@@ -4,7 +4,6 @@ import io
 
 import numpy as np
 import pytest
-import spglib
 from ase import Atoms
 from ase.build import bulk
 from ase.io import read as ase_read
@@ -16,7 +15,18 @@ from pymatgen.core.structure_matcher import StructureMatcher
 from pymatgen.io.ase import AseAtomsAdaptor
 from pymatgen.io.cif import CifWriter
 
-from cif_files import ALL_ROCK_SALT, COLUMNS, FM3M, ROCK_SALT, cif, listed, operations
+from cif_files import (
+    ALL_ROCK_SALT,
+    COLUMNS,
+    FM3M,
+    ROCK_SALT,
+    cif,
+    listed,
+    operations,
+    read_one,
+    reason,
+    space_group,
+)
 from conftest import random_crystal
 from repose.errors import InvalidCrystalError
 from repose.io.cif import read_cif, write_cif
@@ -32,24 +42,6 @@ REAL = {
     "wurtzite": lambda: bulk("ZnO", "wurtzite", a=3.25, c=5.2),
     "calcite": lambda: crystal("CaCO", CALCITE, spacegroup=167, cellpar=[4.99, 4.99, 17.06, 90, 90, 120]),
 }
-
-
-def read_one(text):
-    """The only crystal of a text."""
-    (parsed,) = read_cif(text)
-    assert isinstance(parsed, Atoms), parsed
-    return parsed
-
-
-def reason(text):
-    """Why the only block of a text is refused; one printable line."""
-    try:
-        (refused,) = read_cif(text)
-    except InvalidCrystalError as error:
-        refused = error
-    assert isinstance(refused, InvalidCrystalError), f"read: {refused}"
-    assert str(refused).isprintable()
-    return str(refused)
 
 
 def distances(atoms):
@@ -239,7 +231,7 @@ def sites_with(value, other="."):
 @pytest.mark.parametrize(
     ("column", "good", "bad", "words"),
     [
-        ("occupancy", ["1", "1.0", "1.", "1.000(2)", "?"], ["0.5", ".75(1)", "0", "2", "0.998"], "partial occ"),
+        ("occupancy", ["1", "1.0", "1.", "1.000(2)", "?"], ["0.5", ".75(1)", "0", "2", ".998"], "partial"),
         ("occupancy", ["1.0005"], ["full", "1/2", "nan"], "site 'Cl3' has the occupancy"),
         ("attached_hydrogens", ["0", "?"], ["1", "2"], "hydrogen atoms attached"),
         ("disorder_group", ["1", "0", "?", "A"], ["-1"], "partial occupancy: site 'Cl3'"),
@@ -299,12 +291,6 @@ def test_sites_in_one_place():
 
 
 # ---- writer
-
-
-def space_group(atoms):
-    """Number by spglib, for a right-handed cell; it differs between a chiral crystal and its mirror image."""
-    assert np.linalg.det(atoms.cell.array) > 0
-    return spglib.get_symmetry_dataset((atoms.cell.array, atoms.get_scaled_positions(), atoms.numbers)).number
 
 
 @pytest.mark.parametrize("number", [152, 154])

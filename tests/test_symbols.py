@@ -27,7 +27,8 @@ def test_every_element_in_every_spelling(symbol):
     ("kind", "symbol"),
     [
         ("D", "H"), ("T", "H"), ("D1+", "H"), ("2H", "H"), ("57Fe", "Fe"), ("OW", "O"), ("Ow", "O"),
-        ("OH", "O"), ("Wat", "O"), ("H2O", "O"), ("Cval", "C"), ("Fe3+,spin=5", "Fe"), ("CO", "Co"), ("Mn4+spin=-3", "Mn"),
+        ("OH", "O"), ("Wat", "O"), ("H2O", "O"), ("Cval", "C"), ("Fe3+,spin=5", "Fe"), ("CO", "Co"),
+        ("Mn4+spin=-3", "Mn"),
     ],
 )  # fmt: skip
 def test_other_types(kind, symbol):

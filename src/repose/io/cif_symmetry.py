@@ -162,7 +162,7 @@ def _listed(block: Block, tags: list[str]) -> Operations | None:
     lists += operations
     if not lists:
         return None
-    if any(keys(*other) != keys(*lists[0]) for other in lists[1:]):
+    if any({*keys(*other)} != {*keys(*lists[0])} for other in lists[1:]):
         raise InvalidCrystalError("its two lists of symmetry operations differ; leave the right one.")
     return lists[0]
 
@@ -179,11 +179,13 @@ def _named(block: Block, tag: str) -> list[_Named]:
     if _HALL.fullmatch(tag):
         return [_Named(spelled, value, hall=space_groups.from_hall(value))]
     if _SCHOENFLIES.fullmatch(tag):
-        symbol = re.sub(r"[^a-z0-9]+", "^", value.lower()).strip("^")
+        symbol = re.sub(r"[^a-z0-9]+", "^", re.sub(r"[~_\s]", "", value.lower())).strip("^")
         found = space_groups.by_schoenflies().get(symbol, 0)
         return [_Named(spelled, value, tuple(space_groups.settings(found)))]
     if is_name and number(value) is None:
         settings, choice = space_groups.find(value)
+        if _REFERENCE.fullmatch(tag) and settings:  # the setting in use may be any
+            settings = space_groups.settings(settings[0].number)
         return [_Named(spelled, value, tuple(settings), choice=choice)]
     if is_name or _NUMBER.fullmatch(tag):
         return [_Named(spelled, value, tuple(space_groups.settings(int(number(value) or 0))))]
