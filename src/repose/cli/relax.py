@@ -167,6 +167,8 @@ class _Job:
         if result.structure is entry.crystal:  # there is no prediction
             self.report.add(entry, result)
             return
+        from repose.io import convert
+
         bound = result.uncertainty
         apart = self.max_uncertainty is not None and bound is not None and bound > self.max_uncertainty
         if entry.many:
@@ -180,6 +182,7 @@ class _Job:
             refused = replace(result, status="refused", reason=f"it cannot be written: {said}")
             self.report.add(entry, refused)
             return
+        dropped += [f"{name} of the input" for name in convert.stale_labels(entry.crystal)]
         self.report.add(entry, result, written, dropped, apart)
 
 

@@ -79,7 +79,7 @@ class Report:
         status = "refused" if result is None else result.status
         reason = entry.reason if result is None else result.reason
         reason = None if reason is None else f"{where}: {reason}"
-        remarks = [*getattr(entry, "remarks", ()), *(getattr(result, "remarks", ()) if result else ())]
+        remarks = [*entry.remarks, *(result.remarks if result else ())]
         self.counts.update((status, "all"))
         self.counts["apart"] += apart
         self.counts["outside"] += result is not None and result.outside is not None
