@@ -147,8 +147,8 @@ def _lattice(value: str) -> NDArray[np.float64]:
     found = [v for v in numbers if v is not None]
     if len(found) < len(numbers) or len(found) not in (3, 9):
         raise InvalidCrystalError(
-            "it cannot be read as extxyz: Lattice should hold nine numbers, one lattice vector after the other; "
-            f"got {value[:80]!r}."
+            "it cannot be read as extxyz: Lattice should hold nine numbers, one lattice vector after the "
+            f"other; got {value[:80]!r}."
         )
     return np.array(found).reshape(-1, 3).squeeze()
 
@@ -169,8 +169,9 @@ def _pbc(value: str) -> list[bool]:
 def format_entry(key: str, value: Any) -> str | None:
     """An entry of a comment line from which ASE reads the same value again; None if there is no such entry.
 
-    Numbers, logical values, vectors of them and plain words are written as they are; everything else that JSON
-    has is written as ``_JSON``: text with line breaks, text that looks like a number, lists, dictionaries.
+    Numbers, logical values, vectors of them and plain words are written as they are; everything else that
+    JSON has is written as ``_JSON``: text with line breaks, text that looks like a number, lists,
+    dictionaries.
 
     Args:
         key: A word without blanks and quotes.
@@ -178,16 +179,16 @@ def format_entry(key: str, value: Any) -> str | None:
     """
     if isinstance(value, np.generic | np.ndarray) and np.ndim(value) == 0:
         value = value.item()
-    numbers = isinstance(value, np.ndarray) and value.dtype.kind in "ifb"
     forms = []
     if isinstance(value, bool | int | float):
         forms = [_number_text(value)]
     elif isinstance(value, str) and value.isprintable():
         forms = [value, _quoted(value)]
-    elif numbers and value.shape == (3, 3) and key in ("stress", "virial"):
-        forms = [_quoted(" ".join(map(_number_text, value.ravel(order="F").tolist())))]
-    elif numbers and value.ndim == 1 and len(value) > 1:
-        forms = [_quoted(" ".join(map(_number_text, value.tolist())))]
+    elif isinstance(value, np.ndarray) and value.dtype.kind in "ifb":
+        if value.shape == (3, 3) and key in ("stress", "virial"):
+            forms = [_quoted(" ".join(map(_number_text, value.ravel(order="F").tolist())))]
+        elif value.ndim == 1 and len(value) > 1:
+            forms = [_quoted(" ".join(map(_number_text, value.tolist())))]
     try:
         forms.append(_quoted("_JSON " + json.dumps(plain(value))))
         return next((f"{key}={form}" for form in forms if _reads_back(key, form, value)), None)

@@ -58,21 +58,20 @@ def fixed_coordinates(structure: Crystal) -> NDArray[np.bool_]:
     for k in np.flatnonzero((scaled < 0).any(axis=1))[:1]:
         axes = "".join(axis for axis, held in zip("xyz", cartesian[k], strict=True) if held)
         raise InvalidCrystalError(
-            f"its constraint FixCartesian along {axes} of atom {k} cannot be kept: the directions that it leaves "
-            "free are not those of lattice vectors. Use FixScaled, or a cell with vectors along x, y and z."
+            f"its constraint FixCartesian along {axes} of atom {k} cannot be kept: the directions that it "
+            "leaves free are not those of lattice vectors. Use FixScaled, or vectors along x, y and z."
         )
     return fixed | (scaled > 0)
 
 
 def to_constraints(fixed: NDArray[np.bool_]) -> list[Any]:
-    """Fractional coordinates to keep, ``(N, 3)``, as ASE constraints: FixAtoms, and FixScaled for the rest."""
+    """ASE constraints that keep fractional coordinates ``(N, 3)``: FixAtoms, and FixScaled for the rest."""
     from ase.constraints import FixAtoms, FixScaled
 
     whole = fixed.all(axis=1)
     constraints: list[Any] = [FixAtoms(np.flatnonzero(whole))] if whole.any() else []
-    for mask in np.unique(fixed[~whole & fixed.any(axis=1)], axis=0):
-        constraints.append(FixScaled(np.flatnonzero((fixed == mask).all(axis=1)), mask))
-    return constraints
+    masks = np.unique(fixed[~whole & fixed.any(axis=1)], axis=0)
+    return constraints + [FixScaled(np.flatnonzero((fixed == mask).all(axis=1)), mask) for mask in masks]
 
 
 def to_other_axes(fixed: NDArray[np.bool_], axes: NDArray[Any], others: NDArray[Any]) -> NDArray[np.int_]:
@@ -84,8 +83,8 @@ def to_other_axes(fixed: NDArray[np.bool_], axes: NDArray[Any], others: NDArray[
         others: Three more, ``(3, 3)``.
 
     Returns:
-        ``(N, 3)``: 1 where the component along an axis of ``others`` is to be held and 0 where it is free; -1 in
-        all three where no choice is equivalent.
+        ``(N, 3)``: 1 where the component along an axis of ``others`` is to be held and 0 where it is free; -1
+        in all three where no choice is equivalent.
     """
     result = np.empty(fixed.shape, dtype=int)
     for mask in np.unique(fixed, axis=0):
@@ -101,6 +100,6 @@ def _three_flags(flags: Any, site: int) -> list[bool]:
     values = [logical(flag) if isinstance(flag, str) else flag for flag in np.asarray(flags).ravel().tolist()]
     if len(values) != 3 or not all(value in (True, False) for value in values):
         raise InvalidCrystalError(
-            f"its site property selective_dynamics is {flags!r} at site {site}; expected three logical values."
+            f"its site property selective_dynamics is {flags!r} at site {site}; expected three flags."
         )
     return [bool(value) for value in values]

@@ -52,8 +52,8 @@ def to_batch(structure: Crystal) -> CrystalBatch:
         numbers, positions, cell, pbc = _from_structure(structure)
     else:
         raise InvalidCrystalError(
-            f"expected a crystal as ase.Atoms or pymatgen Structure; got {type(structure).__name__}. "
-            "Read a file with ase.io.read, or give it to the command 'repose relax'; a Molecule needs a lattice."
+            f"expected an ase.Atoms or a pymatgen Structure; got {type(structure).__name__}. Read a file "
+            "with ase.io.read, or give it to the command 'repose relax'; a Molecule needs a lattice."
         )
     _check(numbers, positions, cell, pbc)
     return CrystalBatch(
@@ -98,12 +98,13 @@ def frame_to_atoms(crystal: CrystalBatch, frame: Frame) -> Atoms:
 def with_geometry(structure: C, positions: NDArray[Any], cell: NDArray[Any]) -> C:
     """The same crystal in another geometry, with everything it carries but what belongs to the old one.
 
-    Results of calculations (the calculator, energies, forces, stresses, velocities; `stale_labels` names them)
-    are left out.
+    Results of calculations (the calculator, energies, forces, stresses, velocities; `stale_labels` names
+    them) are left out.
 
     Args:
-        structure: `ase.Atoms` (info, arrays, constraints and pbc are kept) or a pymatgen Structure (class, site
-            properties, labels, charge, properties, attributes of the class and the lattice's pbc are kept).
+        structure: `ase.Atoms` (info, arrays, constraints and pbc are kept) or a pymatgen Structure (class,
+            site properties, labels, charge, properties, attributes of the class and the lattice's pbc are
+            kept).
         positions: A, ``(N, 3)``.
         cell: Lattice vectors as rows in A, ``(3, 3)``.
 
@@ -125,7 +126,8 @@ def with_geometry(structure: C, positions: NDArray[Any], cell: NDArray[Any]) -> 
     fractional = positions @ np.linalg.inv(cell)
     stale = isinstance(old, SymmetrizedStructure) and not _is_symmetric(old, fractional, cell)
     if stale or type(old) in (Structure, IStructure):
-        new: Any = (Structure if stale else type(old))(
+        kind: Any = Structure if stale else type(old)
+        new: Any = kind(
             lattice,
             [site.species for site in old],
             fractional,
@@ -146,7 +148,7 @@ def with_geometry(structure: C, positions: NDArray[Any], cell: NDArray[Any]) -> 
 
 
 def _is_symmetric(structure: Any, fractional: NDArray[Any], cell: NDArray[Any]) -> bool:
-    """Whether the operations of a SymmetrizedStructure map atoms onto equivalent ones at these coordinates."""
+    """Whether the operations of a SymmetrizedStructure hold for atoms at these coordinates."""
     for operation in structure.spacegroup:
         images = fractional @ operation.rotation_matrix.T + operation.translation_vector
         for sites in structure.equivalent_indices:
@@ -184,8 +186,8 @@ def _from_atoms(atoms: Any) -> tuple[NDArray[Any], ...]:
 def _check_occupancy(atoms: Any) -> None:
     """Refuse sites that are said to be occupied in part.
 
-    ASE's CIF reader leaves occupancies in ``info``, a dictionary of shares for every kind of site; other files
-    have a column. Anything else called occupancy is something else.
+    ASE's CIF reader leaves occupancies in ``info``, a dictionary of shares for every kind of site; other
+    files have a column. Anything else called occupancy is something else.
     """
     kinds = atoms.info.get("occupancy")
     for kind, shares in kinds.items() if isinstance(kinds, dict) else ():

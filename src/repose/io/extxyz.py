@@ -37,15 +37,15 @@ _BOOLEAN = {"1": True, "0": False}
 class _Column(NamedTuple):
     name: str
     kind: str  # S, R, I or L
-    first: int
-    count: int
+    first: int  # place of its first value in a row
+    width: int
 
 
 def read_extxyz(text: str) -> Iterator[tuple[Atoms, tuple[str, ...]] | InvalidCrystalError]:
     """Read the frames of an extended XYZ file; a bad one does not take the others with it.
 
     Args:
-        text: The whole file, lines ended by ``\\n``.
+        text: The whole file, as `repose.io.text.decode` returns it.
 
     Yields:
         The crystal of a frame with remarks on what was not read, or why there is none.
@@ -96,13 +96,13 @@ def _fault(reason: str) -> InvalidCrystalError:
 
 
 def _frame(lines: list[str], count: int, first: int) -> tuple[Atoms, tuple[str, ...]]:
-    """The crystal of a comment line, ``count`` atoms and VEC lines; ``first`` is the number of the first line."""
+    """The crystal of a comment line, ``count`` atoms and VEC lines; the comment is line ``first``."""
     from ase import Atoms
 
     comment = parse_comment(lines[0])
     columns = _columns(comment)
     rows = [line.split() for line in lines[1 : 1 + count]]
-    width = sum(column.count for column in columns)
+    width = sum(column.width for column in columns)
     for k, row in enumerate(rows):
         if len(row) < width:
             raise _fault(f"line {first + 1 + k} should hold {width} values; got {' '.join(row)[:60]!r}.")
@@ -123,24 +123,24 @@ def _columns(comment: Comment) -> list[_Column]:
     given = comment.properties or "species:S:1:pos:R:3"
     fields = given.split(":")
     triples = list(zip(fields[::3], fields[1::3], fields[2::3], strict=False))
-    if len(fields) % 3 or any(
-        k.upper() not in "SRIL" or not n.isdecimal() or n == "0" for _, k, n in triples
-    ):
+    good = all(
+        kind.upper() in ("S", "R", "I", "L") and re.fullmatch("[1-9][0-9]*", width)
+        for _, kind, width in triples
+    )
+    if len(fields) % 3 or not good:
         raise _fault(f"Properties should be NAME:TYPE:COLUMNS, repeated; got {given[:80]!r}.")
-    exact = {"species", "pos", "Z"}
     columns, first = list[_Column](), 0
-    for name, kind, number in triples:
-        known = next((k for k, names in _COLUMNS.items() if name.lower() in names), None)
-        # Some other column may be called like one of the three that are there, e.g. "element".
-        standard = next(n for n in exact if n.lower() in _COLUMNS[known]) if known else name
-        if known and (name == standard or standard not in fields[::3]):
-            name = known
-        columns.append(_Column(name, kind.upper(), first, int(number)))
-        first += int(number)
+    for name, kind, width in triples:
+        for known, usual in (("symbols", "species"), ("positions", "pos"), ("numbers", "Z")):
+            # Where the usual name is there, the others are names of something else.
+            if name == usual or (name.lower() in _COLUMNS[known] and usual not in fields[::3]):
+                name = known
+        columns.append(_Column(name, kind.upper(), first, int(width)))
+        first += int(width)
     names = [column.name for column in columns]
     if len(set(names)) < len(names):
         raise _fault(f"Properties names a column twice: {given[:80]!r}.")
-    sizes = {column.name: column.count for column in columns}
+    sizes = {column.name: column.width for column in columns}
     if sizes.get("positions") != 3 or not {sizes.get("symbols"), sizes.get("numbers")} & {1}:
         raise _fault(f"Properties should have species:S:1 (or Z:I:1) and pos:R:3; got {given[:80]!r}.")
     return columns
@@ -152,15 +152,15 @@ def _values(column: _Column, rows: list[list[str]], first: int) -> NDArray[Any]:
     kind = {"S": object, "R": float, "I": int, "L": bool}[column.kind]
     values = []
     for k, row in enumerate(rows):
-        cells = [read(word) for word in row[column.first : column.first + column.count]]
+        cells = [read(word) for word in row[column.first : column.first + column.width]]
         if None in cells:
             what = {"R": "numbers", "I": "integers", "L": "T or F"}[column.kind]
             got = " ".join(row)[:60]
             raise _fault(f"line {first + k} should hold {what} in column '{column.name}'; got {got!r}.")
         values.append(cells)
-    array = np.array(values, dtype=kind).reshape(len(rows), column.count)
+    array = np.array(values, dtype=kind).reshape(len(rows), column.width)
     array = array.astype(str) if column.kind == "S" else array
-    return array[:, 0] if column.count == 1 else array
+    return array[:, 0] if column.width == 1 else array
 
 
 def _real(word: str) -> float | None:

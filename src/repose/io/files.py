@@ -220,7 +220,8 @@ def _read_traj(path: str) -> Iterator[Any]:
     """Frame by frame, so that a bad one does not take the others with it."""
     from ase.io.trajectory import Trajectory
 
-    with Trajectory(path) as frames:
+    frames: Any = Trajectory(path)
+    with frames:
         for k in range(len(frames)):
             try:
                 yield frames[k]

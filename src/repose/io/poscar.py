@@ -29,7 +29,7 @@ def read_poscar(text: str) -> tuple[Atoms, tuple[str, ...]]:
     """Read the crystal of a POSCAR or CONTCAR; blocks after the coordinates are not read.
 
     Args:
-        text: The whole file, lines ended by ``\\n``.
+        text: The whole file, as `repose.io.text.decode` returns it.
 
     Returns:
         The crystal, selective dynamics as FixAtoms and FixScaled, and remarks on what was not read.
@@ -93,7 +93,7 @@ def write_poscar(
 
 
 def _lattice(lines: list[str]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Lattice vectors as rows in A, and the factors that Cartesian coordinates are multiplied by, ``(3,)``."""
+    """Lattice vectors as rows in A, and the factors of Cartesian coordinates, ``(3,)``."""
     given = words_of.words(_line(lines, 1, "the scaling factor"))
     factors = [f for f in takewhile(lambda f: f is not None, map(words_of.number, given)) if f is not None]
     if len(factors) not in (1, 3):
@@ -105,8 +105,8 @@ def _lattice(lines: list[str]) -> tuple[NDArray[Any], NDArray[Any]]:
         return vectors * factors, np.broadcast_to(factors, 3)
     volume = abs(float(np.linalg.det(vectors)))
     if volume == 0:
-        raise InvalidCrystalError("its cell has no volume, and its scaling factor is one.")
-    # A negative factor is the volume of the cell; the vectors keep their directions, also of a left-handed one.
+        raise InvalidCrystalError("its scaling factor is a volume, but its lattice vectors span none.")
+    # A negative factor is the volume; the vectors keep their directions, also those of a left-handed cell.
     scale = np.full(3, np.cbrt(-factors[0] / volume))
     return vectors * scale, scale
 
@@ -145,8 +145,8 @@ def _species(lines: list[str]) -> tuple[list[str], int]:
         row += 1
     if len(counts) != len(names):
         raise InvalidCrystalError(
-            f"it cannot be read as poscar: it names {len(names)} elements ({' '.join(names)[:60]}), but gives "
-            f"{len(counts)} counts; expected one count an element."
+            f"it cannot be read as poscar: it names {len(names)} elements ({' '.join(names)[:60]}), but "
+            f"gives {len(counts)} counts; expected one count an element."
         )
     if sum(counts) > len(lines):
         raise InvalidCrystalError(
@@ -181,9 +181,7 @@ def _notes(symbols: list[str], rests: list[list[str]], selective: bool) -> list[
         return ["flags T and F without a line 'Selective dynamics' are not read, as in VASP"]
     named = [rest[0] if rest and rest[0] in atomic_numbers else None for rest in rests]
     if any(name is not None and name != symbol for name, symbol in zip(named, symbols, strict=True)):
-        return [
-            "element names behind the coordinates differ from the line of symbols, which counts as in VASP"
-        ]
+        return ["element names behind the coordinates differ from the line of symbols, which is used"]
     return []
 
 
@@ -233,5 +231,6 @@ def _numbers(lines: list[str], row: int, what: str) -> list[float]:
 
 def _fail(lines: list[str], row: int, expected: str) -> NoReturn:
     raise InvalidCrystalError(
-        f"it cannot be read as poscar: line {row + 1} should hold {expected}; got {lines[row].strip()[:60]!r}."
+        f"it cannot be read as poscar: line {row + 1} should hold {expected}; "
+        f"got {lines[row].strip()[:60]!r}."
     )

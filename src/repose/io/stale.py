@@ -16,14 +16,14 @@ _RESULT = re.compile(
 # Magnetic moments and charges are inputs, unless something says that they were calculated.
 _MOMENT = re.compile(r"mag(netic|mom|moms)|moments?|charges?")
 _CALCULATED = {
-    "final", "ref", "reference", "dft", "pbe", "vasp", "mace", "chgnet", "pred", "predicted", "calc", "calculated",
-    "bader", "born",
+    "final", "ref", "reference", "dft", "pbe", "vasp", "mace", "chgnet", "pred", "predicted", "calc",
+    "calculated", "bader", "born",
 }  # fmt: skip
 # Numbers about a calculation: energy_cutoff, config_forces_weight, external_stress.
 _SETTING = {
     "cutoff", "cut", "unit", "units", "weight", "weights", "tol", "tolerance", "convergence", "converged",
-    "threshold", "criterion", "key", "field", "constant", "constants", "method", "source", "scale", "shift", "shifts",
-    "external", "applied",
+    "threshold", "criterion", "key", "field", "constant", "constants", "method", "source", "scale", "shift",
+    "shifts", "external", "applied",
 }  # fmt: skip
 _NAMES = {"magmoms", "charges", "energies", "forces", "dielectric_tensor"}
 
@@ -57,8 +57,8 @@ def stale_labels(structure: Any) -> list[str]:
     """Names of the results that a structure carries and that do not hold for another geometry, sorted.
 
     Args:
-        structure: `ase.Atoms` (results of its calculator, ``info``, arrays) or a pymatgen Structure (properties,
-            site properties, and the energy of a Slab).
+        structure: `ase.Atoms` (results of its calculator, ``info``, arrays) or a pymatgen Structure
+            (properties, site properties, and the energy of a Slab).
     """
     if is_atoms(structure):
         results = getattr(structure.calc, "results", None) or {}
@@ -66,7 +66,7 @@ def stale_labels(structure: Any) -> list[str]:
         tables = (structure.info, structure.arrays)
     else:
         names = {"energy"} if vars(structure).get("energy") is not None else set[str]()
-        tables = (structure.properties, {k: None for k in _site_names(structure)})
+        tables = (structure.properties, *(site.properties for site in structure))
     return sorted(names | {k for table in tables for k, value in table.items() if is_stale(k, value)})
 
 
@@ -86,7 +86,3 @@ def remove_stale(structure: Any) -> None:
     for table in tables:
         for name in [name for name, value in table.items() if is_stale(name, value)]:
             del table[name]
-
-
-def _site_names(structure: Any) -> set[Any]:
-    return {name for site in structure for name in site.properties}

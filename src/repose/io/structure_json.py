@@ -47,7 +47,8 @@ def read_json(text: str) -> Iterator[tuple[Structure, tuple[str, ...]] | Invalid
         if not isinstance(entry, dict) or not {"lattice", "sites"} <= entry.keys():
             kind = f" of class {entry['@class']}" if isinstance(entry, dict) and "@class" in entry else ""
             yield InvalidCrystalError(
-                f"it is no pymatgen Structure{kind}; expected an object with 'lattice' and 'sites', or a list."
+                f"it is no pymatgen Structure{kind}; expected an object with 'lattice' and 'sites', or a "
+                "list of them."
             )
             continue
         try:

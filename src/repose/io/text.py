@@ -19,7 +19,7 @@ _LOGICAL = {"t": True, "true": True, "f": False, "false": False}
 
 
 def decode(data: bytes) -> str:
-    """Text of a file of any kind, with ``\\n`` at the ends of lines.
+    """Text of a file of any kind, with a line feed at the end of lines.
 
     The encoding is that of the byte order mark, else UTF-8, else Latin-1, in which every byte is a letter.
 

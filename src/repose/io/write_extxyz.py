@@ -25,8 +25,9 @@ _DOUBLE = 2**53  # larger integers are not exact as real numbers
 def write_frame(atoms: Any, index: int | None = None) -> tuple[str, list[str]]:
     """One frame: constraints as ``move_mask``, results of the calculator, info and arrays as ASE writes them.
 
-    Fractional coordinates that are fixed along directions other than x, y and z have no place in ``move_mask``.
-    They go to a column ``selective_dynamics``, which `read_extxyz` understands, and are listed as dropped.
+    Fractional coordinates that are fixed along directions other than x, y and z have no place in
+    ``move_mask``. They go to a column ``selective_dynamics``, which `read_extxyz` understands, and are listed
+    as dropped.
 
     Args:
         atoms: `ase.Atoms`.
