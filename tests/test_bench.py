@@ -371,7 +371,7 @@ def _sleep(path):
     time.sleep(600)
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_child_ends_with_its_parent(tmp_path, how):
     code = (
         "import test_bench\nfrom repose.benchmark.speed import isolated\n"

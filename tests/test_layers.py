@@ -60,6 +60,7 @@ ORDER = [
     "benchmark",
     "training",
     "testing",
+    "cell_filters",
     "optimize",
     "cli",
     "__init__",

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from ase.calculators.calculator import PropertyNotImplementedError
-from ase.filters import ExpCellFilter, Filter, FrechetCellFilter, StrainFilter, UnitCellFilter
+from ase.filters import Filter, StrainFilter, UnitCellFilter
 from ase.optimize.optimize import DEFAULT_MAX_STEPS, Optimizer
-from scipy.linalg import expm, polar
 
+from repose.cell_filters import allowed_cell, check_filter
 from repose.errors import ConfigError, InvalidCrystalError
 from repose.models.base import Relaxer
 from repose.models.loading import load
+from repose.symmetry import apply_cell
 
 
 class DirectOptimizer(Optimizer):
@@ -28,8 +30,8 @@ class DirectOptimizer(Optimizer):
 
     Args:
         atoms: `ase.Atoms` (the cell stays), or a filter around them. A cell filter such as FrechetCellFilter
-            lets the cell relax; components of the strain that its mask excludes stay zero. A plain filter
-            holds the atoms that it hides.
+            lets the cell relax as far as its mask, ``hydrostatic_strain`` and ``constant_volume`` allow, see
+            `repose.cell_filters.allowed_cell`. A plain filter holds the atoms that it hides.
         restart: Not used; there is no history.
         logfile: As for every ASE optimizer.
         trajectory: The same; without a calculator the frames carry no energies.
@@ -134,14 +136,13 @@ class DirectOptimizer(Optimizer):
         if result.structure is atoms:
             raise InvalidCrystalError(f"the atoms cannot be relaxed: {result.reason}")
         if result.status == "suspect":
-            import warnings
-
             warnings.warn(f"the relaxed crystal is suspect: {result.reason}", stacklevel=2)
+        for remark in result.remarks:
+            warnings.warn(remark, stacklevel=2)
         cell, positions = result.structure.cell.array, result.structure.positions
-        if cell_filter is not None and not np.all(cell_filter.mask):
-            fractional = positions @ np.linalg.inv(cell)
-            cell = _masked(cell, cell_filter)
-            positions = fractional @ cell
+        if cell_filter is not None:
+            predicted, cell = cell, allowed_cell(cell_filter, cell)
+            positions = apply_cell(positions, predicted, cell)
         atoms.set_cell(cell, scale_atoms=False, apply_constraint=False)
         atoms.set_positions(positions, apply_constraint=False)
         self._reached = _geometry(atoms)
@@ -185,11 +186,7 @@ def _unwrap(atoms: Any) -> tuple[Any, UnitCellFilter | None, list[int]]:
     cell_filter, held = None, set[int]()
     while isinstance(atoms, Filter):
         if isinstance(atoms, UnitCellFilter):
-            for name in ("hydrostatic_strain", "constant_volume", "scalar_pressure"):
-                if getattr(atoms, name, False):
-                    raise ConfigError(
-                        f"a cell filter with {name} cannot be kept; use one without, or its mask."
-                    )
+            check_filter(atoms)
             cell_filter = atoms
         elif isinstance(atoms, StrainFilter):
             raise ConfigError(
@@ -201,36 +198,3 @@ def _unwrap(atoms: Any) -> tuple[Any, UnitCellFilter | None, list[int]]:
     if cell_filter is not None and not np.any(cell_filter.mask):
         cell_filter = None
     return atoms, cell_filter, sorted(held)
-
-
-def _masked(cell: np.ndarray, cell_filter: UnitCellFilter) -> np.ndarray:
-    """The cell nearest to a predicted one that a filter with a mask can reach.
-
-    ``cell = old @ P @ R`` with a symmetric stretch P and a rotation R, which is left out. As in ASE, the mask
-    applies to P - 1 in UnitCellFilter and to log(P) in FrechetCellFilter and ExpCellFilter.
-
-    Args:
-        cell: Predicted lattice vectors as rows in A, ``(3, 3)``.
-        cell_filter: The filter; its atoms still have the old cell.
-
-    Returns:
-        Lattice vectors as rows in A, ``(3, 3)``.
-
-    Raises:
-        ConfigError: A lattice vector along an open direction would change.
-    """
-    old, pbc = cell_filter.atoms.cell.array, cell_filter.atoms.pbc
-    _, stretch = polar(np.linalg.solve(old, cell), side="left")
-    mask = np.asarray(cell_filter.mask, dtype=bool)
-    if isinstance(cell_filter, FrechetCellFilter | ExpCellFilter):
-        values, vectors = np.linalg.eigh(stretch)
-        stretch = expm(np.where(mask, vectors * np.log(values) @ vectors.T, 0.0))
-    else:
-        stretch = np.eye(3) + np.where(mask, stretch - np.eye(3), 0.0)
-    new = old @ stretch
-    if not np.allclose(new[~pbc], old[~pbc], atol=1e-8):
-        raise ConfigError(
-            "the mask of the cell filter lets a lattice vector change along a direction that is not periodic; "
-            "exclude its components from the mask, or give the filter no mask."
-        )
-    return new

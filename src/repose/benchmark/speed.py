@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import statistics
 import threading
 import time
@@ -213,7 +214,12 @@ def isolated(function: Callable[..., T], *arguments: Any, limited: bool = False)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     with ProcessPoolExecutor(1, mp_context=context, initializer=_begin, initargs=(limited,)) as pool:
-        return pool.submit(function, *arguments).result()
+        child = pool.submit(os.getpid).result()
+        try:
+            return pool.submit(function, *arguments).result()
+        except KeyboardInterrupt:  # the pool would wait for the function to end
+            os.kill(child, signal.SIGKILL)
+            raise
 
 
 def _begin(limited: bool) -> None:
