@@ -27,22 +27,14 @@ from repose.data.failures import Failure, read_failures, write_failures
 from repose.data.ledger import Ledger, read_ledgers
 from repose.data.packing import thin
 from repose.data.pairing import Refusal
+from repose.data.rows import Pair, to_pair, to_row
 from repose.data.splits import GroupSplit
-from repose.data.store import (
-    INFO,
-    Dataset,
-    DatasetInfo,
-    Frame,
-    Pair,
-    check_target,
-    to_pair,
-    to_row,
-    write_dataset,
-)
+from repose.data.store import INFO, Dataset, DatasetInfo, check_target, write_dataset
 from repose.data.workers import Line, work_off
 from repose.descent import DescentSettings, Walk, descend
 from repose.errors import ConfigError, DatasetError
 from repose.potentials.loading import calculator_name, load_potential
+from repose.trajectory import Frame
 
 RUN = "label.json"
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,11 +12,13 @@ from pydantic import Field
 
 from repose.atomic import replacing_directory, stepped_aside
 from repose.config import Settings
+from repose.data import columns
+from repose.data.rows import COLUMNS, GEOMETRY, Pair, schema, to_pairs, to_row
 from repose.errors import DatasetError, require
-from repose.trajectory import Frame
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 FORMAT_VERSION = 1
 SPLITS = ("train", "val", "test")
@@ -29,46 +30,10 @@ ROWS_PER_PART = 2000
 _VECTORS = ".list.element.list.element"
 REPEATING = ["id", "split", "numbers.list.element", "tags.key_value.key", "tags.key_value.value"]
 FLOATS = [
-    *(name + _VECTORS for name in ("positions", "cell", "relaxed_positions", "relaxed_cell")),
+    *(name + _VECTORS for name in GEOMETRY),
     *(f"path.list.element.{name}{_VECTORS}" for name in ("positions", "cell", "forces", "stress")),
     "path.list.element.energy",
 ]
-
-
-@dataclass(frozen=True, eq=False)
-class Pair:
-    """An unrelaxed crystal of n atoms and what it relaxes to.
-
-    Attributes:
-        id: Unique name in the dataset.
-        numbers: Atomic numbers, ``(n,)`` int.
-        pbc: Periodic directions, ``(3,)`` bool.
-        positions: Unrelaxed, A, ``(n, 3)``.
-        cell: Unrelaxed, rows, A, ``(3, 3)``.
-        relaxed_positions: A, ``(n, 3)``; atom k is input atom k, in the image nearest to it.
-        relaxed_cell: Rows, A, ``(3, 3)``.
-        split: ``"train"``, ``"val"`` or ``"test"``.
-        path: Frames from unrelaxed to relaxed, where known.
-        tags: Free columns: prototype, how the input was made, ...
-    """
-
-    id: str
-    numbers: np.ndarray
-    pbc: np.ndarray
-    positions: np.ndarray
-    cell: np.ndarray
-    relaxed_positions: np.ndarray
-    relaxed_cell: np.ndarray
-    split: str = "train"
-    path: tuple[Frame, ...] = ()
-    tags: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def chemical_system(self) -> str:
-        """Elements in alphabetical order, joined by dashes: ``"Ca-Mn-O"``."""
-        from ase.data import chemical_symbols
-
-        return "-".join(sorted({chemical_symbols[z] for z in self.numbers}))
 
 
 class DatasetInfo(Settings):
@@ -114,32 +79,73 @@ class Dataset:
     def __iter__(self) -> Iterator[Pair]:
         return self.read()
 
-    def ids(self) -> list[str]:
-        """Ids of all crystals, in order, without reading the crystals."""
-        import pyarrow.parquet as pq
+    def ids(self, split: str | None = None) -> list[str]:
+        """Ids of the crystals of one split, or of all, in order, without reading the crystals.
 
-        return [name for part in self.parts for name in pq.read_table(part, columns=["id"])["id"].to_pylist()]
+        Raises:
+            DatasetError: As `read`.
+        """
+        return [name for rows in self._rows(["id"], split) for name in columns.values(rows["id"])]
 
-    def read(self, split: str | None = None) -> Iterator[Pair]:
-        """Yield the crystals of one split, or of all.
+    def frame_counts(self) -> list[int]:
+        """Frames of the path of every crystal, in order, 0 without a path; no frame is decoded.
+
+        Raises:
+            DatasetError: A part cannot be read.
+        """
+        return [n for rows in self._rows(["path"]) for n in columns.lengths(rows["path"]).tolist()]
+
+    def read(
+        self, split: str | None = None, *, paths: bool = True, ids: Collection[str] | None = None
+    ) -> Iterator[Pair]:
+        """Yield the crystals of one split, or of all; nothing else is decoded.
 
         Args:
             split: ``"train"``, ``"val"``, ``"test"`` or None.
+            paths: Read the paths. Without them ``Pair.path`` is empty, and reading is much faster.
+            ids: Yield only the crystals with these ids; None yields all.
 
         Raises:
             DatasetError: No such split, or a part cannot be read.
         """
+        names = [name for name in COLUMNS if paths or name != "path"]
+        for rows in self._rows(names, split, ids):
+            yield from to_pairs(rows)
+
+    def _rows(
+        self, names: list[str], split: str | None = None, ids: Collection[str] | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        """Columns by their names, of the rows that `read` would take."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        if split is not None and split not in SPLITS:
+        if split not in (None, *SPLITS):
             raise DatasetError(f"split must be one of {', '.join(SPLITS)}; got '{split}'.")
         for part in self.parts:
             try:
-                rows = pq.read_table(part).to_pylist()
+                with pq.ParquetFile(part) as file:
+                    for group in range(file.num_row_groups):
+                        chosen = _chosen(file, group, split, ids)
+                        if chosen is None or len(chosen):
+                            table = file.read_row_group(group, names)
+                            yield from (table if chosen is None else table.take(chosen)).to_batches()
             except (OSError, pa.ArrowInvalid) as error:
                 raise DatasetError(f"{part} cannot be read: {error}. Import the dataset again.") from None
-            yield from (to_pair(row) for row in rows if split in (None, row["split"]))
+
+
+def _chosen(
+    file: pq.ParquetFile, group: int, split: str | None, ids: Collection[str] | None
+) -> np.ndarray | None:
+    """Numbers of the rows of a row group that are asked for, ascending; None for all."""
+    if split is None and ids is None:
+        return None
+    keys = file.read_row_group(group, ["split", "id"] if ids is not None else ["split"])
+    chosen = np.ones(len(keys), dtype=bool)
+    if split is not None:
+        chosen &= keys["split"].to_numpy() == split
+    if ids is not None:
+        chosen &= np.array([name in ids for name in keys["id"].to_numpy()], dtype=bool)
+    return np.flatnonzero(chosen)
 
 
 def write_dataset(
@@ -170,32 +176,22 @@ def write_dataset(
     """
     require("pyarrow", "writing datasets")
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     target = Path(directory)
     check_target(target)
     with replacing_directory(target) as new:
-        counts, seen, rows, part = dict.fromkeys(SPLITS, 0), set[str](), list[dict[str, Any]](), 0
+        counts: dict[str, int] = dict.fromkeys(SPLITS, 0)
+        seen, rows, part = set[str](), list[dict[str, Any]](), 0
 
         def flush() -> None:
             nonlocal rows, part
-            table = pa.Table.from_pylist(rows, schema=_schema(single))
-            pq.write_table(
-                table,
-                new / f"part-{part:05d}.parquet",
-                compression="zstd",
-                use_dictionary=REPEATING,  # type: ignore[arg-type]  # names are allowed, too
-                use_byte_stream_split=FLOATS,  # type: ignore[arg-type]
-            )
+            _write_part(pa.Table.from_pylist(rows, schema=schema(single)), new / f"part-{part:05d}.parquet")
             rows, part = [], part + 1
 
         for pair in pairs:
             if pair.id in seen:
                 raise DatasetError(f"two crystals are called '{pair.id}'; ids must be unique.")
-            if pair.split not in SPLITS:
-                raise DatasetError(
-                    f"'{pair.id}' has split '{pair.split}'; expected one of {', '.join(SPLITS)}."
-                )
+            _check_split(pair.id, pair.split)
             seen.add(pair.id)
             counts[pair.split] += 1
             rows.append(to_row(pair))
@@ -205,8 +201,7 @@ def write_dataset(
             flush()
         if not seen:
             raise DatasetError("no crystal was left to write; see the refusals above.")
-        described = info.model_copy(update={"counts": counts})
-        (new / INFO).write_text(described.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        _write_info(info.model_copy(update={"counts": counts}), new)
         if finish is not None:
             finish(new)
     return Dataset(target)
@@ -225,11 +220,11 @@ def check_target(directory: Path) -> None:
 
 
 def resplit(dataset: Dataset, assign: Callable[[Pair], str], how: str) -> Dataset:
-    """Give every crystal of a dataset a new split and rewrite it, atomically; other files in it are kept.
+    """Give every crystal of a dataset a new split, atomically; other columns and files are kept as they are.
 
     Args:
         dataset: What to change.
-        assign: Split of a crystal; see `repose.data.splits`.
+        assign: Split of a crystal, which comes without its path; see `repose.data.splits`.
         how: Sentence for ``dataset.json``.
 
     Returns:
@@ -238,99 +233,44 @@ def resplit(dataset: Dataset, assign: Callable[[Pair], str], how: str) -> Datase
     Raises:
         DatasetError: A crystal cannot be assigned; the dataset is then as it was.
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
-    def keep_other_files(new: Path) -> None:
+    splits = [_check_split(pair.id, assign(pair)) for pair in dataset.read(paths=False)]
+    with replacing_directory(dataset.directory) as new:
+        first = 0
+        for part in dataset.parts:
+            table = pq.ParquetFile(part).read()
+            column = pa.array(splits[first : first + len(table)], pa.string())
+            _write_part(
+                table.set_column(table.schema.get_field_index("split"), "split", column), new / part.name
+            )
+            first += len(table)
         for path in dataset.directory.iterdir():
             if path.is_file() and path.name != INFO and not path.match(PARTS):
                 shutil.copy2(path, new)
+        counts = {split: splits.count(split) for split in SPLITS}
+        _write_info(dataset.info.model_copy(update={"splits": how, "counts": counts}), new)
+    return Dataset(dataset.directory)
 
-    info = dataset.info.model_copy(update={"splits": how})
-    pairs = (replace(pair, split=assign(pair)) for pair in dataset)
-    return write_dataset(dataset.directory, info, pairs, finish=keep_other_files)
+
+def _check_split(name: str, split: str) -> str:
+    if split not in SPLITS:
+        raise DatasetError(f"'{name}' has split '{split}'; expected one of {', '.join(SPLITS)}.")
+    return split
 
 
-def _schema(single: bool) -> pa.Schema:
-    import pyarrow as pa
+def _write_part(table: pa.Table, path: Path) -> None:
+    import pyarrow.parquet as pq
 
-    vectors = pa.list_(pa.list_(pa.float32() if single else pa.float64(), 3))
-    frame = pa.struct(
-        [
-            ("positions", vectors),
-            ("cell", vectors),
-            ("energy", pa.float64()),
-            ("forces", vectors),
-            ("stress", vectors),
-        ]
-    )
-    return pa.schema(
-        [
-            ("id", pa.string()),
-            ("split", pa.string()),
-            ("numbers", pa.list_(pa.int32())),
-            ("pbc", pa.list_(pa.bool_())),
-            ("positions", vectors),
-            ("cell", vectors),
-            ("relaxed_positions", vectors),
-            ("relaxed_cell", vectors),
-            ("path", pa.list_(frame)),
-            ("tags", pa.map_(pa.string(), pa.string())),
-        ]
+    pq.write_table(
+        table,
+        path,
+        compression="zstd",
+        use_dictionary=REPEATING,  # type: ignore[arg-type]  # names are allowed, too
+        use_byte_stream_split=FLOATS,  # type: ignore[arg-type]
     )
 
 
-def to_row(pair: Pair) -> dict[str, Any]:
-    """A crystal as plain values, for Parquet and JSON."""
-
-    def rows(array: np.ndarray | None) -> list[list[float]] | None:
-        return None if array is None else np.asarray(array, dtype=float).tolist()
-
-    return {
-        "id": pair.id,
-        "split": pair.split,
-        "numbers": pair.numbers.tolist(),
-        "pbc": pair.pbc.tolist(),
-        "positions": rows(pair.positions),
-        "cell": rows(pair.cell),
-        "relaxed_positions": rows(pair.relaxed_positions),
-        "relaxed_cell": rows(pair.relaxed_cell),
-        "path": [
-            {
-                "positions": rows(frame.positions),
-                "cell": rows(frame.cell),
-                "energy": frame.energy,
-                "forces": rows(frame.forces),
-                "stress": rows(frame.stress),
-            }
-            for frame in pair.path
-        ],
-        "tags": list(pair.tags.items()),
-    }
-
-
-def to_pair(row: dict[str, Any]) -> Pair:
-    """The inverse of `to_row`."""
-
-    def array(values: Any) -> np.ndarray | None:
-        return None if values is None else np.array(values, dtype=float)
-
-    return Pair(
-        id=row["id"],
-        split=row["split"],
-        numbers=np.array(row["numbers"], dtype=np.int64),
-        pbc=np.array(row["pbc"], dtype=bool),
-        positions=np.array(row["positions"], dtype=float),
-        cell=np.array(row["cell"], dtype=float),
-        relaxed_positions=np.array(row["relaxed_positions"], dtype=float),
-        relaxed_cell=np.array(row["relaxed_cell"], dtype=float),
-        path=tuple(
-            Frame(
-                positions=np.array(frame["positions"], dtype=float),
-                cell=np.array(frame["cell"], dtype=float),
-                energy=frame["energy"],
-                forces=array(frame["forces"]),
-                stress=array(frame["stress"]),
-            )
-            for frame in row["path"] or ()
-        ),
-        tags=dict(row["tags"] or ()),
-    )
+def _write_info(info: DatasetInfo, directory: Path) -> None:
+    (directory / INFO).write_text(info.model_dump_json(indent=2) + "\n", encoding="utf-8")
