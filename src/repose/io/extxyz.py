@@ -27,10 +27,11 @@ _START = re.compile(r"(?i)(^|\s)(lattice|properties)\s*=")
 _CELL_KEYS = {"cell", "box", "unit_cell", "unitcell", "lattice_vectors", "cell_vectors", "celldim"}
 # Other names of the columns that every file has.
 _COLUMNS = {
-    "numbers": {"z", "numbers", "atomic_number", "atomic_numbers"},
+    "numbers": {"numbers", "atomic_number", "atomic_numbers"},
     "symbols": {"species", "symbol", "symbols", "element", "elements"},
     "positions": {"pos", "position", "positions"},
 }
+_USUAL = {"numbers": "Z", "symbols": "species", "positions": "pos"}
 _BOOLEAN = {"1": True, "0": False}
 
 
@@ -131,7 +132,7 @@ def _columns(comment: Comment) -> list[_Column]:
         raise _fault(f"Properties should be NAME:TYPE:COLUMNS, repeated; got {given[:80]!r}.")
     columns, first = list[_Column](), 0
     for name, kind, width in triples:
-        for known, usual in (("symbols", "species"), ("positions", "pos"), ("numbers", "Z")):
+        for known, usual in _USUAL.items():
             # Where the usual name is there, the others are names of something else.
             if name == usual or (name.lower() in _COLUMNS[known] and usual not in fields[::3]):
                 name = known

@@ -111,8 +111,7 @@ def _rendered(crystal: Any, format: Format, name: str) -> tuple[str, list[str]]:
         dropped.append("constraints")
     if not np.allclose(cell, atoms.cell.standard_form()[0].array, atol=_SAME_CELL):
         dropped.append("orientation of the cell")
-    options: dict[str, Any] = {"labels": labels} if labels else {}
-    text = write_cif(atoms.numbers, atoms.positions, cell, name, **options)
+    text = write_cif(atoms.numbers, atoms.positions, cell, name, labels)
     return text, list(dict.fromkeys(dropped))
 
 

@@ -15,7 +15,7 @@ from repose.io.exchange import WORDS
 # Entries of the comment line and columns that the format itself uses.
 _RESERVED_KEYS = {"lattice", "pbc", "properties"}
 _RESERVED_COLUMNS = {
-    "species", "symbols", "symbol", "element", "elements", "pos", "position", "positions", "z", "numbers",
+    "species", "symbols", "symbol", "element", "elements", "pos", "position", "positions", "numbers",
     "atomic_number", "atomic_numbers", "move_mask", "selective_dynamics", "charge",
 }  # fmt: skip
 _INT32 = 2**31  # ASE reads integers of a column as such
@@ -52,15 +52,22 @@ def write_frame(atoms: Any, index: int | None = None) -> tuple[str, list[str]]:
     columns |= _constraint_columns(atoms, dropped)
     arrays = {k: v for k, v in atoms.arrays.items() if k not in ("numbers", "positions")}
     arrays |= {k: v for k, v in results.items() if k in per_atom_properties and v is not None}
+    used = {field for name, column in columns.items() for field in _fields(name, column)}
     for name, values in arrays.items():
         key = re.sub(r"[^\w.+-]+", "_", str(name))
-        column = _column(np.asarray(values), len(atoms))
+        column = None
+        if key not in ("", "Z") and key.lower() not in _RESERVED_COLUMNS:
+            column = _column(np.asarray(values), len(atoms))
         number = column is not None and column.dtype.kind in "if"
-        taken = key.lower() in _RESERVED_COLUMNS or key in columns
-        if column is None or taken or (key in per_atom_properties and not number):
+        if (
+            column is None
+            or not used.isdisjoint(_fields(key, column))
+            or (key in per_atom_properties and not number)
+        ):
             dropped.append(WORDS.get(name, name if name in results else f"site property: {name}"))
         else:
             columns[key] = column
+            used |= _fields(key, column)
     entries = _entries(info, dropped)
     head = []
     if atoms.cell.any():
@@ -70,6 +77,11 @@ def write_frame(atoms: Any, index: int | None = None) -> tuple[str, list[str]]:
     texts = [_texts(name, values) for name, values in columns.items()]
     rows = [" ".join(row) for row in zip(*texts, strict=True)]
     return "\n".join([str(len(atoms)), " ".join(head + entries), *rows]) + "\n", dropped
+
+
+def _fields(name: str, values: NDArray[Any]) -> set[str]:
+    """What ASE calls the columns that belong to a name: ``x``, or ``x0``, ``x1`` and so on."""
+    return {name} | {f"{name}{k}" for k in range(_width(values)) if _width(values) > 1}
 
 
 def _entries(info: dict[Any, Any], dropped: list[str]) -> list[str]:
