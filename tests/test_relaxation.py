@@ -18,10 +18,10 @@ from pymatgen.core import IStructure, Lattice, Structure
 
 import repose
 from repose.errors import InvalidCrystalError, MissingExtraError
+from repose.io.files import write
 from repose.models.relaxation import Relaxation
 from test_cli_uncertainty import KNOWN, save
 from tiny import Known
-
 
 KEPT = (
     "status",
@@ -150,6 +150,16 @@ def test_extended_xyz_keeps_bounds(calibrated, oxide, tmp_path):
     again = ase.io.read(tmp_path / "a.extxyz")
     assert again.info["repose_uncertainty"] > 0
     assert again.arrays["repose_atom_uncertainty"].shape == (2,)
+
+
+@pytest.mark.parametrize("name", ["POSCAR", "a.cif", "a.json", "a.extxyz"])
+def test_bounds_are_not_reported_as_dropped(calibrated, oxide, tmp_path, name):
+    del oxide.info["note"]
+    structure = Structure(Lattice.cubic(4.8), ["Ca", "O"], [[0, 0, 0], [0.5] * 3])
+    for result in calibrated.relax([oxide, structure]):
+        form = "poscar" if name == "POSCAR" else name[2:]
+        dropped = write(result.structure, tmp_path / name, form)
+        assert set(dropped) <= {"orientation of the cell"}
 
 
 def results_of_all_kinds(calibrated):

@@ -18,7 +18,7 @@ from repose.io.write_extxyz import write_frame
 
 Format = Literal["cif", "poscar", "extxyz", "json"]
 FORMATS: tuple[Format, ...] = ("cif", "poscar", "extxyz", "json")
-# Entries of info that the relaxation itself adds; a format without room for them loses nothing of the user's.
+# What the relaxation itself adds to info and arrays; a format without room loses nothing of the user's.
 _OWN = "repose_"
 # Cells that differ by less have the same orientation.
 _SAME_CELL = 1e-3  # A
@@ -118,7 +118,8 @@ def _rendered(crystal: Any, format: Format, name: str) -> tuple[str, list[str]]:
 def _left_out(atoms: Any, kept: tuple[str, ...]) -> list[str]:
     """What atoms carry besides their cell, elements, positions, constraints and the arrays kept."""
     results = getattr(atoms.calc, "results", None) or {}
-    arrays = [name for name in atoms.arrays if name not in ("numbers", "positions", *kept)]
+    kept = ("numbers", "positions", *kept)
+    arrays = [name for name in atoms.arrays if name not in kept and not str(name).startswith(_OWN)]
     return [
         *(WORDS.get(name, f"site property: {name}") for name in arrays),
         *(f"info: {name}" for name in atoms.info if not str(name).startswith(_OWN)),
