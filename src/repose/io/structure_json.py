@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -145,7 +146,28 @@ def _kept(properties: dict[Any, Any] | None, what: str, dropped: list[str]) -> d
     kept = {}
     for name, value in (properties or {}).items():
         try:
-            kept[str(plain(name))] = plain(value)
-        except (TypeError, RecursionError):
+            kept[_strict(str(plain(name)))] = _strict(plain(value))
+        except (TypeError, ValueError, RecursionError):
             dropped.append(f"{what}: {name}")
     return kept
+
+
+def _strict(value: Any) -> Any:
+    """A value that every reader of JSON takes; NaN, which means that something is missing, becomes null.
+
+    Raises:
+        ValueError: It has infinity, an integer of more than 64 bits, or text that is no Unicode.
+    """
+    if isinstance(value, dict):
+        return {_strict(name): _strict(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_strict(item) for item in value]
+    if isinstance(value, str):
+        value.encode()
+    elif isinstance(value, float) and not math.isfinite(value):
+        if math.isinf(value):
+            raise ValueError("JSON has no infinity.")
+        return None
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError("JSON integers have 64 bits.")
+    return value
