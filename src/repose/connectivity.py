@@ -146,14 +146,17 @@ def pairs(
 
 
 def independent(vectors: NDArray[np.int64]) -> NDArray[np.int64]:
-    """As many of integer vectors ``(M, 3)`` as are linearly independent, the shortest ones, ``(rank, 3)``."""
-    chosen = np.zeros((0, 3), dtype=np.int64)
-    for vector in vectors[np.argsort(np.abs(vectors).sum(axis=1), kind="stable")]:
-        if np.linalg.matrix_rank(np.vstack([chosen, vector])) > len(chosen):
-            chosen = np.vstack([chosen, vector])
-        if len(chosen) == 3:
-            break
-    return chosen
+    """As many of integer vectors ``(M, 3)`` as are linearly independent, short ones first, ``(rank, 3)``."""
+    vectors = vectors[np.argsort(np.abs(vectors).sum(axis=1), kind="stable")]
+    first = vectors[vectors.any(axis=1)][:1]
+    if not len(first):
+        return first
+    normals = np.cross(first, vectors)
+    second = vectors[normals.any(axis=1)][:1]
+    if not len(second):
+        return first
+    third = vectors[vectors @ np.cross(first[0], second[0]) != 0][:1]
+    return np.concatenate([first, second, third])
 
 
 def _molecular(numbers: NDArray[Any], bonded: Components) -> bool:
