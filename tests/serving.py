@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from repose.data import download
+from repose.data.archives import download
 
 NOISE = np.random.default_rng(0).bytes(700_000)
 BLOCK = 16_384
@@ -23,7 +23,8 @@ class Served:
 
     `cuts`: for each answer in turn, after how many bytes the connection ends; None, or no entry: not at all.
     `stall`: instead of ending it, say nothing more until `released`. `early`: a range begins so many bytes
-    before what was asked for, and says so.
+    before what was asked for, and says so. `chunked`: the length is not given beforehand. `status`: answer
+    with this error, or with a redirection if `headers` hold a Location.
     """
 
     data: bytes
@@ -32,6 +33,7 @@ class Served:
     cuts: list = field(default_factory=list)
     stall: bool = False
     early: int = 0
+    chunked: bool = False
     status: int = 0
     headers: dict = field(default_factory=dict)
 
@@ -69,19 +71,27 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.server.log.append(request)
         served = self.server.files.get(path)
         if served is None or served.status:
-            self.send_error(served.status if served else 404)
+            self.send_response(served.status if served else 404)
+            for name, value in served.headers.items() if served else ():
+                self.send_header(name, value)
+            self.end_headers()
             return
         begin, data = 0, served.data
         if wanted and served.ranges and condition in (None, served.etag):
             begin = int(wanted.removeprefix("bytes=").removesuffix("-")) - served.early
             if begin >= len(data):
-                self.send_error(416)
+                self.send_response(416)
+                self.send_header("Content-Range", f"bytes */{len(data)}")
+                self.end_headers()
                 return
             self.send_response(206)
             self.send_header("Content-Range", f"bytes {begin}-{len(data) - 1}/{len(data)}")
         else:
             self.send_response(200)
-        self.send_header("Content-Length", str(len(data) - begin))
+        if served.chunked:
+            self.send_header("Transfer-Encoding", "chunked")
+        else:
+            self.send_header("Content-Length", str(len(data) - begin))
         if served.etag:
             self.send_header("ETag", served.etag)
         for name, value in served.headers.items():
@@ -91,8 +101,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         try:
             for start in range(begin, len(data) if end is None else end, BLOCK):
                 piece = data[start : min(start + BLOCK, len(data) if end is None else end)]
-                self.wfile.write(piece)
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece) if served.chunked else piece)
                 request["sent"] += len(piece)
+            if end is None and served.chunked:
+                self.wfile.write(b"0\r\n\r\n")
             if end is not None and served.stall:
                 self.server.released.wait(20)
         except OSError:

@@ -1,14 +1,14 @@
 """Downloads, against a server on this machine: whatever breaks, the file is right or there is none."""
 
+import gzip
 import hashlib
-import json
 import socket
 import time
 
 import numpy as np
 import pytest
 
-from repose.data import download
+from repose.data.archives import download
 from repose.errors import DatasetError
 from serving import NOISE, Served, left, md5, running_server, silent_address
 
@@ -47,7 +47,7 @@ def test_another_run_continues_what_one_left(server, tmp_path, monkeypatch):
     url = server.serve("a.zip", NOISE, cuts=[400_000])
     with pytest.raises(DatasetError, match=r"ended after 400000 of 700000 bytes\. 400000 bytes are kept in"):
         download.download(url, tmp_path / "a.zip")
-    assert left(tmp_path) == ["a.zip.part", "a.zip.part.json"]
+    assert left(tmp_path) == ["a.zip.part", "a.zip.part.version"]
     download.download(url, tmp_path / "a.zip")
     assert (tmp_path / "a.zip").read_bytes() == NOISE
     assert left(tmp_path) == ["a.zip"]
@@ -57,7 +57,7 @@ def test_another_run_continues_what_one_left(server, tmp_path, monkeypatch):
 def test_a_server_without_ranges_is_asked_anew(server, tmp_path):
     said = []
     url = server.serve("a.zip", NOISE, ranges=False, cuts=[200_000])
-    download.download(url, tmp_path / "a.zip", tell=said.append)
+    download.download(url, tmp_path / "a.zip", notify=said.append)
     assert (tmp_path / "a.zip").read_bytes() == NOISE
     assert [r["sent"] for r in server.log] == [200_000, 700_000]
     assert any("downloaded anew" in line for line in said)
@@ -77,7 +77,7 @@ def test_pieces_of_two_versions_are_never_joined(server, tmp_path):
     def change(message):
         server.files["a.zip"] = Served(new, etag='"two"')
 
-    download.download(url, tmp_path / "a.zip", tell=change)
+    download.download(url, tmp_path / "a.zip", notify=change)
     assert (tmp_path / "a.zip").read_bytes() == new
     assert server.log[1]["if_range"] == '"one"'
     assert server.log[1]["sent"] == len(new)
@@ -107,32 +107,91 @@ def test_a_file_that_became_shorter_is_downloaded_anew(server, tmp_path):
     def change(message):
         server.files["a.zip"].data = short
 
-    download.download(url, tmp_path / "a.zip", checksum=md5(short), tell=change)
+    download.download(url, tmp_path / "a.zip", checksum=md5(short), notify=change)
     assert (tmp_path / "a.zip").read_bytes() == short
 
 
 def test_a_server_that_sends_another_part_is_asked_anew(server, tmp_path):
     said = []
     url = server.serve("a.zip", NOISE, early=10, cuts=[300_000])
-    download.download(url, tmp_path / "a.zip", tell=said.append)
+    download.download(url, tmp_path / "a.zip", notify=said.append)
     assert (tmp_path / "a.zip").read_bytes() == NOISE
     assert [r["range"] for r in server.log] == [None, "bytes=300000-", None]
     assert any("another part" in line for line in said)
 
 
-def test_a_run_that_was_stopped_after_the_last_byte_asks_nothing(server, tmp_path):
+@pytest.mark.parametrize("checksum", [md5(NOISE), None])
+def test_a_run_that_was_stopped_after_the_last_byte_downloads_nothing(server, tmp_path, checksum):
     url = server.serve("a.zip", NOISE)
     (tmp_path / "a.zip.part").write_bytes(NOISE)
-    start = {"url": url, "validator": '"one"', "total": len(NOISE)}
-    (tmp_path / "a.zip.part.json").write_text(json.dumps(start))
-    download.download(url, tmp_path / "a.zip", checksum=md5(NOISE))
+    (tmp_path / "a.zip.part.version").write_text(f'{url}\n"one"')
+    download.download(url, tmp_path / "a.zip", checksum=checksum)
     assert left(tmp_path) == ["a.zip"]
-    assert server.log == []
+    assert (tmp_path / "a.zip").read_bytes() == NOISE
+    assert [r["sent"] for r in server.log] == [0]
+
+
+def test_a_part_of_another_address_is_not_continued(server, tmp_path):
+    (tmp_path / "a.zip.part").write_bytes(NOISE[:1000][::-1])
+    (tmp_path / "a.zip.part.version").write_text('http://other/a.zip\n"one"')
+    download.download(server.serve("a.zip", NOISE), tmp_path / "a.zip")
+    assert (tmp_path / "a.zip").read_bytes() == NOISE
+
+
+def test_a_file_of_unknown_length_is_continued(server, tmp_path):
+    seen = []
+    url = server.serve("a.zip", NOISE, chunked=True, cuts=[300_000])
+    download.download(url, tmp_path / "a.zip", progress=lambda done, total: seen.append((done, total)))
+    assert (tmp_path / "a.zip").read_bytes() == NOISE
+    assert seen[0] == (0, None)
+    assert server.log[1]["range"] == "bytes=300000-"
+
+
+def test_a_file_is_stored_as_it_is_sent(server, tmp_path):
+    """Some servers declare compressed archives as compressed on the way."""
+    data = gzip.compress(NOISE)
+    url = server.serve("a.tar.gz", data, headers={"Content-Encoding": "gzip"}, cuts=[300_000])
+    download.download(url, tmp_path / "a.tar.gz", size=len(data), checksum=md5(data))
+    assert (tmp_path / "a.tar.gz").read_bytes() == data
+
+
+def test_a_redirection_is_followed_and_continued(server, tmp_path):
+    there = server.serve("b.zip", NOISE, cuts=[300_000])
+    url = server.serve("a.zip", b"", status=302, headers={"Location": there})
+    download.download(url, tmp_path / "a.zip")
+    assert (tmp_path / "a.zip").read_bytes() == NOISE
+    assert [r["range"] for r in server.asked("b.zip")] == [None, "bytes=300000-"]
+
+
+def test_the_wait_that_a_server_asks_for_is_kept(server, tmp_path, monkeypatch):
+    waits = []
+
+    def change(seconds):
+        waits.append(seconds)
+        server.files["a.zip"].status = 0
+
+    monkeypatch.setattr(time, "sleep", change)
+    url = server.serve("a.zip", NOISE, status=429, headers={"Retry-After": "7"})
+    download.download(url, tmp_path / "a.zip")
+    assert (tmp_path / "a.zip").read_bytes() == NOISE
+    assert waits == [7]
+
+
+@pytest.mark.parametrize("status", [404, 503])
+def test_a_record_is_requested_once(server, status):
+    assert download.read_record(server.serve("record", b"{}")) == b"{}"
+    server.files["record"].status = status
+    with pytest.raises(DatasetError, match=f"HTTP {status}"):
+        download.read_record(server.url("record"))
+    assert len(server.log) == 2
+    server.serve("record", NOISE, cuts=[1000])
+    with pytest.raises(DatasetError, match="cannot be read"):
+        download.read_record(server.url("record"))
 
 
 def test_a_part_of_unknown_origin_is_not_trusted(server, tmp_path):
     (tmp_path / "a.zip.part").write_bytes(b"something else")
-    (tmp_path / "a.zip.part.json").write_text("{ broken")
+    (tmp_path / "a.zip.part.version").write_bytes(b"\xff broken")
     download.download(server.serve("a.zip", NOISE), tmp_path / "a.zip")
     assert (tmp_path / "a.zip").read_bytes() == NOISE
 

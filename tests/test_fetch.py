@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 
 from reference_pairs import IDS, REFERENCE, states
 from repose.cli import fetch as command
-from repose.data import archives, download
-from repose.data.archives import ARCHIVES
+from repose.data.archives import download, registry
+from repose.data.archives.registry import ARCHIVES
 from repose.data.store import Dataset
 from serving import left, md5, pack, running_server, silent_address
 
@@ -205,7 +205,11 @@ def test_a_broken_download_goes_on(served, server, places, tmp_path, monkeypatch
     result = run("xmno", "--yes", *places)
     assert result.exit_code == 1
     assert "1000 bytes are kept" in result.stderr
-    assert left(tmp_path / "cache" / "xmno") == ["record.json", "xmno.tar.gz.part", "xmno.tar.gz.part.json"]
+    assert left(tmp_path / "cache" / "xmno") == [
+        "record.json",
+        "xmno.tar.gz.part",
+        "xmno.tar.gz.part.version",
+    ]
     result = run("xmno", "--yes", *places)
     assert result.exit_code == 0, result.output
     assert "of it are there" in result.stdout
@@ -219,7 +223,7 @@ def test_a_killed_command_goes_on(served, server, places, tmp_path):
     script = (
         "import sys, typer\n"
         "from repose.cli import fetch\n"
-        "from repose.data.archives import ARCHIVES, Archive, ArchiveFile\n"
+        "from repose.data.archives.registry import ARCHIVES, Archive, ArchiveFile\n"
         f"ARCHIVES['xmno'] = {archive!r}\n"
         "typer.run(fetch.fetch)\n"
     )
@@ -472,10 +476,10 @@ def test_without_a_name_the_archives_are_listed():
 
 def test_the_cache_is_where_the_system_wants_it(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert archives.default_cache() == tmp_path / "repose" / "archives"
+    assert registry.default_cache() == tmp_path / "repose" / "archives"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert archives.default_cache() == tmp_path / ".cache" / "repose" / "archives"
+    assert registry.default_cache() == tmp_path / ".cache" / "repose" / "archives"
 
 
 def test_help_has_an_example():

@@ -10,6 +10,7 @@ from difflib import get_close_matches
 # Which extra brings which importable module; the one place that knows.
 EXTRAS = {
     "pyarrow": "data",
+    "requests": "data",
     "matplotlib": "evaluate",
     "lightning": "train",
     "tensorboard": "train",

@@ -17,7 +17,7 @@ from repose.cli.common import Json, NoDevice, Progress, Quiet, console, fail, wr
 from repose.cli.importing import finish_import, plan_import, run_import, to_json
 
 if TYPE_CHECKING:
-    from repose.data.archives import Archive, ArchiveFile
+    from repose.data.archives.registry import Archive, ArchiveFile
 
 MEGABYTE = 1_000_000
 
@@ -63,14 +63,15 @@ def fetch(
     if name is None:
         _list(as_json)
         return
-    from repose.data.archives import default_cache, find_archive, folders_to_import
-    from repose.data.download import check_url
+    from repose.data.archives.download import check_url, verify
+    from repose.data.archives.registry import default_cache, find_archive
+    from repose.data.archives.unpack import folders_to_import, unpack
     from repose.data.store import DatasetInfo, check_target
-    from repose.data.unpacking import unpack
     from repose.errors import require
 
     with wrong_usage():
         require("pyarrow", "writing datasets")
+        require("requests", "downloading archives")
         archive = find_archive(name)
         if url:
             check_url(url)
@@ -83,7 +84,9 @@ def fetch(
         missing = [file for file in archive.files if not (folder / file.name).is_file()]
         if said:
             _describe(archive, asked, missing, folder, out, err=as_json or quiet)
-        _verify([file for file in archive.files if file not in missing], folder)
+        for file in archive.files:
+            if file not in missing:  # it may have been put there by hand
+                verify(folder / file.name, size=file.size, checksum=file.checksum)
         if missing:
             _ask(yes)
             for file in missing:
@@ -107,7 +110,7 @@ def fetch(
         if not keep:
             (folder / file.name).unlink(missing_ok=True)
         elif not quiet:
-            _tell(f"kept: {folder / file.name}")
+            _notify(f"kept: {folder / file.name}")
     about = {"archive": name, "files": [asdict(file) for file in archive.files], "licence": archive.licence}
     finish_import(plan, report | about, refused, quiet, as_json)
 
@@ -121,7 +124,8 @@ def _known(archive: Archive, folder: Path, url: str) -> tuple[Archive, bool]:
     Raises:
         DatasetError: Nothing can be known and nothing is there.
     """
-    from repose.data.archives import ArchiveFile, archives_in, by_hand, completed
+    from repose.data.archives.record import archives_in, complete_from_record
+    from repose.data.archives.registry import ArchiveFile, by_hand
     from repose.errors import DatasetError
 
     def there(files: tuple[ArchiveFile, ...]) -> bool:
@@ -133,13 +137,13 @@ def _known(archive: Archive, folder: Path, url: str) -> tuple[Archive, bool]:
         )
     asked = True
     try:
-        archive = completed(archive, folder, _tell)
+        archive = complete_from_record(archive, folder, _notify)
     except DatasetError as error:
         # What was put there by hand, or comes from elsewhere, can be used all the same.
         files = archive.files or archives_in(folder)
         if not url and not there(files):
             raise DatasetError(f"{error} {by_hand(archive, folder)}") from None
-        _tell(str(error))
+        _notify(str(error))
         archive, asked = replace(archive, files=files), False
     if url:
         guess = PurePosixPath(urlsplit(url).path).name or f"{archive.name}.zip"
@@ -154,8 +158,8 @@ def _known(archive: Archive, folder: Path, url: str) -> tuple[Archive, bool]:
 
 
 def _download(archive: Archive, file: ArchiveFile, folder: Path, quiet: bool) -> None:
-    from repose.data.archives import by_hand
-    from repose.data.download import download
+    from repose.data.archives.download import download
+    from repose.data.archives.registry import by_hand
     from repose.errors import DatasetError
 
     with ExitStack() as stack:
@@ -177,18 +181,10 @@ def _download(archive: Archive, file: ArchiveFile, folder: Path, quiet: bool) ->
                 size=file.size,
                 checksum=file.checksum,
                 progress=advance,
-                tell=(lambda message: None) if quiet else _tell,
+                notify=(lambda message: None) if quiet else _notify,
             )
         except DatasetError as error:
             raise DatasetError(f"{error} {by_hand(archive, folder)}") from None
-
-
-def _verify(files: list[ArchiveFile], folder: Path) -> None:
-    """Check files that were there before, put by hand perhaps."""
-    from repose.data.download import verify
-
-    for file in files:
-        verify(folder / file.name, size=file.size, checksum=file.checksum)
 
 
 def _ask(yes: bool) -> None:
@@ -237,7 +233,7 @@ def _describe(
 def _list(as_json: bool) -> None:
     from rich.table import Table
 
-    from repose.data.archives import ARCHIVES
+    from repose.data.archives.registry import ARCHIVES
 
     if as_json:
         typer.echo(to_json([asdict(archive) for archive in ARCHIVES.values()]))
@@ -256,7 +252,7 @@ def _megabytes(size: int | None) -> str:
     return "size not known" if size is None else f"{size / MEGABYTE:.1f} MB"
 
 
-def _tell(message: str) -> None:
+def _notify(message: str) -> None:
     typer.echo(message, err=True)
 
 

@@ -1,26 +1,19 @@
-"""The public archives of unrelaxed/relaxed pairs: where they are, and what is in them.
+"""Registry of the public archives of unrelaxed/relaxed pairs: where they are, and what they hold.
 
-What stands here was read in the papers and in the code of their authors. What could not be verified there,
-sizes, checksums and most licences, is None or empty, and is asked of the record itself before a download.
+The entries follow the papers and the code of their authors. Sizes, checksums and most licences could not be
+verified there; they are None or empty, and are read from the record before a download.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from fnmatch import fnmatch
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from repose.atomic import replacing_file
-from repose.data.cif_pairs import FOLDERS, has_tables, holds_cifs
-from repose.data.download import read_small
 from repose.errors import DatasetError, nearest
 
-RECORD = "record.json"
+# Ends of the names of archives that can be unpacked.
 ENDINGS = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 
 
@@ -29,10 +22,10 @@ class ArchiveFile:
     """A file of an archive.
 
     Attributes:
-        name: As it is called in the record and in the cache.
-        url: Where it is downloaded from.
-        size: Bytes, or None where that is not known.
-        checksum: ``"md5:..."``, or None where none is known.
+        name: Name in the record and in the cache.
+        url: Address that it is downloaded from.
+        size: Size in bytes, or None if it is not known.
+        checksum: ``"md5:..."``, or None if it is not known.
     """
 
     name: str
@@ -46,21 +39,21 @@ class Archive:
     """A public archive.
 
     Attributes:
-        name: As the command line calls it.
-        title: What it holds.
-        record: Page to open in a browser.
-        files: What to download; empty: the archives that the record lists.
-        api: Where the record can be read as JSON; empty where it cannot.
-        licence: Empty where it could not be verified.
-        calculator: Of the relaxed states.
-        citation: What to cite.
-        doi: Of the papers and the record, where verified.
-        format: See `repose.data.importers.FORMATS`.
-        layout: What is inside, in words.
-        folders: Patterns of names of the folders to import; empty: all that hold pairs.
-        unpacked: Ends of the names of files that the importer reads.
-        request: Whom to ask for it, if it cannot be downloaded.
-        note: What else a user must know.
+        name: Name on the command line.
+        title: One line about its contents.
+        record: Address of its page, to be opened in a browser.
+        files: Files to download; if empty, all archives that the record lists.
+        api: Address of the record as JSON; empty if there is none.
+        licence: Licence; empty if it could not be verified.
+        calculator: Method of the relaxed states.
+        citation: Works to cite.
+        doi: DOIs of the papers and the record, where verified.
+        format: One of `repose.data.importers.FORMATS`.
+        layout: Folders and files in it, in words.
+        folders: Patterns of names of the folders to import; if empty, all that hold pairs.
+        unpacked: Ends of the names of the files that the importer reads.
+        request: Whom to ask for the archive, if it cannot be downloaded.
+        note: Further remarks for users.
     """
 
     name: str
@@ -81,7 +74,7 @@ class Archive:
 
 
 def _of_zenodo(number: int, *names: str, **about: Any) -> Archive:
-    """An archive on Zenodo, whose addresses follow from the record's number."""
+    """Return an archive on Zenodo; its addresses follow from the number of the record."""
     api = f"https://zenodo.org/api/records/{number}"
     files = tuple(ArchiveFile(name, f"{api}/files/{name}/content") for name in names)
     return Archive(record=f"https://zenodo.org/records/{number}", api=api, files=files, **about)
@@ -197,10 +190,10 @@ ARCHIVES: dict[str, Archive] = {
 
 
 def find_archive(name: str) -> Archive:
-    """An archive by its name.
+    """Return the archive of a name.
 
     Raises:
-        DatasetError: There is none of this name.
+        DatasetError: No archive has this name.
     """
     if name not in ARCHIVES:
         known = ", ".join(ARCHIVES)
@@ -209,113 +202,12 @@ def find_archive(name: str) -> Archive:
 
 
 def default_cache() -> Path:
-    """Where archives are kept: ``repose/archives`` in ``XDG_CACHE_HOME`` or ``~/.cache``."""
+    """Return the folder of downloaded archives: ``repose/archives`` in ``XDG_CACHE_HOME`` or ``~/.cache``."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "repose" / "archives"
 
 
-def completed(archive: Archive, folder: Path, tell: Callable[[str], None] = lambda message: None) -> Archive:
-    """Fill in what the record publishes: files, sizes, checksums, the licence.
-
-    The answer is kept as ``record.json`` beside the files, for the time when there is no network.
-
-    Args:
-        archive: From the catalogue; what stands there is not changed.
-        folder: Cache of this archive.
-        tell: Called with a sentence where the record's answer is not understood.
-
-    Raises:
-        DatasetError: The record cannot be read and never was, or does not list a file.
-    """
-    if not archive.api or (archive.files and all(f.size and f.checksum for f in archive.files)):
-        return archive
-    try:
-        answer = read_small(archive.api)
-        listed, licence = _parse(answer)
-    except DatasetError:
-        if not (folder / RECORD).is_file():
-            raise
-        listed, licence = _parse((folder / RECORD).read_bytes())
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        said = f"{archive.api} answers in an unknown form ({type(error).__name__})"
-        if not archive.files:
-            raise DatasetError(f"{said}: it cannot be known which files to download.") from None
-        tell(f"{said}: neither size nor checksum is known")
-        return archive
-    else:
-        with replacing_file(folder / RECORD) as new:
-            new.write_bytes(answer)
-    named = {file.name: file for file in listed}
-    wanted = archive.files or tuple(named[name] for name in sorted(named) if name.lower().endswith(ENDINGS))
-    missing = [file.name for file in wanted if file.name not in named]
-    if missing or not wanted:
-        there = ", ".join(named) or "nothing"
-        raise DatasetError(f"{archive.record} lists no {', '.join(missing) or 'archive'}; it lists {there}.")
-    files = tuple(
-        replace(
-            file,
-            url=file.url or named[file.name].url,
-            size=file.size or named[file.name].size,
-            checksum=file.checksum or named[file.name].checksum,
-        )
-        for file in wanted
-    )
-    return replace(archive, files=files, licence=archive.licence or licence)
-
-
-def _parse(answer: bytes) -> tuple[list[ArchiveFile], str]:
-    """Files and licence of a record of Zenodo (InvenioRDM), in either of the two forms of its JSON."""
-    record = json.loads(answer)
-    entries = record["files"]
-    if isinstance(entries, dict):
-        entries = list(entries["entries"].values())
-    files = []
-    for entry in entries:
-        checksum, links = entry.get("checksum") or "", entry.get("links") or {}
-        # A name with a folder in it would be written elsewhere.
-        if entry["key"] == Path(entry["key"]).name:
-            known = checksum.partition(":")[0] in hashlib.algorithms_available
-            url = str(links.get("content") or links.get("self") or "")
-            files.append(ArchiveFile(entry["key"], url, entry.get("size"), checksum if known else None))
-    about = record.get("metadata") or {}
-    licences = [about["license"]] if about.get("license") else about.get("rights") or []
-    return files, ", ".join(str(licence.get("id")) for licence in licences)
-
-
-def archives_in(folder: Path) -> tuple[ArchiveFile, ...]:
-    """Archives that lie in a folder, whatever they are called."""
-    found = sorted(folder.iterdir()) if folder.is_dir() else []
-    return tuple(ArchiveFile(p.name) for p in found if p.is_file() and p.name.lower().endswith(ENDINGS))
-
-
 def by_hand(archive: Archive, folder: Path) -> str:
-    """How to go on without a download."""
+    """Return instructions for users who have to download an archive by hand into a folder."""
     names = [file.name for file in archive.files]
     what = " and ".join(f"{name} as {folder / name}" for name in names) or f"its archives in {folder}"
     return f"By hand: open {archive.record}, save {what}, and run the same command again."
-
-
-def folders_to_import(root: Path, archive: Archive) -> list[Path]:
-    """Folders of an unpacked archive that the importer takes, found by what they hold: roots differ.
-
-    Raises:
-        DatasetError: There is none: the layout is not the expected one.
-    """
-    inside = [root, *sorted(path for path in root.rglob("*") if path.is_dir())]
-    found = [path for path in inside if has_tables(path)] or _outermost(p for p in inside if holds_cifs(p))
-    if archive.folders:
-        found = [p for p in found if any(fnmatch(p.name, pattern) for pattern in archive.folders)]
-    if not found:
-        names = (
-            ", ".join(str(path.relative_to(root)) for path in inside[1:6]) or "nothing that can be imported"
-        )
-        raise DatasetError(
-            f"the archive '{archive.name}' is not laid out as expected ({archive.layout}); it holds {names}. "
-            "Unpack it by hand and import its folders with 'repose data import'."
-        )
-    return found
-
-
-def _outermost(folders: Iterable[Path]) -> list[Path]:
-    """Folders of CIFs, without the folders ``CIF`` that are part of them."""
-    found = list(folders)
-    return [path for path in found if not (path.name in FOLDERS and path.parent in found)]

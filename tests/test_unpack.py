@@ -1,11 +1,12 @@
 """Unpacking: what is wanted comes out, nothing else is written, and nothing anywhere else."""
 
+import gzip
 import tarfile
 import zipfile
 
 import pytest
 
-from repose.data import unpacking
+from repose.data.archives import unpack
 from repose.errors import DatasetError
 from serving import NOISE, left, pack
 
@@ -18,12 +19,19 @@ def test_wanted_files_are_unpacked_and_no_others(tmp_path, kind):
         *(("xmno/train.csv", b"1"), ("xmno/CIF/a.CIF", b"two"), ("xmno/model.pt", NOISE)),
         *(("__MACOSX/xmno/CIF/a.cif", b"junk"), ("xmno/CIF/._a.cif", b"junk")),
     ]
-    written = unpacking.unpack(pack(tmp_path / kind, members), tmp_path / "out", (".cif", ".csv"))
+    written = unpack.unpack(pack(tmp_path / kind, members), tmp_path / "out", (".cif", ".csv"))
     found = {
         str(p.relative_to(tmp_path / "out")): p.read_bytes() for p in tmp_path.glob("out/**/*") if p.is_file()
     }
     assert found == {"xmno/train.csv": b"1", "xmno/CIF/a.CIF": b"two"}
     assert written == 2
+
+
+@pytest.mark.parametrize("kind", ["a.zip", "a.tar.gz"])
+def test_folders_in_names_are_those_of_any_system(tmp_path, kind):
+    path = pack(tmp_path / kind, [("xmno\\CIF\\a.cif", b"1"), ("xmno/CIF/./b.cif", b"2")])
+    assert unpack.unpack(path, tmp_path / "out", (".cif",)) == 2
+    assert left(tmp_path / "out" / "xmno" / "CIF") == ["a.cif", "b.cif"]
 
 
 @pytest.mark.parametrize("kind", ["a.zip", "a.tar.gz"])
@@ -44,7 +52,7 @@ def test_paths_out_of_the_folder_are_refused(tmp_path, kind, name):
     with pytest.raises(
         DatasetError, match=r"is refused, nothing was imported: its member .* (absolute|leads out)"
     ):
-        unpacking.unpack(path, tmp_path / "in" / "out", (".cif",))
+        unpack.unpack(path, tmp_path / "in" / "out", (".cif",))
     assert list(tmp_path.rglob("*evil*")) == []
     assert path.is_file()
 
@@ -61,7 +69,7 @@ def special(kind, target="/etc/passwd"):
 def test_links_and_devices_are_refused(tmp_path, kind):
     path = pack(tmp_path / "a.tar.gz", [("fine.cif", b"1"), (special(kind), b"")])
     with pytest.raises(DatasetError, match=r"'CIF/x\.cif' is a link or a device"):
-        unpacking.unpack(path, tmp_path / "out", (".cif",))
+        unpack.unpack(path, tmp_path / "out", (".cif",))
     assert left(tmp_path / "out") == ["fine.cif"]
 
 
@@ -70,28 +78,37 @@ def test_links_in_zip_files_are_refused(tmp_path):
     link.external_attr = 0o120777 << 16
     path = pack(tmp_path / "a.zip", [(link, b".."), ("CIF/evil.cif", b"1")])
     with pytest.raises(DatasetError, match="'CIF' is a link or a device"):
-        unpacking.unpack(path, tmp_path / "out", (".cif",))
+        unpack.unpack(path, tmp_path / "out", (".cif",))
     assert left(tmp_path / "out") == []
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["zeros.cif", "zeros.bin"])
 def test_bombs_are_refused_by_size(tmp_path, monkeypatch, kind, name):
-    monkeypatch.setattr(unpacking, "SMALLEST_LIMIT", 100_000)
-    monkeypatch.setattr(unpacking, "LARGEST_LIMIT", 200_000)
+    monkeypatch.setattr(unpack, "SMALLEST_LIMIT", 100_000)
+    monkeypatch.setattr(unpack, "LARGEST_LIMIT", 200_000)
     path = pack(tmp_path / kind, [("fine.cif", b"1"), (name, bytes(1_000_000))])
     with pytest.raises(DatasetError, match=r"it unpacks to more than [12]00000 bytes"):
-        unpacking.unpack(path, tmp_path / "out", (".cif",))
+        unpack.unpack(path, tmp_path / "out", (".cif",))
     assert left(tmp_path / "out") == ["fine.cif"]
 
 
+def test_endless_data_after_the_members_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(unpack, "SMALLEST_LIMIT", 100_000)
+    monkeypatch.setattr(unpack, "LARGEST_LIMIT", 200_000)
+    path = pack(tmp_path / "a.tar.gz", [("fine.cif", b"1")])
+    path.write_bytes(path.read_bytes() + gzip.compress(bytes(10_000_000)))
+    with pytest.raises(DatasetError, match=r"more after its end.*a\.tar\.gz\.bad"):
+        unpack.unpack(path, tmp_path / "out", (".cif",))
+
+
 def test_bombs_are_refused_by_number(tmp_path, monkeypatch):
-    monkeypatch.setattr(unpacking, "MOST_MEMBERS", 10)
+    monkeypatch.setattr(unpack, "MOST_MEMBERS", 10)
     fine = pack(tmp_path / "fine.tar.gz", [(f"{k}.cif", b"1") for k in range(10)])
-    assert unpacking.unpack(fine, tmp_path / "fine", (".cif",)) == 10
+    assert unpack.unpack(fine, tmp_path / "fine", (".cif",)) == 10
     path = pack(tmp_path / "a.tar.gz", [(f"{k}.cif", b"1") for k in range(11)])
     with pytest.raises(DatasetError, match="10 files"):
-        unpacking.unpack(path, tmp_path / "out", (".cif",))
+        unpack.unpack(path, tmp_path / "out", (".cif",))
 
 
 def damaged(kind, how, folder):
@@ -132,7 +149,7 @@ DAMAGES = [
 def test_damaged_archives_are_set_aside(tmp_path, kind, how):
     path = damaged(kind, how, tmp_path)
     with pytest.raises(DatasetError, match=rf"cannot be unpacked.*renamed .*{kind}\.bad") as caught:
-        unpacking.unpack(path, tmp_path / "out", (".cif",))
+        unpack.unpack(path, tmp_path / "out", (".cif",))
     assert ("web page" in str(caught.value)) == (how == "page")
     assert not path.exists()
     assert path.with_name(f"{kind}.bad").exists()
@@ -141,4 +158,4 @@ def test_damaged_archives_are_set_aside(tmp_path, kind, how):
 def test_a_member_that_is_a_folder_and_a_file_is_damage(tmp_path):
     path = pack(tmp_path / "a.tar.gz", [("CIF.cif", b"1"), ("CIF.cif/x.cif", b"2")])
     with pytest.raises(DatasetError, match="cannot be unpacked"):
-        unpacking.unpack(path, tmp_path / "out", (".cif",))
+        unpack.unpack(path, tmp_path / "out", (".cif",))

@@ -1,0 +1,1 @@
+"""Public archives of unrelaxed/relaxed pairs: the registry, downloads and unpacking."""

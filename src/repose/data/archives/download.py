@@ -1,0 +1,280 @@
+"""Downloads that continue after an interruption and are checked before use.
+
+An incomplete file is named ``NAME.part``; ``NAME.part.version`` notes where it comes from. The final name
+appears when the file is complete and checked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from repose.data.pairing import describe
+from repose.errors import DatasetError
+
+if TYPE_CHECKING:
+    import requests
+
+CHUNK = 1 << 18
+# Seconds without a single byte after which a connection counts as broken.
+TIMEOUT = 60.0
+# Attempts in a row without new bytes, and the pause after the first one (s); it doubles each time.
+ATTEMPTS = 5
+WAIT = 1.0
+LONGEST_WAIT = 60.0
+# HTTP statuses that may change on another attempt.
+TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
+
+
+class _TransientError(Exception):
+    """A failure that another attempt may not meet.
+
+    Attributes:
+        wait: Seconds that the server asks to wait.
+        unreachable: No connection could be made.
+    """
+
+    def __init__(self, reason: str, wait: float = 0.0, unreachable: bool = False) -> None:
+        super().__init__(reason)
+        self.wait, self.unreachable = wait, unreachable
+
+
+def check_url(url: str) -> None:
+    """Check that an address is one of http or https.
+
+    Raises:
+        DatasetError: It is not.
+    """
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and url.isascii()
+    except ValueError:
+        valid = False
+    if not valid:
+        raise DatasetError(f"an address must be one of https or http, in ASCII; got '{url}'.")
+
+
+def download(
+    url: str,
+    target: Path,
+    *,
+    size: int | None = None,
+    checksum: str | None = None,
+    progress: Callable[[int, int | None], None] = lambda done, total: None,
+    notify: Callable[[str], None] = lambda message: None,
+) -> None:
+    """Download a file, continuing an earlier attempt that was interrupted.
+
+    A file is continued only if both pieces are certain to be of one version: the server confirms it
+    (``If-Range``), or the checksum of the whole is known.
+
+    Args:
+        url: Address of the file.
+        target: Final name; appears when the file is complete and checked.
+        size: Expected size in bytes, if known.
+        checksum: Expected checksum, if known; see `verify`.
+        progress: Called with the number of bytes on disk, and the size of the file if known.
+        notify: Called with a sentence when the download is tried again or started anew.
+
+    Raises:
+        DatasetError: The server refuses, cannot be reached or breaks off repeatedly; size or checksum are
+            wrong. An incomplete file stays as ``NAME.part``, a wrong one as ``NAME.bad``.
+    """
+    check_url(url)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f"{target.name}.part")
+    failures, start = 0, _size(part)
+    furthest = start
+    while True:
+        try:
+            _receive(url, part, size, checksum is not None, progress, notify)
+            break
+        except _TransientError as error:
+            # Only new bytes count: a server that cannot continue a file would be tried forever.
+            if (now := _size(part)) > furthest:
+                failures, furthest = 0, now
+            failures += 1
+            if failures == ATTEMPTS or (error.unreachable and furthest == start):
+                kept = f" {now} bytes are kept in {part}." if now else ""
+                raise DatasetError(f"{url} cannot be downloaded: {error}.{kept}") from None
+            wait = min(max(WAIT * 2 ** (failures - 1), error.wait), LONGEST_WAIT)
+            notify(f"{error}; trying again in {wait:.0f} s")
+            time.sleep(wait)
+    try:
+        verify(part, size=size, checksum=checksum)
+        os.replace(part, target)
+    finally:
+        _version_file(part).unlink(missing_ok=True)
+
+
+def read_record(url: str) -> bytes:
+    """Return the body of a small JSON document, requested once.
+
+    Raises:
+        DatasetError: The server refuses or cannot be reached.
+    """
+    from requests import RequestException
+
+    try:
+        with _request(url, {"Accept": "application/json"}) as response:
+            return response.content
+    except (_TransientError, RequestException) as error:
+        raise DatasetError(f"{url} cannot be read: {error}.") from None
+
+
+def verify(path: Path, *, size: int | None, checksum: str | None) -> None:
+    """Compare a file with its published size and checksum.
+
+    Args:
+        path: The file.
+        size: Expected size in bytes, if known.
+        checksum: Expected ``"ALGORITHM:HEXADECIMAL"`` with an algorithm of `hashlib`, if known.
+
+    Raises:
+        DatasetError: The file differs; it was renamed ``NAME.bad``.
+    """
+    found = _size(path)
+    fault = f"it has {found} bytes, {size} were expected" if size not in (None, found) else ""
+    if checksum is not None and not fault:
+        algorithm, _, expected = checksum.lower().partition(":")
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, partial(hashlib.new, algorithm, usedforsecurity=False))
+        if digest.hexdigest() != expected:
+            fault = f"its {algorithm.upper()} is {digest.hexdigest()}, published is {expected}"
+    if fault:
+        raise DatasetError(f"{path.name} is not the file it should be: {fault}. {set_aside(path)}")
+
+
+def set_aside(path: Path) -> str:
+    """Rename a wrong file to ``NAME.bad``, and return a sentence that says so."""
+    aside = path.with_name(f"{path.name.removesuffix('.part')}.bad")
+    os.replace(path, aside)
+    return f"It was renamed {aside}."
+
+
+def _receive(
+    url: str,
+    part: Path,
+    size: int | None,
+    checked: bool,
+    progress: Callable[[int, int | None], None],
+    notify: Callable[[str], None],
+) -> None:
+    """Make one attempt to complete a file; arguments as in `download`.
+
+    Raises:
+        DatasetError: The server refuses, the file has another size, or it cannot be written.
+        _TransientError: Another attempt may complete it.
+    """
+    from urllib3.exceptions import HTTPError
+
+    offset, validator = _size(part), _noted_validator(part, url)
+    headers = {}
+    if offset and (validator or checked):
+        headers["Range"] = f"bytes={offset}-"
+        if validator:
+            headers["If-Range"] = validator
+    with _request(url, headers) as response:
+        begin, total = _range(response)
+        if response.status_code == 416 and total == offset:
+            return  # the earlier attempt was stopped after the last byte
+        if begin not in (0, offset):
+            part.unlink(missing_ok=True)
+            raise _TransientError("the server sent another part than was asked for, or the file has changed")
+        if headers and not begin:
+            notify("the server cannot continue it, or the file has changed: it is downloaded anew")
+        if size is not None and total not in (None, size):
+            raise DatasetError(
+                f"{url} has {total} bytes; {size} were expected. It is not the file, or a new one."
+            )
+        interrupted = False
+        try:
+            # Emptied before the new version is noted: a kill in between must not join two versions.
+            with part.open("ab" if begin else "wb") as stream:
+                _version_file(part).write_text(f"{url}\n{_validator(response)}", encoding="utf-8")
+                offset = begin
+                progress(offset, total)
+                # Unlike `iter_content`, this neither decompresses nor loses a chunk that is cut off.
+                for block in iter(partial(response.raw.read1, CHUNK, decode_content=False), b""):
+                    stream.write(block)
+                    stream.flush()  # a kill loses nothing that was received
+                    offset += len(block)
+                    if size is not None and offset > size:
+                        raise DatasetError(f"{url} has more than the {size} bytes that were expected.")
+                    progress(offset, total)
+        except HTTPError:
+            interrupted = True
+        except OSError as error:
+            raise DatasetError(f"{part} cannot be written: {describe(error)}.") from None
+        if interrupted or (total is not None and offset < total):
+            raise _TransientError(f"the connection ended after {offset} of {total or 'unknown'} bytes")
+
+
+def _request(url: str, headers: dict[str, str]) -> requests.Response:
+    """Begin a request, of which only the headers are read.
+
+    Raises:
+        DatasetError: The server refuses.
+        _TransientError: Another attempt may succeed.
+    """
+    import requests
+    from urllib3.exceptions import ProtocolError
+
+    # Without compression on the way, which would change lengths and ranges.
+    headers = {"User-Agent": "repose", "Accept-Encoding": "identity", **headers}
+    try:
+        response = requests.get(url, headers=headers, stream=True, timeout=TIMEOUT)
+    except requests.RequestException as error:
+        reason = error.args[0] if error.args else error
+        # An unknown name, a closed port or a wrong certificate stays as it is.
+        broke = isinstance(error, requests.Timeout) or isinstance(reason, ProtocolError)
+        reason = getattr(reason, "reason", reason)
+        text = getattr(reason.__cause__, "strerror", None) or describe(error)
+        raise _TransientError(text, unreachable=not broke) from None
+    if response.ok or response.status_code == requests.codes.requested_range_not_satisfiable:
+        return response
+    response.close()
+    status = f"HTTP {response.status_code} {response.reason}"
+    if response.status_code not in TRANSIENT:
+        raise DatasetError(f"{url} cannot be downloaded: {status}.")
+    wait = response.headers.get("Retry-After", "")
+    raise _TransientError(status, wait=float(wait) if wait.isdigit() else 0.0)
+
+
+def _range(response: requests.Response) -> tuple[int, int | None]:
+    """First byte of a body, -1 if it is not given; and size of the whole file, None if it is not given."""
+    if response.status_code not in (206, 416):
+        length = response.headers.get("Content-Length", "")
+        return 0, int(length) if length.isdigit() else None
+    found = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(?:(\d+)|\*)", response.headers.get("Content-Range", ""))
+    first, total = found.groups() if found else (None, None)
+    return int(first or -1), int(total) if total else None
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _version_file(part: Path) -> Path:
+    return part.with_name(f"{part.name}.version")
+
+
+def _validator(response: requests.Response) -> str:
+    """What names the version of a file: a strong ETag or else the date. Weak ETags allow other bytes."""
+    tag = response.headers.get("ETag", "")
+    return tag if tag.startswith('"') else response.headers.get("Last-Modified", "")
+
+
+def _noted_validator(part: Path, url: str) -> str:
+    """Validator of an incomplete file; empty if it comes from another address, or from an unknown one."""
+    note = _version_file(part)
+    noted = note.read_text(encoding="utf-8", errors="replace") if note.is_file() else ""
+    origin, _, validator = noted.partition("\n")
+    return validator if origin == url else ""

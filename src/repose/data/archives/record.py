@@ -1,0 +1,96 @@
+"""Sizes, checksums, licences and addresses of files, as the record of an archive publishes them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from repose.atomic import replacing_file
+from repose.data.archives.download import read_record
+from repose.data.archives.registry import ENDINGS, Archive, ArchiveFile
+from repose.errors import DatasetError
+
+RECORD = "record.json"
+
+
+def complete_from_record(
+    archive: Archive, folder: Path, notify: Callable[[str], None] = lambda message: None
+) -> Archive:
+    """Add what the record publishes to an archive: files, sizes, checksums, the licence.
+
+    The record is kept as ``record.json`` beside the files, and is used when there is no network.
+
+    Args:
+        archive: Entry of the registry; values that it has are not changed.
+        folder: Cache of this archive.
+        notify: Called with a sentence if the record is not understood.
+
+    Returns:
+        The archive; unchanged if the record is not understood but the files are named in the registry.
+
+    Raises:
+        DatasetError: The record cannot be read and is not in the cache, or does not list a file.
+    """
+    if not archive.api or (archive.files and all(file.size and file.checksum for file in archive.files)):
+        return archive
+    kept = folder / RECORD
+    try:
+        answer = read_record(archive.api)
+        listed, licence = _parse(answer)
+    except DatasetError:
+        if not kept.is_file():
+            raise
+        listed, licence = _parse(kept.read_bytes())
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        fault = f"{archive.api} answers in an unknown form ({type(error).__name__})"
+        if not archive.files:
+            raise DatasetError(f"{fault}: it cannot be known which files to download.") from None
+        notify(f"{fault}: neither size nor checksum is known")
+        return archive
+    else:
+        with replacing_file(kept) as new:
+            new.write_bytes(answer)
+    named = {file.name: file for file in listed}
+    wanted = archive.files or tuple(named[name] for name in sorted(named) if name.lower().endswith(ENDINGS))
+    missing = [file.name for file in wanted if file.name not in named]
+    if missing or not wanted:
+        found = ", ".join(named) or "nothing"
+        raise DatasetError(f"{archive.record} lists no {', '.join(missing) or 'archive'}; it lists {found}.")
+    files = tuple(
+        replace(
+            file,
+            url=file.url or named[file.name].url,
+            size=file.size or named[file.name].size,
+            checksum=file.checksum or named[file.name].checksum,
+        )
+        for file in wanted
+    )
+    return replace(archive, files=files, licence=archive.licence or licence)
+
+
+def _parse(answer: bytes) -> tuple[list[ArchiveFile], str]:
+    """Return files and licence of a Zenodo (InvenioRDM) record, whose JSON has one of two forms."""
+    record = json.loads(answer)
+    entries = record["files"]
+    if isinstance(entries, dict):
+        entries = list(entries["entries"].values())
+    files = []
+    for entry in entries:
+        checksum, links = entry.get("checksum") or "", entry.get("links") or {}
+        # A name with a folder in it would be written outside the cache.
+        if entry["key"] == Path(entry["key"]).name:
+            known = checksum.partition(":")[0] in hashlib.algorithms_available
+            url = str(links.get("content") or links.get("self") or "")
+            files.append(ArchiveFile(entry["key"], url, entry.get("size"), checksum if known else None))
+    about = record.get("metadata") or {}
+    licences = [about["license"]] if about.get("license") else about.get("rights") or []
+    return files, ", ".join(str(licence.get("id")) for licence in licences)
+
+
+def archives_in(folder: Path) -> tuple[ArchiveFile, ...]:
+    """Return the archives in a folder, whatever their names."""
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    return tuple(ArchiveFile(p.name) for p in found if p.is_file() and p.name.lower().endswith(ENDINGS))
