@@ -333,7 +333,7 @@ def test_trajectories(tmp_path):
     entries = list(read(tmp_path / "x.traj"))
     writer = ExtxyzWriter(tmp_path / "x.extxyz")
     for entry in entries:
-        assert writer.append(entry.crystal, entry.index) == []
+        assert writer.append(entry.crystal) == []
     writer.close()
     again = list(read(tmp_path / "x.extxyz"))
     assert [len(entry.crystal) for entry in again] == [1, 1, 8]

@@ -155,9 +155,9 @@ STALE = [
 ]  # fmt: skip
 KEPT = [
     "id", "material_id", "energy_cutoff", "cutoff_energy", "forces_weight", "config_energy_weight",
-    "energy_key", "stress_weight", "force_field", "force_constant", "initial_magmoms", "initial_charges", "magmom",
-    "charge", "tags", "oxi_states", "labels", "source", "config_type", "enforced", "energetic", "distress",
-    "hubbard", "external_stress", "energy_units", "step", "spacegroup", "note",
+    "energy_key", "stress_weight", "force_field", "force_constant", "initial_magmoms", "initial_charges",
+    "magmom", "charge", "tags", "oxi_states", "labels", "source", "config_type", "enforced", "energetic",
+    "distress", "hubbard", "external_stress", "energy_units", "step", "spacegroup", "note",
 ]  # fmt: skip
 
 

@@ -10,9 +10,10 @@ from ase.io import read as ase_read
 from ase.io.extxyz import key_val_str_to_dict
 from ase.spacegroup import Spacegroup
 from hypothesis import given
-from pymatgen.core import Structure
+from pymatgen.core import Lattice, Structure
 from pymatgen.electronic_structure.core import Magmom
 
+from repose.errors import InvalidCrystalError
 from repose.io.comment_line import format_entry
 from repose.io.files import ExtxyzWriter, write
 from repose.io.kinds import plain
@@ -124,25 +125,28 @@ def test_entries_read_back(value):
 
 def test_many_in_one_file(tmp_path):
     writer = ExtxyzWriter(tmp_path / "x.extxyz")
-    assert writer.append(rich_atoms(), index=4) == []
-    assert writer.append(rich_structure(), index=6) == []
+    assert writer.append(rich_atoms()) == []
+    assert writer.append(rich_structure()) == []
     assert writer.append(bulk("Al")) == []
     assert not (tmp_path / "x.extxyz").exists()
     writer.close()
     frames = ase_read(tmp_path / "x.extxyz", index=":")
-    assert [atoms.info.get("source_index") for atoms in frames] == [4, 6, None]
     assert [atoms.info.get("material_id") for atoms in frames] == ["mp-1", "mp-1", None]
     assert frames[0].info["note"] == "two\nlines"
 
 
-def test_an_index_replaces_that_of_an_earlier_run(tmp_path):
-    atoms = bulk("Al")
-    atoms.info["source_index"] = 17
+def test_a_crystal_that_cannot_be_written_leaves_the_others(tmp_path):
+    disordered = Structure(Lattice.cubic(4), [{"Fe": 0.5}], [[0, 0, 0]])
     writer = ExtxyzWriter(tmp_path / "x.extxyz")
-    writer.append(atoms, index=2)
-    writer.append(atoms)
+    writer.append(bulk("Al"))
+    with pytest.raises(InvalidCrystalError, match="partial occupancy"):
+        writer.append(disordered)
+    writer.append(bulk("Cu"))
     writer.close()
-    assert [a.info["source_index"] for a in ase_read(tmp_path / "x.extxyz", index=":")] == [2, 17]
+    assert [atoms.get_chemical_formula() for atoms in ase_read(tmp_path / "x.extxyz", index=":")] == [
+        "Al",
+        "Cu",
+    ]
 
 
 def test_columns_that_would_share_a_name(tmp_path):

@@ -58,12 +58,11 @@ class ExtxyzWriter:
         self._temporary = beside(path)
         self._stream = self._temporary.open("w", encoding="utf-8", newline="\n")
 
-    def append(self, crystal: Any, index: int | None = None) -> list[str]:
+    def append(self, crystal: Any) -> list[str]:
         """Add one crystal.
 
         Args:
             crystal: `ase.Atoms` or a pymatgen Structure.
-            index: Its place in the file that it came from, kept as ``source_index``; None for none.
 
         Returns:
             What the format could not keep.
@@ -72,7 +71,7 @@ class ExtxyzWriter:
             InvalidCrystalError: A Structure is no ordered crystal; nothing is added.
         """
         atoms, dropped = as_atoms(crystal)
-        text, more = write_frame(atoms, index)
+        text, more = write_frame(atoms)
         self._stream.write(text)
         return list(dict.fromkeys(dropped + more))
 

@@ -22,7 +22,7 @@ _INT32 = 2**31  # ASE reads integers of a column as such
 _DOUBLE = 2**53  # larger integers are not exact as real numbers
 
 
-def write_frame(atoms: Any, index: int | None = None) -> tuple[str, list[str]]:
+def write_frame(atoms: Any) -> tuple[str, list[str]]:
     """One frame: constraints as ``move_mask``, results of the calculator, info and arrays as ASE writes them.
 
     Fractional coordinates that are fixed along directions other than x, y and z have no place in
@@ -31,7 +31,6 @@ def write_frame(atoms: Any, index: int | None = None) -> tuple[str, list[str]]:
 
     Args:
         atoms: `ase.Atoms`.
-        index: Place of the crystal in the file that it came from, written as ``source_index``; None for none.
 
     Returns:
         The lines, and what they could not keep.
@@ -41,13 +40,10 @@ def write_frame(atoms: Any, index: int | None = None) -> tuple[str, list[str]]:
 
     dropped: list[str] = []
     results = dict(getattr(atoms.calc, "results", None) or {})
-    info = {k: v for k, v in atoms.info.items() if not (index is not None and k == "source_index")}
-    info |= {k: v for k, v in results.items() if k in per_config_properties and v is not None}
+    info = atoms.info | {k: v for k, v in results.items() if k in per_config_properties and v is not None}
     stress = np.asarray(info.get("stress"))
     if stress.shape == (6,):
         info["stress"] = voigt_6_to_full_3x3_stress(stress)
-    if index is not None:
-        info["source_index"] = index
     columns = {"species": np.array(atoms.get_chemical_symbols()), "pos": atoms.positions}
     columns |= _constraint_columns(atoms, dropped)
     arrays = {k: v for k, v in atoms.arrays.items() if k not in ("numbers", "positions")}
