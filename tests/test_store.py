@@ -7,10 +7,13 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from repose.data import columns, rows
 from repose.data.importers import import_extxyz
+from repose.data.rows import Pair, schema, to_pair, to_row
 from repose.data.splits import GroupSplit
 from repose.data.store import FLOATS, Dataset, DatasetInfo, check_target, resplit, write_dataset
 from repose.errors import ConfigError, DatasetError
@@ -73,6 +76,163 @@ def test_splits_are_read_apart(tmp_path):
     assert [p.id for p in dataset.read("val")] == [pairs[1].id, pairs[4].id]
     with pytest.raises(DatasetError, match="valid"):
         list(dataset.read("valid"))
+
+
+REPOSITORY = Path(__file__).parent.parent / "datasets"
+
+
+def split_in_turn(tmp_path):
+    """Six crystals with paths, two in each split, and the dataset of them."""
+    pairs = [
+        dataclasses.replace(p, split=s)
+        for p, s in zip(read_pairs(), ("train", "val", "test") * 2, strict=True)
+    ]
+    return pairs, write_dataset(tmp_path / "set", DatasetInfo(name="set"), pairs)
+
+
+def assert_same(found, expected, paths=True):
+    """Equal to the last bit, with the same types, shapes and order."""
+
+    def same(one, other):
+        if not isinstance(one, np.ndarray):
+            return type(one) is type(other) and one == other
+        return (one.dtype, one.shape, one.tobytes()) == (other.dtype, other.shape, other.tobytes())
+
+    found, expected = list(found), list(expected)
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        for name in ("id", "split", "numbers", "pbc", *rows.GEOMETRY):
+            assert same(getattr(one, name), getattr(other, name)), (other.id, name)
+        assert list(one.tags.items()) == list(other.tags.items())
+        assert len(one.path) == (len(other.path) if paths else 0)
+        for frame, known in zip(one.path, other.path, strict=True) if paths else ():
+            for name in ("positions", "cell", "energy", "forces", "stress"):
+                assert same(getattr(frame, name), getattr(known, name)), (other.id, name)
+
+
+def decoded(dataset, split=None):
+    """The same by Python objects: an independent way to read Parquet."""
+    every = [to_pair(row) for part in dataset.parts for row in pq.read_table(part).to_pylist()]
+    return [pair for pair in every if split in (None, pair.split)]
+
+
+@pytest.mark.parametrize("name", ["pbe", "chgnet/sheets"])
+def test_columns_give_what_python_objects_give(name):
+    dataset = Dataset(REPOSITORY / name)
+    for split in (None, "train", "val", "test"):
+        assert_same(dataset.read(split), decoded(dataset, split))
+        assert_same(dataset.read(split, paths=False), decoded(dataset, split), paths=False)
+        assert dataset.ids(split) == [pair.id for pair in decoded(dataset, split)]
+    assert dataset.frame_counts() == [len(pair.path) for pair in decoded(dataset)]
+
+
+def variable(kind: pa.DataType, of=pa.list_) -> pa.DataType:
+    """A type in which lists of fixed length have any length, as other programs write it."""
+    if pa.types.is_struct(kind):
+        return pa.struct([(field.name, variable(field.type, of)) for field in kind])
+    if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
+        return of(variable(kind.value_type, of))
+    return kind
+
+
+@pytest.mark.parametrize("single", [False, True])
+@pytest.mark.parametrize("of", [None, pa.list_, pa.large_list])
+@pytest.mark.parametrize("groups", [1, 2, 5, 100])
+def test_columns_of_other_types_and_row_groups(tmp_path, single, of, groups):
+    """Nulls, empty lists, slices and row groups, in all the types that stand for a list."""
+    pairs, dataset = split_in_turn(tmp_path)
+    bare = [dataclasses.replace(f, energy=None, forces=None, stress=None) for f in pairs[0].path]
+    mixed = [bare[0], *pairs[1].path[1:2], dataclasses.replace(pairs[1].path[2], stress=None)]
+    given = [to_row(pair) for pair in pairs]
+    given[0] |= {"path": to_row(dataclasses.replace(pairs[0], path=tuple(bare)))["path"], "tags": None}
+    given[1] |= {"path": to_row(dataclasses.replace(pairs[1], path=tuple(mixed)))["path"], "tags": []}
+    given[2] |= {"path": None}
+    given[3] |= {"path": []}
+    kinds = schema(single)
+    if of is not None:
+        kinds = pa.schema([(field.name, variable(field.type, of)) for field in kinds])
+    table = pa.Table.from_pylist(given, schema=kinds)
+    pq.write_table(table, dataset.parts[0], row_group_size=groups)
+    for split in (None, "train", "val", "test"):
+        assert_same(dataset.read(split), decoded(dataset, split))
+        assert_same(dataset.read(split, paths=False), decoded(dataset, split), paths=False)
+    assert dataset.frame_counts() == [len(bare), 3, 0, 0, len(pairs[4].path), len(pairs[5].path)]
+    for first in range(6):  # Arrow hands out slices of larger arrays
+        for batch in table.slice(first, 3).to_batches():
+            assert_same(rows.to_pairs(batch), decoded(dataset)[first : first + 3])
+
+
+@pytest.mark.parametrize("vector", [[0.0, 1.0], [0.0, 1.0, 2.0, 3.0], [], None])
+@pytest.mark.parametrize("name", ["positions", "relaxed_cell"])
+def test_vectors_of_other_lengths_are_refused(tmp_path, vector, name):
+    pairs, dataset = split_in_turn(tmp_path)
+    given = [to_row(pair) for pair in pairs]
+    given[1][name][0] = vector
+    kinds = pa.schema([(field.name, variable(field.type)) for field in schema(False)])
+    pq.write_table(pa.Table.from_pylist(given, schema=kinds), dataset.parts[0])
+    with pytest.raises(DatasetError, match=r"three components; 1 of \d+ have not"):
+        list(dataset.read())
+
+
+def test_arrays_keep_no_part_of_a_dataset_in_memory(tmp_path):
+    _, dataset = split_in_turn(tmp_path)
+    for pair in dataset:
+        held = [pair.numbers, *(getattr(pair, name) for name in rows.GEOMETRY), pair.path[0].forces]
+        assert all(array.base is None or array.base.nbytes == array.nbytes for array in held)
+        assert all(array.flags.writeable for array in held)
+
+
+@pytest.fixture
+def read_columns(monkeypatch):
+    """Columns of every row group that is read, in order."""
+    asked, read = [], pq.ParquetFile.read_row_group
+
+    def spy(file, group, names=None, **options):
+        asked.append(set(names or rows.COLUMNS))
+        return read(file, group, names, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", spy)
+    return asked
+
+
+def test_paths_are_not_decoded_where_nobody_asks(tmp_path, read_columns, monkeypatch):
+    pairs, dataset = split_in_turn(tmp_path)
+    calls, frames = [], columns.frames
+    monkeypatch.setattr(columns, "frames", lambda column: calls.append(len(column)) or frames(column))
+    assert_same(dataset.read("val", paths=False), [pairs[1], pairs[4]], paths=False)
+    assert dataset.ids("val") == [pairs[1].id, pairs[4].id]
+    assert calls == []
+    assert not any("path" in names for names in read_columns)
+    assert_same(dataset.read("val"), [pairs[1], pairs[4]])
+    assert calls == [2]  # rows of the other splits are left out before
+
+
+def test_row_groups_without_the_split_are_not_read(tmp_path, read_columns):
+    _, dataset = split_in_turn(tmp_path)
+    pq.write_table(pq.read_table(dataset.parts[0]), dataset.parts[0], row_group_size=1)
+    assert len(list(dataset.read("test"))) == 2
+    assert [len(names) > 1 for names in read_columns].count(True) == 2
+
+
+def test_crystals_are_made_one_after_another(dataset, monkeypatch):
+    made = []
+    monkeypatch.setattr(rows, "Pair", lambda *fields: made.append(fields[0]) or Pair(*fields))
+    assert next(dataset.read()).id == made[0]
+    assert len(made) == 1
+
+
+@pytest.mark.parametrize("split", [None, "train", "val"])
+def test_crystals_are_read_by_id(tmp_path, split):
+    pairs, dataset = split_in_turn(tmp_path)
+    ids = {pairs[k].id for k in (5, 3, 1)} | {"of another dataset"}
+    expected = [pair for pair in pairs if pair.id in ids and split in (None, pair.split)]
+    assert_same(dataset.read(split, ids=ids), expected)
+    assert list(dataset.read(split, ids=[])) == []
+
+
+def test_a_wrong_split_is_refused_wherever_it_is_given(dataset):
+    with pytest.raises(DatasetError, match=r"train, val, test; got 'valid'"):
+        dataset.ids("valid")
 
 
 def test_an_interrupted_write_leaves_the_old_dataset_whole(dataset):
@@ -182,4 +342,26 @@ def test_resplitting_by_a_missing_tag_changes_nothing(dataset):
     before = files(dataset.directory)
     with pytest.raises(DatasetError, match=r"no tag 'spacegroup'.*prototype"):
         resplit(dataset, GroupSplit("spacegroup"), "by space group")
+    assert files(dataset.directory) == before
+
+
+def test_resplitting_rewrites_one_column(tmp_path, monkeypatch):
+    """Numbers stay as they are stored, in single precision, too; paths are not decoded."""
+    pairs = read_pairs()
+    dataset = write_dataset(tmp_path / "set", DatasetInfo(name="set"), pairs, single=True)
+    before = pq.read_table(dataset.parts[0])
+    monkeypatch.setattr(columns, "frames", None)
+    new = resplit(dataset, lambda pair: ("val", "train")[len(pair.numbers) > 5], "by size")
+    after = pq.read_table(new.parts[0])
+    assert after.schema == before.schema
+    assert after.drop_columns("split") == before.drop_columns("split")
+    assert after["split"].to_pylist() == [("val", "train")[len(pair.numbers) > 5] for pair in pairs]
+    split = after["split"].to_pylist()
+    assert new.info.counts == {"train": split.count("train"), "val": split.count("val"), "test": 0}
+
+
+def test_resplitting_to_a_wrong_split_changes_nothing(dataset):
+    before = files(dataset.directory)
+    with pytest.raises(DatasetError, match="has split 'valid'; expected one of train, val, test"):
+        resplit(dataset, lambda pair: "valid", "wrong")
     assert files(dataset.directory) == before

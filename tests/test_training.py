@@ -26,7 +26,7 @@ from repose.models.repose import Repose
 from repose.nn.ops import segment_mean
 from repose.training.losses import layerwise_loss, validation_errors
 from repose.training.run import train
-from repose.training.samples import TrainingBatches, crystal, draw, edge_count, perturb, rewrite, target_of
+from repose.training.samples import TrainingBatches, crystal, draw, edge_counts, perturb, rewrite, target_of
 from repose.training.task import RelaxationTask
 
 PATHS = Path(__file__).parent / "data" / "paths.extxyz"
@@ -190,7 +190,7 @@ def test_packing_by_edges(pairs):
     net = network()
     batches = TrainingBatches(pairs, net, SamplingSettings(edges_per_batch=900, epoch_steps=12), 0)
     plan = batches.plan()
-    sizes = [edge_count(net, pair) for pair in pairs]
+    sizes = edge_counts(net, pairs)
     assert len(plan) == 12
     for batch in plan:
         assert len(batch) == 1 or sum(sizes[i] for i in batch) <= 900

@@ -117,7 +117,7 @@ def _empty(path: Path) -> bool:
 
 def _read(datasets: list[Dataset], split: str, known: set[int]) -> list[Pair]:
     """Crystals of a split but for those with elements that the model never saw, which it refuses anyway."""
-    pairs = (pair for dataset in datasets for pair in dataset.read(split))
+    pairs = (pair for dataset in datasets for pair in dataset.read(split, paths=False))
     return [pair for pair in pairs if not known or known.issuperset(pair.numbers.tolist())]
 
 

@@ -55,7 +55,7 @@ def compare(
 
     total = sum(min(dataset.info.counts.get(split, 0), count or 10**9) for dataset in datasets)
     with Progress(total, "crystals", quiet, unit="crystal") as progress:
-        pairs = chain.from_iterable(islice(dataset.read(split), count) for dataset in datasets)
+        pairs = chain.from_iterable(islice(dataset.read(split, paths=False), count) for dataset in datasets)
         found = invariances(relaxers, pairs, progress=progress.advance)
     if out is not None:
         with replacing_file(out) as new:

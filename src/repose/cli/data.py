@@ -146,7 +146,7 @@ def split(
         assign, dataset = parse_split(by, fractions, seed), Dataset(directory)
         if leave_out is not None:
             assign = parse_leave_out(leave_out, assign)
-            assign.check(dataset)
+            assign.check(dataset.read(paths=False))
         dataset = resplit(dataset, assign, assign.description)
     report = report_of(dataset, assign.by, assign)
     if as_json:

@@ -77,8 +77,8 @@ def evaluate(
     with Progress(total, "crystals", quiet, unit="crystal") as progress:
         report = run(
             relaxers,
-            {name: dataset.read(split) for name, dataset in zip(_names(datasets), datasets, strict=True)},
-            train=chain.from_iterable(dataset.read("train") for dataset in datasets),
+            {name: d.read(split, paths=False) for name, d in zip(_names(datasets), datasets, strict=True)},
+            train=chain.from_iterable(dataset.read("train", paths=False) for dataset in datasets),
             split=split,
             match=match,
             progress=progress.advance,

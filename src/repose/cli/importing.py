@@ -149,7 +149,7 @@ def report_of(dataset: Dataset, by: str, assign: GroupSplit | LeaveOut | None) -
     from repose.data.splits import BY_SYSTEM, GroupSplit, shared_groups
 
     split = assign or GroupSplit(BY_SYSTEM)
-    groups, shared = shared_groups(dataset, split.group)
+    groups, shared = shared_groups(dataset.read(paths=False), split.group)
     return {
         "dataset": str(dataset.directory),
         "split_by": by,

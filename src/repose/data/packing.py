@@ -52,7 +52,7 @@ def pack(
 
     def pairs() -> Iterator[Pair]:
         seen = set[str]()
-        for pair in (pair for dataset in datasets for pair in dataset):
+        for pair in (pair for dataset in datasets for pair in dataset.read(paths=frames > 0)):
             if pair.id not in seen:
                 seen.add(pair.id)
                 digest = hashlib.sha256(pair.id.encode()).digest()

@@ -54,7 +54,7 @@ def _read(path: Path) -> Iterator[tuple[str, Any, dict[str, str]]]:
     if not path.exists():
         raise DatasetError(f"{path} does not exist.")
     if (path / INFO).is_file():
-        for pair in Dataset(path):
+        for pair in Dataset(path).read(paths=False):
             atoms = Atoms(pair.numbers, pair.relaxed_positions, cell=pair.relaxed_cell, pbc=pair.pbc)
             # How its atoms were matched is said of the pair, not of the relaxed crystal.
             kept = {k: v for k, v in pair.tags.items() if k not in ("atom_order", "origin")}

@@ -61,7 +61,7 @@ def suspicions(pair: Pair, change: float, displacement: float) -> list[Suspicion
 
 
 def summarise(dataset: Dataset) -> dict[str, Any]:
-    """Describe a dataset; reads it once, a part at a time.
+    """Describe a dataset; paths are counted and not decoded.
 
     Returns:
         Values ready for JSON: ``info`` (``dataset.json``), ``splits`` (name to ``crystals``, ``atoms`` [min,
@@ -78,12 +78,12 @@ def summarise(dataset: Dataset) -> dict[str, Any]:
     paths, frames = Counter[str](), Counter[str]()
     tags: dict[str, Counter[str]] = {}
     changes, displacements, doubtful = [], [], []
-    for pair in dataset:
+    for pair, n_frames in zip(dataset.read(paths=False), dataset.frame_counts(), strict=True):
         atoms[pair.split].append(len(pair.numbers))
         systems[pair.split].add(pair.chemical_system)
         elements[pair.split].update(chemical_symbols[z] for z in set(pair.numbers.tolist()))
-        paths[pair.split] += bool(pair.path)
-        frames[pair.split] += len(pair.path)
+        paths[pair.split] += n_frames > 0
+        frames[pair.split] += n_frames
         for name, value in pair.tags.items():
             tags.setdefault(name, Counter())[value] += 1
         changes.append(volume_change(pair))

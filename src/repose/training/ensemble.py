@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +21,8 @@ from repose.models.distance_geometry import settle
 from repose.models.ensemble import Ensemble
 from repose.training.calibrate import calibrate
 from repose.training.losses import validation_errors
-from repose.training.run import LAST, claim, subset, train
+from repose.training.reading import read_split
+from repose.training.run import LAST, claim, train
 from repose.training.samples import ValidationBatches
 
 FINISHED = "finished"  # an empty file beside a member's checkpoint
@@ -117,9 +119,9 @@ def _join(directories: Sequence[Path], data: Sequence[Path], out: Path, settings
     network = Ensemble(networks).eval()
     datasets = {dataset.directory: dataset for dataset in map(Dataset, data)}.values()
     train_pairs, val_pairs = (
-        [pair for dataset in datasets for pair in dataset.read(split)] for split in ("train", "val")
+        list(chain.from_iterable(read_split(list(datasets), split, crystals=crystals, paths=False)))
+        for split, crystals in (("train", settings.crystals), ("val", None))
     )
-    train_pairs = subset(train_pairs, settings.crystals)
     budget = settings.sampling.edges_per_batch
     errors = mean_errors(network, val_pairs, budget)
     calibration = None

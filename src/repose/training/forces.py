@@ -24,7 +24,7 @@ from repose.errors import ConfigError, DatasetError
 from repose.models.network import Motion, Network
 from repose.models.start import graph_of
 from repose.nn.ops import segment_mean
-from repose.training.samples import Sample, TrainingBatches, ValidationBatches, crystal
+from repose.training.samples import Counter, Sample, TrainingBatches, ValidationBatches, crystal
 from repose.training.task import RelaxationTask
 from repose.trajectory import Frame
 
@@ -189,15 +189,21 @@ class ForceTask(RelaxationTask):
         settings: How.
         train: Training crystals with labelled frames, see `labelled` and `beyond`.
         val: Validation crystals with such.
+        counts: As of `RelaxationTask`.
     """
 
     train_type, val_type = ForceBatches, ValidationFrames
     reported = (("forces", "eV/A"), ("virial", "eV/atom"), ("energy", "eV/atom"))
 
     def __init__(
-        self, network: Network[Any], settings: TrainSettings, train: Sequence[Pair], val: Sequence[Pair]
+        self,
+        network: Network[Any],
+        settings: TrainSettings,
+        train: Sequence[Pair],
+        val: Sequence[Pair],
+        counts: Counter | None = None,
     ) -> None:
-        super().__init__(network, settings, train, val)
+        super().__init__(network, settings, train, val, counts)
         self.energy = nn.Linear(network.settings.features, 1)
 
     def predict(self, network: Network[Any], batch: ForceSample) -> Any:
@@ -227,7 +233,11 @@ class ForceTask(RelaxationTask):
 
 
 def force_task(
-    network: Network[Any], settings: TrainSettings, train: Sequence[Pair], val: Sequence[Pair]
+    network: Network[Any],
+    settings: TrainSettings,
+    train: Sequence[Pair],
+    val: Sequence[Pair],
+    counts: Counter | None = None,
 ) -> tuple[ForceTask, str]:
     """Task of learning what acts, and a line about the crystals it is learned from.
 
@@ -236,6 +246,7 @@ def force_task(
         settings: How.
         train: Training crystals.
         val: Validation crystals.
+        counts: As of `RelaxationTask`.
 
     Raises:
         ConfigError: The family cannot.
@@ -251,5 +262,5 @@ def force_task(
             "Label crystals with 'repose data label'."
         )
     reference, _ = fit_reference_energies(known, 2)
-    task = ForceTask(network, settings, beyond(known, reference), beyond(watched, reference))
+    task = ForceTask(network, settings, beyond(known, reference), beyond(watched, reference), counts)
     return task, f"{sum(len(pair.path) for pair in known):,} frames of {len(known):,} crystals"

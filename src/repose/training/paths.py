@@ -20,7 +20,15 @@ from repose.models.network import Geometry, Network, Prediction, Trajectory
 from repose.nn.elements import MAX_NUMBER
 from repose.nn.ops import safe_norm, segment_mean
 from repose.training.losses import scale_loss, validation_errors
-from repose.training.samples import Sample, TrainingBatches, ValidationBatches, collate, crystal, target_of
+from repose.training.samples import (
+    Counter,
+    Sample,
+    TrainingBatches,
+    ValidationBatches,
+    collate,
+    crystal,
+    target_of,
+)
 from repose.training.task import RelaxationTask
 from repose.trajectory import Frame
 
@@ -236,7 +244,11 @@ class PathTask(RelaxationTask):
 
 
 def path_task(
-    network: Network[Any], settings: TrainSettings, train: Sequence[Pair], val: Sequence[Pair]
+    network: Network[Any],
+    settings: TrainSettings,
+    train: Sequence[Pair],
+    val: Sequence[Pair],
+    counts: Counter | None = None,
 ) -> tuple[PathTask, str]:
     """Task of a family that follows paths, and a line about the training crystals left out.
 
@@ -247,6 +259,7 @@ def path_task(
         settings: How.
         train: Training crystals.
         val: Validation crystals.
+        counts: As of `RelaxationTask`.
 
     Raises:
         DatasetError: There is no path, for training or for validation.
@@ -269,7 +282,7 @@ def path_task(
         fitted, left = fit_reference_energies(train, frames)
         reference.copy_(torch.as_tensor(fitted))
         scale.fill_(left)
-    return PathTask(network, settings, train, val), str(found)
+    return PathTask(network, settings, train, val, counts), str(found)
 
 
 def _labelled(pair: Pair) -> Pair:

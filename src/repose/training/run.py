@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -10,6 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,13 +23,14 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from repose.atomic import replacing_file, stepped_aside
 from repose.config import Target, TrainSettings
 from repose.data.store import Dataset, Pair
-from repose.errors import ConfigError, DatasetError
+from repose.errors import ConfigError
 from repose.models.baselines import fit_atomic_volumes
 from repose.models.checkpoint import ModelConfig, find_model, load_config, load_model, save_model
 from repose.models.network import Network, family
 from repose.training.calibrate import calibrate_model
 from repose.training.forces import force_task
 from repose.training.paths import path_task
+from repose.training.reading import EdgeCounts, read_split
 from repose.training.task import RelaxationTask
 
 SETTINGS = "train.json"
@@ -76,13 +77,19 @@ def train(
         os.replace(whole, out / "model")
     lightning.seed_everything(settings.seed, workers=True, verbose=False)
     datasets = [Dataset(path) for path in data]
-    train_pairs = subset(_pairs(datasets, "train"), settings.crystals)
-    network, known = _network(family_name, settings, init_from, train_pairs)
     # A dataset given twice counts twice in training, and once in validation.
     unique = list({dataset.directory: dataset for dataset in datasets}.values())
-    val_pairs = _pairs(unique, "val")
+    network, known = _network(family_name, settings, init_from)
+    whole = settings.target == "forces" or network.path_frames is not None
+    some = whole or settings.sampling.path_frames > 0
+    training = read_split(datasets, "train", crystals=settings.crystals, paths=some)
+    validation = read_split(unique, "val", paths=whole)
+    train_pairs, val_pairs = (list(chain.from_iterable(parts)) for parts in (training, validation))
+    _fit_volumes(network, train_pairs)
+    directories = [dataset.directory for dataset in (*datasets, *unique)]
+    counts = EdgeCounts(network, zip(directories, [*training, *validation], strict=True))
     trained_on = "; ".join(map(_sentence, unique))
-    task, sort = _task(network, settings, train_pairs, val_pairs)
+    task, sort = _task(network, settings, train_pairs, val_pairs, counts)
     if sort:
         trained_on = f"{sort}: {trained_on}"
         if progress != "none":
@@ -163,26 +170,8 @@ def claim(
         new.write_text(json.dumps(description, indent=2) + "\n")
 
 
-def _pairs(datasets: Sequence[Dataset], split: str) -> list[Pair]:
-    pairs = [pair for dataset in datasets for pair in dataset.read(split)]
-    if not pairs:
-        names = ", ".join(str(dataset.directory) for dataset in datasets)
-        raise DatasetError(f"no crystal is in the {split} split of {names}; see 'repose data split --help'.")
-    return pairs
-
-
-def subset(pairs: list[Pair], n: int | None) -> list[Pair]:
-    """The n pairs with the smallest hash of their ids, in order; all if n is None or too many.
-
-    A pair that is there twice stays twice, and counts once.
-    """
-    ids = sorted({pair.id for pair in pairs}, key=lambda name: hashlib.sha256(name.encode()).digest())
-    chosen = set(ids[:n])
-    return [pair for pair in pairs if pair.id in chosen]
-
-
 def _network(
-    family_name: str, settings: TrainSettings, init_from: str | Path | None, pairs: Sequence[Pair]
+    family_name: str, settings: TrainSettings, init_from: str | Path | None
 ) -> tuple[Network[Any], set[int]]:
     """The network to train, and the elements that it knows already."""
     cls = family(family_name)
@@ -212,6 +201,11 @@ def _network(
         known = set(config.elements)
     else:
         network, known = cls(cls.settings_type.parse(settings.model)), set()
+    return network.train().requires_grad_(True), known
+
+
+def _fit_volumes(network: Network[Any], pairs: Sequence[Pair]) -> None:
+    """Fit volumes of atoms to bulk crystals, for elements whose volume the network does not hold yet."""
     own = dict(network.named_buffers()).get("atomic_volumes")
     bulk = [pair for pair in pairs if pair.pbc.all()]  # the cell of a sheet holds vacuum
     if own is not None and bulk:
@@ -220,11 +214,14 @@ def _network(
             np.array([abs(np.linalg.det(pair.relaxed_cell)) for pair in bulk]),
         )
         own.copy_(torch.where(own == 0, torch.as_tensor(volumes).to(own), own))  # zero: never seen
-    return network.train().requires_grad_(True), known
 
 
 def _task(
-    network: Network[Any], settings: TrainSettings, train: Sequence[Pair], val: Sequence[Pair]
+    network: Network[Any],
+    settings: TrainSettings,
+    train: Sequence[Pair],
+    val: Sequence[Pair],
+    counts: EdgeCounts,
 ) -> tuple[RelaxationTask, str]:
     """What is to be learned, and of what sort the data are where they are not pairs.
 
@@ -238,12 +235,12 @@ def _task(
             "its path, does not hold for what a network makes of it. Leave it at 0."
         )
     if settings.target == "forces":
-        task, frames = force_task(network, settings, train, val)
+        task, frames = force_task(network, settings, train, val, counts)
         return task, f"forces of {frames}"
     if network.path_frames is not None:
-        paths, left_out = path_task(network, settings, train, val)
+        paths, left_out = path_task(network, settings, train, val, counts)
         return paths, f"whole paths ({left_out})"
-    return RelaxationTask(network, settings, train, val), ""
+    return RelaxationTask(network, settings, train, val, counts), ""
 
 
 def _names(datasets: Sequence[Dataset]) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,11 @@ from repose.crystals import CrystalBatch
 from repose.data.store import Pair
 from repose.graph import PeriodicGraph
 from repose.models.network import Network
+
+# Edges of so many crystals are counted at once.
+COUNTED_TOGETHER = 64
+# Edges of crystals, e.g. `repose.training.reading.EdgeCounts`.
+Counter = Callable[[Sequence[Pair]], list[int]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,10 +151,16 @@ class TrainingBatches(IterableDataset[Sample]):
         network: Its `prepare` builds the graphs.
         settings: Budget, pseudo-epoch and augmentation.
         seed: Source of all randomness.
+        counts: Edges of crystals; by default `edge_counts`, which builds all graphs.
     """
 
     def __init__(
-        self, pairs: Sequence[Pair], network: Network[Any], settings: SamplingSettings, seed: int
+        self,
+        pairs: Sequence[Pair],
+        network: Network[Any],
+        settings: SamplingSettings,
+        seed: int,
+        counts: Counter | None = None,
     ) -> None:
         super().__init__()
         self.pairs = list(pairs)
@@ -157,7 +169,7 @@ class TrainingBatches(IterableDataset[Sample]):
         self.seed = seed
         self.epoch = 0
         self.rank, self.world = 0, 1
-        self.sizes = [edge_count(network, pair) for pair in self.pairs]
+        self.sizes = (counts or partial(edge_counts, network))(self.pairs)
 
     def plan(self) -> list[list[int]]:
         """Indices of the crystals of every batch of this epoch and rank."""
@@ -194,12 +206,19 @@ class ValidationBatches(IterableDataset[Sample]):
         pairs: Crystals.
         network: Its `prepare` builds the graphs.
         edges_per_batch: Budget.
+        counts: As of `TrainingBatches`.
     """
 
-    def __init__(self, pairs: Sequence[Pair], network: Network[Any], edges_per_batch: int) -> None:
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        network: Network[Any],
+        edges_per_batch: int,
+        counts: Counter | None = None,
+    ) -> None:
         super().__init__()
         self.rank, self.world = 0, 1
-        sizes = [edge_count(network, pair) for pair in pairs]
+        sizes = (counts or partial(edge_counts, network))(pairs)
         self.network = network
         self.batches: list[list[Pair]] = []
         edges = edges_per_batch
@@ -222,6 +241,12 @@ class ValidationBatches(IterableDataset[Sample]):
         return collate(self.network, list(zip(inputs, map(target_of, pairs), strict=True)))
 
 
-def edge_count(network: Network[Any], pair: Pair) -> int:
-    """Edges of a pair's unrelaxed crystal in the network's graph."""
-    return network.prepare(crystal(pair.numbers, pair.positions, pair.cell, pair.pbc))[1].n_edges
+def edge_counts(network: Network[Any], pairs: Sequence[Pair]) -> list[int]:
+    """Edges of every pair's unrelaxed crystal in the network's graph, found by building the graphs."""
+    counts = []
+    for first in range(0, len(pairs), COUNTED_TOGETHER):
+        some = pairs[first : first + COUNTED_TOGETHER]
+        batch = CrystalBatch.collate([crystal(p.numbers, p.positions, p.cell, p.pbc) for p in some])
+        _, graph = network.prepare(batch)
+        counts += torch.bincount(graph.crystal, minlength=len(some)).tolist()
+    return counts

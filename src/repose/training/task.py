@@ -21,7 +21,7 @@ from repose.errors import ConfigError
 from repose.models.distance_geometry import settle
 from repose.models.network import Network
 from repose.training.losses import training_loss, validation_errors
-from repose.training.samples import Sample, TrainingBatches, ValidationBatches
+from repose.training.samples import Counter, Sample, TrainingBatches, ValidationBatches
 
 
 def parameter_groups(network: Network[Any], settings: TrainSettings) -> list[dict[str, Any]]:
@@ -58,6 +58,7 @@ class RelaxationTask(lightning.LightningModule):
         settings: How.
         train: Training crystals.
         val: Validation crystals.
+        counts: Edges of crystals, as `TrainingBatches` takes them.
     """
 
     train_type: ClassVar[type[TrainingBatches]] = TrainingBatches
@@ -71,7 +72,12 @@ class RelaxationTask(lightning.LightningModule):
     )
 
     def __init__(
-        self, network: Network[Any], settings: TrainSettings, train: Sequence[Pair], val: Sequence[Pair]
+        self,
+        network: Network[Any],
+        settings: TrainSettings,
+        train: Sequence[Pair],
+        val: Sequence[Pair],
+        counts: Counter | None = None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -79,8 +85,8 @@ class RelaxationTask(lightning.LightningModule):
         self.settings = settings
         # Batches are prepared on the CPU, maybe in other processes, by a copy that stays there.
         preparing = copy.deepcopy(network).requires_grad_(False)
-        self.train_batches = self.train_type(train, preparing, settings.sampling, settings.seed)
-        self.val_batches = self.val_type(val, preparing, 2 * settings.sampling.edges_per_batch)
+        self.train_batches = self.train_type(train, preparing, settings.sampling, settings.seed, counts)
+        self.val_batches = self.val_type(val, preparing, 2 * settings.sampling.edges_per_batch, counts)
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Batches of the current epoch; Lightning asks anew every epoch."""

@@ -200,7 +200,7 @@ def read_parents(path: Path) -> Iterator[Parent | Refusal]:
         DatasetError: There is nothing to read.
     """
     if (path / INFO).is_file():
-        for pair in Dataset(path):
+        for pair in Dataset(path).read(paths=False):
             atoms = Atoms(pair.numbers, pair.relaxed_positions, cell=pair.relaxed_cell, pbc=pair.pbc)
             yield Parent(pair.id, atoms, pair.tags.get("prototype", ""))
         return

@@ -1,0 +1,124 @@
+"""What training reads of datasets: the crystals of a split, and how many edges each has."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from repose.atomic import replacing_file
+from repose.data.store import Dataset, Pair
+from repose.errors import DatasetError
+from repose.models.network import Network
+from repose.training.samples import edge_counts
+
+# Raised when the same settings give other graphs: stored counts of other versions are not read.
+VERSION = 1
+
+
+def read_split(
+    datasets: Sequence[Dataset], split: str, *, crystals: int | None = None, paths: bool = True
+) -> list[list[Pair]]:
+    """Read the crystals of one split of several datasets.
+
+    Args:
+        datasets: One that is given twice is read twice.
+        split: ``"train"``, ``"val"`` or ``"test"``.
+        crystals: Read only so many: those with the smallest hash of their ids. A crystal that is there twice
+            is read twice and counts once. None reads all.
+        paths: Read the paths, too.
+
+    Returns:
+        The crystals of every dataset, in order.
+
+    Raises:
+        DatasetError: There are none, or a dataset cannot be read.
+    """
+    chosen = None
+    if crystals is not None:
+        ids = {name for dataset in datasets for name in dataset.ids(split)}
+        chosen = set(sorted(ids, key=lambda name: hashlib.sha256(name.encode()).digest())[:crystals])
+    found = [list(dataset.read(split, paths=paths, ids=chosen)) for dataset in datasets]
+    if not any(found):
+        names = ", ".join(str(dataset.directory) for dataset in datasets)
+        raise DatasetError(f"no crystal is in the {split} split of {names}; see 'repose data split --help'.")
+    return found
+
+
+class EdgeCounts:
+    """Edges of unrelaxed crystals in a network's graph, stored in their datasets between runs.
+
+    Counts are stored by a hash of the crystal, so that they stay valid when a dataset is split anew, joined
+    or copied. The file is named by a hash of all that `Network.prepare` depends on: family, starting
+    geometry, how neighbours are found, and atomic volumes where the start is rescaled by them. A damaged
+    file is replaced; where a dataset cannot be written, its crystals are counted at every start.
+
+    Args:
+        network: Its `prepare` builds the graphs.
+        datasets: Directories and the crystals read from each; counted and stored with the first call.
+    """
+
+    def __init__(self, network: Network[Any], datasets: Iterable[tuple[Path, Sequence[Pair]]] = ()) -> None:
+        self.network = network
+        self._datasets = list(datasets)
+        self._known: dict[int, int] = {}
+
+    def __call__(self, pairs: Sequence[Pair]) -> list[int]:
+        """Edges of every crystal."""
+        while self._datasets:
+            self._load(*self._datasets.pop())
+        return self._count(pairs)
+
+    def _load(self, directory: Path, pairs: Sequence[Pair]) -> None:
+        """Read the counts that a dataset holds, and add those of further crystals to it."""
+        path = directory / f".edges-{_key(self.network)}.npy"
+        stored = _read(path)
+        self._known |= stored
+        counts = dict(zip(map(_hash, pairs), self._count(pairs), strict=True))
+        if counts.keys() <= stored.keys():
+            return
+        try:
+            with replacing_file(path) as new:
+                np.save(new, np.array(list((stored | counts).items()), dtype=np.uint64))
+        except OSError as error:
+            logging.getLogger(__name__).info("edge counts are not stored in %s: %s", directory, error)
+
+    def _count(self, pairs: Sequence[Pair]) -> list[int]:
+        keys = [_hash(pair) for pair in pairs]
+        new = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in self._known}
+        self._known |= zip(new, edge_counts(self.network, list(new.values())), strict=True)
+        return [self._known[key] for key in keys]
+
+
+def _key(network: Network[Any]) -> str:
+    settings = network.settings
+    parts = [VERSION, network.family, settings.start, settings.graph.model_dump(mode="json")]
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
+    if settings.start == "rescaled":
+        for name, buffer in network.named_buffers():
+            if name.rpartition(".")[2] == "atomic_volumes":
+                digest.update(buffer.cpu().numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def _hash(pair: Pair) -> int:
+    """64 bits of what the edges of a crystal depend on."""
+    digest = hashlib.blake2b(digest_size=8)
+    for array in (pair.numbers, pair.pbc, pair.positions, pair.cell):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return int.from_bytes(digest.digest(), "little")
+
+
+def _read(path: Path) -> dict[int, int]:
+    """Stored edges by the hash of the crystal; empty if the file is missing or damaged."""
+    try:
+        with path.open("rb") as stream:
+            stored = np.lib.format.read_array(stream, allow_pickle=False)
+    except (OSError, ValueError):
+        return {}
+    return dict(stored.tolist()) if stored.dtype == np.uint64 and stored.shape[1:] == (2,) else {}
