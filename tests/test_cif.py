@@ -116,6 +116,8 @@ P1 = cif(listed(["x,y,z"]), ALL_ROCK_SALT)
         lambda text: text.replace("_cell_length_a", "_x.k [0 0 1/2]\n_cell_length_a"),
         lambda text: text.replace("_cell_length_a", "_publ_author_name 'J\u00f8rgensen, S.'\n_cell_length_a"),
         lambda text: text.replace("_cell_length_a", "_publ_title\n;\nloop_\ndata_of_all\n;\n_cell_length_a"),
+        lambda text: text.replace("_cell_length_a", "_publ_author_name 'X. Y', and Z\n_cell_length_a"),
+        lambda text: text.replace("_cell_length_a", "_publ_section_title 'It is open\n_cell_length_a"),
         lambda text: text.replace("_cell_length_a", "_audit_creation_date\n_cell_length_a"),
         lambda text: text.replace("_cell_length_a", "_symmetry_space_group_name_H-M P 1\n_cell_length_a"),
         lambda text: text.replace("_cell_length_a", "_audit_update 1\n_audit_update 2\n_cell_length_a"),
@@ -137,7 +139,7 @@ def test_text_in_many_forms(change):
 
 def test_a_bad_block_costs_no_other():
     good, row = cif(name="a", sites=ALL_ROCK_SALT), cif(name="b").replace("Na1 Na 0 0 0", "Na1 Na 0 0")
-    quote = cif("_publ_section_title 'open", name="c")
+    quote = cif("_chemical_formula_sum 'open", name="c")
     first, second, third, last = read_cif(good + row + quote + good.replace("data_a", "data_d"))
     assert len(first) == len(last) == 8
     line = (good + row).split("\n").index("loop_", good.count("\n")) + 1
@@ -153,10 +155,10 @@ def test_reasons_name_the_line():
         read_cif(text)
     for text in (
         "Dear editor",
-        "data_x\n_a 'open\n",
+        "data_x\n_cell_length_a 'open\n",
         "data_x\n_a\n;\nopen\n",
         "data_x\nnonsense",
-        "data_x\n_a \x00",
+        "data_x\n_cell_length_a \x00",
     ):
         with pytest.raises(InvalidCrystalError, match=r"it is not CIF, or ends early \(line [0-9]"):
             read_cif(text)

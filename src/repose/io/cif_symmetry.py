@@ -44,7 +44,9 @@ _HARMLESS = re.compile(
     r"|(geom|refln|diffrn|exptl|refine|pdbx|struct|atomsite|shelx|olex2|oxford|audit|publ|journal|iucr|cod|ccdc"
     r"|citation|chemical|computing|platon|vrf|valence|em|entity|iso|irrep|jana|aflow|pd|cell(?!mod)|database).*"
 )
-_SYMMETRY = re.compile(r"symm|spacegroup|symop|ssg|magneticgroup")
+_SYMMETRY = re.compile(
+    r"symm|space?gro?u?p|symop|ssg|magneticgroup|equivpos|asxyz|operationxyz|namehm|namehall|inttables|itnumber"
+)
 _MODULATED = re.compile(r".*spacegroup.*ssg.*|cell(modulation|subsystem|wavevector).*")
 # Classes of symmetry that say that there is some, where operations and names are missing.
 _HINT = re.compile(
@@ -283,7 +285,7 @@ def _candidates(
         settings = left
     code = next((block.value(tag) for tag in tags if _CHOICE.fullmatch(tag)), None)
     if code is not None:
-        settings = [group for group in settings if code.lower() in _codes(group)]
+        settings = [group for group in settings if code.lower() in space_groups.codes(group)]
     fitting = [group for group in settings if fits(space_groups.operations(group)[0], cell)]
     if not own and len(fitting) > 1:
         raise InvalidCrystalError(
@@ -291,10 +293,3 @@ def _candidates(
             "the operations or _space_group_name_H-M_alt into the file."
         )
     return [(group.ext, space_groups.operations(group)) for group in fitting]
-
-
-def _codes(group: Any) -> set[str]:
-    """_space_group_IT_coordinate_system_code of a setting, in all its forms."""
-    ext = group.ext.strip("\0").lower()
-    axes = group.qualifier or "abc"
-    return {axes, ext + axes, ext} - {""}

@@ -16,8 +16,9 @@ from repose.errors import InvalidCrystalError
 _NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)(?:\(\d*\))?")
 # Tags whose contradicting repetition makes a block useless; others (e.g. of authors) do not matter.
 _NEEDED = re.compile(r"cell|atomsite(?!aniso)|chemicalformulasum|symmetry|spacegroup")
-# A tag and a value with blanks, without quotes.
-_UNQUOTED = re.compile(r"""\s*(_\S+)[ \t]+([^'"_#;\s][^'"#]*\s[^'"#_\s][^'"#]*)""")
+# A tag with its value on one line; a value with blanks, without quotes and comment.
+_PAIR = re.compile(r"\s*(_\S+)[ \t]+([^_#\s].*?)\s*")
+_UNQUOTED = re.compile(r"""[^'"_#;\s][^'"#]*\s[^'"#_\s](?:(?!\s_)[^'"#])*""")
 _MINUS = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2014\u2212"), "-")
 _BLANK = dict.fromkeys(map(ord, "\x0b\x0c\x1a\u00a0\u2028\u2029\ufeff"), " ")
 
@@ -148,17 +149,23 @@ def _document(text: str) -> Any:
 
 
 def _repaired(text: str) -> str:
-    """Text with quotes around what is often written without: 'F m -3 m' after its tag, and CIF 2 lists."""
+    """Text without what is often wrong where it does not matter.
+
+    Values with blanks that lack quotes ('F m -3 m' after its tag) and lists of CIF 2 get quotes; values of
+    tags that are not needed, such as titles with stray quotes, are dropped.
+    """
     lines: list[str] = []
     header = False
     for line, inside in _lines(text):
-        if not inside:
-            pair = re.fullmatch(
-                r"\s*(_\S+)[ \t]+([^'\"_#;\s](?:[^'\"#]*\s[^'\"#_\s][^'\"#]*))", line.rstrip()
-            )
-            header = line.strip().lower() == "loop_" or (header and line.lstrip()[:1] in ("_", "#", ""))
-            if pair and not header and not re.search(r"\s_", pair.group(2)):
-                line = f"{pair.group(1)} '{pair.group(2)}'"
+        header = not inside and (
+            line.strip().lower() == "loop_" or (header and line.lstrip()[:1] in ("_", "#", ""))
+        )
+        pair = None if inside or header else _PAIR.fullmatch(line)
+        if pair and not _NEEDED.match(key(pair.group(1))):
+            line = f"{pair.group(1)} ?"
+        elif pair and _UNQUOTED.fullmatch(pair.group(2)):
+            line = f"{pair.group(1)} '{pair.group(2)}'"
+        elif not inside:
             line = re.sub(r"(?<!\S)(\[[^\]'\"]*\])(?!\S)", r"'\1'", line)
         lines.append(line)
     return "\n".join(lines)

@@ -53,11 +53,10 @@ def find(name: str) -> tuple[list[Any], str]:
         if re.search(words, text, re.IGNORECASE):
             text, choice = re.sub(r"\([^)]*\)", "", text), meant
     base, _, suffix = _squeezed(text).partition(":")
-    if suffix:
-        choice = _CHOICES.get(suffix, "")
-        if not choice:
-            return [], ""
     found = _by_name().get(base, [])
+    if suffix and suffix not in _CHOICES:  # ':b1', ':cab'
+        return [group for group in found if suffix in codes(group)], ""
+    choice = _CHOICES.get(suffix, choice)
     if not found and not suffix:
         for ending in ("hr", "rs", "h", "r", "s", "z", "1", "2"):
             settings = _by_name().get(base.removesuffix(ending), []) if base.endswith(ending) else []
@@ -80,6 +79,13 @@ def settings(number: int) -> list[Any]:
 def by_schoenflies() -> dict[str, int]:
     """Number of a space group by its Schoenflies symbol, as ``oh^5``."""
     return {kind.schoenflies.lower(): kind.number for kind in _spglib_types()}
+
+
+def codes(group: Any) -> set[str]:
+    """The forms of ``_space_group_IT_coordinate_system_code`` of a setting: 'b1', 'cab', '2', '2cab', 'h'."""
+    ext = group.ext.strip("\0").lower()
+    axes = group.qualifier or "abc"
+    return {axes, ext + axes, ext} - {""}
 
 
 def operations(group: Any) -> Operations:
