@@ -115,6 +115,7 @@ HEXAGONAL = [[3, 0, 0], [-1.5, 2.598, 0], [0, 0, 5]]
         (constrained(FixCartesian([0, 1], [False, False, True]), cell=HEXAGONAL), {0: "c", 1: "c"}),
         (constrained(FixCartesian([0, 1], [False, True, False]), cell=HEXAGONAL), {0: "b", 1: "b"}),
         (constrained(FixScaled([0, 1], [True, True, False]), cell=HEXAGONAL), {0: "ab", 1: "ab"}),
+        (constrained(FixScaled([0], [False, False, True]), cell=np.diag([4, 5, 6]) + 1e-4), {0: "c"}),
     ],
 )
 @pytest.mark.parametrize("form", ["extxyz", "poscar", "json"])

@@ -123,6 +123,20 @@ def test_entries_read_back(value):
         raise AssertionError(f"{value!r} has no entry")
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.5, "0.5"), (np.float64(0.5), "0.5"), (np.float32(0.5), "0.5"), (3, "3"), (np.int64(3), "3"),
+        (True, "T"), (np.bool_(False), "F"), ("mp-1", "mp-1"), ("two words", '"two words"'), (np.array([1, 2]), '"1 2"'),
+        (np.array([0.5, 2]), '"0.5 2.0"'), (np.array([True, False]), '"T F"'), (float("nan"), "nan"),
+        (np.eye(2), '"_JSON [[1.0, 0.0], [0.0, 1.0]]"'),
+    ],
+)  # fmt: skip
+def test_entries_that_every_program_reads(value, text):
+    """JSON only where there is nothing plainer."""
+    assert format_entry("key", value) == f"key={text}"
+
+
 def test_many_in_one_file(tmp_path):
     writer = ExtxyzWriter(tmp_path / "x.extxyz")
     assert writer.append(rich_atoms()) == []

@@ -14,8 +14,9 @@ from repose.io.text import logical
 if TYPE_CHECKING:
     from repose.io.kinds import Crystal
 
-# A vector lies in a plane if its distance from it is less than this share of its length.
-PARALLEL = 1e-6
+# A vector lies in a plane if its distance from it is less than this share of its length (0.06 degrees): cells
+# that were relaxed are rectangular only nearly.
+PARALLEL = 1e-3
 
 
 def fixed_coordinates(structure: Crystal) -> NDArray[np.bool_]:

@@ -32,10 +32,10 @@ def plain(value: Any) -> Any:
     Raises:
         TypeError: It is something else.
     """
+    if isinstance(value, np.generic | np.ndarray):  # np.float64 is a float, too
+        return plain(value.tolist())
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if isinstance(value, np.generic | np.ndarray):
-        return plain(value.tolist())
     if isinstance(value, dict):
         return {k if isinstance(k, str) else str(plain(k)): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
