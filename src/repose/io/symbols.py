@@ -23,7 +23,7 @@ _BESIDE_O_AND_H = _SITE_LETTERS | frozenset("BCHNPSW")
 # Largest atomic number of labels, where 'Cn1' is a site name, and of symbols in capitals, as in 'CN'.
 _LAST_KNOWN = 103
 
-_CHARGE = r"(?:[+-]\d*(?:\.\d+)?|\d+(?:\.\d+)?[+-]|\(?(?:\d?[+-]|I{1,3}|IV|VI{0,3})\)?)"
+_CHARGE = r"(?:[+-]\d*(?:\.\d+)?|\d+(?:\.\d+)?[+-]|\((?:\d?[+-]|I{1,3}|IV|VI{0,3})\))"
 _TYPE = re.compile(rf"(?:\d{{1,3}})?([A-Za-z]+)(?:\d*|{_CHARGE})(?:,?spin=[+-]?\d+(?:\.\d+)?)?")
 _LABEL = re.compile(r"\*?([A-Za-z]+)([^A-Za-z].*)?", re.DOTALL)
 _FRACTION = re.compile(r"(?<![\d.])0?\.\d")
