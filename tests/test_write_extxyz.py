@@ -128,8 +128,8 @@ def test_entries_read_back(value):
     [
         (0.5, "0.5"), (np.float64(0.5), "0.5"), (np.float32(0.5), "0.5"), (3, "3"), (np.int64(3), "3"),
         (True, "T"), (np.bool_(False), "F"), ("mp-1", "mp-1"), ("two words", '"two words"'),
-        (np.array([1, 2]), '"1 2"'), (np.array([0.5, 2]), '"0.5 2.0"'), (np.array([True, False]), '"T F"'), (float("nan"), "nan"),
-        (np.eye(2), '"_JSON [[1.0, 0.0], [0.0, 1.0]]"'),
+        (np.array([1, 2]), '"1 2"'), (np.array([0.5, 2]), '"0.5 2.0"'), (np.array([True, False]), '"T F"'),
+        (float("nan"), "nan"), (np.eye(2), '"_JSON [[1.0, 0.0], [0.0, 1.0]]"'),
     ],
 )  # fmt: skip
 def test_entries_that_every_program_reads(value, text):
