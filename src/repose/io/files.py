@@ -185,11 +185,11 @@ def _next(crystals: Iterator[Any], kind: str) -> Any:
 
 
 def _blame(error: Exception, kind: str) -> str:
-    """What an error of a parser means to a user."""
-    said = "".join(c if c.isprintable() else "?" for c in " ".join(str(error).split()))[:200]
-    if isinstance(error, _SPEECHLESS):
-        said = f"it ends early or is of another kind ({type(error).__name__}: {said})"
-    return f"it cannot be read as {kind}: {said.rstrip('.') or type(error).__name__}."
+    """What an error of a parser means to a user, with its type and words."""
+    said = "".join(c if c.isprintable() else "?" for c in " ".join(str(error).split()))[:200].rstrip(".")
+    cause = f"{type(error).__name__}: {said}" if said else type(error).__name__
+    hint = "it ends early or is of another kind" if isinstance(error, _SPEECHLESS) else "its parser failed"
+    return f"it cannot be read as {kind}: {hint} ({cause})."
 
 
 def _text(source: str, kind: str | None) -> str | None:
