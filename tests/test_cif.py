@@ -333,3 +333,24 @@ def test_labels_are_written_where_they_can_be(labels, kept):
     assert Structure.from_str(text, fmt="cif").labels == expected
     assert ase_read(io.StringIO(text), format="cif").get_chemical_symbols() == ["Mg", "O"]
     assert read_one(text).get_chemical_symbols() == ["Mg", "O"]
+
+
+def test_labels_of_sites_are_kept_where_they_say_something(tmp_path):
+    """From P1 to every format that has them; names made of symbol and number are not carried along."""
+    from repose.io.files import read, write
+
+    atoms = bulk("MgO", "rocksalt", a=4.2)
+    for labels, kept in ((["Mg_a", "O_b"], True), (["Mg1", "O1"], False), (["Mg", "O"], False)):
+        text = write_cif(atoms.numbers, atoms.positions, atoms.cell.array, "x", labels)
+        (found,) = read_cif(text)
+        assert ("labels" in found.arrays) is kept
+        if not kept:
+            continue
+        assert found.arrays["labels"].tolist() == labels
+        for format, suffix in (("cif", "cif"), ("json", "json"), ("extxyz", "extxyz")):
+            path = tmp_path / f"x.{suffix}"
+            assert "site labels" not in write(found, path, format)
+            (entry,) = read(path)
+            own = entry.crystal.labels if suffix == "json" else entry.crystal.arrays["labels"].tolist()
+            assert own == labels
+        assert "site labels" in write(found, tmp_path / "x.vasp", "poscar")

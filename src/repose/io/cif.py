@@ -105,7 +105,7 @@ def write_cif(
         "_atom_site_occupancy",
     ]
     if labels is None or not _legal(labels, len(symbols)):
-        labels = [f"{symbol}{symbols[: k + 1].count(symbol)}" for k, symbol in enumerate(symbols)]
+        labels = _numbered(symbols)
     for label, symbol, (x, y, z) in zip(labels, symbols, fractional, strict=True):
         lines.append(f"{label} {symbol} {x:.10f} {y:.10f} {z:.10f} 1")
     return "\n".join(lines) + "\n"
@@ -118,6 +118,16 @@ def _legal(labels: Sequence[str], n: int) -> bool:
         re.fullmatch(r"[A-Za-z][\w.*'()+-]*", label, re.ASCII) and not reserved.fullmatch(label)
         for label in labels
     )
+
+
+def _numbered(symbols: Sequence[str]) -> list[str]:
+    """Labels made from symbols: ``["Mg1", "O1", "O2"]``."""
+    seen = Counter[str]()
+    labels = []
+    for symbol in symbols:
+        seen[symbol] += 1
+        labels.append(f"{symbol}{seen[symbol]}")
+    return labels
 
 
 def _to_atoms(block: Block) -> Atoms:
@@ -137,6 +147,9 @@ def _to_atoms(block: Block) -> Atoms:
     units = check_formula(block, atoms)
     if found.contradiction is not None:
         settle(found.contradiction, listed, found, atoms, units)
+    # Names that say nothing, and those of sites with images, would be kept for nothing.
+    if len(atoms) == len(listed.labels) and listed.labels not in (symbols, _numbered(symbols)):
+        atoms.set_array("labels", np.array(listed.labels))
     return atoms
 
 
