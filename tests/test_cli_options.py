@@ -44,7 +44,7 @@ def test_above_max_uncertainty_goes_to_a_folder_of_its_own(work, calibrated):
 
 
 def test_max_uncertainty_needs_a_bound(work, model):
-    with pytest.raises(ValueError, match="needs a calibrated model.*repose calibrate"):
+    with pytest.raises(ValueError, match=r"needs a calibrated model.*repose calibrate"):
         relax("CaO.cif", "--model", model, "--max-uncertainty", "0.1")
 
 
@@ -88,6 +88,40 @@ def test_what_exists_is_skipped(work, model):
     os.remove("relaxed/three-1.vasp")
     (line,) = as_json("three.extxyz", "--format", "vasp", "--model", model, "--skip-existing")
     assert (line["index"], line["output"]) == (1, "relaxed/three-1.vasp")
+
+
+def test_a_summary_is_continued(work, model):
+    options = ("--model", model, "--summary", "all.csv", "--skip-existing", "--quiet")
+    relax("CaO.cif", *options)
+    relax("CaO.cif", "three.extxyz", *options)
+    relax("CaO.cif", "three.extxyz", *options)
+    with open("all.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["source"] for row in rows] == ["CaO.cif", *["three.extxyz"] * 3]
+    assert all(row["output"] and float(row["volume_change"]) and row["model"] == "tiny" for row in rows)
+
+
+def test_refused_crystals_have_no_numbers(work, model):
+    Path("bad.cif").write_text("no")
+    (line,) = as_json("bad.cif", "--model", model, "--summary", "all.csv", code=1)
+    assert (line["volume_change"], line["max_displacement"]) == (None, None)
+    with open("all.csv", newline="") as stream:
+        (row,) = csv.DictReader(stream)
+    assert row["volume_change"] == ""
+
+
+def test_a_folder_of_calculations_holds_other_json(work, model):
+    Path("one/settings.json").write_text('{"encut": 520}')
+    (line,) = as_json("one", "--model", model)
+    assert line["source"] == "one/POSCAR"
+    (line,) = as_json("one/settings.json", "--model", model, code=1)  # asked for by name
+    assert line["status"] == "refused"
+
+
+def test_a_glob_without_files_says_so(work, model):
+    (line,) = as_json("nope/*/POSCAR", "--model", model, code=1)
+    assert "nothing matches this pattern" in line["reason"]
+    assert "written into" not in relax("nope/*/POSCAR", "--model", model, code=1)
 
 
 def test_skipping_looks_into_the_folder_of_uncertain_ones(work, calibrated):

@@ -28,6 +28,7 @@ KEYS = [
     "status",
     "reason",
     "output",
+    "model",
     "volume_change",
     "max_displacement",
     "uncertainty",

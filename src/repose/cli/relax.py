@@ -103,7 +103,7 @@ def relax(
                 f"--max-uncertainty needs a calibrated model, which '{relaxer.name}' is not; "
                 "see 'repose calibrate'."
             )
-        report = Report(as_json, quiet, sort, summary, verbose)
+        report = Report(as_json, quiet, sort, summary, verbose, relaxer.name)
         trajectories = None if path is None else stack.enter_context(TrajectoryWriter(path))
         if verbose:
             sys.stderr.write(f"model {relaxer.name} on {relaxer.device}; {len(sources)} files\n")
@@ -139,7 +139,7 @@ class _Job:
         for source, name in sources:
             for entry in read(source):
                 if self.skip_existing and entry.crystal is not None and self.outputs.existing(name, entry):
-                    self.report.skip()
+                    self.report.skip(entry)
                     self.bar.advance(1)
                 else:
                     yield name, entry

@@ -22,7 +22,7 @@ NUMBERS = ("atoms", "dV %", "max move Å", "± Å", "ms")
 COLOURS = {"relaxed": "green", "suspect": "yellow", "refused": "red"}
 # Keys of a JSON line and columns of the summary, part of the public interface.
 KEYS = (
-    "source", "index", "formula", "n_atoms", "status", "reason", "output", "volume_change",
+    "source", "index", "formula", "n_atoms", "status", "reason", "output", "model", "volume_change",
     "max_displacement", "uncertainty", "outside", "spacegroup_in", "spacegroup_out", "seconds",
     "remarks", "dropped",
 )  # fmt: skip
@@ -39,6 +39,7 @@ class Report:
         order: Order of the table, the JSON lines and the summary: that of the input, or the surest first.
         summary: CSV file with one row a crystal, or None.
         verbose: Print a line a crystal on standard error as soon as it is done.
+        model: Name of the model, for the lines.
     """
 
     def __init__(
@@ -48,10 +49,13 @@ class Report:
         order: Order = "input",
         summary: Path | None = None,
         verbose: bool = False,
+        model: str = "",
     ) -> None:
         self.as_json, self.quiet, self.order = as_json, quiet, order
-        self.summary, self.verbose = summary, verbose
+        self.summary, self.verbose, self.model = summary, verbose, model
+        self.earlier = _read_csv(summary) if summary is not None else {}
         self.lines: list[dict[str, Any]] = []  # of the table or the summary
+        self.skipped: list[dict[str, Any]] = []  # rows of an earlier summary
         self.remarks: list[str] = []
         self.notes: dict[str, tuple[str, int]] = {}  # remark: the first crystal it was made on, how many
         self.dropped: Counter[tuple[str, str]] = Counter()
@@ -101,15 +105,21 @@ class Report:
         kept = self.order != "input" or self.summary is not None
         tabled = not (self.quiet or self.as_json) and (len(self.lines) < TABLE_ROWS or status != "relaxed")
         if self.as_json or kept or tabled:
-            line = _line(entry, result, output, status, reason, remarks, dropped or [])
+            line = _line(entry, result, output, status, reason, remarks, dropped or [], self.model)
             if self.as_json and self.order == "input":
                 _print_json(line)
             if kept or tabled:
                 self.lines.append(line)
 
-    def skip(self) -> None:
-        """Count a crystal whose output was there already."""
+    def skip(self, entry: Entry) -> None:
+        """Count a crystal whose output was there already; its row in an earlier summary stays.
+
+        Args:
+            entry: The crystal as read.
+        """
         self.counts["skipped"] += 1
+        if row := self.earlier.get((entry.source, entry.index)):
+            self.skipped.append(row)
 
     def close(self, out: Path, uncertain: Path) -> None:
         """Print what is wanted at the end, and write the summary.
@@ -121,7 +131,7 @@ class Report:
         if self.order == "uncertainty":
             self.lines.sort(key=_certainty)
         if self.summary is not None:
-            _write_csv(self.lines, self.summary)
+            _write_csv([*self.skipped, *self.lines], self.summary)
         if self.as_json:
             for line in self.lines if self.order != "input" else ():
                 _print_json(line)
@@ -144,14 +154,14 @@ class Report:
         pace = f", {1000 * self.seconds / done:.0f} ms each" if done else ""
         sys.stdout.write(
             f"{counts['relaxed']} of {counts['all']} crystals relaxed, {counts['suspect']} suspect, "
-            f"{counts['refused']} refused; written into {out}/{pace}.\n"
+            f"{counts['refused']} refused{f'; written into {out}/' if done else ''}{pace}.\n"
         )
         if counts["skipped"]:
             sys.stdout.write(f"{counts['skipped']} more skipped: their outputs were there.\n")
         if counts["apart"]:
             sys.stdout.write(f"{counts['apart']} above --max-uncertainty, in {uncertain}/.\n")
         if counts["outside"]:
-            sys.stdout.write(f"{counts['outside']} lie outside of the training data (!).\n")
+            sys.stdout.write(f"{counts['outside']} outside of the training data (!).\n")
 
     def _print_table(self) -> None:
         from rich.table import Table
@@ -184,9 +194,11 @@ def _line(
     reason: str | None,
     remarks: list[str],
     dropped: list[str],
+    model: str,
 ) -> dict[str, Any]:
     """All that is known of a crystal: `KEYS`, and whether its file holds more."""
     formula, count = _describe(entry.crystal)
+    predicted = result if result is not None and status != "refused" and result.after is not None else None
     return {
         "source": entry.source,
         "index": entry.index,
@@ -195,8 +207,9 @@ def _line(
         "status": status,
         "reason": reason,
         "output": None if output is None else str(output),
-        "volume_change": result.volume_change if result else 0.0,
-        "max_displacement": result.max_displacement if result else 0.0,
+        "model": model,
+        "volume_change": predicted.volume_change if predicted else None,
+        "max_displacement": predicted.max_displacement if predicted else None,
         "uncertainty": result.uncertainty if result else None,
         "outside": result.outside if result else None,
         "spacegroup_in": result.spacegroup_in if result else 0,
@@ -217,7 +230,7 @@ def _cells(line: dict[str, Any]) -> tuple[str, ...]:
     """A row of the table."""
     index = f" [{line['index']}]" if line["many"] else ""
     head = (f"{line['source']}{index}", line["formula"], str(line["n_atoms"] or ""), line["status"])
-    if line["status"] == "refused":
+    if line["volume_change"] is None:  # there is no prediction
         return *head, *[""] * (len(HEADINGS) - len(head))
     return (
         *head,
@@ -250,8 +263,19 @@ def _write_csv(lines: list[dict[str, Any]], path: Path) -> None:
         writer = csv.writer(stream)
         writer.writerow(KEYS)
         for line in lines:
-            cells = (line[key] for key in KEYS)
+            cells = (line.get(key) for key in KEYS)
             writer.writerow("; ".join(cell) if isinstance(cell, list) else cell for cell in cells)
+
+
+def _read_csv(path: Path) -> dict[tuple[str, int], dict[str, Any]]:
+    """Rows of an earlier summary by source and index; none if there is no such file."""
+    import csv
+
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            return {(row["source"], int(row["index"])): row for row in csv.DictReader(stream)}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def _describe(crystal: Any) -> tuple[str, int]:
@@ -261,8 +285,6 @@ def _describe(crystal: Any) -> tuple[str, int]:
     if crystal is None:
         return "", 0
     try:
-        if convert.is_atoms(crystal):
-            return convert.formula(crystal.numbers), len(crystal)
-        return crystal.composition.formula.replace(" ", ""), len(crystal)
+        return convert.formula_of(crystal), len(crystal)
     except Exception:  # an object that reading let through and that cannot be named; it is refused elsewhere
         return "", 0

@@ -166,6 +166,22 @@ def formula(numbers: Sequence[int] | NDArray[Any]) -> str:
     return Symbols(np.asarray(numbers)).get_chemical_formula("metal")
 
 
+def formula_of(structure: object) -> str:
+    """Chemical formula of a structure, not reduced, metals first; empty if it is none.
+
+    Args:
+        structure: Anything; sites of a pymatgen Structure may be disordered.
+    """
+    if is_atoms(structure):
+        return formula(structure.numbers)  # type: ignore[attr-defined]
+    if not is_structure(structure):
+        return ""
+    sites: Any = structure
+    if sites.is_ordered and all(hasattr(site.specie, "Z") for site in sites):
+        return formula([site.specie.Z for site in sites])
+    return sites.composition.formula.replace(" ", "")
+
+
 def symbol(number: int) -> str:
     """Symbol of an element; ``"?"`` where there is none."""
     from ase.data import chemical_symbols

@@ -102,11 +102,21 @@ def find(pattern: str, skip: Path | None = None) -> list[tuple[str, str]]:
                 for name in sorted(names)
                 if not name.startswith(".") and name not in DESCRIPTIONS and kind_of(name)
             ]
+        found = [file for file in found if file.suffix != ".json" or _holds_structures(file)]
         return [(str(file), str(file.relative_to(path))) for file in found]
     if not path.exists() and glob.has_magic(pattern):
         matches = sorted(glob.glob(pattern, recursive=True))
         return [pair for match in matches for pair in find(match, skip)]
     return [(pattern, path.name)]
+
+
+def _holds_structures(path: Path) -> bool:
+    """Whether a JSON file in a folder is meant: settings and results of other programs lie there, too."""
+    try:
+        text = path.read_bytes()
+    except OSError:
+        return True  # reading it will say why
+    return b'"lattice"' in text or b'"sites"' in text
 
 
 def read(path: str | Path) -> Iterator[Entry]:
@@ -132,7 +142,10 @@ def read(path: str | Path) -> Iterator[Entry]:
     try:
         text = _text(source, kind)
     except OSError as error:
-        yield refused(0, f"the file cannot be opened: {error.strerror or error}.")
+        if glob.has_magic(source) and isinstance(error, FileNotFoundError):
+            yield refused(0, "No such file: nothing matches this pattern.")
+        else:
+            yield refused(0, f"the file cannot be opened: {error.strerror or error}.")
         return
     except (EOFError, ValueError, zlib.error) as error:  # a broken .gz, or a name that cannot be one
         yield refused(0, f"the file cannot be unpacked: {error}.")

@@ -86,6 +86,10 @@ class DirectRelaxer(Relaxer):
         self.gives_paths = network.path_frames is not None
         self.elements = frozenset(config.elements) or None
 
+    def __repr__(self) -> str:
+        atoms = "all" if self.elements is None else len(self.elements)
+        return f"{type(self).__name__}({self.name!r}, device='{self.device}', elements={atoms})"
+
     @property
     def dtype(self) -> torch.dtype:
         """Type of geometries and features."""

@@ -121,7 +121,8 @@ def relax(
         where = "the crystal" if len(results) == 1 and single else f"crystal {index}"
         where = where if result.source is None else f"'{result.source}'"
         if result.status == "refused":
-            raise InvalidCrystalError(f"{where} cannot be relaxed: {result.reason}")
+            others = "" if len(results) == 1 else " Relaxer.relax goes on with the others."
+            raise InvalidCrystalError(f"{where} cannot be relaxed: {result.reason}{others}")
         if result.status == "suspect":
             warnings.warn(f"{where} is suspect: {result.reason}", stacklevel=2)
         for remark in result.remarks:

@@ -100,12 +100,8 @@ class Relaxation:
 
     @property
     def formula(self) -> str:
-        """Chemical formula, not reduced; the name of the type if it is no crystal."""
-        if convert.is_atoms(self.structure):
-            return convert.formula(self.structure.numbers)
-        if convert.is_structure(self.structure):
-            return self.structure.composition.formula.replace(" ", "")
-        return type(self.structure).__name__
+        """Chemical formula, not reduced, metals first; empty if it is no crystal."""
+        return convert.formula_of(self.structure)
 
     @property
     def n_atoms(self) -> int:
@@ -114,26 +110,28 @@ class Relaxation:
         return len(self.structure) if known else 0
 
     def summary(self) -> dict[str, Any]:
-        """Numbers and words that fit into a row of a table, by name."""
+        """Numbers and words that fit into a row of a table, by name; None where there is no prediction."""
+        predicted = self.after is not None
         return {
             "source": self.source,
             "formula": self.formula,
             "n_atoms": self.n_atoms,
             "status": self.status,
             "reason": self.reason,
-            "volume_change": self.volume_change,
-            "max_displacement": self.max_displacement,
+            "volume_change": self.volume_change if predicted else None,
+            "max_displacement": self.max_displacement if predicted else None,
             "uncertainty": self.uncertainty,
             "strain_uncertainty": self.strain_uncertainty,
             "outside": self.outside,
-            "spacegroup_in": self.spacegroup_in,
-            "spacegroup_out": self.spacegroup_out,
+            "spacegroup_in": self.spacegroup_in or None,
+            "spacegroup_out": self.spacegroup_out or None,
             "seconds": self.seconds,
             "remarks": "; ".join(self.remarks),
         }
 
     def __repr__(self) -> str:
-        parts = [f"{self.status}: {self.formula}, {self.n_atoms} atoms"]
+        named = f"{self.formula}, {self.n_atoms} atoms" if self.formula else type(self.structure).__name__
+        parts = [f"{self.status}: {named}"]
         if self.after is not None:
             parts.append(f"volume {100 * self.volume_change:+.1f} %")
             parts.append(f"largest displacement {self.max_displacement:.3f} A")
