@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
+from repose.data.frames import equidistant
 from repose.data.store import Dataset, DatasetInfo, Pair, write_dataset
 from repose.errors import DatasetError
 from repose.trajectory import Frame
@@ -25,8 +24,7 @@ def thin(path: Sequence[Frame], frames: int) -> tuple[Frame, ...]:
         return ()
     if len(path) <= frames:
         return tuple(path)
-    chosen = np.linspace(0, len(path) - 1, max(2, frames)).round().astype(int)
-    return tuple(path[k] for k in chosen)
+    return equidistant(path, max(2, frames))
 
 
 def pack(
