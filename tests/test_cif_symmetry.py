@@ -22,6 +22,8 @@ from cif_files import (
     reason,
     space_group,
 )
+from repose.errors import InvalidCrystalError
+from repose.io.cif import read_cif
 
 FORMULA = ["_chemical_formula_sum 'Na Cl'", "_cell_formula_units_Z 4"]
 IDENTITY = listed(["x,y,z"])
@@ -342,3 +344,87 @@ def test_what_other_readers_find():
     np.testing.assert_allclose(
         np.sort(atoms.get_all_distances(mic=True)), np.sort(reference.get_all_distances(mic=True)), atol=1e-9
     )
+
+
+def monoclinic(gamma):
+    sites = [("Ti1", "Ti", 0.12, 0.31, 0.07), ("O1", "O", 0.35, 0.62, 0.21), ("O2", "O", 0.78, 0.11, 0.33)]
+    return cif("_symmetry_space_group_name_H-M 'P 21'", sites, (5, 6, 15, 90, 90, gamma))
+
+
+@pytest.mark.parametrize("gamma", [90.6, 91, 92, 94, 95, 110])
+def test_the_unique_axis_is_the_one_that_the_angles_tell(gamma):
+    """However long the other axes are."""
+    (atoms,) = read_cif(monoclinic(gamma))
+    image = atoms.get_scaled_positions()[1]
+    np.testing.assert_allclose(image, [0.88, 0.69, 0.57], atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("name", "cell"),
+    [
+        ("P 4 m m", (4, 4.5, 20, 90, 90, 90)),
+        ("I 4/m m m", (4, 4.3, 12, 90, 90, 90)),
+        ("P m m m", (4, 5, 20, 90, 90, 98)),
+        ("P -3 m 1", (3, 3, 20, 90, 90, 112)),
+        ("F m -3 m", (5.6, 5.6, 5.8, 90, 90, 90)),
+    ],
+)
+def test_a_group_that_the_cell_cannot_have_is_refused(name, cell):
+    sites = [("Ti1", "Ti", 0, 0, 0), ("O1", "O", 0.5, 0.5, 0.1)]
+    (found,) = read_cif(cif(f"_symmetry_space_group_name_H-M '{name}'", sites, cell))
+    assert isinstance(found, InvalidCrystalError)
+    assert "does not fit" in str(found)
+
+
+MGO = [("Mg1", "Mg", 0, 0, 0), ("O1", "O", 0.5, 0.5, 0.5)]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "_International_Tables_number 225",
+        "_sg_name 'F m -3 m'",
+        "_sg_number 225",
+        "_H-M 'F m -3 m'",
+        "_hall '-F 4 2 3'",
+    ],
+)
+def test_short_tags_of_symmetry_are_understood(line):
+    (atoms,) = read_cif(cif(line, MGO, (4.21, 4.21, 4.21, 90, 90, 90)))
+    assert len(atoms) == 8
+
+
+@pytest.mark.parametrize("listed", [False, True])
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("Wyckoff_symbol", ("a", "b")),
+        ("Wyckoff_symbol", ("4a", "4b")),
+        ("Wyckoff_label", ("a", "b")),
+        ("symmetry_Wyckoff", ("a", "b")),
+        ("site_symmetry", ("m-3m", "m-3m")),
+    ],
+)
+def test_special_positions_tell_of_symmetry(column, values, listed):
+    lines = ["loop_\n_symmetry_equiv_pos_as_xyz\n'x, y, z'\n"] if listed else []
+    sites = [(*site, value) for site, value in zip(MGO, values, strict=True)]
+    columns = ("label", "type_symbol", "fract_x", "fract_y", "fract_z", column)
+    (found,) = read_cif(cif(lines, sites, (4.21, 4.21, 4.21, 90, 90, 90), columns))
+    assert isinstance(found, InvalidCrystalError)
+    # In P1 all positions are general.
+    sites = [(*site, "1" if "site" in column else "1a") for site in MGO]
+    (found,) = read_cif(cif(lines, sites, (4.21, 4.21, 4.21, 90, 90, 90), columns))
+    assert len(found) == 2
+
+
+@pytest.mark.parametrize("name", ["F d -3 m O2", "F d -3 m Z", "F d -3 m :2", "FD-3MO2"])
+def test_icsd_names_of_the_second_origin(name):
+    lines = f"_symmetry_space_group_name_H-M '{name}'\n_symmetry_Int_Tables_number 227"
+    (atoms,) = read_cif(cif(lines, [("Si1", "Si", 0.125, 0.125, 0.125)], (5.43, 5.43, 5.43, 90, 90, 90)))
+    assert len(atoms) == 8
+
+
+@pytest.mark.parametrize("name", [r"Fm\bar{3}m", r"F m \bar 3 m", r"Fm\overline{3}m"])
+def test_names_in_latex(name):
+    (atoms,) = read_cif(cif(f"_symmetry_space_group_name_H-M '{name}'", MGO, (4.21, 4.21, 4.21, 90, 90, 90)))
+    assert len(atoms) == 8

@@ -12,6 +12,7 @@ from ase.io import read as ase_read
 from ase.io import write as ase_write
 
 from commands import as_json, files, relax
+from repose.io.files import write
 from test_cli_uncertainty import KNOWN, save
 
 
@@ -199,3 +200,32 @@ def test_what_cannot_be_written_is_refused_and_the_others_are_done(work, model):
     assert "cannot be written" in lines[0]["reason"]
     assert lines[0]["output"] is None
     assert Path("relaxed/CaO.cif").is_file()
+
+
+def test_files_of_the_output_are_no_folders(work, model, repose):
+    Path("folder.csv").mkdir()
+    Path("folder.extxyz").mkdir()
+    for option in (["--summary", "folder.csv"], ["--path", "folder.extxyz"]):
+        status, out, err = repose("relax", "CaO.cif", "--model", "there is no such model", *option)
+        assert (status, out) == (2, "")
+        assert f"{option[0]} must be a file" in err
+
+
+def test_a_cif_has_no_orientation_to_lose(work, model):
+    monoclinic = bulk("MgO", "rocksalt", a=4.2, cubic=True)
+    monoclinic.set_cell([[4.2, 0, 0], [0, 4.5, 0], [-0.8, 0, 4.9]], scale_atoms=True)
+    monoclinic.rattle(0.02, seed=1)
+    write(monoclinic, "mono.cif", "cif")
+    (line,) = as_json("mono.cif", "--model", model)
+    assert line["dropped"] == []
+    ase_write("mono.extxyz", monoclinic)
+    (line,) = as_json("mono.extxyz", "--format", "cif", "--model", model)
+    assert "orientation of the cell" in line["dropped"]
+
+
+def test_numbers_of_kinds_are_no_species(work, model):
+    Path("kinds.extxyz").write_text(
+        '2\nLattice="4 0 0 0 4 0 0 0 4" Properties=species:I:1:pos:R:3 pbc="T T T"\n1 0 0 0\n2 2 2 2\n'
+    )
+    (line,) = as_json("kinds.extxyz", "--model", model, code=1)
+    assert "chemical symbols" in line["reason"]

@@ -313,3 +313,26 @@ def test_written_files_are_read_back(seed, left, data, tmp_path_factory):
 def test_is_an_error_of_crystals():
     with pytest.raises(InvalidCrystalError, match="line 2"):
         read_poscar("x\n")
+
+
+@pytest.mark.parametrize("name", ["Mg/Ca", "Mg/O", "Mg/Fe", "Mg/12", "Mg_pv/Ca", "MgCa", "Mg,Ca"])
+def test_mixtures_are_no_elements(name):
+    from repose.errors import InvalidCrystalError
+    from repose.io.poscar import read_poscar
+
+    text = f"x\n1.0\n4.2 0 0\n0 4.2 0\n0 0 4.2\n{name} O\n1 1\nDirect\n0 0 0\n0.5 0.5 0.5\n"
+    with pytest.raises(InvalidCrystalError, match="names no element"):
+        read_poscar(text)
+
+
+@pytest.mark.parametrize("name", ["Mg", "Mg_pv", "Mg_pv/a82e489", "Mg/b592", "Mg_sv_GW"])
+def test_names_of_potcars(name):
+    from repose.io.poscar import read_poscar
+
+    text = f"x\n1.0\n4.2 0 0\n0 4.2 0\n0 0 4.2\n{name} O\n1 1\nDirect\n0 0 0\n0.5 0.5 0.5\n"
+    assert _symbols(read_poscar(text)) == ["Mg", "O"]
+
+
+def _symbols(found):
+    atoms = found[0] if isinstance(found, tuple) else found
+    return atoms.get_chemical_symbols()

@@ -303,3 +303,34 @@ def test_overlap_is_by_kind_of_atoms():
     for kinds, close, apart in (("Cs2", 2.0, 2.6), ("H2", 0.45, 0.6), ("CsH", 1.3, 1.5)):
         assert reason(kinds, close)
         assert reason(kinds, apart) is None
+
+
+def graphene(c):
+    return Atoms("C2", scaled_positions=[[1 / 3, 2 / 3, 0.5], [2 / 3, 1 / 3, 0.5]],
+                 cell=[[2.46, 0, 0], [-1.23, 2.1304, 0], [0, 0, c]], pbc=True)  # fmt: skip
+
+
+@pytest.mark.parametrize(("c", "kept"), [(6.5, False), (7.0, False), (9.0, True), (20.0, True)])
+def test_a_gap_is_kept_or_spoken_of(c, kept):
+    (result,) = Known(0.9 * np.eye(3)).relax([graphene(c)])
+    assert result.remarks
+    assert result.structure.cell.lengths()[2] == pytest.approx(c if kept else 0.9 * c)
+    assert ("taken for vacuum, so" in result.remarks[0]) is kept
+    assert ("may close" in result.remarks[0]) is not kept
+    (held,) = Known(0.9 * np.eye(3)).relax([graphene(c)], fix_axes="c")
+    assert held.remarks == ()
+
+
+def test_layers_in_contact_need_no_remark():
+    places = [[0, 0, 0.25], [1 / 3, 2 / 3, 0.25], [0, 0, 0.75], [2 / 3, 1 / 3, 0.75]]
+    graphite = Atoms("C4", scaled_positions=places, cell=graphene(6.7).cell, pbc=True)
+    (result,) = Known().relax([graphite])
+    assert result.remarks == ()
+
+
+def test_molecules_that_collapse_are_suspect():
+    """Known volumes say nothing of molecules: that of the input does."""
+    nitrogen = Atoms("N2", [[0, 0, 0], [0, 0, 1.1]], cell=[5.0, 5.0, 5.0], pbc=True)
+    (result,) = Known(0.7 * np.eye(3)).relax([nitrogen])
+    assert result.status == "suspect"
+    assert "times that of the input" in result.reason

@@ -126,7 +126,7 @@ def doubts(
         pbc: Periodic directions, ``(3,)``.
         volume_change: Predicted over input volume, minus one.
         violation: What predicted distances lack in the mean, A, if there are any.
-        vacuum: Whether the cell holds vacuum, so that its volume says nothing.
+        vacuum: Whether the cell holds vacuum or separate molecules, so that known volumes say nothing.
     """
     reasons = []
     if violation is not None and violation > LARGEST_VIOLATION:

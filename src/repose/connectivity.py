@@ -52,13 +52,15 @@ class Layout(NamedTuple):
     Attributes:
         isolated: They form finite clusters far from each other and from their periodic images.
         molecular: They form finite molecules, at whatever distance.
-        empty: Periodic lattice vectors, letters out of ``abc``, along which nothing is in contact: vacuum.
+        empty: Periodic lattice vectors, letters out of ``abc``, along which there is vacuum.
+        wide: The same, along which nothing is in contact, though it is too close for vacuum on purpose.
         oblique: There is a direction with vacuum that is none of the lattice vectors.
     """
 
     isolated: bool = False
     molecular: bool = False
     empty: str = ""
+    wide: str = ""
     oblique: bool = False
 
 
@@ -79,8 +81,15 @@ def layout(numbers: NDArray[Any], positions: NDArray[Any], cell: NDArray[Any], p
     if not len(bonded.span) and not len(components(*crystal, CONTACT).span):
         return Layout(isolated=True, molecular=molecular)
     span = components(*crystal, VACUUM).span
-    empty = "".join(axis for axis, k in zip("abc", range(3), strict=True) if pbc[k] and not span[:, k].any())
-    return Layout(molecular=molecular, empty=empty, oblique=bool(len(span) + len(empty) < np.sum(pbc)))
+    empty = _without(span, pbc)
+    wide = "".join(axis for axis in _without(components(*crystal, CONTACT).span, pbc) if axis not in empty)
+    oblique = bool(len(span) + len(empty) < np.sum(pbc))
+    return Layout(molecular=molecular, empty=empty, wide=wide, oblique=oblique)
+
+
+def _without(span: NDArray[np.int64], pbc: NDArray[Any]) -> str:
+    """Periodic lattice vectors, letters out of ``abc``, that no translation has a part of."""
+    return "".join(axis for k, axis in enumerate("abc") if pbc[k] and not span[:, k].any())
 
 
 def components(

@@ -90,6 +90,8 @@ def relax(
             if file is not None:
                 outputs.keep_inputs(file, option)
                 make_writable(file.parent, option)
+                if file.is_dir():
+                    raise ConfigError(f"{option} must be a file; '{file}' is a folder.")
 
         from repose.models.base import Constraints
         from repose.models.loading import load
@@ -182,6 +184,8 @@ class _Job:
             refused = replace(result, status="refused", reason=f"it cannot be written: {said}")
             self.report.add(entry, refused)
             return
+        if entry.format == "cif" and "orientation of the cell" in dropped:
+            dropped.remove("orientation of the cell")  # the input has none
         dropped += [f"{name} of the input" for name in convert.stale_labels(entry.crystal)]
         self.report.add(entry, result, written, dropped, apart)
 

@@ -19,12 +19,29 @@ _WEIGHTS = np.random.default_rng(0).integers(1, 2**40, size=12)
 _TERM = re.compile(r"([+-]?)(\d{1,6}(?:\.\d{0,12})?|\.\d{1,12})?(?:/(\d{1,6}))?\*?([xyz])?")
 
 
-def fits(rotations: NDArray[Any], cell: NDArray[Any]) -> bool:
-    """Whether the operations keep all lengths in the cell, within one per cent."""
+# Of `misfit`, between a cell and symmetry operations: one per cent of a length, one degree.
+LARGEST_MISFIT = 0.02
+
+
+def misfit(rotations: NDArray[Any], cell: NDArray[Any]) -> float:
+    """Largest change that the operations make to the metric of the cell.
+
+    Args:
+        rotations: On fractional columns, ``(m, 3, 3)``.
+        cell: Lattice vectors as rows in A, ``(3, 3)``.
+
+    Returns:
+        Change of ``a_i . a_j`` over ``|a_i| |a_j|``.
+    """
     metric = cell @ cell.T
-    return bool(
-        np.allclose(rotations.transpose(0, 2, 1) @ metric @ rotations, metric, atol=0.02 * metric.max())
-    )
+    lengths = np.sqrt(np.diagonal(metric))
+    change = rotations.transpose(0, 2, 1) @ metric @ rotations - metric
+    return float(np.abs(change / np.outer(lengths, lengths)).max())
+
+
+def fits(rotations: NDArray[Any], cell: NDArray[Any]) -> bool:
+    """Whether the operations keep the lengths and angles of the cell; arguments as for `misfit`."""
+    return misfit(rotations, cell) < LARGEST_MISFIT
 
 
 @lru_cache(maxsize=256)

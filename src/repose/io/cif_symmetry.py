@@ -16,17 +16,25 @@ from numpy.typing import NDArray
 
 from repose.errors import InvalidCrystalError
 from repose.io import space_groups
-from repose.io.cif_operations import check_group, fits, keys, parse_operations, products
+from repose.io.cif_operations import (
+    LARGEST_MISFIT,
+    check_group,
+    fits,
+    keys,
+    misfit,
+    parse_operations,
+    products,
+)
 from repose.io.cif_syntax import Block, key, number
 from repose.io.space_groups import Operations
 
 _OPERATIONS = re.compile(r"(symmetry|spacegroup)(equiv|symop)?(pos|operation)*(as)?xyz")
 _MAGNETIC = re.compile(r"(?=.*magn)(magnetic)?spacegroup(symop|magn)*(operation|centering)xyz")
 _NAME = re.compile(r"(symmetry)?(pdbxfull)?(spacegroup)?(name)?(hm)(alt|full|short|extended)*(name)?")
-_PLAIN_NAME = re.compile(r"(symmetry)?spacegroup(name)?(hm)?|symmetry(name)?")
+_PLAIN_NAME = re.compile(r"(symmetry)?spacegroup(name)?(hm)?|symmetry(name)?|sg(name|symbol)?(hm)?")
 _HALL = re.compile(r"(symmetry)?(spacegroup)?(name)?hall(symbol)?")
 _NUMBER = re.compile(
-    r"(symmetry)?(spacegroup|group)?(inttables?|internationaltables?|it|itc)?(number|num|no)"
+    r"(symmetry)?(spacegroup|group|sg)?(inttables?|internationaltables?|it|itc)?(number|num|no)"
 )
 _SCHOENFLIES = re.compile(r"(symmetry)?spacegroup(name)?schoenflies")
 _REFERENCE = re.compile(r"spacegroup(namehmref|referencesetting)")
@@ -46,12 +54,16 @@ _HARMLESS = re.compile(
 )
 _SYMMETRY = re.compile(
     r"symm|space?gro?u?p|symop|ssg|magneticgroup|equivpos|asxyz|operationxyz|namehm|namehall|inttables|itnumber"
+    r"|internationaltables|^sg(name|symbol|number|hm)?$|^(hm|hall)(name|symbol)?$"
 )
 _MODULATED = re.compile(r".*spacegroup.*ssg.*|cell(modulation|subsystem|wavevector).*")
 # Classes of symmetry that say that there is some, where operations and names are missing.
 _HINT = re.compile(
     r"(symmetry|spacegroup)+(laue|bravais|cent|point|patterson|symop|equiv|transform)|parentspacegroup"
 )
+# Of sites; in P1 all are '1a' and '1'.
+_WYCKOFF = re.compile(r"atomsite(symmetry)?wyckoff(symbol|label|letter|position)?")
+_SITE_SYMMETRY = "atomsitesitesymmetry"
 _IDENTITIES = ("a,b,c;0,0,0", "a,b,c", "x,y,z")
 
 
@@ -137,6 +149,10 @@ def symmetry(block: Block, cell: NDArray[Any]) -> Symmetry:
         return _tabulated(block, cell, named, tags)
     rotations, translations = listed
     check_group(rotations, translations)
+    special = _special_positions(block)
+    if len(rotations) == 1 and not named and special:
+        words = f"it lists only the identity as symmetry operation, but {block.tags[special[0]]} has others"
+        return Symmetry(rotations, translations, Contradiction(words, hint=True))
     if not fits(rotations, cell):
         raise InvalidCrystalError("its symmetry operations do not fit its cell; check lengths and angles.")
     return Symmetry(rotations, translations, _contradiction(listed, named, cell))
@@ -146,6 +162,15 @@ def _used(tag: str) -> bool:
     patterns = (_OPERATIONS, _MAGNETIC, _NAME, _PLAIN_NAME, _HALL, _NUMBER, _SCHOENFLIES, _REFERENCE)
     patterns += (_TRANSFORM, _CHOICE, _SYSTEM, _HARMLESS, _MODULATED)
     return any(pattern.fullmatch(tag) for pattern in patterns)
+
+
+def _special_positions(block: Block) -> list[str]:
+    """Columns of sites that tell of special positions, which P1 does not have."""
+    told = {k: block.columns[k] for k in block.columns if _WYCKOFF.fullmatch(k) or k == _SITE_SYMMETRY}
+    general = ("1a", "a", "1", "")
+    return [
+        k for k, values in told.items() if any(value.strip("?.").lower() not in general for value in values)
+    ]
 
 
 # ---- operations that are listed
@@ -226,7 +251,7 @@ def _contradiction(listed: Operations, named: list[_Named], cell: NDArray[Any]) 
 def _tabulated(block: Block, cell: NDArray[Any], named: list[_Named], tags: list[str]) -> Symmetry:
     """Operations of the space group that a file names without listing them; P1 if it names none."""
     if not named:
-        hints = [k for k in tags if _SYSTEM.fullmatch(k) or _HINT.match(k)]
+        hints = [k for k in tags if _SYSTEM.fullmatch(k) or _HINT.match(k)] + _special_positions(block)
         contradiction = None
         if hints:
             words = f"{block.tags[hints[0]]} tells of symmetry, but no operations or space group are given"
@@ -286,7 +311,10 @@ def _candidates(
     code = next((block.value(tag) for tag in tags if _CHOICE.fullmatch(tag)), None)
     if code is not None:
         settings = [group for group in settings if code.lower() in space_groups.codes(group)]
-    fitting = [group for group in settings if fits(space_groups.operations(group)[0], cell)]
+    misfits = [misfit(space_groups.operations(group)[0], cell) for group in settings]
+    # Angles of 90.5 degrees fit settings of every unique axis; the one that they belong to fits best.
+    limit = min([LARGEST_MISFIT, *(off + 2e-3 for off in misfits)])
+    fitting = [group for group, off in zip(settings, misfits, strict=True) if off < limit]
     if not own and len(fitting) > 1:
         raise InvalidCrystalError(
             f"it lists no symmetry operations, and names only a reference setting ({references[0]}); write "

@@ -144,6 +144,8 @@ def _columns(comment: Comment) -> list[_Column]:
     sizes = {column.name: column.width for column in columns}
     if sizes.get("positions") != 3 or not {sizes.get("symbols"), sizes.get("numbers")} & {1}:
         raise _fault(f"Properties should have species:S:1 (or Z:I:1) and pos:R:3; got {given[:80]!r}.")
+    if any(column.name == "symbols" and column.kind != "S" for column in columns):
+        raise _fault(f"the column of species should hold chemical symbols (species:S:1); got {given[:80]!r}.")
     return columns
 
 

@@ -128,8 +128,9 @@ def _species(lines: list[str]) -> tuple[list[str], int]:
         )
     symbols = []
     for name in names:
-        # POTCARs are called Fe_pv, and Fe_pv/HASH by VASP 6.
-        symbol = words_of.element(re.split(r"[_/]", name)[0])
+        # POTCARs are called Fe_pv, and Fe_pv/HASH by VASP 6; Mg/Ca is a mixture.
+        potcar = re.fullmatch(r"([^_/]+)(_[^/]*)?(/[0-9A-Fa-f]{4,})?", name)
+        symbol = words_of.element(potcar.group(1)) if potcar else None
         if symbol is None:
             raise InvalidCrystalError(f"it cannot be read as poscar: {name[:40]!r} names no element.")
         symbols.append(symbol)

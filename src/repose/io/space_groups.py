@@ -27,7 +27,9 @@ _ORDERS = {
 }  # fmt: skip
 _CENTRINGS = {"P": 1, "A": 2, "B": 2, "C": 2, "I": 2, "F": 4, "R": 3, "H": 3}
 # Of the origin or the axes, as ICSD ('F d -3 m S', 'R -3 m HR'), COD (':2') and FINDSYM (in words) give it.
-_CHOICES = {"1": "1", "2": "2", "h": "H", "r": "R", "s": "1", "z": "2", "hr": "H", "rs": "R"}
+_CHOICES = {
+    "1": "1", "2": "2", "h": "H", "r": "R", "s": "1", "z": "2", "hr": "H", "rs": "R", "o1": "1", "o2": "2",
+}  # fmt: skip
 _WORDS = {
     r"origin\s*(choice)?\s*1": "1",
     r"origin\s*(choice)?\s*2": "2",
@@ -48,6 +50,7 @@ def find(name: str) -> tuple[list[Any], str]:
         that the name holds: '1' or '2' for the origin, 'H' or 'R' for the axes, else ''.
     """
     text, choice = re.sub(r"<[^>]*>", "", name), ""
+    text = re.sub(r"\\(?:bar|overline)\s*\{?\s*(\d)\s*\}?", r"-\1", text)  # of LaTeX
     text = re.sub(r"\(\s*(?:no\.?|#)?\s*\d{2,3}\s*\)|(?:no\.|#)\s*\d+\s*$", "", text, flags=re.IGNORECASE)
     for words, meant in _WORDS.items():
         if re.search(words, text, re.IGNORECASE):
@@ -58,7 +61,7 @@ def find(name: str) -> tuple[list[Any], str]:
         return [group for group in found if suffix in codes(group)], ""
     choice = _CHOICES.get(suffix, choice)
     if not found and not suffix:
-        for ending in ("hr", "rs", "h", "r", "s", "z", "1", "2"):
+        for ending in ("hr", "rs", "o1", "o2", "h", "r", "s", "z", "1", "2"):
             settings = _by_name().get(base.removesuffix(ending), []) if base.endswith(ending) else []
             if any(_CHOICES[ending] == group.ext for group in settings):
                 found, choice = settings, _CHOICES[ending]

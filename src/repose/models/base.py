@@ -191,7 +191,9 @@ class Relaxer(ABC):
             fix_cell=constraints.fix_cell or found.oblique,
             fix_axes=constraints.fix_axes + open_axes + found.empty,
             fixed=fixed,
-            physical=not (constraints.fix_axes or constraints.fix_cell or fixed.any() or remarks),
+            physical=not any(
+                (constraints.fix_axes, constraints.fix_cell, fixed.any(), found.empty, found.oblique)
+            ),
         )
         if found.molecular:
             remarks += (MOLECULAR,)
@@ -272,7 +274,7 @@ def _finish(job: _Job, outcome: Outcome) -> Relaxation:
     fractional = positions @ np.linalg.inv(new_cell)
     moved = (fractional - old_positions @ np.linalg.inv(old_cell)) @ new_cell
     change = float(abs(np.linalg.det(new_cell) / np.linalg.det(old_cell)) - 1)
-    vacuum = bool(job.layout.empty) or job.layout.oblique
+    vacuum = bool(job.layout.empty) or job.layout.oblique or job.layout.molecular
     reason = checks.useless(positions, new_cell, old_cell) or checks.doubts(
         numbers, positions, new_cell, pbc, change, violation, vacuum
     )

@@ -32,8 +32,15 @@ def vacuum_remarks(found: Layout, crystal: CrystalBatch, constraints: Constraint
             "there is vacuum along a direction that is none of the lattice vectors, so the whole cell is "
             "kept; choose lattice vectors such that the others lie within the sheet or chain.",
         )
+    kept = constraints.fix_axes + found.empty
+    near = tuple(
+        f"nothing is in contact along {axis}, but the gap is too small to be taken for vacuum and may close; "
+        f"keep it with fix_axes='{axis}' (--fix-axes {axis}) if it is vacuum."
+        for axis in found.wide
+        if axis not in kept
+    )
     thickness = emptiest_slab(crystal.positions, crystal.cells, crystal.crystal)[0].tolist()
-    return tuple(
+    return near + tuple(
         f"{size:.1f} A without atoms along {axis} are taken for vacuum, so lattice vector {axis} is kept; "
         "where the format can, mark this direction as not periodic (pbc)."
         for axis, size in zip("abc", thickness, strict=True)
