@@ -374,7 +374,9 @@ def _sleep(path):
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_child_ends_with_its_parent(tmp_path, how):
     code = (
-        "import test_bench\nfrom repose.benchmark.speed import isolated\n"
+        "import signal, test_bench\nfrom repose.benchmark.speed import isolated\n"
+        # A shell that puts the tests in the background has interrupts ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"isolated(test_bench._sleep, {str(tmp_path / 'child')!r})\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parent)

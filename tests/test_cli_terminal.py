@@ -107,8 +107,11 @@ def five_hundred(tmp_path_factory):
         (folder / name).write_text(text)
     for name in JUNK:
         (folder / name).write_bytes(bytes(range(256)) * 10)
-    bad = {*BAD, *JUNK} - {"notes.txt"}  # folders are searched for files of known names
-    (folder / "notes.txt").unlink()
+    # Folders are searched for files of known names, and for JSON that may hold structures.
+    passed_over = {"notes.txt", "settings.json", "junk.json"}
+    bad = {*BAD, *JUNK} - passed_over
+    for name in passed_over:
+        (folder / name).unlink()
     for k in range(500 - len(bad)):
         atoms = bulk("MgO", "rocksalt", a=4.0 + 0.001 * k)
         ase_write(folder / f"good{k:03d}.vasp", atoms, format="vasp")
