@@ -1,4 +1,4 @@
-"""What holds together in a crystal: molecules, chains, sheets and frameworks, and the vacuum around them.
+"""Connected parts of a crystal: molecules, chains, sheets and frameworks, and the vacuum around them.
 
 Every measure is a gap: the distance of two atoms minus the sum of their covalent radii (Cordero et al.,
 Dalton Trans. 2832, 2008, as tabulated by ASE). Bonded atoms have a gap of about zero, van der Waals contacts
@@ -47,7 +47,7 @@ class Components(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """How the atoms of a crystal fill its cell.
+    """Molecules and vacuum in the cell of a crystal.
 
     Attributes:
         isolated: They form finite clusters far from each other and from their periodic images.

@@ -1,4 +1,4 @@
-"""What `repose relax` prints: a table, JSON lines, remarks, a summary as CSV."""
+"""Reports of `repose relax`: table, JSON lines, remarks, and the summary as CSV."""
 
 from __future__ import annotations
 

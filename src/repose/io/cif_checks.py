@@ -1,4 +1,4 @@
-"""Whether the atoms that were made of a CIF block are those that the block tells of."""
+"""Checks of the atoms made from a CIF block against its formula, Z and multiplicities."""
 
 from __future__ import annotations
 

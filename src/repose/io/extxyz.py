@@ -184,7 +184,8 @@ def _numbers(symbols: NDArray[Any] | None, numbers: NDArray[Any] | None, first: 
     from ase.data import atomic_numbers
 
     if symbols is None:
-        assert numbers is not None  # `_columns` made sure
+        if numbers is None:
+            raise _fault("there is a column of neither species nor atomic numbers.")
         if numbers.dtype.kind != "i" or ((numbers < 0) | (numbers > 118)).any():
             raise _fault(f"atomic numbers should be integers from 1 to 118; got {numbers.tolist()[:20]}.")
         return numbers
