@@ -79,7 +79,7 @@ def _prose(text: str) -> Iterator[str]:
 def settings() -> str:
     """Tables of all settings as Markdown."""
     from repose.config import GraphSettings, PathSettings, SamplingSettings, TrainSettings
-    from repose.models.network import families, family
+    from repose.models.registry import families, family
 
     parts = [SETTINGS, "## A training run\n", *_table(TrainSettings)]
     parts += ["## `sampling`: what training sees\n", *_table(SamplingSettings)]

@@ -11,9 +11,9 @@ from ase.build import bulk
 from ase.io import write as ase_write
 from hypothesis import settings
 
-from repose.crystals import CrystalBatch
+from repose.crystal.batch import CrystalBatch
 from repose.io.files import write
-from tiny import save_tiny_model
+from support.tiny import save_tiny_model
 
 torch.set_num_threads(1)
 settings.register_profile("repose", derandomize=True, deadline=None, max_examples=20)

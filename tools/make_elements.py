@@ -1,4 +1,4 @@
-"""Write src/repose/nn/elements.csv: tabulated properties of elements 1 to 103, from pymatgen and ASE.
+"""Write src/repose/crystal/elements.csv: tabulated properties of elements 1 to 103, from pymatgen and ASE.
 
 Run once; the table is kept in the repository so that models do not depend on the version of either.
 Missing values are left empty here and filled when the table is read.
@@ -12,7 +12,7 @@ from pathlib import Path
 from ase.data import covalent_radii
 from pymatgen.core import Element
 
-TARGET = Path(__file__).parents[1] / "src/repose/nn/elements.csv"
+TARGET = Path(__file__).parents[1] / "src/repose/crystal/elements.csv"
 
 
 def shell_electrons(element: Element) -> dict[str, int]:

@@ -1,8 +1,8 @@
-"""Write src/repose/known_volumes.csv from known crystals, and say how far their volumes lie from it.
+"""Write src/repose/crystal/known_volumes.csv from known crystals, and say how far their volumes lie from it.
 
 Usage: python tools/make_known_volumes.py RELAXED.extxyz[.gz]   (relaxed crystals; only the table remains)
 
-`repose.checks` calls a predicted volume suspect beyond the range of ratios that this prints.
+`repose.crystal.checks` calls a predicted volume suspect beyond the range of ratios that this prints.
 """
 
 import argparse
@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from ase.io import iread
 
-from repose.volumes import fit_volumes
+from repose.crystal.volumes import fit_volumes
 
-TARGET = Path(__file__).parents[1] / "src/repose/known_volumes.csv"
+TARGET = Path(__file__).parents[1] / "src/repose/crystal/known_volumes.csv"
 QUANTILES = (0, 0.0005, 0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9995, 1)
 
 

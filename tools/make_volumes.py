@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from repose.data.store import Dataset
-from repose.models.baselines import fit_atomic_volumes
-from repose.volumes import fit_volumes
+from repose.crystal.volumes import fit_volumes
+from repose.data.dataset import Dataset
+from repose.relaxer.baselines import fit_atomic_volumes
 
 TARGET = Path(__file__).parents[1] / "src/repose/data/generate/volumes.csv"
 FOLDS = 10

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from repose.errors import ReposeError
-    from repose.models.base import Relaxer
-    from repose.models.loading import load, relax
-    from repose.models.relaxation import Relaxation, to_dataframe
-    from repose.optimize import DirectOptimizer
+    from repose.relaxer.ase_optimizer import DirectOptimizer
+    from repose.relaxer.base import Relaxer
+    from repose.relaxer.loading import load, relax
+    from repose.relaxer.relaxation import Relaxation, to_dataframe
 
     __version__: str
 
@@ -30,13 +30,13 @@ __all__ = [
 ]
 
 _HOMES = {
-    "DirectOptimizer": "repose.optimize",
-    "Relaxation": "repose.models.relaxation",
-    "Relaxer": "repose.models.base",
+    "DirectOptimizer": "repose.relaxer.ase_optimizer",
+    "Relaxation": "repose.relaxer.relaxation",
+    "Relaxer": "repose.relaxer.base",
     "ReposeError": "repose.errors",
-    "load": "repose.models.loading",
-    "relax": "repose.models.loading",
-    "to_dataframe": "repose.models.relaxation",
+    "load": "repose.relaxer.loading",
+    "relax": "repose.relaxer.loading",
+    "to_dataframe": "repose.relaxer.relaxation",
 }
 
 

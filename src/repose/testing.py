@@ -1,8 +1,8 @@
 """Checks that every relaxer must pass; use them on your own (`check_relaxer`).
 
 Each check changes the input in a way that must not change the physics, relaxes both, and compares; those
-of the writing alone are in `repose.writings`. All are meant for float64, where the differences of a sound
-model are around 1e-12 A.
+of the writing alone are in `repose.relaxer.invariance`. All are meant for float64, where the differences of a
+sound model are around 1e-12 A.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from repose.crystals import CrystalBatch
+from repose.crystal.batch import CrystalBatch
 from repose.errors import ReposeError
-from repose.models.base import Relaxer
-from repose.models.network import Geometry
-from repose.writings import WRITINGS, difference
+from repose.models.prediction import Geometry
+from repose.relaxer.base import Relaxer
+from repose.relaxer.invariance import WRITINGS, difference
 
 
 class ContractError(ReposeError, AssertionError):

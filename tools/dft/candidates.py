@@ -30,11 +30,11 @@ from ase.calculators.calculator import kptdensity2monkhorstpack
 from ase.data import atomic_numbers, chemical_symbols
 from pymatgen.core import Element, Species
 
+from repose.crystal.symmetry import find_space_group, symmetrise
 from repose.data.candidates import Candidate, CandidatesInfo, write_candidates
+from repose.data.dataset import Pair
 from repose.data.generate.prototypes import Prototype, library
 from repose.data.splits import GroupSplit
-from repose.data.store import Pair
-from repose.symmetry import find_space_group, symmetrise
 
 CATIONS = {
     1: "Li Na K Rb Cs Cu Ag Tl",

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Install GPAW without MPI into a Python environment, for `--calculator repose.dft:pbe`.
+# Install GPAW without MPI into a Python environment, for `--calculator repose.potentials.gpaw:pbe`.
 #
 #   tools/dft/install_gpaw.sh [ENVIRONMENT]     # .venv if not said
 #

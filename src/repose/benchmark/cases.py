@@ -9,16 +9,17 @@ from typing import Any, NamedTuple
 import torch
 
 from repose.benchmark.crystals import alloys
-from repose.crystals import CrystalBatch
+from repose.crystal.batch import CrystalBatch
 from repose.models.checkpoint import ModelConfig, find_model, load_model
-from repose.models.direct import Computation, DirectRelaxer, Precision
-from repose.models.network import Network, family
+from repose.models.network import Network
+from repose.models.registry import family
+from repose.relaxer.direct import Computation, DirectRelaxer, Precision
 
 PATHS: tuple[Computation, ...] = ("plain", "tabulated", "compiled")
 
 
 class Way(NamedTuple):
-    """How a model is run; see `repose.models.direct.DirectRelaxer`."""
+    """How a model is run; see `repose.relaxer.direct.DirectRelaxer`."""
 
     path: Computation
     precision: Precision = "float32"

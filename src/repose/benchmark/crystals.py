@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from repose.crystals import CrystalBatch
+from repose.crystal.batch import CrystalBatch
 
 # Metals of nearly the same atomic volume that mix on the sites of fcc.
 ELEMENTS = (27, 28, 29)  # Co, Ni, Cu

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from repose.models.memory import free_memory
+from repose.relaxer.memory import free_memory
 
 PROCESS = Path("/proc/self")
 

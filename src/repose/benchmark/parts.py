@@ -13,8 +13,8 @@ from torch import nn
 
 from repose.benchmark.ceilings import synchronise
 from repose.benchmark.speed import network_pass
-from repose.crystals import CrystalBatch
-from repose.models.direct import DirectRelaxer
+from repose.crystal.batch import CrystalBatch
+from repose.relaxer.direct import DirectRelaxer
 
 DEPTH = 3  # of names such as layers.message.phi; what is deeper counts for these
 

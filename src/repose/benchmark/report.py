@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from repose.atomic import replacing_file
+from repose.atomic_write import replacing_file
 from repose.benchmark.ceilings import Ceilings
 from repose.benchmark.speed import Row
 from repose.errors import require

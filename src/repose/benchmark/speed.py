@@ -21,9 +21,9 @@ from repose.benchmark.ceilings import timed
 from repose.benchmark.counting import count
 from repose.benchmark.crystals import alloys
 from repose.benchmark.memory import limit_memory, peak_memory, reset_peak
-from repose.crystals import CrystalBatch
-from repose.models.direct import DirectRelaxer
-from repose.models.memory import is_out_of_memory
+from repose.crystal.batch import CrystalBatch
+from repose.relaxer.direct import DirectRelaxer
+from repose.relaxer.memory import is_out_of_memory
 
 T = TypeVar("T")
 

@@ -71,9 +71,9 @@ def speed(
     from repose.benchmark.ceilings import measure_ceilings
     from repose.benchmark.report import Report
     from repose.benchmark.speed import isolated, measure
+    from repose.device import resolve_device
     from repose.errors import require
-    from repose.models.direct import Computation, Precision
-    from repose.models.loading import resolve_device
+    from repose.relaxer.direct import Computation, Precision
 
     with wrong_usage():
         if out is not None:
@@ -135,8 +135,8 @@ def profile(
 
     from repose.benchmark.cases import Case, Way, load_relaxer
     from repose.benchmark.parts import by_operation, by_part
-    from repose.models.direct import Computation, Precision
-    from repose.models.loading import resolve_device
+    from repose.device import resolve_device
+    from repose.relaxer.direct import Computation, Precision
 
     with wrong_usage():
         place, threads = str(resolve_device(device)), threads or torch.get_num_threads()

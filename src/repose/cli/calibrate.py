@@ -10,9 +10,9 @@ import typer
 from repose.cli.common import Json, NoDevice, Progress, Quiet, console
 
 if TYPE_CHECKING:
-    from repose.data.store import Dataset, Pair
+    from repose.data.dataset import Dataset, Pair
     from repose.errors import ConfigError
-    from repose.models.calibration import Calibration
+    from repose.models.uncertainty.calibration import Calibration
 
 
 def calibrate(
@@ -48,8 +48,8 @@ def calibrate(
     import json
     import shutil
 
-    from repose.atomic import replacing_directory
-    from repose.data.store import Dataset
+    from repose.atomic_write import replacing_directory
+    from repose.data.dataset import Dataset
     from repose.errors import DatasetError, require
     from repose.models.checkpoint import find_model, load_config, save_config, with_passes
 
@@ -70,7 +70,7 @@ def calibrate(
                 f"{', '.join(str(path) for path in data)}; see 'repose data split --help'."
             )
 
-    from repose.models.loading import load
+    from repose.relaxer.loading import load
     from repose.training.calibrate import MOST_FAMILIAR, calibrate_model
     from repose.training.samples import crystal
 
@@ -125,7 +125,7 @@ def _silent(model: str, directory: Path) -> ConfigError:
     """The error for a model that says nothing about its errors."""
     from repose.errors import ConfigError
     from repose.models.checkpoint import load_config
-    from repose.models.network import family
+    from repose.models.registry import family
 
     name = load_config(directory).family
     if "scale_head" in family(name).settings_type.model_fields:

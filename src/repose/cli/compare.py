@@ -39,9 +39,9 @@ def compare(
     import json
     from itertools import chain, islice
 
-    from repose.atomic import replacing_file
+    from repose.atomic_write import replacing_file
     from repose.cli.evaluate import load_all
-    from repose.data.store import SPLITS, Dataset
+    from repose.data.dataset import SPLITS, Dataset
     from repose.models.checkpoint import shipped_models
 
     if not invariance:

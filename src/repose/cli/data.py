@@ -69,7 +69,7 @@ def import_(
     Example: repose data import archive/c2db --out datasets/c2db --calculator PBE
     """
     del device
-    from repose.data.store import DatasetInfo
+    from repose.data.dataset import DatasetInfo
 
     with wrong_usage():
         plan = plan_import(source, out, format_=format_, split_by=split_by, fractions=fractions, seed=seed)
@@ -95,7 +95,7 @@ def inspect(
     Example: repose data inspect datasets/c2db
     """
     del device
-    from repose.data.store import Dataset
+    from repose.data.dataset import Dataset
     from repose.data.summary import Suspicion, summarise
 
     with wrong_usage():
@@ -136,8 +136,8 @@ def split(
     Example: repose data split datasets/mine --by prototype --fractions 0.7,0.1,0.2
     """
     del device
+    from repose.data.dataset import Dataset, resplit
     from repose.data.splits import BY_SOURCE, parse_leave_out, parse_split
-    from repose.data.store import Dataset, resplit
     from repose.errors import DatasetError
 
     with wrong_usage():
@@ -171,7 +171,7 @@ def pack(
     Example: repose data pack datasets/a datasets/b --out datasets/shared --frames 6 --share 0.5
     """
     del device
-    from repose.data.packing import pack as join
+    from repose.data.compact import pack as join
 
     with wrong_usage():
         report = report_of(join(source, out, frames=frames, share=share, name=name), "", None)

@@ -12,8 +12,8 @@ from repose.cli.common import Device, Json, Progress, Quiet
 from repose.cli.paths import evaluate_paths, parse_scales
 
 if TYPE_CHECKING:
-    from repose.data.store import Dataset
-    from repose.models.base import Relaxer
+    from repose.data.dataset import Dataset
+    from repose.relaxer.base import Relaxer
 
 
 def evaluate(
@@ -52,7 +52,7 @@ def evaluate(
     import json
     from itertools import chain
 
-    from repose.data.store import SPLITS, Dataset
+    from repose.data.dataset import SPLITS, Dataset
     from repose.errors import require
 
     if split not in SPLITS:
@@ -90,8 +90,9 @@ def evaluate(
 
 def load_all(models: Sequence[str], device: str) -> list[Relaxer]:
     """Models as relaxers, each under a name of its own: a directory's path where names collide."""
-    from repose.models.baselines import Dummy, Rescale
-    from repose.models.loading import load, resolve_device
+    from repose.device import resolve_device
+    from repose.relaxer.baselines import Dummy, Rescale
+    from repose.relaxer.loading import load
 
     resolve_device(device)  # a wrong one is wrong without any model, too
     relaxers: list[Relaxer] = [load(model, device) for model in models]

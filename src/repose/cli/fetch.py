@@ -66,7 +66,7 @@ def fetch(
     from repose.data.archives.download import check_url, verify
     from repose.data.archives.registry import default_cache, find_archive
     from repose.data.archives.unpack import folders_to_import, unpack
-    from repose.data.store import DatasetInfo, check_target
+    from repose.data.dataset import DatasetInfo, check_target
     from repose.errors import require
 
     with wrong_usage():

@@ -12,10 +12,10 @@ import typer
 from repose.cli.common import Progress, fail
 
 if TYPE_CHECKING:
-    from repose.data.importers import Source
+    from repose.data.dataset import Dataset, DatasetInfo, Pair
+    from repose.data.importers.formats import Source
     from repose.data.pairing import Refusal
     from repose.data.splits import GroupSplit, LeaveOut
-    from repose.data.store import Dataset, DatasetInfo, Pair
 
 REFUSED = "refused.csv"
 # Refusals and suspicions printed; all of them stand in refused.csv and in --json.
@@ -53,7 +53,7 @@ def plan_import(
     Args:
         paths: Files and folders to import.
         out: Directory of the dataset.
-        format_: See `repose.data.importers.find_sources`.
+        format_: See `repose.data.importers.formats.find_sources`.
         split_by: ``"chemical-system"``, a tag, or ``"source"``; None: the source's where tables give one.
         fractions: Shares of train, val and test, joined by commas.
         seed: Of the split.
@@ -61,10 +61,10 @@ def plan_import(
     Raises:
         ReposeError: Something is missing or unknown, or the directory holds something else.
     """
-    from repose.data.cif_pairs import has_tables
-    from repose.data.importers import find_sources
+    from repose.data.dataset import check_target
+    from repose.data.importers.cif_pairs import has_tables
+    from repose.data.importers.formats import find_sources
     from repose.data.splits import BY_SOURCE, BY_SYSTEM, parse_split
-    from repose.data.store import check_target
     from repose.errors import require
 
     require("pyarrow", "writing datasets")
@@ -85,7 +85,7 @@ def run_import(
     Args:
         plan: What to import.
         info: Description; how it was split is filled in here.
-        align: See `repose.data.importers.import_sources`.
+        align: See `repose.data.importers.formats.import_sources`.
         quiet: Show no progress.
 
     Returns:
@@ -94,10 +94,10 @@ def run_import(
     Raises:
         typer.Exit: With status 1: there was nothing but refusals; they are printed, and no dataset is made.
     """
-    from repose.data.importers import import_sources
+    from repose.data.dataset import write_dataset
+    from repose.data.importers.formats import import_sources
     from repose.data.pairing import Refusal
     from repose.data.splits import SOURCE_DESCRIPTION
-    from repose.data.store import write_dataset
     from repose.errors import DatasetError
 
     how = SOURCE_DESCRIPTION if plan.assign is None else plan.assign.description

@@ -69,12 +69,12 @@ def label(
 
     Example: repose data label candidates --calculator chgnet --out datasets/mine
     """
-    from repose.data.failures import read_failures
-    from repose.data.label import LabelSettings, State
-    from repose.data.label import label as run
+    from repose.data.labelling.failures import read_failures
+    from repose.data.labelling.label import LabelSettings, State
+    from repose.data.labelling.label import label as run
     from repose.data.splits import parse_split
-    from repose.descent import DescentSettings
     from repose.errors import require
+    from repose.potentials.batched_lbfgs import DescentSettings
 
     progress = HourlyProgress("crystals", quiet)
     before: list[State] = []
@@ -141,7 +141,7 @@ def label(
 
 
 def _default_workers(calculator: str, device: str) -> int:
-    from repose.models.loading import resolve_device
+    from repose.device import resolve_device
     from repose.potentials.loading import CHGNET
 
     if calculator in CHGNET and resolve_device(device).type == "cuda":

@@ -18,7 +18,7 @@ def models(
     """
     import json
 
-    from repose.io.convert import symbol
+    from repose.crystal.elements import symbol
     from repose.models.checkpoint import WEIGHTS, load_config, shipped_models
 
     del device

@@ -12,8 +12,8 @@ from repose.cli.common import Json, NoDevice, Progress, Quiet, fail, wrong_usage
 from repose.cli.importing import REFUSED, Plan, finish_import, print_faults, report_of, write_refused
 
 if TYPE_CHECKING:
+    from repose.data.dataset import Pair
     from repose.data.pairing import Refusal
-    from repose.data.store import Pair
 
 
 def pair(
@@ -61,11 +61,11 @@ def pair(
     del device
     import numpy as np
 
+    from repose.data.dataset import DatasetInfo, check_target, write_dataset
+    from repose.data.importers.relaxed import read_relaxed
+    from repose.data.importers.substitutions import PARENTS, substitution_pairs
     from repose.data.pairing import Refusal
-    from repose.data.relaxed import read_relaxed
     from repose.data.splits import BY_SOURCE, SOURCE_DESCRIPTION, parse_split
-    from repose.data.store import DatasetInfo, check_target, write_dataset
-    from repose.data.substitutions import PARENTS, substitution_pairs
     from repose.errors import DatasetError, require
 
     with wrong_usage():

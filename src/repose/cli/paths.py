@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from repose.cli.common import Progress
 
 if TYPE_CHECKING:
-    from repose.data.store import Dataset
+    from repose.data.dataset import Dataset
     from repose.evaluation.path_report import PathReport
-    from repose.models.base import Relaxer
+    from repose.relaxer.base import Relaxer
 
 
 def evaluate_paths(

@@ -19,7 +19,7 @@ from repose.errors import ConfigError
 
 if TYPE_CHECKING:
     from repose.io.files import Entry
-    from repose.models.base import Constraints, Relaxation, Relaxer
+    from repose.relaxer.base import Constraints, Relaxation, Relaxer
 
 # Crystals read, relaxed and written together: enough to fill batches, few enough to see results come.
 CHUNK_CRYSTALS, CHUNK_ATOMS = 128, 4000
@@ -93,8 +93,8 @@ def relax(
                 if file.is_dir():
                     raise ConfigError(f"{option} must be a file; '{file}' is a folder.")
 
-        from repose.models.base import Constraints
-        from repose.models.loading import load
+        from repose.relaxer.base import Constraints
+        from repose.relaxer.loading import load
 
         options = Constraints(symmetry, fix_cell, fix_axes, atoms)
         relaxer = load(model, device)

@@ -13,7 +13,7 @@ from repose.cli.common import console
 
 if TYPE_CHECKING:
     from repose.io.files import Entry
-    from repose.models.base import Relaxation
+    from repose.relaxer.base import Relaxation
 
 # Longer tables show only what went wrong.
 TABLE_ROWS = 100
@@ -257,7 +257,7 @@ def _certainty(line: dict[str, Any]) -> tuple[bool, bool, float]:
 def _write_csv(lines: list[dict[str, Any]], path: Path) -> None:
     import csv
 
-    from repose.atomic import replacing_file
+    from repose.atomic_write import replacing_file
 
     with replacing_file(path) as new, new.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)

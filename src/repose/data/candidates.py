@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, Self
 import numpy as np
 from pydantic import Field
 
-from repose.atomic import replacing_directory
+from repose.atomic_write import replacing_directory
 from repose.config import Settings
 from repose.data.pairing import Refusal, check_crystal
 from repose.errors import DatasetError, InvalidCrystalError

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from repose.crystal.frame import Frame
 from repose.errors import DatasetError
-from repose.trajectory import Frame
 
 if TYPE_CHECKING:
     import pyarrow as pa

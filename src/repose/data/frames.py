@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from repose.data.store import Pair
+from repose.data.dataset import Pair
 from repose.errors import DatasetError
 
 T = TypeVar("T")
@@ -90,7 +90,7 @@ def fit_reference_energies(pairs: Sequence[Pair], n: int) -> tuple[np.ndarray, f
         eV per atom by atomic number, ``(119,)``, zero for elements never seen; and how far frames lie
         from it, eV per atom: the standard deviation, were errors normal, by their median.
     """
-    from repose.nn.elements import MAX_NUMBER
+    from repose.crystal.elements import MAX_NUMBER
 
     frames = [(pair.numbers, frame.energy) for pair in pairs for frame in equidistant(pair.path, n)]
     counts = np.stack([np.bincount(z, minlength=MAX_NUMBER + 1) / len(z) for z, _ in frames])

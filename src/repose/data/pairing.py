@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from repose.crystal.frame import Frame
+from repose.data.dataset import SPLITS, Pair
 from repose.data.matching import SMALLEST_ROTATION, match, rotation_angle, stretch_and_rotation
-from repose.data.store import SPLITS, Pair
 from repose.errors import DatasetError, InvalidCrystalError, ReposeError
-from repose.trajectory import Frame
 
 if TYPE_CHECKING:
     from ase import Atoms

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from repose.crystal.frame import Frame
 from repose.data import columns
-from repose.trajectory import Frame
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from repose.crystal.elements import element_table
+from repose.data.dataset import SPLITS, Pair
 from repose.data.generate.chemistry import ANIONS, atomic_number
-from repose.data.store import SPLITS, Pair
 from repose.errors import DatasetError, nearest
-from repose.nn.elements import element_table
 
 BY_SYSTEM = "chemical-system"
 BY_ANION = "anion"

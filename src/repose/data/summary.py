@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from repose.data.store import SPLITS, Dataset, Pair
+from repose.data.dataset import SPLITS, Dataset, Pair
 
 # Pairs outside are worth a look: hardly any relaxation goes this far.
 VOLUME_RATIOS = (0.5, 2.0)

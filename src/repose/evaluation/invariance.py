@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from repose.data.store import Pair
+from repose.crystal.symmetry import find_space_group, idealise, symmetrise
+from repose.data.dataset import Pair
 from repose.errors import DatasetError
 from repose.evaluation.runner import EDGES_PER_BATCH, pack, to_batch
 from repose.evaluation.tables import markdown_table
-from repose.models.base import Relaxer
-from repose.models.network import Geometry
-from repose.symmetry import find_space_group, idealise, symmetrise
-from repose.writings import WRITINGS
+from repose.models.prediction import Geometry
+from repose.relaxer.base import Relaxer
+from repose.relaxer.invariance import WRITINGS
 
 # An answer keeps a space group if it lies no farther from it than this, in A: float32 gives some 1e-5 A. What
 # of a symmetry the input itself lacks an answer may enlarge, so only inputs count that have it to rounding.

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repose.crystals import CrystalBatch
-from repose.graph import PeriodicGraph, edge_vectors, periodic_graph
-from repose.lattice import carried, nearest_image, volume
-from repose.models.network import Geometry
+from repose.crystal.batch import CrystalBatch
+from repose.crystal.graph import PeriodicGraph, edge_vectors, periodic_graph
+from repose.crystal.lattice import carried, nearest_image, volume
+from repose.models.prediction import Geometry
 from repose.nn.ops import segment_mean
 
 # Neighbours whose distances the bond-length error compares: the graph of the papers, whole shells.

@@ -9,7 +9,7 @@ import numpy as np
 from repose.evaluation.path_report import CURVES
 from repose.evaluation.plots import colour
 from repose.evaluation.tables import known_mean
-from repose.models.baselines import Rescale
+from repose.relaxer.baselines import Rescale
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,7 +15,7 @@ from repose.errors import require
 from repose.evaluation.metrics import Metric
 from repose.evaluation.report import NAMES_SHOWN, SPEED, TRIVIAL, Crystal
 from repose.evaluation.tables import for_json, known_mean, markdown_table, number, write_files
-from repose.models.baselines import Rescale
+from repose.relaxer.baselines import Rescale
 
 # An energy that rises by no more than this from frame to frame does not count as rising, eV per atom.
 RISE = 1e-3

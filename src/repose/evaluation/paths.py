@@ -11,18 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repose.crystals import CrystalBatch
+from repose.crystal.batch import CrystalBatch
+from repose.crystal.frame import Frame
+from repose.data.dataset import Pair
 from repose.data.frames import fit_reference_energies, paths_of
-from repose.data.store import Pair
 from repose.errors import ConfigError, DatasetError
 from repose.evaluation.metrics import coordinate_error, move_to_image
 from repose.evaluation.path_report import PathReport, Track
 from repose.evaluation.runner import EDGES_PER_BATCH, facts, pack, to_batch, trivial_relaxers
-from repose.models.base import Relaxer
-from repose.models.estimate import Estimate
-from repose.models.network import Geometry
+from repose.models.prediction import Geometry
+from repose.models.uncertainty.estimate import Estimate
 from repose.nn.ops import segment_mean
-from repose.trajectory import Frame
+from repose.relaxer.base import Relaxer
 
 Path = tuple[Frame, ...]
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from repose.evaluation.metrics import METRICS
 from repose.evaluation.uncertainty import Example
-from repose.models.estimate import LEVEL
+from repose.models.uncertainty.estimate import LEVEL
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,7 +15,7 @@ from repose.errors import require
 from repose.evaluation.metrics import METRICS, Metric
 from repose.evaluation.tables import for_json, known_mean, markdown_table, number, write_files
 from repose.evaluation.uncertainty import NOTE, Uncertainty, summarise, uncertainty_table
-from repose.models.baselines import Dummy, Rescale
+from repose.relaxer.baselines import Dummy, Rescale
 
 TRIVIAL = (Dummy.name, Rescale.name)
 MATCH = Metric("match", "match", "%", 1)

@@ -10,16 +10,16 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from repose.crystals import CrystalBatch
-from repose.data.store import Pair
+from repose.crystal.batch import CrystalBatch
+from repose.crystal.lattice import volume
+from repose.data.dataset import Pair
 from repose.errors import ConfigError, DatasetError, InvalidCrystalError, ShapeError
 from repose.evaluation.metrics import BOND_CUTOFF, BOND_NEIGHBOURS, errors, matches
 from repose.evaluation.report import Crystal, Report, Scores
 from repose.evaluation.uncertainty import Uncertainty, examples
-from repose.lattice import volume
-from repose.models.base import Relaxer
-from repose.models.baselines import Dummy, Rescale, fit_atomic_volumes
-from repose.models.network import Geometry
+from repose.models.prediction import Geometry
+from repose.relaxer.base import Relaxer
+from repose.relaxer.baselines import Dummy, Rescale, fit_atomic_volumes
 
 # Fits a published-size network into the memory of a laptop.
 EDGES_PER_BATCH = 20_000

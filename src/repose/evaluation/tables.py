@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from repose.atomic import replacing_file
+from repose.atomic_write import replacing_file
 
 
 def number(value: float, digits: int, sign: str = "") -> str:

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repose.crystals import CrystalBatch
+from repose.crystal.batch import CrystalBatch
 from repose.evaluation.metrics import move_to_image
 from repose.evaluation.tables import markdown_table, number
-from repose.models.calibration import LEVELS
-from repose.models.estimate import LEVEL, Bonds, Estimate
-from repose.models.network import Geometry
+from repose.models.prediction import Geometry
+from repose.models.uncertainty.calibration import LEVELS
+from repose.models.uncertainty.estimate import LEVEL, Bonds, Estimate
 
 SUREST = (25, 50, 75, 100)  # %, of the crystals, by their bound
 CONFIDENCE = 95  # %, of the intervals of coverage

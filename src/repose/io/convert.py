@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from repose.crystals import CrystalBatch
+from repose.crystal.batch import CrystalBatch
+from repose.crystal.elements import symbol
+from repose.crystal.frame import Frame
 from repose.errors import InvalidCrystalError
 from repose.io.constraints import fixed_coordinates as fixed_coordinates
 from repose.io.kinds import Crystal, is_atoms, is_structure
 from repose.io.stale import remove_stale
 from repose.io.stale import stale_labels as stale_labels
-from repose.trajectory import Frame
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -180,13 +181,6 @@ def formula_of(structure: object) -> str:
     if sites.is_ordered and all(hasattr(site.specie, "Z") for site in sites):
         return formula([site.specie.Z for site in sites])
     return sites.composition.formula.replace(" ", "")
-
-
-def symbol(number: int) -> str:
-    """Symbol of an element; ``"?"`` where there is none."""
-    from ase.data import chemical_symbols
-
-    return chemical_symbols[number] if 0 < number < len(chemical_symbols) else "?"
 
 
 def _from_atoms(atoms: Any) -> tuple[NDArray[Any], ...]:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from repose.atomic import beside, publish, replacing_file
+from repose.atomic_write import beside, publish, replacing_file
 from repose.errors import ConfigError
 from repose.io.cif import write_cif
 from repose.io.exchange import WORDS, as_atoms, held

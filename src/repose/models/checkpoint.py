@@ -7,12 +7,13 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from repose.atomic import replacing_directory, replacing_file
+from repose.atomic_write import replacing_directory, replacing_file
 from repose.config import Settings, Target
 from repose.errors import ConfigError, ModelError, nearest
-from repose.models.calibration import Calibration
 from repose.models.ensemble import Ensemble
-from repose.models.network import Network, family
+from repose.models.network import Network
+from repose.models.registry import family
+from repose.models.uncertainty.calibration import Calibration
 
 FORMAT_VERSION = 1
 # What settings were before they existed, for models that do not name them.

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from repose.crystals import CrystalBatch
+from repose.crystal.batch import CrystalBatch
+from repose.crystal.graph import PeriodicGraph
+from repose.crystal.lattice import deformation
 from repose.errors import ModelError
-from repose.graph import PeriodicGraph
-from repose.lattice import deformation
-from repose.models.network import Distances, Geometry, Network, Prediction, Scales, Trajectory
+from repose.models.network import Network
+from repose.models.prediction import Distances, Geometry, Prediction, Scales, Trajectory
 
 
 class Ensemble(Network[Any]):

@@ -6,22 +6,51 @@ from abc import abstractmethod
 from typing import ClassVar, NamedTuple, TypeVar
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from repose.config import LatticeNodeSettings
-from repose.crystals import CrystalBatch
-from repose.graph import PeriodicGraph
-from repose.lattice import carried
-from repose.models.network import Geometry, Network, Prediction
-from repose.models.scales import ScaleHead
-from repose.models.start import start_of
-from repose.nn.elements import MAX_NUMBER, ElementEmbedding
+from repose.config import NetworkSettings
+from repose.crystal.batch import CrystalBatch
+from repose.crystal.elements import MAX_NUMBER
+from repose.crystal.graph import PeriodicGraph
+from repose.crystal.lattice import carried
+from repose.models.initial_structure import start_of
+from repose.models.network import Network
+from repose.models.prediction import Geometry, Prediction
+from repose.models.uncertainty.head import ScaleHead
+from repose.nn.element_embedding import ElementEmbedding
 from repose.nn.equivariant import mlp
-from repose.nn.fused import compiles
+from repose.nn.kernels.fused import compiles
 from repose.nn.lattice_nodes import EdgesToLattice, LatticeUpdate, LatticeView
 from repose.nn.messages import EdgeGeometry, Message
 from repose.nn.ops import safe_norm, segment_mean, unit
 from repose.nn.radial import GaussianBasis
+
+
+class LatticeNodeSettings(NetworkSettings):
+    """Hyperparameters that families with lattice nodes share."""
+
+    scale_head: bool = Field(
+        default=True,
+        description="say how large the error of every atom and of the strain will be (ours); what is "
+        "predicted is the same without",
+    )
+    lattice_nodes: bool = Field(
+        default=True, description="False: ablation, nine numbers from the mean of the scalars change the cell"
+    )
+    refinement: bool = Field(
+        default=True, description="False: ablation, geometry moves in the last layer only"
+    )
+    shared_axes: bool = Field(
+        default=True, description="one set of weights for a, b and c, so that their order does not matter"
+    )
+    edge_channels: int = Field(
+        default=0,
+        ge=0,
+        description="channels of messages from edges straight to lattice nodes (ours); 0 is the papers, "
+        "where lattice nodes see no anisotropy of sites whose vectors vanish by symmetry",
+    )
+
 
 S = TypeVar("S", bound=LatticeNodeSettings)
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from repose.nn.equivariant import SelfUpdate, mlp
+from repose.nn.kernels.radial_tables import SplineTable
 from repose.nn.messages import EdgeGeometry
 from repose.nn.ops import segment_mean, segment_sum, unit
 from repose.nn.radial import GaussianBasis
-from repose.nn.tables import SplineTable
 
 # Rows and columns of the six entries of a symmetric tensor, and where in the full one they stand.
 SIX = ((0, 1, 2, 0, 0, 1), (0, 1, 2, 1, 2, 2))

@@ -9,13 +9,13 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from repose.graph import PeriodicGraph, edge_vectors
+from repose.crystal.graph import PeriodicGraph, edge_vectors
 from repose.nn.equivariant import mlp
-from repose.nn.fused import GateInputs, Summands, in_blocks, in_rows
-from repose.nn.fused_training import summed
+from repose.nn.kernels.fused import GateInputs, Summands, in_blocks, in_rows
+from repose.nn.kernels.fused_training import summed
+from repose.nn.kernels.radial_tables import Place, SplineTable, place
 from repose.nn.ops import safe_norm, segment_mean, segment_sum, unit
 from repose.nn.radial import GaussianBasis
-from repose.nn.tables import Place, SplineTable, place
 
 # Below this length the mean of the unit vectors to the neighbours fades as a direction: at a site with
 # inversion symmetry it is zero, and what rounding leaves of it there must not decide anything.

@@ -9,13 +9,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from repose.graph import PeriodicGraph
+from repose.crystal.graph import PeriodicGraph
 from repose.nn.equivariant import mlp
-from repose.nn.fused_tensors import CHANNELS, from_table, summed
+from repose.nn.kernels.fused_tensors import CHANNELS, from_table, summed
+from repose.nn.kernels.radial_tables import Place, SplineTable
 from repose.nn.messages import EdgeGeometry
 from repose.nn.ops import segment_sum
 from repose.nn.radial import GaussianBasis
-from repose.nn.tables import Place, SplineTable
 from repose.nn.tensors import dyads, turns
 
 # Sums over neighbours are divided by the square root of this, about as many as count.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from repose.crystals import CrystalBatch
+from repose.crystal.batch import CrystalBatch
 from repose.io.convert import to_atoms
 from repose.potentials.base import Evaluation, Potential
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from repose.crystals import CrystalBatch
+from repose.crystal.batch import CrystalBatch
 
 
 @dataclass(frozen=True, eq=False)

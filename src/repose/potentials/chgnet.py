@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repose.crystals import CrystalBatch
+from repose.crystal.batch import CrystalBatch
+from repose.crystal.lattice import to_cartesian
 from repose.errors import require
-from repose.lattice import to_cartesian
 from repose.nn.ops import segment_sum
 from repose.potentials.base import Evaluation, Potential
 

@@ -7,8 +7,8 @@ import os
 import sys
 from typing import Any
 
+from repose.device import resolve_device
 from repose.errors import ConfigError, nearest
-from repose.models.loading import resolve_device
 from repose.potentials.base import Potential
 
 # Names that stand for a version of CHGNet.
@@ -22,7 +22,7 @@ def load_potential(name: str, device: str = "auto", options: dict[str, Any] | No
         name: ``"chgnet"``, ``"chgnet-r2scan"``, or ``MODULE:NAME`` of a class or function that gives an
             ASE calculator or a `Potential`, e.g. ``"ase.calculators.emt:EMT"``. Modules in the working
             directory are found too.
-        device: See `repose.models.loading.resolve_device`; an ASE calculator chooses by itself.
+        device: See `repose.relaxer.loading.resolve_device`; an ASE calculator chooses by itself.
         options: Arguments for the class or function.
 
     Raises:

@@ -9,15 +9,23 @@ from typing import Any
 import numpy as np
 import torch
 
-from repose.data.store import Pair
+from repose.crystal.graph import edge_vectors
+from repose.data.dataset import Pair
 from repose.errors import ConfigError
 from repose.evaluation.metrics import coordinate_error, move_to_image
-from repose.graph import edge_vectors
-from repose.models.calibration import FAMILIAR, LEVELS, Calibration, conformal_factor, neighbours, quantile
 from repose.models.checkpoint import CARD, load_model, save_model
-from repose.models.distance_geometry import settle
-from repose.models.estimate import expected_errors
-from repose.models.network import Geometry, Network
+from repose.models.deeprelax.positions import settle
+from repose.models.network import Network
+from repose.models.prediction import Geometry
+from repose.models.uncertainty.calibration import (
+    FAMILIAR,
+    LEVELS,
+    Calibration,
+    conformal_factor,
+    neighbours,
+    quantile,
+)
+from repose.models.uncertainty.estimate import expected_errors
 from repose.training.losses import component_errors
 from repose.training.samples import Sample, ValidationBatches
 

@@ -12,12 +12,12 @@ from typing import Literal
 
 import torch
 
-from repose.atomic import replacing_file
+from repose.atomic_write import replacing_file
 from repose.config import TrainSettings
-from repose.data.store import Dataset, Pair
+from repose.data.dataset import Dataset, Pair
 from repose.errors import ConfigError
 from repose.models.checkpoint import ModelConfig, load_config, load_model, save_model
-from repose.models.distance_geometry import settle
+from repose.models.deeprelax.positions import settle
 from repose.models.ensemble import Ensemble
 from repose.training.calibrate import calibrate
 from repose.training.losses import validation_errors

@@ -17,16 +17,17 @@ import torch
 from torch import Tensor, nn
 
 from repose.config import TrainSettings
-from repose.crystals import CrystalBatch
+from repose.crystal.batch import CrystalBatch
+from repose.crystal.frame import Frame
+from repose.data.dataset import Pair
 from repose.data.frames import fit_reference_energies
-from repose.data.store import Pair
 from repose.errors import ConfigError, DatasetError
-from repose.models.network import Motion, Network
-from repose.models.start import graph_of
+from repose.models.initial_structure import graph_of
+from repose.models.network import Network
+from repose.models.prediction import Motion
 from repose.nn.ops import segment_mean
 from repose.training.samples import Counter, Sample, TrainingBatches, ValidationBatches, crystal
 from repose.training.task import RelaxationTask
-from repose.trajectory import Frame
 
 # Beyond these, in eV/A and eV per atom, what acts is compressed: crystals squeezed far too tight have forces
 # a hundred times those of the others.

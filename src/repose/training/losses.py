@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from repose.config import TrainSettings
-from repose.crystals import CrystalBatch
-from repose.graph import PeriodicGraph, edge_vectors
-from repose.lattice import carried, deformation, nearest_image, to_cartesian, volume
-from repose.models.network import Geometry, Prediction, Scales
+from repose.crystal.batch import CrystalBatch
+from repose.crystal.graph import PeriodicGraph, edge_vectors
+from repose.crystal.lattice import carried, deformation, nearest_image, to_cartesian, volume
+from repose.models.prediction import Geometry, Prediction, Scales
 from repose.nn.ops import safe_norm, segment_mean
 
 

@@ -11,13 +11,15 @@ import torch
 from torch import Tensor
 
 from repose.config import PathSettings, SamplingSettings, TrainSettings
+from repose.crystal.elements import MAX_NUMBER
+from repose.crystal.frame import Frame
+from repose.crystal.lattice import deformation, to_cartesian, volume
+from repose.data.dataset import Pair
 from repose.data.frames import equidistant, fit_reference_energies, paths_of
-from repose.data.store import Pair
 from repose.errors import DatasetError
 from repose.evaluation.path_report import RISE
-from repose.lattice import deformation, to_cartesian, volume
-from repose.models.network import Geometry, Network, Prediction, Trajectory
-from repose.nn.elements import MAX_NUMBER
+from repose.models.network import Network
+from repose.models.prediction import Geometry, Prediction, Trajectory
 from repose.nn.ops import safe_norm, segment_mean
 from repose.training.losses import scale_loss, validation_errors
 from repose.training.samples import (
@@ -30,7 +32,6 @@ from repose.training.samples import (
     target_of,
 )
 from repose.training.task import RelaxationTask
-from repose.trajectory import Frame
 
 # Errors larger than these count linearly, so that crystals squeezed far too tight do not drown the rest.
 FORCE, VIRIAL = 1.0, 1.0  # eV/A, eV per atom

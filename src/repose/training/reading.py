@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from repose.atomic import replacing_file
-from repose.data.store import Dataset, Pair
+from repose.atomic_write import replacing_file
+from repose.data.dataset import Dataset, Pair
 from repose.errors import DatasetError
 from repose.models.network import Network
 from repose.training.samples import edge_counts

@@ -20,13 +20,14 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO
 
-from repose.atomic import replacing_file, stepped_aside
+from repose.atomic_write import replacing_file, stepped_aside
 from repose.config import Target, TrainSettings
-from repose.data.store import Dataset, Pair
+from repose.data.dataset import Dataset, Pair
 from repose.errors import ConfigError
-from repose.models.baselines import fit_atomic_volumes
 from repose.models.checkpoint import ModelConfig, find_model, load_config, load_model, save_model
-from repose.models.network import Network, family
+from repose.models.network import Network
+from repose.models.registry import family
+from repose.relaxer.baselines import fit_atomic_volumes
 from repose.training.calibrate import calibrate_model
 from repose.training.forces import force_task
 from repose.training.paths import path_task

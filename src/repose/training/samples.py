@@ -12,9 +12,9 @@ import torch
 from torch.utils.data import IterableDataset
 
 from repose.config import SamplingSettings
-from repose.crystals import CrystalBatch
-from repose.data.store import Pair
-from repose.graph import PeriodicGraph
+from repose.crystal.batch import CrystalBatch
+from repose.crystal.graph import PeriodicGraph
+from repose.data.dataset import Pair
 from repose.models.network import Network
 
 # Edges of so many crystals are counted at once.
@@ -43,7 +43,7 @@ class Sample:
 
 
 def crystal(numbers: np.ndarray, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> CrystalBatch:
-    """One crystal in float32 as a batch; shapes as in `repose.data.store.Pair`."""
+    """One crystal in float32 as a batch; shapes as in `repose.data.dataset.Pair`."""
     return CrystalBatch(
         numbers=torch.from_numpy(np.ascontiguousarray(numbers)),
         positions=torch.tensor(positions, dtype=torch.float32),

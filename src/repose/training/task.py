@@ -16,9 +16,9 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch.utils.data import DataLoader
 
 from repose.config import TrainSettings
-from repose.data.store import Pair
+from repose.data.dataset import Pair
 from repose.errors import ConfigError
-from repose.models.distance_geometry import settle
+from repose.models.deeprelax.positions import settle
 from repose.models.network import Network
 from repose.training.losses import training_loss, validation_errors
 from repose.training.samples import Counter, Sample, TrainingBatches, ValidationBatches

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from repose.atomic import replacing_file
+from repose.atomic_write import replacing_file
 from repose.data.archives.download import read_record
 from repose.data.archives.registry import ENDINGS, Archive, ArchiveFile
 from repose.errors import DatasetError

@@ -48,7 +48,7 @@ class Archive:
         calculator: Method of the relaxed states.
         citation: Works to cite.
         doi: DOIs of the papers and the record, where verified.
-        format: One of `repose.data.importers.FORMATS`.
+        format: One of `repose.data.importers.formats.FORMATS`.
         layout: Folders and files in it, in words.
         folders: Patterns of names of the folders to import; if empty, all that hold pairs.
         unpacked: Ends of the names of the files that the importer reads.

@@ -16,7 +16,7 @@ from typing import IO, Any, cast
 
 from repose.data.archives.download import set_aside
 from repose.data.archives.registry import Archive
-from repose.data.cif_pairs import FOLDERS, has_tables, holds_cifs
+from repose.data.importers.cif_pairs import FOLDERS, has_tables, holds_cifs
 from repose.data.pairing import describe
 from repose.errors import DatasetError
 

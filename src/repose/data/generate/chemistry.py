@@ -10,8 +10,8 @@ from functools import cache
 import ase.data
 import numpy as np
 
+from repose.crystal.elements import element_table
 from repose.errors import DatasetError, nearest
-from repose.nn.elements import element_table
 
 LAST = 103
 # Elements up to uranium without noble gases and without what exists in traces only or decays fast.

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from repose.crystal.symmetry import find_space_group
 from repose.data.candidates import Candidate
 from repose.data.generate.sheet_prototypes import TRANSITION_METALS
 from repose.data.generate.sheets import NONMETALS, similar
 from repose.data.generate.slabs import Draft, as_monolayers, draw, formula, in_vacuum
-from repose.symmetry import find_space_group
 
 if TYPE_CHECKING:
     from ase import Atoms

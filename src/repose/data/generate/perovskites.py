@@ -9,10 +9,10 @@ from itertools import product
 import numpy as np
 from ase import Atoms
 
+from repose.crystal.elements import element_table
 from repose.data.generate.chemistry import Chemistry, atomic_number
-from repose.data.generate.drafts import Draft, Ingredients
 from repose.data.generate.prototypes import Prototype
-from repose.nn.elements import element_table
+from repose.data.generate.structure_builder import Draft, Ingredients
 
 MAX_ATOMS = 20
 CUBIC = "AB3C_cP5_221_a_c_b"

@@ -15,20 +15,20 @@ from ase import Atoms
 from pydantic import Field
 
 from repose.config import Settings
+from repose.crystal.volumes import Volumes, fit_volumes
 from repose.data.candidates import Candidate, read_candidates, read_info
+from repose.data.dataset import INFO, Dataset
 from repose.data.generate.chemistry import SYMBOLS, Chemistry
+from repose.data.generate.decoration import bulk, xmno
 from repose.data.generate.distortion import CLOSEST, closeness
-from repose.data.generate.drafts import Draft, Ingredients, Parent
 from repose.data.generate.duplicates import Known
-from repose.data.generate.filling import bulk, xmno
 from repose.data.generate.perovskites import perovskites
 from repose.data.generate.prototypes import library, read_prototypes
+from repose.data.generate.structure_builder import Draft, Ingredients, Parent
 from repose.data.generate.substitution import near, subst
 from repose.data.generate.volumes import default_volumes
 from repose.data.pairing import Refusal
-from repose.data.store import INFO, Dataset
 from repose.errors import DatasetError, InvalidCrystalError, nearest
-from repose.volumes import Volumes, fit_volumes
 
 T = TypeVar("T")
 Drafts = Callable[[Ingredients, np.random.Generator], Iterator[Draft | None]]

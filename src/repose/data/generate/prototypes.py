@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
+from repose.crystal.elements import element_table
 from repose.data.candidates import read_candidates
 from repose.data.generate.chemistry import LAST
 from repose.data.pairing import Refusal
-from repose.nn.elements import element_table
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from repose.data.generate.chemistry import Chemistry
-from repose.data.generate.drafts import Draft, Ingredients, Parent
+from repose.data.generate.structure_builder import Draft, Ingredients, Parent
 
 # Widths on the scale of `repose.data.generate.chemistry.distances`, of which one is drawn.
 _WIDTHS = {"close": 1.0, "bold": 2.0}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from importlib import resources
 
-from repose.volumes import Volumes
+from repose.crystal.volumes import Volumes
 
 
 @cache

@@ -1,0 +1,1 @@
+"""Crystals as arrays: batches, lattices, neighbours, symmetry, elements."""

@@ -1,0 +1,317 @@
+"""Periodic neighbours of a whole batch of crystals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from repose.crystal.batch import CrystalBatch
+from repose.crystal.lattice import to_cartesian, to_fractional
+from repose.errors import ConfigError
+
+# Distances closer than this belong to one shell; also the width by which a cutoff is widened, so that
+# a neighbour exactly at the cutoff does not come and go with rounding.
+SHELL_WIDTH = 1e-4  # A
+
+# Cell shifts of Matformer's self-connecting edges (E3Relax, section "Materials Graph Representation").
+SELF_IMAGES = ((0, 0, 1), (0, 1, 0), (1, 0, 0), (0, 1, 1), (1, 0, 1), (1, 1, 0))
+
+
+# Searching all pairs costs the square of the atoms; beyond so many a cell list is faster even from a GPU.
+LARGEST_BY_PAIRS = 300
+CANDIDATES = 20_000_000  # pairs and images that are measured at once, some 100 bytes each
+
+# Edges of one receiver are reduced in rows of so many: a fixed length can be unrolled, little stays empty.
+ROW = 8
+
+
+class Rows(NamedTuple):
+    """The edges of every atom, those it receives or those it sends, in rows of fixed length.
+
+    Attributes:
+        owner: Atom of every row, ``(M,)`` int64, ascending.
+        edge: Edges of every row, ``(M, ROW)`` int64; the last row of an atom is filled up.
+        valid: 1 for an edge, 0 for filling, ``(M, ROW)`` float.
+    """
+
+    owner: Tensor
+    edge: Tensor
+    valid: Tensor
+
+    @classmethod
+    def of(cls, atom: Tensor, n_atoms: int) -> Rows:
+        """Rows of edges sorted by an atom, ``(E,)``."""
+        count = torch.bincount(atom, minlength=n_atoms)
+        rows = (count + ROW - 1) // ROW
+        owner = torch.repeat_interleave(torch.arange(n_atoms, device=atom.device), rows)
+        within = torch.arange(len(owner), device=atom.device) - (rows.cumsum(0) - rows)[owner]
+        end = count.cumsum(0)
+        edge = (end - count)[owner, None] + ROW * within[:, None] + torch.arange(ROW, device=atom.device)
+        valid = edge < end[owner, None]
+        return cls(owner, torch.where(valid, edge, 0), valid.to(torch.get_default_dtype()))
+
+
+class Neighbours(NamedTuple):
+    """Receivers and senders ``(E,)``, shifts ``(E, 3)`` and distances in A ``(E,)``, both in float64."""
+
+    receiver: Tensor
+    sender: Tensor
+    shift: Tensor
+    distance: Tensor
+
+    def take(self, index: Tensor) -> Neighbours:
+        """Some of them, by numbers or by a mask."""
+        return Neighbours(*(column[index] for column in self))
+
+
+@dataclass(frozen=True, eq=False)
+class PeriodicGraph:
+    """Directed edges j -> i between the atoms of a batch; geometry is left to `edge_vectors`.
+
+    E edges in all, sorted by receiver. An edge and its reverse are both present, except where a cap
+    on neighbours or self-connecting edges keep only one of them.
+
+    Attributes:
+        receiver: Atom i that receives the message, ``(E,)`` int64, ascending.
+        sender: Atom j that sends it, ``(E,)`` int64.
+        shift: Cell shift k of the sender's image, ``(E, 3)`` float of whole numbers.
+        crystal: Crystal of every edge, ``(E,)`` int64.
+        n_atoms: Atoms of the batch.
+    """
+
+    receiver: Tensor
+    sender: Tensor
+    shift: Tensor
+    crystal: Tensor
+    n_atoms: int
+
+    @property
+    def n_edges(self) -> int:
+        """Number of directed edges E."""
+        return len(self.receiver)
+
+    @cached_property
+    def rows(self) -> Rows:
+        """The edges that every atom receives."""
+        return Rows.of(self.receiver, self.n_atoms)
+
+    @cached_property
+    def rows_by_sender(self) -> Rows:
+        """The edges that every atom sends."""
+        order = torch.argsort(self.sender, stable=True)
+        rows = Rows.of(self.sender[order], self.n_atoms)
+        return rows._replace(edge=order[rows.edge])
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> PeriodicGraph:
+        """The same graph on another device, shifts in another floating-point type."""
+        return PeriodicGraph(
+            self.receiver.to(device),
+            self.sender.to(device),
+            self.shift.to(device, dtype),
+            self.crystal.to(device),
+            self.n_atoms,
+        )
+
+
+def edge_vectors(graph: PeriodicGraph, positions: Tensor, cells: Tensor) -> Tensor:
+    """Vectors from receiver to sender, ``d_ij = r_j + k @ cell - r_i``.
+
+    Args:
+        graph: The edges.
+        positions: Cartesian positions in A, ``(N, 3)``; they may differ from those the graph was built at.
+        cells: Lattice vectors as rows in A, ``(S, 3, 3)``.
+
+    Returns:
+        Vectors in A, ``(E, 3)``.
+    """
+    offset = to_cartesian(graph.shift, cells, graph.crystal)
+    return positions[graph.sender] + offset - positions[graph.receiver]
+
+
+def periodic_graph(
+    batch: CrystalBatch,
+    cutoff: float,
+    max_neighbours: int | None = None,
+    *,
+    ties: str = "shell",
+    self_images: bool = False,
+    by_pairs: bool | None = None,
+) -> PeriodicGraph:
+    """Neighbours of every atom within a cutoff, for all crystals of a batch.
+
+    Args:
+        batch: The crystals.
+        cutoff: Largest distance of neighbours in A; may exceed the cell.
+        max_neighbours: Keep this many nearest neighbours of every atom; None keeps all.
+        ties: What happens where the cap falls inside a shell of equal distances. ``"shell"`` keeps the
+            whole shell, so that the graph has the crystal's symmetry (a deviation from the papers).
+            ``"order"`` keeps exactly ``max_neighbours``, the first by (distance, sender, shift).
+        self_images: Replace edges between an atom and its own images by the six of `SELF_IMAGES`,
+            at any distance (Matformer; Yan et al. 2022).
+        by_pairs: Measure all pairs of atoms of all crystals at once, on the batch's device, instead of
+            searching crystal by crystal on the CPU (vesin). By default on a GPU, if the crystals are small.
+
+    Returns:
+        The graph, on the batch's device. Distances are found in float64.
+
+    Raises:
+        ConfigError: ``cutoff`` or ``max_neighbours`` is not positive, or ``ties`` is unknown.
+    """
+    if cutoff <= 0 or (max_neighbours is not None and max_neighbours < 1):
+        raise ConfigError(f"cutoff and max_neighbours must be positive; got {cutoff} and {max_neighbours}.")
+    if ties not in ("shell", "order"):
+        raise ConfigError(f"ties must be 'shell' or 'order'; got {ties!r}.")
+    if by_pairs is None:
+        by_pairs = batch.device.type == "cuda" and int(batch.counts.max()) <= LARGEST_BY_PAIRS
+    reach = cutoff + SHELL_WIDTH
+    found = neighbours_by_pairs(batch, reach) if by_pairs else _neighbours(batch, reach)
+    if self_images:
+        found = _with_self_images(found, batch)
+    found = _nearest(found, max_neighbours, ties)
+    return PeriodicGraph(
+        receiver=found.receiver,
+        sender=found.sender,
+        shift=found.shift.to(batch.dtype),
+        crystal=batch.crystal[found.receiver],
+        n_atoms=batch.n_atoms,
+    )
+
+
+def _neighbours(batch: CrystalBatch, reach: float) -> Neighbours:
+    """All pairs within reach, crystal by crystal."""
+    parts = []
+    first = 0
+    for positions, cell, pbc in _geometries(batch):
+        receiver, sender, shift, distance = _of_crystal(positions, cell, pbc, reach)
+        parts.append((receiver + first, sender + first, shift, distance))
+        first += len(positions)
+    columns = (torch.from_numpy(np.concatenate(column)) for column in zip(*parts, strict=True))
+    return Neighbours(*(column.to(batch.device) for column in columns))
+
+
+def neighbours_by_pairs(batch: CrystalBatch, reach: float) -> Neighbours:
+    """All pairs within reach, by measuring every pair of every crystal in all images that can be near enough.
+
+    Args:
+        batch: The crystals, on any device.
+        reach: Largest distance in A.
+    """
+    cells = batch.cells.double()
+    fractional = to_fractional(batch.positions.double(), cells, batch.crystal)
+    home = torch.where(batch.pbc[batch.crystal], fractional.floor(), 0.0)
+    wrapped = to_cartesian(fractional - home, cells, batch.crystal)
+    # Wrapped atoms differ by less than a cell, so that images up to reach / height + 1 cells away count.
+    heights = 1 / torch.linalg.inv(cells).norm(dim=1)
+    images = torch.where(batch.pbc, (reach / heights).floor() + 1, 0.0).long()  # (S, 3), to either side
+    per_pair = (2 * images + 1).prod(dim=1)
+    candidates = batch.counts**2 * per_pair
+    first = batch.counts.cumsum(0) - batch.counts
+    parts = []
+    for some in _in_parts(candidates, CANDIDATES):
+        number = candidates[some]
+        crystal = torch.repeat_interleave(some, number)
+        index = torch.arange(len(crystal), device=batch.device) - torch.repeat_interleave(
+            number.cumsum(0) - number, number
+        )
+        # The running number of a candidate, taken apart into image, receiver and sender.
+        width = 2 * images[crystal] + 1
+        index, z = index // width[:, 2], index % width[:, 2]
+        index, y = index // width[:, 1], index % width[:, 1]
+        index, x = index // width[:, 0], index % width[:, 0]
+        shift = torch.stack([x, y, z], dim=1) - images[crystal]
+        size = batch.counts[crystal]
+        receiver, sender = first[crystal] + index // size, first[crystal] + index % size
+        offset = to_cartesian(shift.double(), cells, crystal)
+        distance = (wrapped[sender] + offset - wrapped[receiver]).norm(dim=1)
+        near = (distance <= reach) & ((receiver != sender) | (shift != 0).any(dim=1))
+        parts.append(Neighbours(receiver[near], sender[near], shift[near].double(), distance[near]))
+    receiver, sender, shift, distance = (torch.cat(column) for column in zip(*parts, strict=True))
+    return Neighbours(receiver, sender, shift + home[receiver] - home[sender], distance)
+
+
+def _in_parts(sizes: Tensor, most: int) -> list[Tensor]:
+    """Indices of consecutive items that come to at most so much together, or of one that is larger."""
+    parts, total = [[]], 0
+    for index, size in enumerate(sizes.tolist()):
+        if parts[-1] and total + size > most:
+            parts.append([])
+            total = 0
+        parts[-1].append(index)
+        total += size
+    return [torch.tensor(part, device=sizes.device) for part in parts]
+
+
+def _geometries(batch: CrystalBatch) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Positions, cell and pbc of every crystal as float64 arrays."""
+    positions = batch.positions.detach().cpu().double().numpy()
+    cells = batch.cells.detach().cpu().double().numpy()
+    pbc = batch.pbc.cpu().numpy()
+    borders = np.cumsum(batch.counts.tolist())[:-1]
+    return list(zip(np.split(positions, borders), cells, pbc, strict=True))
+
+
+def _of_crystal(
+    positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, reach: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Receivers, senders, shifts and distances of all pairs of one crystal."""
+    from vesin import NeighborList
+
+    # Wrapped positions keep vesin's shifts small for atoms that lie many cells away.
+    fractional = positions @ np.linalg.inv(cell)
+    home = np.where(pbc, np.floor(fractional), 0.0)
+    search = NeighborList(cutoff=reach, full_list=True, n_threads=1)
+    receiver, sender, shift, distance = search.compute(
+        points=(fractional - home) @ cell, box=cell, periodic=pbc, quantities="ijSd"
+    )
+    receiver, sender = receiver.astype(np.int64), sender.astype(np.int64)
+    shift = shift + home[receiver] - home[sender]
+    return receiver, sender, shift, distance
+
+
+def _with_self_images(found: Neighbours, batch: CrystalBatch) -> Neighbours:
+    """Replace plain self edges by the six self-images along periodic directions."""
+    images = torch.tensor(SELF_IMAGES, device=batch.device)
+    allowed = (batch.pbc.unsqueeze(1) | (images == 0)).all(dim=-1)  # (S, 6)
+    atoms, image = allowed[batch.crystal].nonzero(as_tuple=True)
+    plain = found.receiver != found.sender
+    # Distance -1 marks them as always kept by the cap on neighbours, which counts other atoms.
+    return Neighbours(
+        torch.cat([found.receiver[plain], atoms]),
+        torch.cat([found.sender[plain], atoms]),
+        torch.cat([found.shift[plain], images[image].to(found.shift)]),
+        torch.cat([found.distance[plain], found.distance.new_full((len(atoms),), -1.0)]),
+    )
+
+
+def _nearest(found: Neighbours, max_neighbours: int | None, ties: str) -> Neighbours:
+    """The edges to keep, sorted by receiver, distance, sender and shift."""
+    if not len(found.receiver):
+        return found
+    # Rounding makes equal distances compare equal, so that the order below does not depend on noise.
+    shell = (found.distance / SHELL_WIDTH).round().long().clamp(min=-1) + 1
+    shift = found.shift.long()
+    shift = shift - shift.amin(dim=0)
+    widths = shift.amax(dim=0) + 1
+    code = (shift[:, 0] * widths[1] + shift[:, 1]) * widths[2] + shift[:, 2]
+    order = torch.argsort(found.sender * widths.prod() + code)
+    key = (found.receiver * (shell.max() + 1) + shell)[order]
+    found = found.take(order[torch.argsort(key, stable=True)])
+    if max_neighbours is None:
+        return found
+    receiver, distance = found.receiver, found.distance
+    own = distance < 0
+    n = int(receiver.max()) + 1
+    # Place among the neighbours of one receiver, self-images left out: they come first.
+    count, images = torch.bincount(receiver, minlength=n), torch.bincount(receiver[own], minlength=n)
+    before = count.cumsum(0) - count + images
+    keep = own | (torch.arange(len(receiver), device=receiver.device) - before[receiver] < max_neighbours)
+    if ties == "shell":
+        # The distance of the last neighbour that the cap lets in, per receiver.
+        border = distance.new_full((n,), -1.0).scatter_reduce(0, receiver[keep], distance[keep], "amax")
+        keep |= distance <= border[receiver] + SHELL_WIDTH
+    return found.take(keep)

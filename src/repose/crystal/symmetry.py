@@ -1,0 +1,403 @@
+"""The space group of one crystal, and predictions that respect it.
+
+Works on one crystal at a time, in numpy float64; a cell holds lattice vectors as ROWS, so that
+``cartesian = fractional @ cell``. An operation (W, w) sends the fractional COLUMN x to ``W x + w``,
+as in the International Tables and in spglib; with our rows that reads ``fractional @ W.T + w``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from repose.errors import ConfigError, InvalidCrystalError, ShapeError
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+# No primitive or conventional cell has more operations; only supercells of a perfect crystal do.
+MAX_OPERATIONS = 192
+# Images of atoms (operations times atoms) that we are ready to find for a supercell: about a second.
+MAX_IMAGES = 1_000_000
+# Images in hand at one time: bounds the memory, some 30 MB.
+IMAGES_AT_A_TIME = 100_000
+# Cosine of the angle below which two lattice vectors count as orthogonal.
+ORTHOGONAL = 1e-5
+
+
+@dataclass(frozen=True, eq=False)
+class SpaceGroup:
+    """The operations that map one crystal of N atoms onto itself; M operations, a group.
+
+    They are those of ``number``, but for what a vacuum or the lattice given takes away: a supercell longer
+    along a than along b has no threefold axis, whatever crystal it is made of.
+
+    Attributes:
+        number: Space group of the crystal taken as periodic in all three directions, 1 to 230.
+        symbol: Its international short symbol, e.g. ``"Fm-3m"``.
+        rotations: W, integers in the basis of the lattice, ``(M, 3, 3)``, acting on fractional COLUMNS.
+        translations: w, fractional, ``(M, 3)``.
+        permutations: Operation g sends atom k onto atom ``permutations[g, k]``, ``(M, N)``.
+    """
+
+    number: int
+    symbol: str
+    rotations: Integers
+    translations: Floats
+    permutations: Integers
+
+    @property
+    def n_operations(self) -> int:
+        """Number of operations M."""
+        return len(self.rotations)
+
+    @classmethod
+    def trivial(cls, n_atoms: int) -> SpaceGroup:
+        """P1: the identity alone."""
+        return cls(1, "P1", np.eye(3, dtype=np.int64)[None], np.zeros((1, 3)), np.arange(n_atoms)[None])
+
+
+def find_space_group(
+    numbers: ArrayLike, positions: ArrayLike, cell: ArrayLike, pbc: ArrayLike, symprec: float = 1e-3
+) -> SpaceGroup:
+    """Find the operations that map a crystal onto itself, and where they send each atom.
+
+    A direction that is not periodic carries no lattice translation: an operation is kept only if it does
+    not mix that direction with periodic ones and maps the atoms, as given, without wrapping them there.
+    So the mirror plane of a sheet stays wherever the sheet lies, while a shift by half the vacuum goes.
+
+    A perfect supercell has as many pure translations as primitive cells; where listing all operations
+    would cost too much (`MAX_IMAGES`), those that leave one atom in place are kept, the atom of highest
+    site symmetry. Nothing is raised for odd crystals: where spglib finds nothing, the answer is P1.
+
+    Args:
+        numbers: Atomic numbers, ``(N,)``.
+        positions: Cartesian positions in A, wrapped or not, ``(N, 3)``.
+        cell: Lattice vectors as rows in A, ``(3, 3)``.
+        pbc: Periodic directions, ``(3,)`` bool.
+        symprec: How far in A an atom may lie from the image of another.
+
+    Returns:
+        The space group; its translations are refined to fit the atoms on average.
+
+    Raises:
+        ShapeError: An array has the wrong shape.
+        ConfigError: ``symprec`` is not positive.
+    """
+    numbers = np.asarray(numbers)
+    positions, cell = _geometry(positions, cell)
+    periodic = np.asarray(pbc, dtype=bool)
+    if numbers.shape != (len(positions),) or periodic.shape != (3,):
+        raise ShapeError(
+            f"numbers must be ({len(positions)},), one per position, and pbc (3,); "
+            f"got {numbers.shape} and {periodic.shape}. Pass one crystal at a time."
+        )
+    trivial = SpaceGroup.trivial(len(numbers))
+    dataset = _dataset(numbers, positions, cell, symprec)
+    if dataset is None:
+        return trivial
+    fractional = positions @ np.linalg.inv(cell)
+    rotations, translations = np.asarray(dataset.rotations, dtype=np.int64), np.asarray(dataset.translations)
+    keep = ~(rotations != 0)[:, periodic[:, None] != periodic].any(axis=1)
+    tolerance = 3 * symprec  # spglib's translations, not refined yet, may add to the misfit of two atoms
+    if keep.sum() > MAX_OPERATIONS and keep.sum() * len(numbers) > MAX_IMAGES:
+        keep &= _site_symmetry(dataset, fractional, cell, tolerance)
+    rotations, translations = rotations[keep], translations[keep]
+    find = _AtomFinder(numbers, fractional, cell, tolerance)
+    permutations = np.empty((len(rotations), len(numbers)), dtype=np.int64)
+    valid = np.empty(len(rotations), dtype=bool)
+    step = max(1, IMAGES_AT_A_TIME // len(numbers))
+    for start in range(0, len(rotations), step):
+        part = slice(start, start + step)
+        images = fractional @ rotations[part].transpose(0, 2, 1) + translations[part, None]  # (m, N, 3)
+        permutations[part] = atoms = find(images)
+        bijective = (np.sort(atoms, axis=1) == np.arange(len(numbers))).all(axis=1)
+        difference = images - fractional[atoms]
+        shifts = np.rint(difference)
+        # One lattice vector for all atoms belongs to the operation; several would be wrapping.
+        wrapped = (np.ptp(shifts, axis=1) != 0)[:, ~periodic].any(axis=1)
+        valid[part] = bijective & ~wrapped
+        translations[part] -= (difference - shifts).mean(axis=1)
+        translations[part] -= np.where(periodic, 0.0, shifts[:, 0])
+    rotations, translations, permutations = rotations[valid], translations[valid], permutations[valid]
+    if not _is_group(rotations, permutations):
+        return trivial
+    return SpaceGroup(int(dataset.number), str(dataset.international), rotations, translations, permutations)
+
+
+def space_group_number(
+    numbers: ArrayLike, positions: ArrayLike, cell: ArrayLike, symprec: float = 1e-3
+) -> int:
+    """Space group number, 1 to 230, of a crystal taken as periodic; 1 if it cannot be found.
+
+    Arguments as for `find_space_group`.
+    """
+    dataset = _dataset(np.asarray(numbers), *_geometry(positions, cell), symprec)
+    return 1 if dataset is None else int(dataset.number)
+
+
+def symmetrise(
+    group: SpaceGroup, positions: ArrayLike, cell: ArrayLike, new_positions: ArrayLike, new_cell: ArrayLike
+) -> tuple[Floats, Floats]:
+    """Project a predicted geometry onto the space group of its input.
+
+    The deformation of the cell is split into stretch and rotation; the stretch is averaged over the point
+    group and the rotation kept. The fractional displacements are averaged over all operations,
+    ``u[permutations[g, k]] = mean over g of W_g u_k``. A drift of the whole crystal survives only along
+    directions that every operation leaves alone (polar axes), where it costs nothing.
+
+    The input is the reference: what the group allows stays as predicted, and an input that is symmetric
+    only within symprec keeps that small asymmetry. Pass `idealise`'s geometry as the input to remove it.
+
+    Args:
+        group: Space group of the input.
+        positions: Input positions in A, ``(N, 3)``.
+        cell: Input lattice vectors as rows in A, ``(3, 3)``.
+        new_positions: Predicted positions in A, atom k at the image nearest to input atom k, ``(N, 3)``.
+        new_cell: Predicted lattice vectors as rows in A, ``(3, 3)``.
+
+    Returns:
+        Positions ``(N, 3)`` and cell ``(3, 3)`` in A; new arrays, nothing wrapped.
+
+    Raises:
+        ShapeError: An array has the wrong shape.
+        InvalidCrystalError: The prediction is not finite, or its cell is flat or turned inside out.
+    """
+    positions, cell = _geometry(positions, cell)
+    new_positions, new_cell = _geometry(new_positions, new_cell)
+    if not positions.shape == new_positions.shape == (group.permutations.shape[1], 3):
+        raise ShapeError(
+            f"positions and new_positions must be ({group.permutations.shape[1]}, 3) as in the group; "
+            f"got {positions.shape} and {new_positions.shape}. Find the group of this very input."
+        )
+    if not np.isfinite(new_positions).all():
+        raise InvalidCrystalError("the predicted positions hold NaN or infinity; they cannot be symmetrised.")
+    stretch, rotation = _polar(_deformation(cell, new_cell))
+    if group.n_operations == 1:
+        return new_positions.copy(), new_cell.copy()
+    point_group = np.unique(group.rotations, axis=0)
+    # Cartesian rotations from the ideal cell: orthogonal to rounding even if the input cell is a bit off.
+    ideal = _ideal_cell(point_group, cell)
+    cartesian = np.linalg.inv(ideal) @ point_group.transpose(0, 2, 1) @ ideal  # rows: x' = x @ Q
+    stretch = (cartesian.transpose(0, 2, 1) @ stretch @ cartesian).mean(axis=0)
+    final_cell = cell @ stretch @ rotation
+    fractional = new_positions @ np.linalg.inv(new_cell)
+    displacement = fractional - positions @ np.linalg.inv(cell)
+    mean = np.zeros_like(displacement)
+    for matrix, atoms in zip(group.rotations, group.permutations, strict=True):
+        mean[atoms] += displacement @ matrix.T
+    return (fractional + (mean / group.n_operations - displacement)) @ final_cell, final_cell
+
+
+def idealise(group: SpaceGroup, positions: ArrayLike, cell: ArrayLike) -> tuple[Floats, Floats]:
+    """Move a crystal that has its space group within symprec to the nearest geometry that has it exactly.
+
+    Arguments as for `symmetrise`. Returns positions ``(N, 3)`` and cell ``(3, 3)`` in A, not rotated,
+    nothing wrapped. Raises ShapeError if an array has the wrong shape.
+    """
+    positions, cell = _geometry(positions, cell)
+    fractional = positions @ np.linalg.inv(cell)
+    correction = np.zeros_like(fractional)
+    for matrix, shift, atoms in zip(group.rotations, group.translations, group.permutations, strict=True):
+        residual = fractional @ matrix.T + shift - fractional[atoms]
+        correction[atoms] += residual - np.rint(residual)
+    ideal = _ideal_cell(np.unique(group.rotations, axis=0), cell)
+    return (fractional + correction / group.n_operations) @ ideal, ideal
+
+
+def constrain_cell(cell: ArrayLike, new_cell: ArrayLike, fix_axes: str | Iterable[str]) -> Floats:
+    """Hold some lattice vectors of a predicted cell exactly as they are in the input.
+
+    The vectors held pin the orientation of the crystal, so the prediction is first turned as a whole, by
+    the smallest rotation that brings them back to their input directions (as near as can be for two). The
+    others stay as predicted then, except that each loses its component along the held vectors to which it
+    is orthogonal in the input. If one vector is held and orthogonal to both others, as the vacuum of a
+    sheet is, the normal of these two is brought back instead: they keep their predicted lengths and angle
+    and do not tilt, and what was predicted for the vacuum has no influence.
+
+    A symmetrised cell keeps its symmetry if the group maps the held vectors among themselves. Atoms follow
+    with `apply_cell`.
+
+    Args:
+        cell: Input lattice vectors as rows in A, ``(3, 3)``.
+        new_cell: Predicted lattice vectors as rows in A, ``(3, 3)``.
+        fix_axes: Vectors to hold, letters out of ``abc``: ``"c"``, ``{"a", "b"}``, or ``""`` for none.
+
+    Returns:
+        The constrained cell in A, ``(3, 3)``, a new array.
+
+    Raises:
+        ConfigError: ``fix_axes`` has something else than the letters a, b, c.
+        ShapeError: A cell is not ``(3, 3)``.
+        InvalidCrystalError: The prediction is not finite, or its cell is flat or turned inside out.
+    """
+    names = set(fix_axes)
+    if not names <= set("abc"):
+        raise ConfigError(
+            f"fix_axes must be letters out of 'abc', e.g. 'c' for the vacuum of a sheet; got {fix_axes!r}."
+        )
+    cell, new_cell = _cell(cell), _cell(new_cell)
+    held = np.array([name in names for name in "abc"])
+    if held.all() or not held.any():
+        return (cell if held.all() else new_cell).copy()
+    _deformation(cell, new_cell)  # refuses what is no crystal
+    unit, start = (c / np.linalg.norm(c, axis=1, keepdims=True) for c in (cell, new_cell))
+    orthogonal = np.abs(unit @ unit.T) < ORTHOGONAL  # (3, 3)
+    if held.sum() == 2:
+        left, _, right = np.linalg.svd(start[held].T @ unit[held])  # Kabsch: normal goes to normal
+        left[:, 2] *= np.linalg.det(left @ right)
+        result = new_cell @ left @ right
+    else:
+        axis, normal = unit[held][0], np.cross(*new_cell[~held])
+        if orthogonal[held][0, ~held].all():
+            side = np.sign(axis @ np.cross(*cell[~held]))
+            start[held] = side * normal / np.linalg.norm(normal)
+        result = new_cell @ _smallest_rotation(start[held][0], axis)
+    for free in np.flatnonzero(~held):
+        directions = unit[held & orthogonal[free]]
+        result[free] -= result[free] @ np.linalg.pinv(directions) @ directions
+    result[held] = cell[held]
+    return result
+
+
+def apply_cell(positions: ArrayLike, old_cell: ArrayLike, new_cell: ArrayLike) -> Floats:
+    """Positions in A, ``(N, 3)``, carried from one cell to another at the same fractional coordinates."""
+    positions, old_cell = _geometry(positions, old_cell)
+    return positions @ np.linalg.inv(old_cell) @ _cell(new_cell)
+
+
+class _AtomFinder:
+    """Finds the atoms of one crystal that lie at given places, by hashing into bins of about 1 A."""
+
+    def __init__(self, numbers: NDArray[Any], fractional: Floats, cell: Floats, tolerance: float) -> None:
+        self.fractional, self.cell, self.tolerance = fractional, cell, tolerance
+        spacing = 1.0 / np.linalg.norm(np.linalg.inv(cell), axis=0)  # of lattice planes, (3,) A
+        # Wider than twice the tolerance, so that an atom with its surroundings touches two bins an axis at
+        # most; the upper limit keeps the keys of cells with huge vacuum within 64 bits.
+        self.bins = np.clip(spacing / max(1.0, 2 * tolerance), 1, 4096).astype(np.int64)
+        self.species = np.unique(numbers, return_inverse=True)[1].reshape(-1)
+        corners = np.stack(np.meshgrid([-1, 1], [-1, 1], [-1, 1]), axis=-1).reshape(8, 1, 3)
+        keys = self._keys(fractional + corners * (tolerance / spacing))  # (8, N)
+        entries = np.stack([keys, np.broadcast_to(np.arange(len(numbers)), keys.shape)], axis=-1)
+        self.keys, self.atoms = np.unique(entries.reshape(-1, 2), axis=0).T  # one entry per bin touched
+
+    def _keys(self, fractional: Floats) -> Integers:
+        # The last `%` is for tiny negative coordinates, which wrap to 1.0 exactly.
+        i, j, k = np.moveaxis((np.mod(fractional, 1.0) * self.bins).astype(np.int64) % self.bins, -1, 0)
+        return ((self.species * self.bins[0] + i) * self.bins[1] + j) * self.bins[2] + k
+
+    def __call__(self, images: Floats) -> Integers:
+        """Atoms ``(m, N)`` nearest to images ``(m, N, 3)`` of all atoms; -1 where none is near enough."""
+        keys = self._keys(images)
+        first, last = (np.searchsorted(self.keys, keys, side=side) for side in ("left", "right"))
+        nearest = np.full(keys.shape, -1)
+        best = np.full(keys.shape, self.tolerance**2)
+        for offset in range(int((last - first).max(initial=0))):
+            found = np.minimum(first + offset, len(self.atoms) - 1)
+            difference = images - self.fractional[self.atoms[found]]
+            square = (((difference - np.rint(difference)) @ self.cell) ** 2).sum(axis=-1)
+            better = (first + offset < last) & (square < best)
+            nearest[better], best[better] = self.atoms[found][better], square[better]
+        return nearest
+
+
+def _site_symmetry(dataset: Any, fractional: Floats, cell: Floats, tolerance: float) -> NDArray[np.bool_]:
+    """Operations ``(M,)`` that leave in place the atom of highest site symmetry; always a group."""
+    best = np.zeros(len(dataset.rotations), dtype=bool)
+    # One atom an orbit; a perfect supercell has few orbits.
+    for atom in np.unique(dataset.equivalent_atoms)[:50]:
+        move = dataset.rotations @ fractional[atom] + dataset.translations - fractional[atom]
+        stays = np.linalg.norm((move - np.rint(move)) @ cell, axis=1) < tolerance
+        best = stays if stays.sum() > best.sum() else best
+    return best
+
+
+def _is_group(rotations: Integers, permutations: Integers) -> bool:
+    """Whether every product of two operations is among them, which makes a finite set a group."""
+    matrices, kind = np.unique(rotations, axis=0, return_inverse=True)
+    kind = kind.reshape(-1)
+    image = permutations[:, 0]  # with the rotation, the image of one atom identifies an operation
+    known = np.zeros((len(matrices), permutations.shape[1]), dtype=bool)
+    known[kind, image] = True
+    same = ((matrices[:, None] @ matrices)[:, :, None] == matrices).all(axis=(-1, -2))  # (R, R, R)
+    if not len(rotations) or not same.any(axis=-1).all():
+        return False
+    product = same.argmax(axis=-1)
+    return all(
+        known[product[k, kind], atoms[image]].all() for k, atoms in zip(kind, permutations, strict=True)
+    )
+
+
+def _dataset(numbers: NDArray[Any], positions: Floats, cell: Floats, symprec: float) -> Any:
+    """What spglib says of a crystal, or None where it fails."""
+    # spglib kills the process on a negative symprec and on NaN, so these never get there.
+    if not 0 < symprec < np.inf:
+        raise ConfigError(f"symprec must be a positive length in A, 1e-3 for most purposes; got {symprec}.")
+    finite = len(positions) and np.isfinite(positions).all() and np.isfinite(cell).all()
+    if not finite or abs(np.linalg.det(cell)) < 1e-6:
+        return None
+    import spglib
+
+    search: Any = spglib.get_symmetry_dataset
+    # spglib 2.7 and 2.8 warn at every call unless asked to raise by this switch of theirs, which neither
+    # earlier versions need nor later ones: they return None, or raise.
+    options = {"_throw": True} if "_throw" in inspect.signature(search).parameters else {}
+    fractional = positions @ np.linalg.inv(cell)
+    try:
+        return search((cell, fractional - np.floor(fractional), numbers), symprec=symprec, **options)
+    except Exception:  # whatever spglib dislikes: the crystal then counts as having no symmetry
+        return None
+
+
+def _ideal_cell(point_group: Integers, cell: Floats) -> Floats:
+    """The cell nearest to ``cell``, not rotated, whose metric has the point group exactly."""
+    metric = (point_group.transpose(0, 2, 1) @ (cell @ cell.T) @ point_group).mean(axis=0)
+    return cell @ _polar(np.linalg.solve(cell, np.linalg.cholesky(metric)))[0]
+
+
+def _polar(gradient: Floats) -> tuple[Floats, Floats]:
+    """Stretch and rotation of ``gradient = stretch @ rotation``; see `repose.crystal.lattice.polar`."""
+    left, singular, right = np.linalg.svd(gradient)
+    return (left * singular) @ left.T, left @ right
+
+
+def _smallest_rotation(start: Floats, end: Floats) -> Floats:
+    """Smallest rotation R with ``start @ R = end`` of unit vectors (Rodrigues)."""
+    cosine = start @ end
+    if cosine < -1 + 1e-9:  # half a turn about any axis orthogonal to it
+        axis = np.linalg.svd(start[None])[2][1]
+        return 2 * np.outer(axis, axis) - np.eye(3)
+    generator = np.outer(start, end) - np.outer(end, start)
+    return np.eye(3) + generator + generator @ generator / (1 + cosine)
+
+
+def _deformation(cell: Floats, new_cell: Floats) -> NDArray[Any]:
+    """F with ``cell @ F = new_cell``, if that is a deformation a crystal can undergo."""
+    gradient = np.linalg.solve(cell, new_cell)
+    if not np.isfinite(gradient).all() or np.linalg.det(gradient) < 1e-6:
+        raise InvalidCrystalError(
+            "the predicted cell must be finite, with the handedness of the input and not flat; got "
+            f"{new_cell.tolist()} from {cell.tolist()}. Such a prediction is of no use; drop it."
+        )
+    return gradient
+
+
+def _geometry(positions: ArrayLike, cell: ArrayLike) -> tuple[Floats, Floats]:
+    positions = np.asarray(positions, dtype=np.float64)
+    if positions.ndim != 2 or positions.shape[1] != 3:
+        raise ShapeError(f"positions must be (N, 3); got {positions.shape}. Pass one crystal at a time.")
+    return positions, _cell(cell)
+
+
+def _cell(cell: ArrayLike) -> Floats:
+    cell = np.asarray(cell, dtype=np.float64)
+    if cell.shape != (3, 3):
+        raise ShapeError(
+            f"cell must be (3, 3), lattice vectors as rows; got {cell.shape}. Pass one crystal at a time."
+        )
+    return cell

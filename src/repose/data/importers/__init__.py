@@ -1,0 +1,1 @@
+"""Importers of pairs and relaxation paths from the formats of the field."""

@@ -1,0 +1,182 @@
+"""Relaxation paths from the ``vasprun.xml`` that VASP writes.
+
+Conventions are converted here: VASP gives stress in kB with the sign of a pressure, ours is in eV/A^3 with
+ASE's sign; its coordinates are fractional and wrapped into the cell, ours continuous along the path. The
+energy is energy(sigma->0), as ASE's ``get_potential_energy`` and pymatgen's ``final_energy``: the estimate
+without smearing, which can be compared between insulators and metals, and with energies that were
+imported from other formats. Forces and stress are derivatives of the free energy, from which it differs
+by a part of the smearing's entropy, which is small and changes little along a path.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from repose.data.dataset import Pair
+from repose.data.importers.trajectories import file_stem, trajectory_to_pair
+from repose.data.pairing import Refusal, attempt, describe
+from repose.errors import DatasetError
+
+if TYPE_CHECKING:
+    from ase import Atoms
+    from pymatgen.io.vasp.outputs import Vasprun
+
+# Values of IBRION that relax: quasi-Newton, conjugate gradients, damped dynamics.
+_RELAXATIONS = (1, 2, 3)
+_NAME = re.compile(r"(?:.+[._-])?vasprun.*\.xml(?:\.gz)?", re.IGNORECASE)
+
+
+def is_vasprun(path: Path) -> bool:
+    """Whether a file is called ``vasprun*.xml`` or ``NAME.vasprun.xml``, with or without ``.gz``."""
+    return _NAME.fullmatch(path.name) is not None
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """All files of this kind in a folder and below it, in order."""
+    return sorted(path for path in folder.rglob("*.xml*") if is_vasprun(path) and path.is_file())
+
+
+def run_name(path: Path, root: Path | None = None) -> str:
+    """Id of a run: of ``A/vasprun.xml`` it is A, of ``A.vasprun.xml`` too, of any other file its stem.
+
+    Args:
+        path: The file.
+        root: Folder that was searched. A run deeper in it is called by the way from there, such as
+            ``A/relax`` for ``A/relax/vasprun.xml``, since names of folders repeat themselves.
+    """
+    stem = file_stem(path).removesuffix("vasprun").rstrip("._-")
+    folder = path.parent if root is None else path.parent.relative_to(root)
+    if root is None or folder == Path("."):
+        return stem or path.parent.resolve().name
+    return (folder / stem if stem else folder).as_posix()
+
+
+def import_vasprun(path: Path, name: str = "") -> Iterator[Pair | Refusal]:
+    """The path of one relaxation by VASP, with all its ionic steps.
+
+    Refused are files that are cut off (the job was killed), runs that are no relaxations, and relaxations
+    that did not reach their required accuracy. An ionic step whose electronic steps did not converge is
+    kept without energy, forces and stress. Tags: ``isif``, which tells whether the cell was free, and
+    ``pstress_kB`` where a pressure was set; its part of the enthalpy is taken off the energies.
+
+    Args:
+        path: ``vasprun.xml`` or ``vasprun.xml.gz``.
+        name: Its id; see `run_name` for the one it has otherwise.
+
+    Yields:
+        One pair with its path, or why there is none.
+    """
+    name = name or run_name(path)
+    yield attempt(name, _pair, path, name)
+
+
+def _pair(path: Path, name: str) -> Pair:
+    run = _read(path)
+    _check(run, path)
+    pressure = float(run.parameters.get("PSTRESS") or 0)
+    tags = {"isif": str(run.parameters.get("ISIF", "unknown"))}
+    if pressure:
+        tags["pstress_kB"] = f"{pressure:g}"
+    return trajectory_to_pair(name, [_atoms(step, run, pressure) for step in run.ionic_steps], tags=tags)
+
+
+def _read(path: Path) -> Vasprun:
+    from pymatgen.io.vasp.outputs import Vasprun
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of runs that did not converge, which are refused below
+            return Vasprun(path, parse_dos=False, parse_eigen=False, parse_potcar_file=False)
+    except Exception as error:  # XML, gzip and pymatgen raise each their own
+        raise DatasetError(
+            f"{path} is not a whole vasprun.xml; jobs that were killed leave it cut off: {describe(error)}."
+        ) from None
+
+
+def _check(run: Vasprun, path: Path) -> None:
+    """Refuse what is not a relaxation that came to its end."""
+    settings = run.parameters
+    ibrion, nsw, ediffg = (settings.get(key) for key in ("IBRION", "NSW", "EDIFFG"))
+    if ibrion not in _RELAXATIONS:
+        kind = "molecular dynamics, " if ibrion == 0 else ""
+        raise DatasetError(f"{path} (IBRION={ibrion}) is {kind}not a relaxation (IBRION=1, 2 or 3).")
+    if run.incar.get("IMAGES"):
+        raise DatasetError(f"{path} is an image of an elastic band (IMAGES), not a relaxation.")
+    if run.incar.get("ML_LMLFF"):
+        raise DatasetError(f"{path}: steps of its path were made by a force field (ML_LMLFF), not by DFT.")
+    steps = run.ionic_steps
+    if len(steps) < 2:
+        raise DatasetError(f"{path} has {len(steps)} ionic step; a path needs at least 2.")
+    if nsw is not None and len(steps) >= nsw:
+        raise DatasetError(
+            f"{path} stopped after NSW={nsw} ionic steps without reaching its required accuracy; "
+            "go on from its CONTCAR."
+        )
+    if not _converged(steps[-1], run):
+        raise DatasetError(
+            f"{path}: the electronic steps of the last ionic step did not converge (NELM={settings['NELM']})."
+        )
+    # A run that was told to stop (STOPCAR) ends like one that is done; its forces tell.
+    forces = _array(steps[-1], "forces")
+    if ediffg is not None and ediffg < 0 and forces is not None:
+        free = [all(flags) for flags in run.initial_structure.site_properties.get("selective_dynamics", [])]
+        norms = np.linalg.norm(forces, axis=1)[free or slice(None)]
+        if len(norms) and norms.max() > -1.01 * ediffg:
+            raise DatasetError(
+                f"{path} ended with a force of {norms.max():.3f} eV/A, before its required accuracy "
+                f"(EDIFFG={ediffg:g})."
+            )
+
+
+def _converged(step: dict[str, Any], run: Vasprun) -> bool:
+    """Whether the electronic steps ended before there were as many as allowed."""
+    return len(step["electronic_steps"]) < run.parameters.get("NELM", np.inf)
+
+
+def _atoms(step: dict[str, Any], run: Vasprun, pressure: float) -> Atoms:
+    """One ionic step in our units, with what is known about it as results of a calculator."""
+    from ase import Atoms
+    from ase.calculators.singlepoint import SinglePointCalculator
+    from ase.units import GPa
+
+    structure = step["structure"]
+    atoms = Atoms(
+        numbers=[site.specie.Z for site in structure],
+        cell=structure.lattice.matrix,
+        scaled_positions=structure.frac_coords,
+        pbc=True,
+    )
+    if _converged(step, run):
+        kilobar = 0.1 * GPa
+        stress = _array(step, "stress")
+        atoms.calc = SinglePointCalculator(
+            atoms,
+            energy=_energy(step, pressure * kilobar * atoms.get_volume()),
+            forces=_array(step, "forces"),
+            stress=None if stress is None else -kilobar * stress,
+        )
+    return atoms
+
+
+def _energy(step: dict[str, Any], pressure_volume: float) -> float | None:
+    """energy(sigma->0) in eV.
+
+    VASP writes a wrong e_0_energy for the whole step, but a right one for the last electronic step, which
+    in turn lacks corrections for dispersion: the difference of both energies is taken there, e_fr_energy
+    from the whole step. That one is an enthalpy where a pressure is set.
+    """
+    try:
+        last = step["electronic_steps"][-1]
+        return step["e_fr_energy"] + last["e_0_energy"] - last["e_fr_energy"] - pressure_volume
+    except (KeyError, IndexError):  # not all functionals give all
+        return None
+
+
+def _array(step: dict[str, Any], key: str) -> np.ndarray | None:
+    return None if key not in step else np.asarray(step[key], dtype=float)

@@ -1,0 +1,1 @@
+"""Labelling of candidate crystals with a calculator."""

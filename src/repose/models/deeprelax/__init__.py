@@ -1,0 +1,1 @@
+"""DeepRelax: distances in the relaxed crystal, and positions solved from them."""

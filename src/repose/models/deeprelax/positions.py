@@ -1,0 +1,165 @@
+"""Positions from distances: the Euclidean distance geometry of DeepRelax, many crystals at once.
+
+Yang et al., "Scalable crystal structure relaxation using an iteration-free deep generative model with
+uncertainty quantification", Nature Communications 15, 8148 (2024), equations 16 to 20.
+
+Every pair of atoms asks to lie between a lower and an upper bound; the loss is the sum of what is missing,
+the bounded Euclidean distance loss. The paper takes 100 steps of Adam, crystal by crystal. Here Gauss-Newton
+steps minimise it: the absolute value is replaced by a weighted square (iteratively reweighted least squares),
+the linear system is solved by conjugate gradients, and a damping of its own for every crystal sees to it that
+each accepted step goes down.
+
+All crystals of a batch advance together, and those that are finished leave it. None sees another: sums run
+over its own pairs in their own order, so that its result is the same bit by bit whatever else is in the
+batch. Pairs of the same two atoms, which are many in a small cell, share a block of three by three numbers
+in the linear system; only forming it takes a pass over all pairs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from repose.crystal.graph import PeriodicGraph
+from repose.crystal.lattice import to_cartesian
+from repose.models.deeprelax.distance_solver import SMOOTH, Links, Pairs, State
+from repose.models.prediction import Geometry, Prediction
+
+FULL = 0.7  # finished crystals leave when the others have less than this share of the rows
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """Where the atoms went.
+
+    Attributes:
+        positions: A, ``(N, 3)``.
+        violation: Mean over a crystal's pairs, by weight, of what is missing to the bounds in A, ``(S,)``;
+            not a number where the distances were none.
+        steps: Steps that every crystal took, ``(S,)``.
+    """
+
+    positions: Tensor
+    violation: Tensor
+    steps: Tensor
+
+
+def solve(
+    positions: Tensor,
+    crystal: Tensor,
+    n_crystals: int,
+    pairs: Pairs,
+    *,
+    max_steps: int = 50,
+    tolerance: float = 1e-5,
+) -> Solution:
+    """Move atoms until distances lie within their bounds, or as near to that as they come.
+
+    Args:
+        positions: Start in A, ``(N, 3)``.
+        crystal: Crystal of every atom, ``(N,)``.
+        n_crystals: Number of crystals S.
+        pairs: What is asked for; both atoms of a pair are of one crystal.
+        max_steps: Steps of a crystal at most.
+        tolerance: A crystal is finished when a step lowers its mean violation by less than this, in A.
+
+    Returns:
+        Positions; where nothing is held, with the mean of every crystal where it was.
+    """
+    links = Links.of(pairs, crystal, n_crystals)
+    here = torch.arange(n_crystals, device=positions.device)  # the crystals that are still in the batch
+    atoms = torch.arange(len(positions), device=positions.device)
+    state = links.evaluate(positions)
+    found, violation = positions.clone(), state.loss.clone()
+    steps = torch.zeros_like(here)
+    active = torch.isfinite(state.loss) & (state.loss > tolerance)
+    damping = torch.full_like(state.loss, 1e-2)
+    for step in range(1, max_steps + 1):
+        if not bool(active.any()):
+            break
+        if float(links.rows(active).sum()) < FULL * links.n_rows:
+            links, kept = links.keep(active)
+            here, atoms, damping, active = here[active], atoms[kept.atoms], damping[active], active[active]
+            positions, state = (
+                positions[kept.atoms],
+                State(state.loss[kept.crystals], state.force[kept.links], state.block[kept.links]),
+            )
+        tried = positions + links.step(state, damping)
+        after = links.evaluate(tried)
+        better = active & (after.loss < state.loss)
+        finished = better & (state.loss - after.loss < tolerance)
+        positions = torch.where(better[links.crystal].unsqueeze(1), tried, positions)
+        state = links.choose(better, after, state)
+        damping = torch.where(better, damping / 4, damping * 8)
+        found[atoms], violation[here] = positions, state.loss
+        steps[here[active]] = step
+        active = active & ~finished & (state.loss > tolerance) & (damping < 1e8)
+    return Solution(found, violation, steps)
+
+
+def asked(prediction: Prediction, graph: PeriodicGraph) -> Pairs:
+    """What predicted distances ask for.
+
+    They shall lie within one scale of the predicted ones (the bounded loss of equation 20), or, with
+    ``exact``, positions are to be the most probable ones under the predicted Laplace distributions:
+    distances as predicted, each weighing one over its scale.
+
+    Args:
+        prediction: With `Distances`; held atoms are where its last geometry has them.
+        graph: The edges that distances were predicted for.
+    """
+    start, distances = prediction.geometry, prediction.distances
+    if distances is None:
+        raise ValueError("expected a prediction with distances; got one without.")
+    offset = to_cartesian(graph.shift, start.cells, graph.crystal)
+    parts = []
+    for index, wanted, scale, held in (
+        (slice(None), distances.relaxed, distances.scale, 0.0),
+        (distances.anchored, distances.displaced, distances.displaced_scale, 1.0),
+    ):
+        wanted = wanted.to(start.positions)
+        scale = None if scale is None else scale.to(wanted)
+        width = torch.zeros_like(wanted) if scale is None or distances.exact else scale
+        weight = (
+            torch.ones_like(wanted) if scale is None or not distances.exact else 1 / scale.clamp(min=SMOOTH)
+        )
+        first = graph.receiver[index]
+        parts.append(
+            Pairs(
+                first,
+                graph.sender[index],
+                offset[index],
+                (wanted - width).clamp(min=0),
+                wanted + width,
+                weight,
+                start.positions[first],
+                torch.full_like(wanted, held),
+            )
+        )
+    return Pairs(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def from_distances(prediction: Prediction, crystal: Tensor, graph: PeriodicGraph) -> Solution:
+    """Positions that meet predicted distances in the predicted cell; see `asked`.
+
+    Args:
+        prediction: With `Distances`; the search starts from its last geometry.
+        crystal: Crystal of every atom, ``(N,)``.
+        graph: The edges that distances were predicted for.
+    """
+    start = prediction.geometry
+    return solve(start.positions, crystal, len(start.cells), asked(prediction, graph))
+
+
+def settle(prediction: Prediction, crystal: Tensor, graph: PeriodicGraph) -> tuple[Geometry, Tensor | None]:
+    """The answer of a prediction: its last geometry, or what follows from its distances.
+
+    Returns:
+        Geometry, and the violation that remains of distances in A, ``(S,)``; None where there are none.
+    """
+    if prediction.distances is None:
+        return prediction.geometry, None
+    solution = from_distances(prediction, crystal, graph)
+    return Geometry(solution.positions, prediction.geometry.cells), solution.violation

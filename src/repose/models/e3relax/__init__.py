@@ -1,0 +1,1 @@
+"""E3Relax: equivariant refinement of atoms and lattice nodes."""

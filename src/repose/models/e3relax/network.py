@@ -1,0 +1,90 @@
+"""E3Relax: atoms and lattice vectors as equivariant nodes.
+
+Yang, Zhao, Wang, Zhuo, Liu, Shen, "Equivariant Atomic and Lattice Modeling Using Geometric Deep
+Learning for Crystal Structure Optimization", arXiv 2511.12243. Equation numbers are the paper's.
+
+Where this differs from the paper or its released code, and why:
+
+* Lattice vectors are rows and the three predicted changes are stacked as rows; the released code
+  stacks columns, which is not equivariant.
+* Positions enter the lattice-atom interaction relative to the crystal's mean, so that a translated
+  crystal gives the same answer (equations 15-16 use absolute positions).
+* The lattice-atom interaction stands first in a layer, so that the last one is not without effect;
+  lattice nodes start from the direction and length of their vector (the paper's appendix A, which
+  would say how, is not public).
+* γ of equations 1, 2, 15 and 16 is one linear layer over the radial basis, as in PaiNN: over 128
+  Gaussians it already is any function of distance. Vectors keep a residual in equations 4 and 16, and
+  sums of two equal parts are divided by sqrt 2.
+* ``shared_axes`` gives a, b and c the same weights; the released code has separate ones, which makes
+  the answer depend on the order of the axes.
+* Neighbours beyond the cap are kept to the end of a shell of equal distances (``graph.ties``).
+* ``edge_channels``, ``lattice_offset="axis"``, ``frame="affine"`` and ``start="rescaled"`` are ours: see
+  `E3RelaxLayer`, `RefinementLayer` and `LatticeNetwork`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from repose.crystal.graph import PeriodicGraph
+from repose.models.e3relax.settings import E3RelaxSettings
+from repose.models.lattice_network import LatticeNetwork, RefinementLayer, State, lattice_view
+from repose.models.registry import register
+from repose.nn.equivariant import SelfUpdate, mlp
+from repose.nn.lattice_nodes import LatticeToAtoms
+from repose.nn.messages import EdgeGeometry, Message
+from repose.nn.radial import GaussianBasis
+
+
+class E3RelaxLayer(RefinementLayer):
+    """One layer: lattice to atoms, messages, self-update, positions, atoms to lattice.
+
+    ``lattice_offset="axis"`` lets atoms see the lattice vectors themselves instead of the way to their tips;
+    together with the affine frame the answer then does not depend on the image an atom is written in.
+
+    Args:
+        settings: Hyperparameters of the network.
+        basis: Radial basis, shared by all layers.
+        moves: Whether this layer changes positions and cell.
+    """
+
+    def __init__(self, settings: E3RelaxSettings, basis: GaussianBasis, moves: bool) -> None:
+        super().__init__(settings, basis, moves)
+        f = settings.features
+        self.to_tips = settings.lattice_offset == "tip"
+        self.message = Message(f, settings.n_basis)
+        self.update = SelfUpdate(f)
+        self.lattice_to_atoms = (
+            LatticeToAtoms(f, settings.n_basis, settings.shared_axes) if settings.lattice_nodes else None
+        )
+        if moves:
+            self.weights = mlp(f, f, f)  # g of equation 5
+            self.displacement = nn.Linear(f, 1, bias=False)  # W of equation 7
+
+    def forward(self, state: State, crystal: Tensor, graph: PeriodicGraph) -> State:
+        """See `RefinementLayer.forward`."""
+        x, v = state.x, state.v
+        if self.lattice_to_atoms is not None:
+            view = lattice_view(state.positions, state.cells, crystal, self.basis, self.to_tips)
+            x, v = self.lattice_to_atoms(x, v, state.y, state.w, view, crystal)
+
+        edges = EdgeGeometry.at(graph, state.positions, state.cells, self.basis)
+        m, mv = self.message(x, v, edges)
+        x, v = self.update((x + m) / 2**0.5, v + mv)  # eq. 3-4
+
+        y, w, change = self.update_lattice(x, v, state, edges, crystal)  # eq. 9-13
+        positions, cells = state.positions, state.cells
+        if self.moves:
+            alpha = torch.softmax(self.weights(x), dim=-1).unsqueeze(1)  # eq. 5-6
+            step = self.displacement(v).squeeze(-1) + (alpha * v).sum(dim=-1)  # eq. 7, (N, 3)
+            positions, cells = self.move(state, step, change, crystal)  # eq. 8, 14
+        return State(x, v, y, w, positions, cells)
+
+
+@register("e3relax")
+class E3Relax(LatticeNetwork[E3RelaxSettings]):
+    """The network of E3Relax."""
+
+    settings_type = E3RelaxSettings
+    layer_type = E3RelaxLayer

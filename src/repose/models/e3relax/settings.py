@@ -1,0 +1,19 @@
+"""Settings of E3Relax."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from repose.models.lattice_network import LatticeNodeSettings
+
+
+class E3RelaxSettings(LatticeNodeSettings):
+    """Hyperparameters of E3Relax; the defaults are the published size."""
+
+    lattice_offset: Literal["tip", "axis"] = Field(
+        default="tip",
+        description="what atoms see of a lattice vector: 'tip' is r_i - l_c as in eqs. 15-16, with r_i from "
+        "the crystal's mean; 'axis' is -l_c alone, which does not depend on the image an atom is written in",
+    )

@@ -1,0 +1,120 @@
+"""E3Relax-H2: high-degree, high-order messages, lattice nodes in both directions.
+
+Yang, Zhuo, Xie, Liu, Shen, "An Efficient High-Degree, High-Order Equivariant Graph Neural Network for Direct
+Crystal Structure Optimization", arXiv 2603.23941 (2026).
+
+Where this differs from the paper or its released code, and why:
+
+* Lattice vectors are rows, and so are the three predicted changes. The released code adds columns to rows,
+  which does not turn with the crystal; ``stacking="columns"`` reads weights that were trained so.
+* An atom whose neighbours balance has no reference direction. The gate then has no angular input, smoothly,
+  where a fixed direction would break the symmetry of rock salt or fcc; see `repose.nn.messages.AngularGate`.
+* The harmonics are summed by the addition theorem (the same).
+* Neighbours beyond the cap are kept to the end of a shell of equal distances (``graph.ties``).
+* Factors of sqrt 2 that the weights take up are those of E3Relax, with which the blocks are shared; lattice
+  nodes start as E3Relax's do.
+* ``edge_channels``, ``lattice_offset="axis"``, ``frame="affine"``, ``start="rescaled"``, ``keep_vectors`` and
+  ``shared_axes`` are ours.
+
+What is guaranteed: rotation and reflection of positions and cell, translation, and the order of atoms. The
+published form depends on the order of a, b and c, by its separate weights and by the matrix that mixes the
+three nodes; with ``shared_axes`` neither does. It also depends on the image that an atom is written in,
+through the mean of the positions; with ``lattice_offset="axis"`` and ``frame="affine"`` it does not. No
+option makes it see a supercell as its primitive cell.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from repose.crystal.graph import PeriodicGraph
+from repose.models.e3relax_h2.settings import E3RelaxH2Settings
+from repose.models.lattice_network import (
+    LatticeNetwork,
+    RefinementLayer,
+    State,
+    along_and_across,
+    lattice_view,
+    to_tips,
+)
+from repose.models.registry import register
+from repose.nn.equivariant import SelfUpdate, mlp
+from repose.nn.lattice_nodes import AxisMixing, LatticeToAtoms, LatticeView
+from repose.nn.messages import AngularGate, EdgeGeometry, Message
+from repose.nn.ops import unit
+from repose.nn.radial import GaussianBasis
+
+
+class E3RelaxH2Layer(RefinementLayer):
+    """One layer: lattice to atoms, gated messages, self-interaction, positions, atoms to lattice.
+
+    Args:
+        settings: Hyperparameters of the network.
+        basis: Radial basis, shared by all layers.
+        moves: Whether this layer changes positions and cell.
+    """
+
+    def __init__(self, settings: E3RelaxH2Settings, basis: GaussianBasis, moves: bool) -> None:
+        super().__init__(settings, basis, moves, residual=True, mixing=settings.axis_mixing)
+        f = settings.features
+        self.lattice_offset = settings.lattice_offset
+        self.columns = settings.stacking == "columns"
+        self.message = Message(f, settings.n_basis)
+        self.gate = AngularGate(f, settings.lmax) if settings.angular else None
+        self.update = SelfUpdate(f)
+        self.lattice_to_atoms: LatticeToAtoms | None = None
+        self.mixing: AxisMixing | None = None
+        self.parts: nn.ModuleList | None = None
+        if settings.lattice_nodes and settings.lattice_to_atoms:
+            r = settings.n_basis
+            self.lattice_to_atoms = LatticeToAtoms(f, r, settings.shared_axes, settings.keep_vectors)
+            if self.lattice_offset == "parts":
+                self.parts = nn.ModuleList(mlp(2 * r, r, r) for _ in range(1 if settings.shared_axes else 3))
+            if settings.axis_mixing:
+                self.mixing = AxisMixing(settings.shared_axes)
+        if moves:
+            self.displacement = nn.Linear(f, 1, bias=False)
+            self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, state: State, crystal: Tensor, graph: PeriodicGraph) -> State:
+        """See `RefinementLayer.forward`."""
+        x, v, y, w, positions, cells = state
+        if self.lattice_to_atoms is not None:
+            view = self._view(positions, cells, crystal)
+            x, v = self.lattice_to_atoms(x, v, y, w, view, crystal)
+            if self.mixing is not None:
+                y, w = self.mixing(y, w)
+
+        edges = EdgeGeometry.at(graph, positions, cells, self.basis)
+        m, mv = self.message(x, v, edges, self.gate)
+        x, v = self.update((x + m) / 2**0.5, v + mv)
+
+        y, w, change = self.update_lattice(x, v, state._replace(y=y, w=w), edges, crystal)
+        if self.moves:
+            step = self.scale * self.displacement(v).squeeze(-1)
+            positions, cells = self.move(state, step, change.mT if self.columns else change, crystal)
+        return State(x, v, y, w, positions, cells)
+
+    def _view(self, positions: Tensor, cells: Tensor, crystal: Tensor) -> LatticeView:
+        """What every atom sees of the three lattice vectors."""
+        if self.parts is None:
+            return lattice_view(positions, cells, crystal, self.basis, self.lattice_offset == "tip")
+        along, across = along_and_across(positions, cells, crystal)
+        both = torch.cat([self.basis(along), self.basis(across)], dim=-1)  # (N, 3, 2R)
+        groups = zip(self.parts, both.chunk(len(self.parts), dim=1), strict=True)
+        seen = torch.cat([net(group) for net, group in groups], dim=1)
+        return LatticeView(seen, unit(to_tips(positions, cells, crystal)), None)
+
+
+@register("e3relax-h2")
+class E3RelaxH2(LatticeNetwork[E3RelaxH2Settings]):
+    """The network of E3Relax-H2."""
+
+    settings_type = E3RelaxH2Settings
+    layer_type = E3RelaxH2Layer
+
+    @property
+    def gate_inputs(self) -> int:
+        """See `LatticeNetwork.gate_inputs`."""
+        return self.settings.lmax + 2 if self.settings.angular else 0

@@ -1,0 +1,42 @@
+"""Settings of E3Relax-H2."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from repose.models.lattice_network import LatticeNodeSettings
+
+
+class E3RelaxH2Settings(LatticeNodeSettings):
+    """Hyperparameters of E3Relax-H2; the defaults are the published form and size."""
+
+    shared_axes: bool = Field(
+        default=False, description="one set of weights for a, b and c, so that their order does not matter"
+    )
+    angular: bool = Field(
+        default=True, description="False: ablation without the gate of high degree and order on messages"
+    )
+    lmax: int = Field(default=3, ge=0, description="degree of the spherical harmonics in the gate")
+    lattice_to_atoms: bool = Field(
+        default=True, description="False: ablation, messages go from atoms to lattice nodes only"
+    )
+    axis_mixing: bool = Field(
+        default=True, description="False: ablation, the three lattice nodes do not mix with each other"
+    )
+    lattice_offset: Literal["parts", "tip", "axis"] = Field(
+        default="parts",
+        description="what atoms see of a lattice vector: 'parts', their position along it and across it; "
+        "'tip', the distance to its tip as in E3Relax; 'axis', the vector alone, whatever image an atom is "
+        "written in",
+    )
+    keep_vectors: bool = Field(
+        default=False,
+        description="add messages from the lattice to the atoms' vectors (ours) instead of replacing them",
+    )
+    stacking: Literal["rows", "columns"] = Field(
+        default="rows",
+        description="'columns': read the change of the cell as the released code does, which does not turn "
+        "with the crystal; only for weights that were trained so",
+    )

@@ -1,0 +1,1 @@
+"""RelaxNet: whole relaxation paths by integrating learned forces."""

@@ -1,0 +1,201 @@
+"""Blocks of RelaxNet: what an atom knows of its surroundings (section 4.2, figure 2)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from repose.crystal.graph import PeriodicGraph
+from repose.models.relaxnet.settings import RelaxNetSettings
+from repose.nn.bessel import BesselBasis, spherical_harmonics
+from repose.nn.equivariant import mlp
+from repose.nn.messages import EdgeGeometry
+from repose.nn.ops import segment_sum
+from repose.nn.radial import GaussianBasis, envelope
+from repose.nn.triplets import TripletMessage, Triplets
+
+# Exponent of the polynomial with which neighbours fade towards the cutoff.
+FADING = 5
+# Neighbours of an atom of a common crystal; sums over them are divided by the root of it.
+USUAL = 40
+# A step of the hidden positions in A, for outputs of order one.
+STEP = 0.1
+
+
+class EdgeFeatures(nn.Module):
+    """What is known of an edge: its length, and how it lies among the other edges of its receiver.
+
+    The paper's products of spherical Bessel functions and spherical harmonics (equation 6b) turn with the
+    coordinate system. Summed over the neighbours of an atom, weighted by what these are, and multiplied with
+    those of one edge, they give numbers that do not: by the addition theorem, sums of Legendre polynomials of
+    the angles between this edge and all others. Beside them stand Gaussians of the length.
+
+    Args:
+        settings: Hyperparameters of the network.
+    """
+
+    def __init__(self, settings: RelaxNetSettings) -> None:
+        super().__init__()
+        s = settings
+        self.degrees = s.lmax + 1
+        self.bessel = BesselBasis(self.degrees, s.n_bessel, s.graph.cutoff)
+        self.radial = nn.Linear(s.n_bessel, s.channels, bias=False)
+        self.weights = nn.Linear(s.features, s.channels, bias=False)
+        self.mix = nn.Linear(s.n_basis + self.degrees * s.channels, s.features)
+
+    def forward(self, x: Tensor, edges: EdgeGeometry) -> Tensor:
+        """Features of edges ``(E, F)`` from scalars of atoms ``(N, F)``."""
+        graph = edges.graph
+        radial = self.radial(self.bessel(edges.distance))  # (E, L, C)
+        weight = (self.weights(x) / USUAL**0.5)[graph.sender].unsqueeze(1)  # (E, 1, C)
+        parts = [edges.basis]
+        for degree, harmonics in enumerate(spherical_harmonics(edges.direction, self.degrees)):
+            own = harmonics.unsqueeze(-1) * radial[:, degree].unsqueeze(1)  # (E, 2l + 1, C)
+            around = segment_sum(own * weight, graph.receiver, graph.n_atoms)
+            parts.append((own * around[graph.receiver]).sum(1) / (2 * degree + 1))
+        return self.mix(torch.cat(parts, dim=-1))
+
+
+class PairConvolution(nn.Module):
+    """Messages along single edges, as in deep tensor neural networks: products of filters and features.
+
+    Args:
+        features: Width F of atoms.
+        edge_features: Width R of edges.
+    """
+
+    def __init__(self, features: int, edge_features: int) -> None:
+        super().__init__()
+        self.atoms = nn.Linear(features, features)
+        self.filter = mlp(edge_features, features, features)
+        self.out = nn.Linear(features, features, bias=False)
+
+    def forward(self, x: Tensor, edge: Tensor, inside: Tensor, graph: PeriodicGraph) -> Tensor:
+        """Sums over neighbours ``(N, F)``; edges ``(E, R)`` count as ``inside`` ``(E,)`` says."""
+        message = torch.tanh(self.atoms(x)[graph.sender] * self.filter(edge)) * inside.unsqueeze(-1)
+        return self.out(segment_sum(message, graph.receiver, len(x))) / USUAL**0.5
+
+
+class NeighbourField(nn.Module):
+    """What the neighbours of an atom add up to where they now stand.
+
+    With explicit evolution all of the network but this is gone through once, and this at every step of the
+    way: so it is as little as possible.
+
+    Args:
+        features: Width F of atoms.
+        n_basis: Radial functions R.
+    """
+
+    def __init__(self, features: int, n_basis: int) -> None:
+        super().__init__()
+        self.sent, self.taken = (nn.Linear(features, features, bias=False) for _ in range(2))
+        self.filter = nn.Linear(n_basis, features, bias=False)
+
+    def forward(self, x: Tensor, basis: Tensor, inside: Tensor, graph: PeriodicGraph) -> Tensor:
+        """Sums over neighbours ``(N, F)``; edges ``(E, R)`` count as ``inside`` ``(E,)`` says."""
+        message = self.sent(x)[graph.sender] * self.filter(basis * inside.unsqueeze(-1))
+        return self.taken(x) * segment_sum(message, graph.receiver, len(x)) / USUAL**0.5
+
+
+class Surroundings(NamedTuple):
+    """The edges of a batch where its atoms now stand.
+
+    Attributes:
+        geometry: Lengths and directions.
+        inside: How much an edge counts, ``(E,)``.
+        near: How much it counts in triplets, ``(E,)``.
+    """
+
+    geometry: EdgeGeometry
+    inside: Tensor
+    near: Tensor
+
+
+def surroundings(
+    graph: PeriodicGraph, positions: Tensor, cells: Tensor, basis: GaussianBasis, settings: RelaxNetSettings
+) -> Surroundings:
+    """Edges at positions ``(N, 3)`` in cells ``(S, 3, 3)``, in A."""
+    edges = EdgeGeometry.at(graph, positions, cells, basis)
+    inside = envelope(edges.distance / settings.graph.cutoff, FADING)
+    return Surroundings(edges, inside, envelope(edges.distance / settings.triplet_cutoff, FADING))
+
+
+class DTNNLayer(nn.Module):
+    """Pairwise convolution, messages from triplets, vectors, and hidden positions (figure 2, right).
+
+    Args:
+        settings: Hyperparameters of the network.
+    """
+
+    def __init__(self, settings: RelaxNetSettings) -> None:
+        super().__init__()
+        f, t = settings.features, settings.triplets
+        self.norm = nn.LayerNorm(f)
+        self.edges = EdgeFeatures(settings)
+        self.pairs = PairConvolution(f, f)
+        self.triplets = TripletMessage(f, f, t, settings.zonal) if t else None
+        if t:
+            self.mixed = nn.Linear(f, t)  # MLP_m
+            self.kept = nn.Linear(f, t)  # MLP_g
+            self.turn = nn.Linear(t, t, bias=False)
+            self.lengths = nn.Linear(t, f, bias=False)
+        self.update = mlp(f, f, f)
+        self.steps = mlp(2 * f, f, 1) if settings.hidden_steps else None  # MLP_c
+
+    def forward(
+        self, x: Tensor, v: Tensor, around: Surroundings, found: Triplets
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """New scalars ``(N, F)`` and vectors ``(N, 3, V)``, and steps of hidden positions in A ``(N, 3)``."""
+        geometry, inside, near = around
+        graph = geometry.graph
+        own = self.norm(x)
+        edge = self.edges(own, geometry)
+        x = x + self.pairs(own, edge, inside, graph)
+        if self.triplets is not None:
+            ends = graph.receiver, graph.sender
+            scalars, vectors = self.triplets(own, edge, geometry.direction, near, ends, found)
+            v = torch.tanh(self.kept(own)).unsqueeze(1) * v
+            v = v + self.mixed(own).unsqueeze(1) * self.turn(vectors)
+            # Not the length: its kink at zero would push atoms off their centres of inversion.
+            x = x + scalars + self.lengths(torch.sqrt(1 + v.square().sum(1)) - 1)
+        x = x + self.update(self.norm(x))
+        if self.steps is None:
+            return x, v, None
+        along = torch.tanh(self.steps(torch.cat([x[graph.receiver], edge], dim=-1))) * inside.unsqueeze(-1)
+        step = segment_sum(along * geometry.direction, graph.receiver, len(x)) / USUAL**0.5
+        return x, v, STEP * step
+
+
+class Attention(nn.Module):
+    """Every atom looks at all atoms of its crystal.
+
+    Weights are products of positive features of what is asked and what is offered (Katharopoulos et al.
+    2020), normalised over the crystal: sums over atoms can be formed once for all who ask, and a supercell
+    gives the same as its primitive cell.
+
+    Args:
+        features: Width F.
+        heads: Number of separate looks; divides F.
+    """
+
+    def __init__(self, features: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(features)
+        self.projections = nn.Linear(features, 3 * features, bias=False)
+        self.out = nn.Linear(features, features, bias=False)
+
+    def forward(self, x: Tensor, crystal: Tensor, n: int) -> Tensor:
+        """What atoms learn, ``(N, F)``; ``crystal`` is the crystal of every atom, ``(N,)``, of n."""
+        asked, offered, value = (
+            part.view(len(x), self.heads, -1) for part in self.projections(self.norm(x)).chunk(3, dim=-1)
+        )
+        asked, offered = nn.functional.elu(asked) + 1, nn.functional.elu(offered) + 1
+        products = segment_sum(offered.unsqueeze(-1) * value.unsqueeze(-2), crystal, n)[crystal]
+        weights = (asked * segment_sum(offered, crystal, n)[crystal]).sum(-1, keepdim=True)
+        # A sum instead of a matrix product: mixed precision would round that to bfloat16.
+        seen = (asked.unsqueeze(-1) * products).sum(-2) / weights
+        return self.out(seen.flatten(1))

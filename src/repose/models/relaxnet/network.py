@@ -1,0 +1,367 @@
+"""RelaxNet: the whole way from the input to the relaxed crystal, with energies and forces.
+
+An encoder says what every atom sees. From it come a velocity of every atom and of the cell, with which the
+crystal sets out, and an energy, whose negative gradient accelerates it on its way. The equation of motion is
+solved by torchdiffeq; frames at even pseudotimes are the answer, the last of them the relaxed crystal.
+
+Where this differs from the paper:
+
+* The cell moves too: its strain rate follows the stress as velocities follow forces, with as much inertia
+  as the atoms have. ``cell="fixed"`` is the published form.
+* Motion is damped by learned friction, without which nothing comes to rest, and how much forces and stress
+  count is learned. ``damped=False`` is the published form, du/dt = F/m.
+* The energy is that of the elements, fitted by least squares, plus what the network adds.
+* With explicit evolution the energy depends on the features, which move on by themselves, and on the
+  geometry, through one pairwise convolution: forces are its gradient at fixed features.
+* What turns with the coordinate system enters through invariants alone (`repose.models.relaxnet.encoder`).
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from repose.crystal.batch import CrystalBatch
+from repose.crystal.elements import MAX_NUMBER, atomic_masses
+from repose.crystal.graph import PeriodicGraph, periodic_graph
+from repose.crystal.lattice import periodic_span, to_cartesian, volume
+from repose.models.initial_structure import rescaled
+from repose.models.network import Network
+from repose.models.prediction import Geometry, Prediction, Scales, Trajectory
+from repose.models.registry import register
+from repose.models.relaxnet.encoder import USUAL, Attention, DTNNLayer, NeighbourField, surroundings
+from repose.models.relaxnet.settings import RelaxNetSettings
+from repose.models.uncertainty.head import ScaleHead
+from repose.nn.element_embedding import ElementEmbedding
+from repose.nn.equivariant import mlp
+from repose.nn.ops import segment_mean, segment_sum
+from repose.nn.radial import GaussianBasis
+from repose.nn.triplets import triplets
+
+# Neighbours are looked for so much farther than they count, for those that come near on the way.
+SKIN = 1.1
+# Outputs of order one are strains of a tenth, and displacements of a third of an A.
+STRAIN, DISPLACEMENT = 0.1, 0.3
+# Steps between two frames after which an adaptive solver gives up.
+MOST_STEPS = 100
+# Length in A at whose square times its mass an atom adds to the inertia of the cell.
+CELL_LENGTH = 3.0
+
+
+class State(NamedTuple):
+    """Where crystals are on their way: what the differential equation moves.
+
+    Nothing in it depends on the origin, nor on the images and lattice vectors that a crystal is written with,
+    and so neither does the length of adaptive steps.
+
+    Attributes:
+        displacements: From the input, in its undeformed frame, A, ``(N, 3)``.
+        velocities: Of atoms beside the flow of the cell, A, ``(N, 3)``; pseudotime has no unit.
+        gradients: Deformation gradient F of the cell, ``cell = input cell @ F``, ``(S, 3, 3)``.
+        rates: Strain rates, symmetric, ``(S, 3, 3)``.
+        features: Of atoms, ``(N, F)``; with implicit evolution ``(N, 0)``.
+    """
+
+    displacements: Tensor
+    velocities: Tensor
+    gradients: Tensor
+    rates: Tensor
+    features: Tensor
+
+
+class Potential(NamedTuple):
+    """What a geometry costs, and where it drives a crystal.
+
+    Attributes:
+        energy: eV per cell, ``(S,)``.
+        forces: eV/A, ``(N, 3)``.
+        virial: dE/dstrain, symmetric, eV, ``(S, 3, 3)``.
+        change: Of features with pseudotime, ``(N, F)``.
+    """
+
+    energy: Tensor
+    forces: Tensor
+    virial: Tensor
+    change: Tensor
+
+
+@register("relaxnet")
+class RelaxNet(Network[RelaxNetSettings]):
+    """The network of RelaxNet.
+
+    Args:
+        settings: Hyperparameters.
+    """
+
+    settings_type = RelaxNetSettings
+    heads = ("scale_head", "energy", "velocity", "vectors", "dilation")
+    differentiates = True
+
+    reference_energies: Tensor
+    energy_scale: Tensor
+    atomic_volumes: Tensor
+    gain: nn.Parameter
+    friction: nn.Parameter
+    field: NeighbourField  # with explicit evolution alone, and so is the next
+    motion: nn.Sequential
+
+    def __init__(self, settings: RelaxNetSettings) -> None:
+        super().__init__(settings)
+        f = settings.features
+        # Gradients by positions are taken on the way, with the encoder or without it.
+        self.plain_edge_bytes = 200 if settings.evolution == "explicit" else 700
+        self.basis = GaussianBasis(settings.n_basis, settings.reach)
+        self.embedding = ElementEmbedding(f, settings.embedding, settings.property_noise)
+        self.layers = nn.ModuleList(DTNNLayer(settings) for _ in range(settings.layers))
+        self.join = nn.Linear((settings.layers + 1) * f, f)
+        # The energy: of the elements, fitted by the training task, and of what the network sees.
+        self.attention = Attention(f, settings.heads)
+        self.energy = mlp(f, f, 1)
+        self.register_buffer("reference_energies", torch.zeros(MAX_NUMBER + 1))  # eV per atom
+        self.register_buffer("energy_scale", torch.ones(()))  # eV per atom
+        # Where the crystal sets out for.
+        self.register_buffer("atomic_volumes", torch.zeros(MAX_NUMBER + 1))
+        self.velocity = mlp(2 * f, f, 2)
+        self.vectors = nn.Linear(settings.triplets, 1, bias=False) if settings.triplets else None
+        self.dilation = mlp(2 * f, f, 1)
+        with torch.no_grad():  # begin with next to no change of volume
+            self.dilation[-1].weight.mul_(0.1)  # type: ignore[operator, union-attr]
+            self.dilation[-1].bias.zero_()  # type: ignore[operator, union-attr]
+        # The equation of motion, for atoms and cell: softplus of these.
+        self.gain = nn.Parameter(torch.full((2,), _inverse_softplus(1.0)))
+        self.friction = nn.Parameter(torch.full((2,), _inverse_softplus(2.0)))
+        if settings.evolution == "explicit":
+            self.field = NeighbourField(f, settings.n_basis)
+            self.motion = mlp(2 * f + 1, f, f)
+        self.scale_head = ScaleHead(f) if settings.scale_head else None
+
+    @property
+    def path_frames(self) -> int:
+        """See `Network.path_frames`."""
+        return self.settings.frames
+
+    def prepare(self, batch: CrystalBatch) -> tuple[CrystalBatch, PeriodicGraph]:
+        """The input itself and its graph, a little beyond the cutoff; see `Network.prepare`."""
+        s = self.settings.graph
+        return batch, periodic_graph(
+            batch, s.cutoff * SKIN, s.max_neighbours, ties=s.ties, self_images=s.self_images
+        )
+
+    def forward(self, batch: CrystalBatch, graph: PeriodicGraph) -> Prediction:
+        """Follow the crystals on their way; see `Network.forward`."""
+        if self.settings.solver == "dopri5" and len(batch) > 1:  # every crystal at its own pace
+            return _joined([self(*self.prepare(crystal)) for crystal in batch])
+        way = Way(self, batch, graph)
+        features, rates, velocities = way.departure()
+        hidden = features if self.settings.evolution == "explicit" else features[:, :0]
+        undeformed = torch.eye(3).to(rates).expand_as(rates)
+        start = State(torch.zeros_like(velocities), velocities, undeformed, rates, hidden)
+        states = way.travel(start)
+        trajectory = way.trajectory(states)
+        frames = [Geometry(*frame) for frame in zip(trajectory.positions, trajectory.cells, strict=True)]
+        last = features if self.settings.evolution == "implicit" else states.features[-1]
+        scales = None
+        if self.scale_head is not None:
+            scales = self.scale_head(last, frames[0], frames[-1], batch.crystal)
+        latent = segment_mean(features, batch.crystal, len(batch))
+        return Prediction(frames[1:], latent, scales, trajectory=trajectory)
+
+    def potential(self, batch: CrystalBatch, graph: PeriodicGraph) -> Potential:
+        """Energies, forces and virials where the crystals stand, as at the first frame of a path."""
+        way = Way(self, batch, graph)
+        features, _ = way.encode(batch.positions, batch.cells)
+        return way.potential(batch.positions, batch.cells, features, torch.zeros(()).to(features))
+
+
+class Way:
+    """The equation of motion of one batch.
+
+    Args:
+        network: Its weights.
+        batch: The input.
+        graph: Its edges.
+    """
+
+    def __init__(self, network: RelaxNet, batch: CrystalBatch, graph: PeriodicGraph) -> None:
+        self.network, self.settings = network, network.settings
+        self.batch, self.graph, self.n = batch, graph, len(batch)
+        self.span = periodic_span(batch.cells, batch.pbc)  # vacuum is not strained
+        masses = torch.from_numpy(atomic_masses()).to(batch.positions)
+        self.masses = masses[batch.numbers].unsqueeze(-1)  # u, (N, 1)
+        self.inertia = CELL_LENGTH**2 * segment_sum(self.masses, batch.crystal, self.n).unsqueeze(-1)
+        start = surroundings(graph, batch.positions, batch.cells, network.basis, self.settings)
+        near = start.geometry.distance < self.settings.triplet_cutoff * SKIN
+        self.found = triplets(graph.receiver, near, graph.n_atoms)
+
+    def encode(self, positions: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
+        """Features of atoms ``(N, F)`` and vectors ``(N, 3, V)`` at a geometry."""
+        network = self.network
+        x = network.embedding(self.batch.numbers)
+        v = x.new_zeros(len(x), 3, self.settings.triplets)
+        seen = [x]
+        for layer in network.layers:
+            around = surroundings(self.graph, positions, cells, network.basis, self.settings)
+            x, v, step = layer(x, v, around, self.found)
+            seen.append(x)
+            if step is not None:
+                positions = positions + step
+        return network.join(torch.cat(seen, dim=-1)), v
+
+    def departure(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Features ``(N, F)``, strain rates ``(S, 3, 3)`` and velocities ``(N, 3)`` at the start."""
+        network, batch, graph, n = self.network, self.batch, self.graph, self.n
+        x, v = self.encode(batch.positions, batch.cells)
+        around = surroundings(graph, batch.positions, batch.cells, network.basis, self.settings)
+        direction, inside = around.geometry.direction, around.inside.unsqueeze(-1)
+        pair = torch.cat([x[graph.receiver] + x[graph.sender], x[graph.receiver] * x[graph.sender]], dim=-1)
+        along, across = (network.velocity(pair) * inside).split(1, dim=-1)  # (E, 1)
+        velocities = segment_sum(along * direction, graph.receiver, len(x)) / math.sqrt(USUAL)
+        if network.vectors is not None:
+            velocities = velocities + network.vectors(v).squeeze(-1)
+        velocities = DISPLACEMENT * velocities
+        dyads = direction.unsqueeze(-1) * direction.unsqueeze(-2) - torch.eye(3).to(x) / 3
+        pulled = segment_sum(across.unsqueeze(-1) * dyads, graph.receiver, len(x)) / math.sqrt(USUAL)
+        whole = segment_mean(x, batch.crystal, n)
+        spread = segment_mean(torch.tanh(x), batch.crystal, n)
+        isotropic = network.dilation(torch.cat([whole, spread], dim=-1)).unsqueeze(-1) * torch.eye(3).to(x)
+        rates = STRAIN * (segment_mean(pulled, batch.crystal, n) + isotropic)
+        if self.settings.start == "rescaled":
+            guess = volume(rescaled(batch, network.atomic_volumes).cells) / volume(batch.cells)
+            # So much faster as friction will slow it down.
+            brake = self.friction[1] if self.settings.damped else rates.new_zeros(())
+            boost = brake / -torch.expm1(-brake) if self.settings.damped else 1.0
+            rates = rates + boost * (guess.log() / 3)[:, None, None] * torch.eye(3).to(x)
+        return x, self._allowed(rates), self._centred(velocities)
+
+    @property
+    def friction(self) -> Tensor:
+        """Of atoms and cell, ``(2,)``."""
+        return nn.functional.softplus(self.network.friction)
+
+    def _allowed(self, rates: Tensor) -> Tensor:
+        """Strain rates that the cell may have."""
+        return self.span @ rates @ self.span if self.settings.cell == "moves" else torch.zeros_like(rates)
+
+    def _centred(self, vectors: Tensor) -> Tensor:
+        """Without the mean over the crystal, which moves nothing."""
+        return vectors - segment_mean(vectors, self.batch.crystal, self.n)[self.batch.crystal]
+
+    def potential(self, positions: Tensor, cells: Tensor, features: Tensor, time: Tensor) -> Potential:
+        """Energy, its exact gradient by positions and strain, and how the features go on.
+
+        Args:
+            positions: A, ``(N, 3)``.
+            cells: Rows, A, ``(S, 3, 3)``.
+            features: Of atoms, ``(N, F)``; not looked at with implicit evolution.
+            time: Pseudotime.
+        """
+        network, crystal, n = self.network, self.batch.crystal, self.n
+        training = torch.is_grad_enabled()
+        with torch.enable_grad():
+            shift = torch.zeros_like(positions).requires_grad_()
+            strain = torch.zeros_like(cells).requires_grad_()
+            moved = positions + shift
+            moved = moved + to_cartesian(moved, strain, crystal)
+            strained = cells + cells @ strain
+            if self.settings.evolution == "implicit":
+                x, change = self.encode(moved, strained)[0], features
+            else:
+                around = surroundings(self.graph, moved, strained, network.basis, self.settings)
+                own = nn.functional.layer_norm(features, features.shape[-1:])
+                message = network.field(own, around.geometry.basis, around.inside, self.graph)
+                clock = time.expand(len(own), 1).to(own)
+                change = network.motion(torch.cat([own, message, clock], dim=-1))
+                x = features + message
+            x = x + network.attention(x, crystal, n)
+            own = network.energy_scale * network.energy(x).squeeze(-1)
+            energy = segment_sum(own, crystal, n)
+            of_atoms, of_cells = torch.autograd.grad(energy.sum(), (shift, strain), create_graph=training)
+        reference = segment_sum(network.reference_energies[self.batch.numbers], crystal, n)
+        found = Potential(energy + reference, -of_atoms, (of_cells + of_cells.transpose(-1, -2)) / 2, change)
+        return found if training else Potential(*(part.detach() for part in found))
+
+    def __call__(self, time: Tensor, state: tuple[Tensor, ...]) -> State:
+        """The equation of motion: change of the state with pseudotime."""
+        displacements, velocities, gradients, rates, features = State(*state)
+        found = self.potential(*self.geometry(displacements, gradients), features, time)
+        gain = nn.functional.softplus(self.network.gain) if self.settings.damped else (1.0, 1.0)
+        pushed = gain[0] * self._centred(found.forces / self.masses)
+        strained = -gain[1] * found.virial / self.inertia
+        if self.settings.damped:
+            pushed = pushed - self.friction[0] * velocities
+            strained = strained - self.friction[1] * rates
+        # Flat cells have no inverse; what comes of it is not finite, and is found when the path is looked at.
+        undone = torch.linalg.inv_ex(gradients).inverse
+        moved = to_cartesian(velocities, undone, self.batch.crystal)
+        return State(moved, pushed, gradients @ rates, self._allowed(strained), found.change)
+
+    def geometry(self, displacements: Tensor, gradients: Tensor) -> Geometry:
+        """Positions and cells of a state, or of several, ``(T, ...)``."""
+        moved = self.batch.positions + displacements
+        positions = (moved.unsqueeze(-1) * gradients[..., self.batch.crystal, :, :]).sum(-2)
+        return Geometry(positions, (self.batch.cells.unsqueeze(-1) * gradients.unsqueeze(-3)).sum(-2))
+
+    def travel(self, start: State) -> State:
+        """States at all frames, each part ``(T, ...)``; not finite from where the solver gives up."""
+        from torchdiffeq import odeint, odeint_adjoint
+
+        s = self.settings
+        times = torch.linspace(0, 1, s.frames).to(start.velocities)
+        if s.solver == "dopri5":
+            options: dict[str, float] = {"max_num_steps": MOST_STEPS}
+        else:
+            options = {"step_size": 1 / (s.frames - 1) / s.substeps}
+        tools: dict[str, Any] = {"method": s.solver, "options": options}
+        # An error relative to coordinates would depend on where the origin is.
+        tools |= {"rtol": 0.0, "atol": s.tolerance}
+        try:
+            if s.adjoint and torch.is_grad_enabled():
+                weights = tuple(self.network.parameters())
+                solved: Any = odeint_adjoint(self, start, times, adjoint_params=weights, **tools)
+            else:
+                solved = odeint(self, start, times, **tools)
+        except AssertionError:  # the solver's way to say that steps became too short or too many
+            lost = [torch.full_like(part, torch.nan).unsqueeze(0) for part in start]
+            solved = [
+                torch.cat([part.unsqueeze(0), *[nothing] * (s.frames - 1)])
+                for part, nothing in zip(start, lost, strict=True)
+            ]
+        return State(*solved)
+
+    def trajectory(self, states: State) -> Trajectory:
+        """Energies, forces and stresses of all frames."""
+        positions, cells = self.geometry(states.displacements, states.gradients)
+        times = torch.linspace(0, 1, self.settings.frames).to(positions)
+        frames = [self.potential(*at) for at in zip(positions, cells, states.features, times, strict=True)]
+        energies, forces, virials, _ = (torch.stack(column) for column in zip(*frames, strict=True))
+        stresses = virials / torch.linalg.det(cells).abs()[..., None, None]
+        return Trajectory(positions, cells, energies, forces, stresses)
+
+
+def _joined(predictions: list[Prediction]) -> Prediction:
+    """Predictions of single crystals as one of a batch."""
+
+    def along(dim: int, *tensors: Tensor) -> Tensor:
+        return torch.cat(tensors, dim=dim)
+
+    layers = [
+        Geometry(*map(partial(along, 0), *frames))
+        for frames in zip(*(one.layers for one in predictions), strict=True)
+    ]
+    latent = along(0, *(one.latent for one in predictions))
+    scales = [one.scales for one in predictions if one.scales is not None]
+    ways = [one.trajectory for one in predictions if one.trajectory is not None]
+    return Prediction(
+        layers,
+        latent,
+        Scales(*map(partial(along, 0), *scales)) if scales else None,
+        trajectory=Trajectory(*map(partial(along, 1), *ways)),
+    )
+
+
+def _inverse_softplus(value: float) -> float:
+    return math.log(math.expm1(value))

@@ -1,0 +1,66 @@
+"""Settings of RelaxNet."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from repose.config import GraphSettings, NetworkSettings
+
+
+class RelaxNetSettings(NetworkSettings):
+    """Hyperparameters of RelaxNet; the defaults are what ships."""
+
+    graph: GraphSettings = Field(
+        default=GraphSettings(cutoff=5.0, max_neighbours=None, self_images=False),
+        description="how neighbours are found",
+    )
+    features: int = Field(default=96, gt=0, description="width F of atoms")
+    layers: int = Field(default=2, gt=0, description="DTNN layers of the encoder")
+    n_basis: int = Field(default=24, gt=1, description="Gaussians of the length of an edge")
+    reach: float = Field(default=6.0, gt=0, description="distance in A where Gaussians vanish")
+    embedding: Literal["free", "properties"] = Field(
+        default="properties", description="elements: free vectors or tabulated properties"
+    )
+    frame: Literal["affine"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]  narrower
+        default="affine", description="atoms follow the cell"
+    )
+    start: Literal["input", "rescaled"] = Field(
+        default="rescaled",
+        description="'rescaled': the cell sets out for the volume guessed from composition (ours)",
+    )
+    scale_head: bool = Field(
+        default=True, description="say how large the error of every atom and of the strain will be (ours)"
+    )
+    evolution: Literal["explicit", "implicit"] = Field(
+        default="explicit",
+        description="'implicit': features are made anew from the geometry at every step; 'explicit': they "
+        "are made once, and a small network moves them on",
+    )
+    frames: int = Field(default=5, gt=1, description="frames of a path, input and relaxed crystal included")
+    cell: Literal["moves", "fixed"] = Field(
+        default="moves", description="'fixed': the published form, where atoms alone move"
+    )
+    damped: bool = Field(
+        default=True, description="learned friction (ours); False: du/dt = F/m and nothing else"
+    )
+    solver: Literal["rk4", "midpoint", "euler", "dopri5"] = Field(
+        default="rk4",
+        description="steps of fixed length, or (dopri5) as long as the error allows, crystal by crystal",
+    )
+    substeps: int = Field(default=1, gt=0, description="steps of fixed length between two frames")
+    tolerance: float = Field(default=1e-3, gt=0, description="largest error of a step of dopri5, in A")
+    adjoint: bool = Field(
+        default=False, description="train by the adjoint method: less memory, more time, gradients less exact"
+    )
+    n_bessel: int = Field(default=4, gt=0, description="spherical Bessel functions of every degree")
+    lmax: int = Field(default=3, ge=0, le=3, description="degree of spherical harmonics of edges")
+    channels: int = Field(default=8, gt=0, description="channels of every degree")
+    triplets: int = Field(default=32, ge=0, description="width of triplets; 0: ablation, without them")
+    triplet_cutoff: float = Field(default=3.6, gt=0, description="distance in A where edges leave triplets")
+    zonal: int = Field(default=5, gt=0, description="zonal harmonics of the angle of a triplet")
+    hidden_steps: bool = Field(
+        default=True, description="layers move the positions that later layers see; False: ablation"
+    )
+    heads: int = Field(default=4, gt=0, description="heads of the attention between atoms; divides F")

@@ -1,0 +1,1 @@
+"""ReposeNet: relaxation that does not depend on how a crystal is written."""

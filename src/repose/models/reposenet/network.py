@@ -1,0 +1,290 @@
+"""The house family: the answer depends on the crystal, not on how it is written.
+
+The published families turn with the crystal, but moving an atom to another image, another choice of lattice
+vectors, or a supercell changes their answers. Here nothing that is computed knows of these:
+
+* Affine and internal motion are apart. A crystal has a symmetric stretch, which begins at one and which atoms
+  follow; on top of it every atom has a displacement, zero on average over the crystal. So the answer keeps
+  the orientation of the input, and a rigid rotation cannot be learned, nor need it be.
+* The stretch is the exponential of strains that are read out as tensors pooled over the atoms: their mean
+  is the same in a primitive cell and in any supercell. There are no lattice nodes; what the whole crystal is
+  like reaches its atoms as the mean of their scalars and tensors.
+* Atoms have scalars, vectors and symmetric traceless tensors of rank 2, which multiply each other where they
+  meet (`Update`). Tensors are what an atom at a centre of inversion has, where all vectors vanish.
+* All neighbours within the cutoff count, less and less towards it, so that none comes or goes suddenly and
+  no shell of equal distances is cut.
+
+Everything is a smooth function of positions and cell that commutes with the symmetries of the crystal, so the
+answer has every symmetry that the input has.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from repose.crystal.batch import CrystalBatch
+from repose.crystal.elements import MAX_NUMBER
+from repose.crystal.graph import SHELL_WIDTH, PeriodicGraph
+from repose.crystal.lattice import carried, periodic_span
+from repose.models.initial_structure import start_of
+from repose.models.network import Network
+from repose.models.prediction import Geometry, Motion, Prediction, Scales, not_lost
+from repose.models.registry import register
+from repose.models.reposenet.settings import ReposeNetSettings
+from repose.models.uncertainty.head import ScaleHead
+from repose.nn.element_embedding import ElementEmbedding
+from repose.nn.equivariant import mlp
+from repose.nn.kernels.fused_tensors import compiles
+from repose.nn.messages import EdgeGeometry
+from repose.nn.ops import safe_norm, segment_mean
+from repose.nn.radial import GaussianBasis, envelope
+from repose.nn.tensor_messages import Features, TensorMessage
+from repose.nn.tensors import applied, dyads, matrices
+
+# Outputs of order one are strains of a tenth, and displacements of a third of an A.
+STRAIN, DISPLACEMENT = 0.1, 0.3
+# Exponent of the polynomial with which neighbours fade towards the cutoff.
+FADING = 5
+
+
+class Update(nn.Module):
+    """An atom's own features mix and multiply, and meet the means over the crystal.
+
+    Args:
+        settings: Hyperparameters of the network.
+    """
+
+    def __init__(self, settings: ReposeNetSettings) -> None:
+        super().__init__()
+        f = self.features = settings.features
+        self.products = settings.products
+        self.norm = nn.LayerNorm(f)
+        self.vectors = nn.Linear(f, 2 * f, bias=False)
+        self.tensors = nn.Linear(f, 2 * f, bias=False)
+        self.phi = mlp(5 * f, f, 6 * f)
+
+    def forward(self, features: Features, crystal: Tensor, n: int) -> Features:
+        """New features of atoms; ``crystal`` is the crystal of every atom, ``(N,)``, of n."""
+        x, v, t = features
+        v1, v2 = self.vectors(v).chunk(2, dim=-1)
+        t1, t2 = self.tensors(t).chunk(2, dim=-1)
+        own = self.norm(x)
+        whole, tensor = segment_mean(own, crystal, n)[crystal], segment_mean(t2, crystal, n)[crystal]
+        along = (t1 * tensor).sum(1) / (1 + safe_norm(tensor, dim=1))
+        invariants = torch.cat([own, whole, safe_norm(v1, dim=1), safe_norm(t1, dim=1), along], dim=-1)
+        plain, factor, keep_v, keep_t, turn, square = self.phi(invariants).split(self.features, dim=-1)
+        scale = 1 / math.sqrt(self.features)
+        x = x + plain + scale * factor * ((v1 * v2).sum(1) + (t1 * t2).sum(1))
+        dv, dt = keep_v.unsqueeze(1) * v2, keep_t.unsqueeze(1) * t2
+        if self.products:
+            dv = dv + scale * turn.unsqueeze(1) * applied(t2, v1)
+            dt = dt + scale * square.unsqueeze(1) * dyads(v2)
+        return Features(x, v + dv, t + dt)
+
+
+class Readout(nn.Module):
+    """Displacements of atoms and the strain of the crystal.
+
+    Args:
+        features: Width F.
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(features)
+        self.gates = mlp(features, features, 2 * features)
+        self.vector = nn.Linear(features, 1, bias=False)
+        self.tensor = nn.Linear(features, 1, bias=False)
+        self.isotropic = mlp(3 * features, features, 1)
+        with torch.no_grad():  # begin with next to no change of volume
+            self.isotropic[-1].weight.mul_(0.1)  # type: ignore[operator, union-attr]
+            self.isotropic[-1].bias.zero_()  # type: ignore[operator, union-attr]
+
+    def forward(self, features: Features, crystal: Tensor, n: int) -> Motion:
+        """Displacements, zero in the mean over a crystal, and strains."""
+        x, v, t = features
+        x = self.norm(x)
+        of_v, of_t = (1 + self.gates(x)).unsqueeze(1).chunk(2, dim=-1)
+        step = DISPLACEMENT * self.vector(of_v * v).squeeze(-1)
+        deviatoric = segment_mean(self.tensor(of_t * t).squeeze(-1), crystal, n)  # (S, 5)
+        invariants = torch.cat([x, safe_norm(v, dim=1), safe_norm(t, dim=1)], dim=-1)
+        isotropic = self.isotropic(segment_mean(invariants, crystal, n))  # (S, 1)
+        strain = matrices(deviatoric) + isotropic.unsqueeze(-1) * torch.eye(3).to(x)
+        return Motion(step - segment_mean(step, crystal, n)[crystal], STRAIN * strain)
+
+
+class ReposeLayer(nn.Module):
+    """Messages, update, and what follows for the geometry.
+
+    Args:
+        settings: Hyperparameters of the network.
+    """
+
+    def __init__(self, settings: ReposeNetSettings) -> None:
+        super().__init__()
+        self.rank2 = settings.rank2
+        self.message = TensorMessage(settings.features, settings.n_basis, settings.radii)
+        self.update = Update(settings)
+        self.readout = Readout(settings.features)
+
+    def forward(
+        self, features: Features, edges: EdgeGeometry, inside: Tensor, crystal: Tensor, n: int
+    ) -> tuple[Features, Motion]:
+        """New features, and what they want to do.
+
+        Args:
+            features: Of atoms.
+            edges: The edges where the crystal now stands.
+            inside: How much every edge counts, ``(E,)``.
+            crystal: Crystal of every atom, ``(N,)``.
+            n: Number of crystals S.
+        """
+        sent = features if self.rank2 else features._replace(t=torch.zeros_like(features.t))
+        features = features + self.message(sent, edges, inside)
+        features = self.update(features, crystal, n)
+        return features, self.readout(features, crystal, n)
+
+
+def mean_of_passes(batch: CrystalBatch, found: list[Prediction]) -> Prediction:
+    """One answer of several passes: their mean, weighted by the errors they expect; ours.
+
+    Where passes agree this is any of them. Where one goes astray, or harms what was good before, as it does
+    close to equilibrium, it mostly knows. Weights are inverse fourth powers: squares would be for errors that
+    are independent, and those of passes are much alike.
+
+    Args:
+        batch: What the first pass began with, N atoms in S crystals.
+        found: What the passes found. Crystals that a pass lost do not count in the mean; where all lost one,
+            or say nothing of their errors, the last pass has the say.
+
+    Returns:
+        A single geometry in A with the errors to expect of it, and the mean features, ``(S, F)``.
+    """
+    last = found[-1]
+    scales = [prediction.scales for prediction in found if prediction.scales is not None]
+    if len(scales) < max(2, len(found)):
+        return last
+    n, crystal = len(batch), batch.crystal
+    variances = torch.stack([segment_mean(scale.atoms, crystal, n) * scale.strains for scale in scales])
+    whole = torch.stack([not_lost(batch, prediction.geometry) for prediction in found])  # passes, crystals
+    weights = torch.where(whole, variances**-2, 0)
+    weights[-1] = torch.where(whole.any(0), weights[-1], 1)
+    weights = weights / weights.sum(0)
+
+    def mean(parts: list[Tensor], owner: Tensor | None = None) -> Tensor:
+        """Of values of crystals, or of atoms, whose crystals are their owners."""
+        values, own = torch.stack(parts), weights if owner is None else weights[:, owner]
+        own = own.view(*own.shape, *[1] * (values.dim() - 2))
+        return torch.where(own > 0, own * values, 0).sum(0)  # zero times infinity is no number
+
+    geometry = Geometry(
+        mean([prediction.geometry.positions for prediction in found], crystal),
+        mean([prediction.geometry.cells for prediction in found]),
+    )
+    said = Scales(mean([s.atoms for s in scales], crystal), mean([s.strains for s in scales]))
+    return Prediction([geometry], mean([prediction.latent for prediction in found]), said)
+
+
+@register("reposenet")
+class Repose(Network[ReposeNetSettings]):
+    """The network of the house family.
+
+    Args:
+        settings: Hyperparameters.
+    """
+
+    settings_type = ReposeNetSettings
+    heads = ("scale_head",)
+    learns_forces = True
+    double_geometry = True
+    plain_edge_bytes = 150  # six filters, vectors and tensors of senders
+
+    def __init__(self, settings: ReposeNetSettings) -> None:
+        super().__init__(settings)
+        f = settings.features
+        self.basis = GaussianBasis(settings.n_basis, settings.reach)
+        self.embedding = ElementEmbedding(f, settings.embedding, settings.property_noise)
+        # A^3 per atom of every element; filled by the training task when start = "rescaled".
+        self.atomic_volumes: Tensor
+        self.register_buffer("atomic_volumes", torch.zeros(MAX_NUMBER + 1))
+        different = 1 if settings.tied else settings.layers
+        self.layers = nn.ModuleList(ReposeLayer(settings) for _ in range(different))
+        self.scale_head = ScaleHead(f) if settings.scale_head else None
+
+    @property
+    def passes(self) -> int:
+        """See `Network.passes`."""
+        return self.settings.passes
+
+    def prepare(self, batch: CrystalBatch) -> tuple[CrystalBatch, PeriodicGraph]:
+        """Starting geometry and its graph; see `Network.prepare`."""
+        return start_of(batch, self.settings, self.atomic_volumes)
+
+    def accelerate(self, compiled: bool) -> None:
+        """Tabulate all filters of edges; see `Network.accelerate`."""
+        compiled = compiled and compiles(self.settings.features, next(self.parameters()))
+        for module in self.modules():
+            if isinstance(module, TensorMessage):
+                if module.table is None:
+                    module.tabulate(self.basis)
+                module.compiled = compiled
+
+    def compile_training(self) -> None:
+        """See `Network.compile_training`."""
+        if compiles(self.settings.features, next(self.parameters())):
+            for module in self.modules():
+                if isinstance(module, TensorMessage):
+                    module.compiled = True
+
+    def forward(self, batch: CrystalBatch, graph: PeriodicGraph) -> Prediction:
+        """Refine the geometry layer by layer, and all of it as often as asked; see `Network.forward`."""
+        found = [self._refined(batch, graph)]
+        for _ in range(0 if self.training else self.passes - 1):
+            found.append(self._refined(*self.prepare_again(batch, found[-1].geometry)))
+        return mean_of_passes(batch, found)
+
+    def _refined(self, batch: CrystalBatch, graph: PeriodicGraph) -> Prediction:
+        """One pass through the layers."""
+        n, crystal = len(batch), batch.crystal
+        features, edges, inside = self._begin(batch, graph)
+        state = Geometry(batch.positions, batch.cells)
+        span = periodic_span(batch.cells, batch.pbc)
+        logarithm, geometries = torch.zeros_like(batch.cells), list[Geometry]()
+        for index, layer in enumerate(self._stack()):
+            features, (step, strain) = layer(features, edges, inside, crystal, n)
+            logarithm = logarithm + span @ strain.to(span) @ span  # vacuum is not strained
+            cells = batch.cells @ torch.linalg.matrix_exp(logarithm)
+            followed = carried(state.positions, state.cells, cells, crystal)
+            state = Geometry(followed + step, cells)
+            geometries.append(state)
+            if index + 1 < self.settings.layers:
+                edges = EdgeGeometry.at(graph, *state, self.basis)
+        scales = None
+        if self.scale_head is not None:
+            scales = self.scale_head(features.x, Geometry(batch.positions, batch.cells), state, crystal)
+        return Prediction(geometries, segment_mean(features.x, crystal, n), scales)
+
+    def at_rest(self, batch: CrystalBatch, graph: PeriodicGraph) -> tuple[list[Motion], Tensor]:
+        """See `Network.at_rest`."""
+        features, edges, inside = self._begin(batch, graph)
+        motions = list[Motion]()
+        for layer in self._stack():
+            features, motion = layer(features, edges, inside, batch.crystal, len(batch))
+            motions.append(motion)
+        return motions, features.x
+
+    def _begin(self, batch: CrystalBatch, graph: PeriodicGraph) -> tuple[Features, EdgeGeometry, Tensor]:
+        """Features of atoms that know only what they are, the edges, and how much every edge counts."""
+        x = self.embedding(batch.numbers)
+        features = Features(x, x.new_zeros(len(x), 3, x.shape[-1]), x.new_zeros(len(x), 5, x.shape[-1]))
+        edges = EdgeGeometry.at(graph, batch.positions, batch.cells, self.basis)
+        # What counts is who is near in the beginning, so that nothing comes or goes while atoms move.
+        inside = envelope(edges.distance / (self.settings.graph.cutoff + SHELL_WIDTH), FADING)
+        return features, edges, inside
+
+    def _stack(self) -> list[nn.Module]:
+        """The layers in the order of their use; those that share weights are one."""
+        return [self.layers[0 if self.settings.tied else k] for k in range(self.settings.layers)]

@@ -1,0 +1,1 @@
+"""Uncertainty of predictions: head, calibration, out-of-distribution detection."""

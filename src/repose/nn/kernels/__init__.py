@@ -1,0 +1,1 @@
+"""Fused and compiled variants of the operators in `repose.nn`."""

@@ -1,0 +1,193 @@
+"""Messages without a tensor of edges and features: reduced as they are formed, for inference.
+
+The same sums as `repose.nn.messages.Message` forms, from tabulated filters. `in_blocks` takes some edges at
+a time, so that what lies between two operations stays in the cache. `in_rows` is compiled into one kernel:
+C++ on a CPU, Triton on a GPU.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from repose.crystal.graph import ROW, PeriodicGraph
+from repose.nn.kernels.radial_tables import Place
+
+# Of a tensor of edges and features in `in_blocks`, several of which are alive at once. A GPU wants much work.
+BLOCK_BYTES = {"cpu": 5e5, "cuda": 2.5e8}
+# Of the sums over rows in `in_rows`: larger arrays go back to the system and are asked for again every time.
+ROWS_BYTES = {"cpu": 8e6, "cuda": 1e9}
+
+
+class GateInputs(NamedTuple):
+    """What an angular gate is formed from, see `repose.nn.messages.AngularGate`.
+
+    Attributes:
+        invariants: Of every edge, ``(E, A)``.
+        weight: ``(3F, A)``.
+        bias: ``(3F,)``.
+    """
+
+    invariants: Tensor
+    weight: Tensor
+    bias: Tensor
+
+
+class Summands(NamedTuple):
+    """What messages are formed from.
+
+    Attributes:
+        s: Factors of the senders, ``(N, 3F)``: for scalars, for vectors, for directions.
+        v: Vectors of atoms, ``(N, 3, F)``.
+        coefficients: Spline of the filters, ``(T, 3F)``.
+        place: Where the edges' distances lie in it.
+        direction: Unit vectors of edges, ``(E, 3)``.
+        gate: For a factor on the filters, if there is one.
+        graph: The edges.
+    """
+
+    s: Tensor
+    v: Tensor
+    coefficients: Tensor
+    place: Place
+    direction: Tensor
+    gate: GateInputs | None
+    graph: PeriodicGraph
+
+    def in_one_type(self) -> Summands:
+        """The same with features in the type of the spline: mixed precision stops here."""
+        return self._replace(s=self.s.to(self.coefficients), v=self.v.to(self.coefficients))
+
+
+def in_blocks(summands: Summands) -> tuple[Tensor, Tensor]:
+    """Sums of messages over neighbours, some edges at a time.
+
+    Returns:
+        Scalars ``(N, F)`` and vectors ``(N, 3, F)``.
+    """
+    s, v, coefficients, place, direction, gate, graph = summands.in_one_type()
+    n, f = len(v), v.shape[-1]
+    m, mv = v.new_zeros(n, f), v.new_zeros(n, 3, f)
+    four = torch.arange(4, device=v.device)
+    size = max(64, int(BLOCK_BYTES.get(v.device.type, 5e5) / (3 * f * v.element_size())))
+    for start in range(0, graph.n_edges, size):
+        part = slice(start, start + size)
+        sender, receiver, knot = graph.sender[part], graph.receiver[part], place.knot[part]
+        weight = functional.embedding_bag(
+            knot.unsqueeze(1) + four, coefficients, per_sample_weights=place.weights[part], mode="sum"
+        )
+        if gate is not None:
+            inner = torch.addmm(gate.bias, gate.invariants[part], gate.weight.T).to(weight)
+            # 1 + tanh(y) = 2 sigmoid(2 y), which takes one exponential
+            weight.mul_(functional.silu(inner, inplace=True).mul_(2).sigmoid_()).mul_(2)
+        scalar, keep, turn = weight.mul_(s.index_select(0, sender)).split(f, dim=-1)
+        m.index_add_(0, receiver, scalar)
+        for axis in range(3):
+            vector = v[:, axis].index_select(0, sender).mul_(keep)
+            vector.addcmul_(turn, direction[part, axis, None])
+            mv[:, axis].index_add_(0, receiver, vector)
+    return m, mv
+
+
+def in_rows(summands: Summands) -> tuple[Tensor, Tensor]:
+    """As `in_blocks`, by a compiled kernel, and many rows of edges at a time."""
+    s, v, coefficients, place, direction, gate, graph = summands.in_one_type()
+    n, f = len(v), v.shape[-1]
+    m, mv = v.new_zeros(n, f), v.new_zeros(n, 3, f)
+    size = int(ROWS_BYTES.get(v.device.type, 8e6) / (4 * f * v.element_size()))
+    for start in range(0, len(graph.rows.owner), size):
+        owner, edge, valid = (column[start : start + size] for column in graph.rows)
+        inputs = () if gate is None else (gate.invariants[edge], gate.weight.T.contiguous(), gate.bias)
+        scalar, *vector = row_sums(f)(
+            s,
+            v,
+            coefficients,
+            graph.sender[edge],
+            place.knot[edge],
+            place.weights[edge] * valid.unsqueeze(-1).to(v),
+            direction[edge],
+            *inputs,
+        )
+        m.index_add_(0, owner, scalar)
+        mv.index_add_(0, owner, torch.stack(vector, dim=1))
+    return m, mv
+
+
+def compiles(features: int, inputs: int, like: Tensor) -> bool:
+    """Whether `in_rows` works here; compiles it, for vectors of F features of the kind of ``like``.
+
+    Args:
+        features: Width F.
+        inputs: Inputs A of the gate; 0 if there is none.
+        like: A tensor of the right type, on the right device.
+
+    Returns:
+        False, with a warning, if there is no compiler, or no Triton on a GPU.
+    """
+    n, rows, f = 3, 5, features
+    places = torch.zeros(rows, ROW, dtype=torch.int64, device=like.device)
+    gate = () if not inputs else ((rows, ROW, inputs), (inputs, 3 * f), (3 * f,))
+    rest = [like.new_zeros(shape) for shape in ((rows, ROW, 4), (rows, ROW, 3), *gate)]
+    floats = [like.new_zeros(shape) for shape in ((n, 3 * f), (n, 3, f), (7, 3 * f))]
+    return runs(lambda: row_sums(features)(*floats, places, places, *rest))
+
+
+def runs(kernel: Callable[[], object]) -> bool:
+    """Whether a kernel can be compiled and called here; a warning says why not."""
+    try:
+        with torch.inference_mode():
+            kernel()
+    except Exception as error:  # whatever a missing or broken compiler leads to
+        warnings.warn(
+            f"kernels cannot be compiled here, so the model runs without them: {error}", stacklevel=3
+        )
+        return False
+    return True
+
+
+@cache
+def row_sums(features: int) -> Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """A compiled function for vectors of F features, and any number of atoms and rows.
+
+    It gives sums over every row, scalars and the three components of vectors, each ``(M, F)``. They are
+    written out by column and component, so that one loop over rows, edges and features serves all four.
+    """
+
+    def sums(
+        s: Tensor,
+        v: Tensor,
+        coefficients: Tensor,
+        sender: Tensor,
+        knot: Tensor,
+        weights: Tensor,
+        direction: Tensor,
+        inputs: Tensor | None = None,
+        gate_weight: Tensor | None = None,
+        gate_bias: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        def factor(column: int) -> Tensor:  # (M, ROW, F)
+            part = slice(column * features, (column + 1) * features)
+            table = coefficients[:, part]
+            weight = weights[..., 0, None] * table[knot]
+            for k in range(1, 4):
+                weight = weight + weights[..., k, None] * table[knot + k]
+            if inputs is not None and gate_weight is not None and gate_bias is not None:
+                inner = gate_bias[part]
+                for k in range(inputs.shape[-1]):
+                    inner = inner + inputs[..., k, None] * gate_weight[k, part]
+                weight = weight * 2 * torch.sigmoid(2 * functional.silu(inner))
+            return weight * s[:, part][sender]
+
+        scalar, keep, turn = factor(0), factor(1), factor(2)
+        x, y, z = (
+            (v[:, axis][sender] * keep + turn * direction[..., axis, None]).sum(1) for axis in range(3)
+        )
+        return scalar.sum(1), x, y, z
+
+    return torch.compile(sums, dynamic=True)

@@ -1,0 +1,1 @@
+"""Relaxers: one interface for direct models, baselines and iterative potentials."""

@@ -1,0 +1,105 @@
+"""The two trivial ways of relaxing that stand in every table; a model is worth what it gains over them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from repose.crystal.batch import CrystalBatch
+from repose.crystal.elements import MAX_NUMBER
+from repose.crystal.lattice import volume
+from repose.errors import ShapeError
+from repose.models.prediction import Geometry
+from repose.nn.ops import segment_mean
+from repose.relaxer.base import Relaxer
+
+# Weight of the prior, counted in crystals made of one element alone: so much data of an element moves its
+# coefficient half-way from the mean. On the prototype data (2,954 training crystals, 68 elements) the volume
+# error on the validation split is flat below 1 (18.1 A^3 at 0, 17.9 at 1) and rises above it (22.6 at 10).
+RIDGE = 1.0
+
+
+def fit_atomic_volumes(
+    numbers: Sequence[np.ndarray], volumes: Sequence[float] | np.ndarray, ridge: float = RIDGE
+) -> np.ndarray:
+    """Volume that an atom of every element takes up, by ridge regression of the volume per atom.
+
+    Minimises over the coefficients c the sum over crystals of ``(V/n - fractions @ c)^2`` plus
+    ``ridge * sum (c - mean)^2``, where mean is the average of V/n: a rare element leans towards the mean
+    volume of an atom, not towards zero.
+
+    Args:
+        numbers: Atomic numbers of every crystal, each ``(n,)`` int.
+        volumes: Volumes of the same crystals in A^3, ``(S,)``.
+        ridge: Strength of the prior, in crystals; 0 gives the least-squares solution of least deviation
+            from the mean.
+
+    Returns:
+        Coefficients in A^3 per atom by atomic number, ``(119,)`` float64; 0 marks elements never seen.
+
+    Raises:
+        ShapeError: There are no crystals, or not one volume for each.
+    """
+    volumes = np.asarray(volumes, dtype=float)
+    if len(numbers) == 0 or volumes.shape != (len(numbers),):
+        raise ShapeError(
+            f"need one volume for each of at least one crystal; got {len(numbers)} crystals "
+            f"and volumes of shape {volumes.shape}."
+        )
+    fractions = np.stack([np.bincount(z, minlength=MAX_NUMBER + 1) / len(z) for z in numbers])
+    per_atom = volumes / np.array([len(z) for z in numbers])
+    mean = per_atom.mean()
+    seen = fractions.any(axis=0)
+    # Fractions add up to one, so the mean can be taken out before and put back after.
+    design, target = fractions[:, seen], per_atom - mean
+    # The prior as further rows keeps the conditioning of the problem; normal equations would square it.
+    design = np.concatenate([design, np.sqrt(ridge) * np.eye(design.shape[1])])
+    target = np.concatenate([target, np.zeros(design.shape[1])])
+    atomic = np.zeros(MAX_NUMBER + 1)
+    atomic[seen] = mean + np.linalg.lstsq(design, target, rcond=None)[0]
+    return atomic
+
+
+class Dummy(Relaxer):
+    """Returns the input unchanged."""
+
+    name = "Dummy"
+
+    def predict(self, batch: CrystalBatch) -> Geometry:
+        """See `Relaxer.predict`."""
+        return Geometry(batch.positions, batch.cells)
+
+
+class Rescale(Relaxer):
+    """Scales the input isotropically to the volume that its composition suggests.
+
+    Fractional coordinates stay. A crystal with an element that the fit never saw stays as it is, and so
+    does one whose suggested volume is not positive.
+
+    Args:
+        atomic_volumes: From `fit_atomic_volumes`, A^3 per atom, ``(119,)``.
+    """
+
+    name = "Rescale"
+
+    def __init__(self, atomic_volumes: np.ndarray) -> None:
+        if np.shape(atomic_volumes) != (MAX_NUMBER + 1,):
+            raise ShapeError(f"atomic_volumes must be ({MAX_NUMBER + 1},); got {np.shape(atomic_volumes)}.")
+        self.atomic_volumes = torch.as_tensor(atomic_volumes)
+
+    def predict(self, batch: CrystalBatch) -> Geometry:
+        """See `Relaxer.predict`."""
+        scale = self._scale(batch)
+        return Geometry(batch.positions * scale[batch.crystal, None], batch.cells * scale[:, None, None])
+
+    def _scale(self, batch: CrystalBatch) -> Tensor:
+        """Factor of all lengths, ``(S,)``."""
+        atomic = self.atomic_volumes.to(batch.device, batch.dtype)[batch.numbers]
+        target = segment_mean(atomic, batch.crystal, batch.n_crystals) * batch.counts
+        unseen = segment_mean((atomic == 0).to(batch.dtype), batch.crystal, batch.n_crystals) > 0
+        keep = unseen | (target <= 0)
+        ratio = torch.where(keep, 1.0, target / volume(batch.cells))
+        return ratio.pow(1 / 3)

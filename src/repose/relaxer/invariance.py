@@ -1,0 +1,216 @@
+"""The same crystal, written differently: how much an answer changes when only the writing does.
+
+A crystal can be turned, reflected and moved, its atoms listed in another order or in other images, its
+lattice spanned by other vectors, a larger cell taken. Each check writes the input in another way, relaxes
+both, and gives the largest difference in A between the answer and the other answer, written back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from repose.crystal.batch import CrystalBatch
+from repose.crystal.lattice import to_cartesian
+from repose.models.prediction import Geometry
+from repose.nn.ops import segment_mean
+from repose.relaxer.base import Relaxer
+
+# Rows are the vectors of a larger cell in terms of those of the smaller one.
+SUPERCELLS = {
+    "2x1x1": ((2, 0, 0), (0, 1, 0), (0, 0, 1)),
+    "2x2x1": ((2, 0, 0), (0, 2, 0), (0, 0, 1)),
+    "skewed": ((1, 1, 0), (-1, 1, 0), (0, 1, 1)),
+}
+
+
+def rotation(relaxer: Relaxer, batch: CrystalBatch, seed: int = 0) -> float:
+    """Positions AND cell turned by a random rotation: the answer must turn with them.
+
+    Args:
+        relaxer: What is checked.
+        batch: Crystals; in float64 a sound relaxer differs by some 1e-12 A.
+        seed: Source of randomness.
+
+    Returns:
+        Largest difference of a position or lattice vector component in A.
+    """
+    return _turned(relaxer, batch, seed, sign=1.0)
+
+
+def reflection(relaxer: Relaxer, batch: CrystalBatch, seed: int = 0) -> float:
+    """As `rotation`, with an improper rotation."""
+    return _turned(relaxer, batch, seed, sign=-1.0)
+
+
+def translation(relaxer: Relaxer, batch: CrystalBatch, seed: int = 0) -> float:
+    """Every crystal moved as a whole: the answer must be the same crystal, moved as a whole.
+
+    How far it moves is not compared: under a change of the cell a rigid translation is kept either in
+    Cartesian or in fractional coordinates, not in both.
+
+    Returns:
+        As `rotation`.
+    """
+    moved = batch.positions + _normal(batch, seed, batch.n_crystals, 3)[batch.crystal] * 3
+    return difference(
+        _centred(relaxer.predict(batch), batch),
+        _centred(relaxer.predict(batch.with_geometry(moved, batch.cells)), batch),
+    )
+
+
+def atom_order(relaxer: Relaxer, batch: CrystalBatch, seed: int = 0) -> float:
+    """Atoms of every crystal in another order: every atom must get the same answer.
+
+    Returns:
+        As `rotation`.
+    """
+    shuffled = torch.argsort(batch.crystal + torch.rand(batch.n_atoms, generator=_generator(seed)))
+    other = CrystalBatch(
+        batch.numbers[shuffled], batch.positions[shuffled], batch.cells, batch.crystal[shuffled], batch.pbc
+    )
+    expected, got = relaxer.predict(batch), relaxer.predict(other)
+    return difference(Geometry(expected.positions[shuffled], expected.cells), got)
+
+
+def other_images(relaxer: Relaxer, batch: CrystalBatch, seed: int = 0) -> float:
+    """Atoms moved by lattice vectors, one by one: their answers must move by those of the new cell.
+
+    Returns:
+        As `rotation`.
+    """
+    steps = torch.randint(-2, 3, (batch.n_atoms, 3), generator=_generator(seed))
+    steps = (steps * batch.pbc.cpu()[batch.crystal.cpu()]).to(batch.positions)
+    moved = batch.positions + to_cartesian(steps, batch.cells, batch.crystal)
+    expected, got = relaxer.predict(batch), relaxer.predict(batch.with_geometry(moved, batch.cells))
+    positions = expected.positions + to_cartesian(steps, expected.cells, batch.crystal)
+    # Where the mean of a crystal's atoms goes depends on their images, see `translation`.
+    return difference(_centred(Geometry(positions, expected.cells), batch), _centred(got, batch))
+
+
+def lattice_basis(relaxer: Relaxer, batch: CrystalBatch, seed: int = 0) -> float:
+    """Other vectors that span the same lattice: the atoms must go to the same places.
+
+    Returns:
+        As `rotation`.
+    """
+    generator = _generator(seed)
+    bases = torch.stack([_unimodular(pbc, generator) for pbc in batch.pbc.cpu()]).to(batch.cells)
+    expected = relaxer.predict(batch)
+    got = relaxer.predict(batch.with_geometry(batch.positions, bases @ batch.cells))
+    expected = Geometry(expected.positions, bases @ expected.cells)
+    return difference(_centred(expected, batch), _centred(got, batch))
+
+
+def supercell(relaxer: Relaxer, batch: CrystalBatch, seed: int = 0) -> float:
+    """Two or four cells as one, straight and skewed: all copies of an atom must move alike.
+
+    Crystals that do not repeat in all directions are left as they are.
+
+    Returns:
+        As `rotation`.
+    """
+    del seed
+    expected, differences = relaxer.predict(batch), []
+    for rows in SUPERCELLS.values():
+        larger, source, shift, multiples = repeated(batch, torch.tensor(rows))
+        copies = expected.positions[source] + to_cartesian(shift, expected.cells, larger.crystal)
+        wanted = Geometry(copies, multiples @ expected.cells)
+        differences.append(difference(_centred(wanted, larger), _centred(relaxer.predict(larger), larger)))
+    return max(differences)
+
+
+WRITINGS: dict[str, Callable[[Relaxer, CrystalBatch, int], float]] = {
+    "rotation": rotation,
+    "reflection": reflection,
+    "translation": translation,
+    "atom order": atom_order,
+    "other images": other_images,
+    "lattice basis": lattice_basis,
+    "supercell": supercell,
+}
+
+
+def repeated(batch: CrystalBatch, rows: Tensor) -> tuple[CrystalBatch, Tensor, Tensor, Tensor]:
+    """Every crystal in a larger cell, where it repeats in all directions.
+
+    Args:
+        batch: S crystals.
+        rows: Vectors of the larger cell in terms of those of the smaller one, ``(3, 3)`` int64.
+
+    Returns:
+        The larger crystals, of M atoms; the atom of ``batch`` that each atom is a copy of, ``(M,)``, and
+        the lattice vectors it is away from it, ``(M, 3)``; and the cells of the larger crystals in terms of
+        those of the smaller ones, ``(S, 3, 3)``.
+    """
+    one, (cells, home) = torch.eye(3, dtype=torch.int64), (_cells_within(rows), torch.zeros(1, 3))
+    whole = batch.pbc.all(dim=1).tolist()
+    first = (batch.counts.cumsum(0) - batch.counts).tolist()
+    source, shift, crystal = [], [], []
+    for index, (start, count) in enumerate(zip(first, batch.counts.tolist(), strict=True)):
+        copies = cells if whole[index] else home
+        source.append((start + torch.arange(count)).repeat(len(copies)))
+        shift.append(copies.repeat_interleave(count, dim=0))
+        crystal.append(torch.full((count * len(copies),), index))
+    taken, owner = torch.cat(source).to(batch.device), torch.cat(crystal).to(batch.device)
+    away = torch.cat(shift).to(batch.positions)
+    multiples = torch.stack([rows if repeats else one for repeats in whole]).to(batch.cells)
+    larger = CrystalBatch(
+        batch.numbers[taken],
+        batch.positions[taken] + to_cartesian(away, batch.cells, owner),
+        multiples @ batch.cells,
+        owner,
+        batch.pbc,
+    )
+    return larger, taken, away, multiples
+
+
+def _cells_within(rows: Tensor) -> Tensor:
+    """Lattice points of the small cell within the larger one, ``(det, 3)``."""
+    reach = int(rows.abs().sum(dim=0).max())
+    points = torch.cartesian_prod(*[torch.arange(-reach, reach + 1)] * 3).double()
+    inside = points @ torch.linalg.inv(rows.double()) + 1e-9
+    return points[((inside >= 0) & (inside < 1)).all(dim=1)]
+
+
+def _unimodular(pbc: Tensor, generator: torch.Generator) -> Tensor:
+    """A random change of basis of the periodic directions, ``(3, 3)``: order, signs, and two shears."""
+    axes = pbc.nonzero().flatten()
+    basis = torch.eye(3, dtype=torch.float64)
+    if not len(axes):
+        return basis
+    mixed = basis[axes[torch.randperm(len(axes), generator=generator)]]
+    mixed = mixed * (2.0 * torch.randint(2, (len(axes), 1), generator=generator) - 1)
+    for _ in range(2 if len(axes) > 1 else 0):
+        one, other = torch.randperm(len(axes), generator=generator)[:2].tolist()
+        mixed[one] = mixed[one] + mixed[other]
+    basis[axes] = mixed
+    return basis
+
+
+def _turned(relaxer: Relaxer, batch: CrystalBatch, seed: int, sign: float) -> float:
+    q, _ = torch.linalg.qr(_normal(batch, seed, 3, 3))
+    q = q * (torch.linalg.det(q) * sign)
+    expected = relaxer.predict(batch)
+    got = relaxer.predict(batch.with_geometry(batch.positions @ q, batch.cells @ q))
+    return difference(Geometry(expected.positions @ q, expected.cells @ q), got)
+
+
+def _centred(geometry: Geometry, batch: CrystalBatch) -> Geometry:
+    mean = segment_mean(geometry.positions, batch.crystal, batch.n_crystals)
+    return Geometry(geometry.positions - mean[batch.crystal], geometry.cells)
+
+
+def difference(a: Geometry, b: Geometry) -> float:
+    """Largest difference of a component of two geometries in A."""
+    return max(float((x - y).abs().max()) for x, y in zip(a, b, strict=True))
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _normal(batch: CrystalBatch, seed: int, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=_generator(seed), dtype=torch.float64).to(batch.positions)

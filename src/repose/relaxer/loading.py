@@ -1,0 +1,143 @@
+"""From the name of a model to a relaxer, and from a crystal to a relaxed one in one call."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack, overload
+
+from repose.device import resolve_device
+from repose.errors import InvalidCrystalError, ModelError
+from repose.io.exchange import as_atoms
+from repose.models.checkpoint import find_model, load_model
+from repose.relaxer.base import Relaxer
+from repose.relaxer.direct import Computation, DirectRelaxer, Precision
+from repose.relaxer.inputs import is_single
+
+if TYPE_CHECKING:
+    from ase import Atoms
+    from pymatgen.core.structure import IStructure
+
+A = TypeVar("A", bound="Atoms")
+S = TypeVar("S", bound="IStructure")
+
+
+def load(
+    name: str | Path = "default",
+    device: str = "auto",
+    *,
+    path: Computation = "auto",
+    precision: Precision = "float32",
+) -> Relaxer:
+    """Load a model.
+
+    Args:
+        name: One of the models that ship (`repose models` lists them), or a directory that `repose train`
+            wrote.
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:N"``, or ``"auto"``: a GPU if there is one.
+        path: How the numbers are computed, see `repose.relaxer.direct.DirectRelaxer`; they are the same.
+        precision: ``"float32"`` or, faster and less exact, ``"bfloat16"``; see there.
+
+    Returns:
+        A relaxer; loading takes much longer than relaxing, so keep it.
+
+    Raises:
+        ModelError: There is no such model, it is broken, or it was trained on forces alone.
+        ConfigError: There is no such device.
+    """
+    network, config = load_model(find_model(name))
+    if config.target != "relaxed":
+        raise ModelError(
+            f"model '{name}' was trained on {config.target}, to begin a training from: "
+            f"repose train --model {config.family} --init-from {name} ..."
+        )
+    return DirectRelaxer(network, config, resolve_device(device), path, precision)
+
+
+class Options(TypedDict, total=False):
+    """Options of `relax`; see `repose.Relaxer.relax` for the last five."""
+
+    model: str | Path | Relaxer
+    device: str
+    symmetry: Literal["keep", "free"]
+    fix_cell: bool
+    fix_axes: str
+    fix_atoms: Iterable[int] | Iterable[bool]
+    progress: bool | Callable[[int], None] | None
+
+
+# Structures and strings can be iterated over, too; the first match counts.
+@overload
+def relax(structure: A, **options: Unpack[Options]) -> A: ...  # pyright: ignore[reportOverlappingOverload]
+@overload
+def relax(structure: S, **options: Unpack[Options]) -> S: ...
+@overload
+def relax(  # pyright: ignore[reportOverlappingOverload]
+    structure: str | PathLike[str], **options: Unpack[Options]
+) -> Atoms | list[Atoms]: ...
+@overload
+def relax(structure: Iterable[A], **options: Unpack[Options]) -> list[A]: ...
+@overload
+def relax(structure: Iterable[S], **options: Unpack[Options]) -> list[S]: ...
+@overload
+def relax(structure: Iterable[str | PathLike[str]], **options: Unpack[Options]) -> list[Atoms]: ...
+@overload
+def relax(structure: Iterable[Any], **options: Unpack[Options]) -> list[Any]: ...
+def relax(
+    structure: Any, *, model: str | Path | Relaxer = "default", device: str = "auto", **options: Any
+) -> Any:
+    """Relax one crystal or some of them.
+
+    What goes in comes out: `ase.Atoms` for `ase.Atoms`, a pymatgen Structure for a Structure, a list for a
+    list. Relaxed structures carry the bound on their error, see `repose.Relaxation`.
+
+    Args:
+        structure: `ase.Atoms`, a pymatgen Structure, a path, or a list of these; not changed. A path names a
+            file, a folder or a glob. It gives `ase.Atoms`, whatever the format; if there are several crystals
+            in it, a list. In a list, every path stands for all of its crystals.
+        model: Name or directory, see `load`, or a loaded relaxer.
+        device: See `load`.
+        **options: ``symmetry``, ``fix_cell``, ``fix_axes``, ``fix_atoms``, ``progress``: see
+            `repose.Relaxer.relax`.
+
+    Returns:
+        The relaxed crystal or crystals.
+
+    Raises:
+        InvalidCrystalError: A crystal was refused. To go on with the others use `repose.Relaxer.relax`.
+        ConfigError: An option has a value that is not allowed.
+
+    Warns:
+        UserWarning: A prediction fails a sanity check, or there is something to know about how it was made.
+    """
+    relaxer = model if isinstance(model, Relaxer) else _loaded(find_model(model), device)
+    results = relaxer.relax(structure, **options)
+    single = is_single(structure)
+    relaxed = []
+    for index, result in enumerate(results):
+        where = "the crystal" if len(results) == 1 and single else f"crystal {index}"
+        where = where if result.source is None else f"'{result.source}'"
+        if result.status == "refused":
+            others = "" if len(results) == 1 else " Relaxer.relax goes on with the others."
+            raise InvalidCrystalError(f"{where} cannot be relaxed: {result.reason}{others}")
+        if result.status == "suspect":
+            warnings.warn(f"{where} is suspect: {result.reason}", stacklevel=2)
+        for remark in result.remarks:
+            warnings.warn(f"{where}: {remark}", stacklevel=2)
+        relaxed.append(result.structure if result.source is None else as_atoms(result.structure)[0])
+    return relaxed[0] if single and len(relaxed) == 1 else relaxed
+
+
+_CACHE: dict[tuple[Path, int, str], Relaxer] = {}
+
+
+def _loaded(directory: Path, device: str) -> Relaxer:
+    """The model last loaded, if it is the one wanted; a retrained one is read again."""
+    key = (directory.resolve(), (directory / "config.json").stat().st_mtime_ns, device)
+    if key not in _CACHE:
+        relaxer = load(directory, device)
+        _CACHE.clear()
+        _CACHE[key] = relaxer
+    return _CACHE[key]

@@ -1,0 +1,95 @@
+"""Crystals per hour of one thread: batched labelling against CHGNet's own calculator and ASE's optimiser.
+
+    python benchmarks/labelling.py CANDIDATES --n 20 --out FILE.json
+
+Both relax the same crystals to the same forces in one run, in turns, so that a busy machine is fair to both:
+`repose.potentials.batched_lbfgs` with `repose.potentials.chgnet`, and
+`chgnet.model.dynamics.CHGNetCalculator` with ASE's BFGS on a Frechet cell filter. With `--device cuda`
+the first alone runs on the GPU.
+"""
+
+import argparse
+import json
+import time
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from repose.data.candidates import Candidate, read_candidates
+from repose.io.convert import to_batch
+from repose.potentials.batched_lbfgs import DescentSettings, descend
+from repose.potentials.loading import load_potential
+
+FMAX, MAX_STEPS = 0.05, 500
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("candidates", type=Path)
+    parser.add_argument("--n", type=int, default=20, help="crystals relaxed by both")
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    read = (c for c in read_candidates(arguments.candidates) if isinstance(c, Candidate))
+    crystals = [c.to_atoms() for c in islice(read, arguments.n)]
+    potential = load_potential("chgnet", arguments.device)
+    from chgnet.model.dynamics import CHGNetCalculator
+
+    calculator = CHGNetCalculator(use_device="cpu", verbose=False)
+    descent(potential, crystals[:2])
+    seconds = {"batched": 0.0, "ase": 0.0}
+    steps = {"batched": [], "ase": []}
+    for part in np.array_split(np.arange(len(crystals)), arguments.rounds):
+        chosen = [crystals[k] for k in part]
+        for name, relax, by in (("batched", descent, potential), ("ase", optimise, calculator)):
+            start = time.perf_counter()
+            steps[name] += relax(by, chosen)
+            seconds[name] += time.perf_counter() - start
+    result = {
+        "crystals": len(crystals),
+        "atoms": float(np.mean([len(atoms) for atoms in crystals])),
+        "fmax": FMAX,
+        "device": arguments.device if arguments.device == "cpu" else torch.cuda.get_device_name(),
+        **{
+            name: {
+                "crystals_per_hour": 3600 * len(crystals) / seconds[name],
+                "seconds_per_crystal": seconds[name] / len(crystals),
+                "median_steps": float(np.median(steps[name])),
+            }
+            for name in seconds
+        },
+        "times_faster": seconds["ase"] / seconds["batched"],
+    }
+    print(json.dumps(result, indent=2))
+    if arguments.out:
+        arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def descent(potential, crystals) -> list[int]:
+    """Steps of the batched engine."""
+    settings = DescentSettings(fmax=FMAX, max_steps=MAX_STEPS)
+    source = ((k, to_batch(atoms)) for k, atoms in enumerate(crystals))
+    return [len(walk.steps) - 1 for walk in descend(potential, source, settings)]
+
+
+def optimise(calculator, crystals) -> list[int]:
+    """Steps of ASE's BFGS, one crystal after another."""
+    from ase.filters import FrechetCellFilter
+    from ase.optimize import BFGS
+
+    steps = []
+    for atoms in crystals:
+        moving = atoms.copy()
+        moving.calc = calculator
+        optimizer = BFGS(FrechetCellFilter(moving), logfile=None)
+        optimizer.run(fmax=FMAX, steps=MAX_STEPS)
+        steps.append(int(optimizer.nsteps))
+    return steps
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""`repose train` as a user types it."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from repose.data.dataset import DatasetInfo, write_dataset
+from repose.data.importers.formats import import_extxyz
+from support.paths import DATA
+
+PATHS = DATA / "paths.extxyz"
+SMALL = ["model.features=8", "model.layers=1", "model.n_basis=8", "sampling.epoch_steps=2", "max_epochs=2"]
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    pairs = list(import_extxyz(PATHS))
+    splits = ["train"] * (len(pairs) - 1) + ["val"]
+    write_dataset(
+        tmp_path / "data",
+        DatasetInfo(name="data"),
+        [replace(pair, split=split) for pair, split in zip(pairs, splits, strict=True)],
+    )
+    return tmp_path / "data"
+
+
+def assignments(*more):
+    return [part for setting in (*SMALL, *more) for part in ("--set", setting)]
+
+
+def test_train_says_where_the_model_is(repose, dataset, tmp_path):
+    common = ["train", "--model", "e3relax", "--data", dataset, "--out", tmp_path / "run", "--device", "cpu"]
+    status, out, err = repose(*common, *assignments(), "--json")
+    assert status == 0, err
+    result = json.loads(out)
+    assert (Path(result["model"]) / "model.safetensors").is_file()
+    assert result["errors"]["val coordinates (A)"] > 0
+    assert "epoch 1 step 4: " in err
+    # The same command again has nothing left to do, and says the same.
+    status, out, err = repose(*common, *assignments(), "--quiet")
+    assert status == 0
+    assert result["model"] in out
+    assert err == ""
+    resolved = json.loads((tmp_path / "run" / "train.json").read_text())["settings"]
+    assert resolved["sampling"]["epoch_steps"] == 2
+    assert resolved["learning_rate"] == 1e-4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--set", "sampling.epoch_step=3"], "epoch_steps"),
+        (["--set", "nonsense"], "NAME=VALUE"),
+        (["--set", "model.featurs=3"], "did you mean 'features'"),
+        (["--config", "missing.json"], "cannot be read"),
+        (["--init-from", "nobody"], "no model 'nobody'"),
+    ],
+)
+def test_wrong_usage(repose, dataset, tmp_path, arguments, words):
+    status, out, err = repose(
+        "train",
+        "--model",
+        "e3relax",
+        "--data",
+        dataset,
+        "--out",
+        tmp_path / "run",
+        "--device",
+        "cpu",
+        *arguments,
+    )
+    assert status == 2
+    assert words in err
+    assert "Traceback" not in err
+    assert out == ""
+
+
+def test_unknown_family_and_dataset(repose, dataset, tmp_path):
+    status, _, err = repose("train", "--model", "e3relx", "--data", dataset, "--out", tmp_path / "run")
+    assert (status, "e3relax" in err) == (2, True)
+    status, _, err = repose("train", "--model", "e3relax", "--data", tmp_path, "--out", tmp_path / "run")
+    assert (status, "is not a dataset" in err) == (2, True)

@@ -1,0 +1,224 @@
+"""Fast inference: the numbers of the plain path, whatever the path."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import fcc, make_crystal, perovskite, random_crystal, rock_salt
+from repose.crystal.batch import CrystalBatch
+from repose.crystal.graph import ROW, periodic_graph
+from repose.models.checkpoint import ModelConfig
+from repose.models.e3relax.network import E3Relax
+from repose.models.e3relax.settings import E3RelaxSettings
+from repose.models.e3relax_h2.network import E3RelaxH2
+from repose.models.e3relax_h2.settings import E3RelaxH2Settings
+from repose.models.reposenet.network import Repose
+from repose.models.reposenet.settings import ReposeNetSettings
+from repose.nn.kernels import fused
+from repose.nn.kernels.fused_training import summed
+from repose.nn.kernels.radial_tables import SplineTable, place
+from repose.nn.radial import GaussianBasis
+from repose.relaxer import direct
+from repose.relaxer.direct import DirectRelaxer
+from repose.testing import check_relaxer
+
+OURS = {
+    "edge_channels": 8,
+    "frame": "affine",
+    "start": "rescaled",
+    "lattice_offset": "axis",
+    "shared_axes": True,
+}
+NETWORKS = {
+    "e3relax": lambda: E3Relax(E3RelaxSettings(features=48, layers=3)),
+    "e3relax, ours": lambda: E3Relax(E3RelaxSettings.parse({"features": 48, "n_basis": 64, **OURS})),
+    "e3relax-h2": lambda: E3RelaxH2(E3RelaxH2Settings(features=48, layers=3)),
+    "e3relax-h2, ours": lambda: E3RelaxH2(E3RelaxH2Settings.parse({"features": 48, "n_basis": 64, **OURS})),
+    "reposenet": lambda: Repose(ReposeNetSettings(features=48)),
+    "e3relax-h2 w/o gate": lambda: E3RelaxH2(E3RelaxH2Settings(features=48, layers=2, angular=False)),
+}
+
+
+def relaxers(name: str, *paths: str, double: bool = False) -> list[DirectRelaxer]:
+    torch.manual_seed(0)
+    network = NETWORKS[name]()
+    network.atomic_volumes.fill_(15.0)
+    config = ModelConfig(family=network.family, name=name, settings={}, elements=[])
+    if double:
+        network = network.double()
+    return [DirectRelaxer(copy.deepcopy(network), config, path=path) for path in paths]
+
+
+def difference(a, b) -> float:
+    return max(float((x - y).abs().max()) for x, y in zip(a, b, strict=True))
+
+
+@pytest.fixture(scope="module")
+def batch() -> CrystalBatch:
+    return CrystalBatch.collate([random_crystal(1), fcc(), random_crystal(2), rock_salt(), perovskite()])
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_tabulated_is_plain(name, batch):
+    plain, tabulated = relaxers(name, "plain", "tabulated")
+    expected = plain.predict(batch)
+    assert difference(expected, (batch.positions, batch.cells)) > 1e-2  # or else nothing is compared
+    assert difference(expected, tabulated.predict(batch)) < 1e-4
+    assert tabulated.network.layers[0].message.table is not None
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_what_splines_leave_out_is_small(name, batch):
+    plain, tabulated = relaxers(name, "plain", "tabulated", double=True)
+    assert difference(plain.predict(batch), tabulated.predict(batch)) < 2e-5
+
+
+@pytest.mark.parametrize("name", ["e3relax, ours", "e3relax-h2", "reposenet"])
+def test_tabulated_keeps_the_contract(name, batch):
+    check_relaxer(relaxers(name, "tabulated", double=True)[0], batch)
+
+
+def test_blocks_of_any_size_give_the_same(batch, monkeypatch):
+    (relaxer,) = relaxers("e3relax-h2", "tabulated", double=True)
+    expected = relaxer.predict(batch)
+    monkeypatch.setitem(fused.BLOCK_BYTES, "cpu", 1.0)
+    assert difference(expected, relaxer.predict(batch)) < 1e-12
+
+
+@pytest.mark.xdist_group("compiler")
+@pytest.mark.parametrize("name", ["e3relax, ours", "e3relax-h2", "reposenet"])
+def test_compiled_is_plain(name, batch):
+    plain, compiled = relaxers(name, "plain", "compiled")
+    assert compiled.network.layers[0].message.compiled
+    assert difference(plain.predict(batch), compiled.predict(batch)) < 1e-4
+    alone = [compiled.predict(crystal) for crystal in batch]
+    joined = (torch.cat([a.positions for a in alone]), torch.cat([a.cells for a in alone]))
+    assert difference(plain.predict(batch), joined) < 1e-4
+
+
+def test_without_a_compiler_it_runs_all_the_same(batch, monkeypatch):
+    def broken(features):
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(fused, "row_sums", broken)
+    with pytest.warns(UserWarning, match="no compiler"):
+        plain, compiled = relaxers("e3relax", "plain", "compiled")
+    assert not compiled.network.layers[0].message.compiled
+    assert difference(plain.predict(batch), compiled.predict(batch)) < 1e-4
+
+
+def test_long_work_is_compiled(batch, monkeypatch):
+    (relaxer,) = relaxers("e3relax", "auto")
+    asked = []
+    monkeypatch.setattr(relaxer.network, "accelerate", lambda compiled: asked.append(compiled))
+    relaxer.predict(batch)
+    assert asked == []
+    monkeypatch.setattr(direct, "COMPILE_AFTER", 0.0)
+    for _ in range(3):
+        relaxer.predict(batch)
+    assert asked == [True]
+
+
+@pytest.mark.parametrize("name", ["e3relax, ours", "e3relax-h2", "reposenet"])
+@pytest.mark.parametrize("path", ["plain", "tabulated"])
+def test_reduced_precision_is_near(name, path, batch):
+    (plain,) = relaxers(name, "plain")
+    reduced = DirectRelaxer(copy.deepcopy(plain.network), plain.config, path=path, precision="bfloat16")
+    expected, got = plain.predict(batch), reduced.predict(batch)
+    assert got.positions.dtype == batch.positions.dtype
+    moved = difference(expected, (batch.positions, batch.cells))
+    assert 1e-6 < difference(expected, got) < 0.02 * moved + 0.01
+
+
+def test_splines_follow_the_filters_to_the_reach_and_beyond():
+    torch.manual_seed(0)
+    radial, linear = GaussianBasis(64, 30.0), torch.nn.Linear(64, 16)
+    distance = torch.cat([torch.rand(2000) * 32, torch.tensor([0.0, 30.0, 1e4])])
+    table = SplineTable(linear, radial, scale=0.5)
+    assert (table(place(distance, radial)) - 0.5 * linear(radial(distance))).abs().max() < 3e-6
+
+
+def test_tables_are_not_saved_with_the_weights():
+    (relaxer,) = relaxers("e3relax", "tabulated")
+    assert set(relaxer.network.state_dict()) == set(NETWORKS["e3relax"]().state_dict())
+
+
+def test_rows_hold_every_edge_once():
+    lonely = make_crystal([3], [[0, 0, 0]], np.eye(3) * 9.0)
+    batch = CrystalBatch.collate([lonely, rock_salt(), lonely, random_crystal(3)])
+    graph = periodic_graph(batch, 4.0)
+    rows = graph.rows
+    assert rows.edge.shape == rows.valid.shape == (len(rows.owner), ROW)
+    kept = rows.edge[rows.valid.bool()]
+    assert torch.equal(kept, torch.arange(graph.n_edges))
+    receivers = rows.owner.unsqueeze(1).expand_as(rows.edge)[rows.valid.bool()]
+    assert torch.equal(receivers, graph.receiver)
+    assert (rows.valid.sum(1) > 0).all()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_crystal_without_neighbours(name):
+    lonely = make_crystal([3], [[0, 0, 0]], np.eye(3) * 9.0)
+    plain, tabulated = relaxers(name, "plain", "tabulated")
+    for relaxer in (plain, tabulated):
+        relaxer.network.settings = relaxer.network.settings.model_copy(
+            update={"graph": relaxer.network.settings.graph.model_copy(update={"self_images": False})}
+        )
+    assert difference(plain.predict(lonely), tabulated.predict(lonely)) < 1e-4
+
+
+@pytest.mark.xdist_group("compiler")
+@pytest.mark.parametrize("name", ["e3relax, ours", "e3relax-h2", "reposenet"])
+def test_compiled_training_has_the_gradients_of_the_plain_path(name, batch):
+    torch.manual_seed(0)
+    plain = NETWORKS[name]().double()
+    plain.atomic_volumes.fill_(15.0)
+    compiled = copy.deepcopy(plain)
+    compiled.compile_training()
+    assert compiled.layers[0].message.compiled
+    for network in (plain, compiled):
+        start, graph = network.prepare(batch)
+        states = network(start, graph)
+        sum(s.positions.square().sum() + s.cells.square().sum() for s in states.layers).backward()
+    for (label, expected), got in zip(plain.named_parameters(), compiled.parameters(), strict=True):
+        if expected.grad is not None:
+            scale = 1 + expected.grad.abs().max()
+            assert float((expected.grad - got.grad).abs().max() / scale) < 1e-9, label
+
+
+@pytest.mark.xdist_group("compiler")
+def test_compiled_training_in_mixed_precision(batch):
+    torch.manual_seed(0)
+    network = NETWORKS["e3relax-h2"]()
+    network.compile_training()
+    gradients = {}
+    for mixed in (False, True):
+        network.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            start, graph = network.prepare(batch.to("cpu", torch.float32))
+            states = network(start, graph)
+        sum((s.cells - start.cells).abs().mean() for s in states.layers).backward()
+        parameter = network.layers[0].message.gamma.weight
+        gradients[mixed] = parameter.grad.clone()
+    assert gradients[True].dtype == torch.float32
+    size = gradients[False].norm()
+    assert 0 < (gradients[True] - gradients[False]).norm() < 0.1 * size
+
+
+@pytest.mark.xdist_group("compiler")
+@pytest.mark.parametrize("gated", [False, True])
+def test_compiled_sums_against_finite_differences(gated):
+    """All inputs at once, the directions among them, which a network reaches through positions alone."""
+    torch.manual_seed(0)
+    crystal = rock_salt()
+    graph = periodic_graph(crystal, 3.0)
+    e, n, f = graph.n_edges, crystal.n_atoms, 3
+    shapes = [(n, 3 * f), (n, 3, f), (e, 3 * f), (e, 3 * f), (e, 3)]
+    inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+
+    def function(s, v, filters, inner, u):
+        return summed(s, v, filters, inner if gated else None, u, graph)
+
+    assert torch.autograd.gradcheck(function, inputs, fast_mode=True)

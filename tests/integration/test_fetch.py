@@ -1,0 +1,486 @@
+"""`repose data fetch` and its catalogue, against a server on this machine; no test needs another."""
+
+import hashlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import typer
+from ase.io import write
+from typer.testing import CliRunner
+
+from repose.cli import fetch as command
+from repose.data.archives import download, registry
+from repose.data.archives.registry import ARCHIVES
+from repose.data.dataset import Dataset
+from support.paths import ROOT
+from support.reference_pairs import IDS, REFERENCE, states
+from support.serving import left, md5, pack, running_server, silent_address
+
+server, nobody = pytest.fixture(running_server), pytest.fixture(silent_address)
+
+# ---- the catalogue
+
+
+def test_the_catalogue_states_only_what_can_be_checked():
+    for name, archive in ARCHIVES.items():
+        assert archive.name == name
+        assert archive.title
+        assert archive.citation
+        assert archive.layout
+        assert archive.record.startswith("https://")
+        assert bool(archive.api) != bool(archive.request)
+        for file in archive.files:
+            assert bool(file.url) == bool(archive.api)
+            if file.checksum is not None:
+                algorithm, _, digest = file.checksum.partition(":")
+                assert len(digest) == 2 * hashlib.new(algorithm).digest_size
+        for url in (archive.api, *(file.url for file in archive.files)):
+            assert not url or url.startswith("https://")
+
+
+def test_the_page_and_the_catalogue_agree():
+    page = (ROOT / "docs" / "archives.md").read_text()
+    for archive in ARCHIVES.values():
+        assert f"| `{archive.name}` |" in page
+        assert archive.record in page
+        for file in archive.files:
+            assert f"`{file.name}`" in page
+
+
+# ---- the command
+
+app = typer.Typer()
+app.command()(command.fetch)
+app.command("other")(lambda: None)
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ["fetch", *map(str, arguments)])
+
+
+def layout(name, folder="root", skip=()):
+    """The members of an archive as their authors lay it out, with six real crystals in three splits."""
+    ends = ("_U", "_R") if name == "mp" else ("_unrelaxed", "_relaxed")
+    roots = {"defects": ("high_density_defects/MoS2_500", "high_density_defects/WSe2_500")}.get(
+        name, (folder,)
+    )
+    members, split = [], dict(zip(IDS, ("train", "train", "val", "train", "test", "test"), strict=True))
+    for part, root in enumerate(roots):
+        ids = IDS[part :: len(roots)]
+        for crystal in ids:
+            for end, atoms in zip(ends, states(REFERENCE[crystal]), strict=True):
+                text = io.BytesIO()
+                write(text, atoms, format="cif")
+                if f"{crystal}{end}" not in skip:
+                    members.append((f"{root}/CIF/{crystal}{end}.cif", text.getvalue()))
+        for table in ("train", "val", "test"):
+            rows = [crystal for crystal in ids if split[crystal] == table]
+            if name == "xmno":
+                lines = [f"{row}{end},-1.0" for row in rows for end in ends]
+                members.append((f"{root}/id_prop_{table}_all.csv", "\n".join(lines).encode()))
+            else:
+                lines = ["mp_id" if name == "mp" else "atoms_id", *rows]
+                members.append((f"{root}/{table}.csv", "\n".join(lines).encode()))
+    if name == "defects":
+        members += [
+            ("high_density_defects/hBN_spin_500/train.csv", b"atoms_id\nnot-wanted"),
+            ("MoS2.cif", b"cell"),
+        ]
+    return members, split
+
+
+@pytest.fixture
+def served(server, tmp_path, monkeypatch):
+    """Serve an archive of the catalogue from here: `served(name)` returns the bytes of its file."""
+
+    def offer(name, members=None, data=None, file=None, **how):
+        archive = ARCHIVES[name]
+        file = file or (archive.files[0].name if archive.files else "high_density_defects.zip")
+        (tmp_path / "made").mkdir(exist_ok=True)
+        data = data or pack(tmp_path / "made" / file, members or layout(name)[0]).read_bytes()
+        url = server.serve(file, data, **how)
+        entry = {"key": file, "size": len(data), "checksum": md5(data), "links": {"self": url}}
+        record = {"files": [entry], "metadata": {"license": {"id": "cc-by-4.0"}}}
+        api = server.serve("record", json.dumps(record).encode())
+        files = tuple(replace(f, url=url) for f in archive.files)
+        monkeypatch.setitem(ARCHIVES, name, replace(archive, api=api, files=files))
+        return data
+
+    return offer
+
+
+@pytest.fixture
+def places(tmp_path):
+    """Options for the dataset and the cache."""
+    return ["--out", tmp_path / "set", "--cache", tmp_path / "cache"]
+
+
+@pytest.mark.parametrize("name", [name for name, archive in ARCHIVES.items() if not archive.request])
+def test_every_archive_becomes_a_dataset(served, server, places, tmp_path, name):
+    data = served(name)
+    result = run(name, "--yes", *places)
+    assert result.exit_code == 0, result.output
+    dataset = Dataset(tmp_path / "set")
+    assert {pair.id: pair.split for pair in dataset} == layout(name)[1]
+    for pair in dataset:
+        assert sorted(pair.numbers) == sorted(REFERENCE[pair.id].numbers)
+        for cell, expected in (
+            (pair.cell, REFERENCE[pair.id].cell),
+            (pair.relaxed_cell, REFERENCE[pair.id].relaxed_cell),
+        ):
+            assert np.linalg.det(cell) == pytest.approx(np.linalg.det(expected), rel=1e-5)
+    info = dataset.info
+    assert (info.name, info.calculator) == (name, ARCHIVES[name].calculator)
+    assert info.licence == (ARCHIVES[name].licence or "cc-by-4.0")
+    assert ARCHIVES[name].record in info.source
+    assert info.splits.startswith("as the source gives them")
+    # Said before the question: record, licence, size, checksum, place.
+    for said in (
+        ARCHIVES[name].record,
+        info.licence,
+        f"{len(data) / 1e6:.1f} MB",
+        md5(data),
+        "to be downloaded",
+    ):
+        assert said in result.stdout
+    # The download is gone, what the record said is not.
+    assert left(tmp_path / "cache" / name) == ["record.json"]
+
+
+@pytest.mark.parametrize("root", [".", "home/ubuntu/data/xmno"])
+def test_the_root_of_an_archive_may_be_anywhere(served, places, tmp_path, root):
+    served("xmno", members=layout("xmno", folder=root)[0])
+    assert run("xmno", "--yes", *places).exit_code == 0
+    assert len(Dataset(tmp_path / "set")) == 6
+
+
+def test_nothing_is_downloaded_without_a_yes(served, server, places, tmp_path):
+    data = served("xmno")
+    result = run("xmno", *places)
+    assert result.exit_code == 2
+    assert "--yes" in result.stderr
+    assert md5(data) in result.stdout
+    assert server.asked("xmno.tar.gz") == []
+    assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize("answer", ["y", "n"])
+def test_a_terminal_is_asked(served, server, places, tmp_path, monkeypatch, answer):
+    served("xmno")
+    monkeypatch.setattr(command, "_on_terminal", lambda: True)
+    result = CliRunner().invoke(app, ["fetch", "xmno", *map(str, places)], input=f"{answer}\n")
+    assert result.exit_code == (0 if answer == "y" else 1)
+    assert (tmp_path / "set").exists() == (answer == "y")
+    assert len(server.asked("xmno.tar.gz")) == (answer == "y")
+
+
+def test_the_downloaded_file_is_kept_if_wanted(served, places, tmp_path):
+    data = served("mp")
+    assert run("mp", "--yes", "--keep", *places).exit_code == 0
+    assert (tmp_path / "cache" / "mp" / "mp.tar.gz").read_bytes() == data
+    assert left(tmp_path / "cache" / "mp") == ["mp.tar.gz", "record.json"]
+
+
+def test_json_is_the_only_thing_on_standard_output(served, places):
+    served("xmno")
+    result = run("xmno", "--yes", "--json", *places)
+    report = json.loads(result.stdout)
+    assert report["archive"] == "xmno"
+    assert report["licence"] == "cc-by-4.0"
+    assert sum(report["counts"].values()) == 6
+    assert report["files"][0]["name"] == "xmno.tar.gz"
+
+
+def test_a_broken_download_goes_on(served, server, places, tmp_path, monkeypatch):
+    data = served("xmno", cuts=[1000])
+    monkeypatch.setattr(download, "ATTEMPTS", 1)
+    result = run("xmno", "--yes", *places)
+    assert result.exit_code == 1
+    assert "1000 bytes are kept" in result.stderr
+    assert left(tmp_path / "cache" / "xmno") == [
+        "record.json",
+        "xmno.tar.gz.part",
+        "xmno.tar.gz.part.version",
+    ]
+    result = run("xmno", "--yes", *places)
+    assert result.exit_code == 0, result.output
+    assert "of it are there" in result.stdout
+    first, second = server.asked("xmno.tar.gz")
+    assert (second["range"], first["sent"] + second["sent"]) == ("bytes=1000-", len(data))
+
+
+def test_a_killed_command_goes_on(served, server, places, tmp_path):
+    data = served("xmno", cuts=[2000], stall=True)
+    archive = ARCHIVES["xmno"]
+    script = (
+        "import sys, typer\n"
+        "from repose.cli import fetch\n"
+        "from repose.data.archives.registry import ARCHIVES, Archive, ArchiveFile\n"
+        f"ARCHIVES['xmno'] = {archive!r}\n"
+        "typer.run(fetch.fetch)\n"
+    )
+    arguments = [sys.executable, "-c", script, "xmno", "--yes", *map(str, places)]
+    part = tmp_path / "cache" / "xmno" / "xmno.tar.gz.part"
+    environment = {**os.environ, "no_proxy": "*"}
+    with subprocess.Popen(
+        arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment
+    ) as process:
+        deadline = time.monotonic() + 60
+        while not part.exists() or part.stat().st_size < 2000:
+            assert time.monotonic() < deadline
+            assert process.poll() is None, process.stderr.read().decode()
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.wait(10)
+    server.released.set()
+    result = run("xmno", "--yes", *places)
+    assert result.exit_code == 0, result.output
+    assert len(Dataset(tmp_path / "set")) == 6
+    _, second = server.asked("xmno.tar.gz")
+    assert (second["range"], second["sent"]) == ("bytes=2000-", len(data) - 2000)
+
+
+def test_a_kill_while_unpacking_leaves_nothing_in_the_way(served, places, tmp_path):
+    served("xmno")
+    stale = tmp_path / "cache" / "xmno" / "unpacked" / "old"
+    stale.mkdir(parents=True)
+    (stale / "train.csv").write_text("atoms_id\nold\n")
+    assert run("xmno", "--yes", *places).exit_code == 0
+    assert len(Dataset(tmp_path / "set")) == 6
+
+
+@pytest.mark.parametrize("name", ["xmno", "defects"])
+def test_without_a_network_the_message_says_what_to_do_by_hand(nobody, places, tmp_path, monkeypatch, name):
+    monkeypatch.setenv("no_proxy", "*")
+    archive = ARCHIVES[name]
+    files = tuple(replace(file, url=f"{nobody}/x") for file in archive.files)
+    monkeypatch.setitem(ARCHIVES, name, replace(archive, api=f"{nobody}/record", files=files))
+    result = run(name, "--yes", *places)
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    file = "xmno.tar.gz" if name == "xmno" else "archives.zip"
+    folder = tmp_path / "cache" / name
+    assert f"open {archive.record}, save" in line
+    assert str(folder / file if name == "xmno" else folder) in line
+    # Put there by hand, it is taken without a question, and kept.
+    folder.mkdir(parents=True, exist_ok=True)
+    pack(folder / file, layout(name)[0])
+    result = run(name, *places)
+    assert result.exit_code == 0, result.output
+    assert "checksum not known" in result.stdout
+    assert len(Dataset(tmp_path / "set")) == 6
+    assert left(folder) == [file]
+
+
+def test_a_file_put_by_hand_is_checked_even_when_the_network_is_gone(served, server, places, tmp_path):
+    data = served("xmno")
+    assert run("xmno", *places).exit_code == 2  # the record has been read
+    del server.files["record"]
+    path = tmp_path / "cache" / "xmno" / "xmno.tar.gz"
+    path.write_bytes(data[:-1])
+    result = run("xmno", *places)
+    assert result.exit_code == 1
+    assert f"{len(data) - 1} bytes, {len(data)} were expected" in result.stderr
+    assert left(path.parent) == ["record.json", "xmno.tar.gz.bad"]
+    path.write_bytes(data)
+    result = run("xmno", *places)
+    assert result.exit_code == 0, result.output
+    assert "is there" in result.stdout
+    assert path.read_bytes() == data
+    assert server.asked("xmno.tar.gz") == []
+
+
+def test_what_is_given_by_request_says_whom_to_ask(places, tmp_path):
+    result = run("c2db-request", "--yes", *places)
+    path = tmp_path / "cache" / "c2db-request" / "c2db-request.tar.gz"
+    assert result.exit_code == 1
+    for said in ("on request", "corresponding author", "cmr.fysik.dtu.dk", str(path)):
+        assert said in result.stderr
+    path.parent.mkdir(parents=True)
+    # As it is packed by hand: a folder of CIFs, without tables.
+    pack(path, [m for m in layout("c2db")[0] if not m[0].endswith(".csv")])
+    result = run("c2db-request", *places)
+    assert result.exit_code == 0, result.output
+    assert "no checksum is published" in result.stdout
+    assert len(Dataset(tmp_path / "set")) == 6
+    assert "by chemical-system" in Dataset(tmp_path / "set").info.splits
+
+
+def test_another_address_is_used_and_checked_alike(served, server, places, tmp_path):
+    data = served("xmno")
+    server.files["xmno.tar.gz"].status = 403
+    result = run("xmno", "--yes", *places)
+    assert result.exit_code == 1
+    assert "HTTP 403" in result.stderr
+    assert "By hand: open https://zenodo.org/records/19212240" in result.stderr
+    wrong = server.serve("wrong.tar.gz", data[::-1])
+    result = run("xmno", "--yes", "--url", wrong, *places)
+    assert result.exit_code == 1
+    assert "renamed" in result.stderr
+    assert not (tmp_path / "set").exists()
+    mirror = server.serve("mirror.tar.gz", data)
+    assert run("xmno", "--yes", "--url", mirror, *places).exit_code == 0
+    assert len(Dataset(tmp_path / "set")) == 6
+    assert len(server.asked("mirror.tar.gz")) == 1
+
+
+def test_another_address_serves_where_the_record_is_not_reached(served, server, places, tmp_path):
+    data = served("defects")
+    del server.files["record"]
+    mirror = server.serve("mirror.zip", data)
+    result = run("defects", "--yes", "--url", mirror, *places)
+    assert result.exit_code == 0, result.output
+    assert "checksum not known" in result.stdout
+    assert len(Dataset(tmp_path / "set")) == 6
+
+
+def record_of(server, files):
+    server.serve("record", json.dumps({"files": files}).encode())
+
+
+def test_all_archives_of_a_record_are_imported_where_none_is_named(served, server, places, tmp_path):
+    members = layout("defects")[0]
+    parts = {
+        "mos2.zip": [m for m in members if "MoS2" in m[0]],
+        "wse2.tgz": [m for m in members if "WSe2" in m[0]],
+    }
+    served("defects")
+    entries = {"readme.txt": {"key": "readme.txt", "size": 1}}
+    for name, chosen in parts.items():
+        data = pack(tmp_path / "made" / name.replace(".tgz", ".tar.gz"), chosen).read_bytes()
+        url = server.serve(name, data)
+        entries[name] = {"key": name, "size": len(data), "checksum": md5(data), "links": {"content": url}}
+    # The other form of the JSON.
+    rights = {"rights": [{"id": "cc-by-4.0"}]}
+    server.serve("record", json.dumps({"files": {"entries": entries}, "metadata": rights}).encode())
+    result = run("defects", "--yes", *places)
+    assert result.exit_code == 0, result.output
+    assert len(Dataset(tmp_path / "set")) == 6
+    result = run("defects", "--yes", "--url", server.url("mos2.zip"), *places)
+    assert result.exit_code == 2
+    assert "--url gives one file" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (b'{"files": [{"key": "other.zip", "size": 3}]}', "lists no xmno.tar.gz; it lists other.zip"),
+        (b'{"files": [{"key": "../xmno.tar.gz", "size": 3}]}', "lists no xmno.tar.gz; it lists nothing"),
+    ],
+)
+def test_a_record_without_the_file_is_named(served, server, places, record, message):
+    served("xmno")
+    server.serve("record", record)
+    result = run("xmno", "--yes", *places)
+    assert result.exit_code == 1
+    assert message in result.stderr
+
+
+def test_a_record_of_an_unknown_form_costs_only_the_checksum(served, server, places):
+    served("xmno")
+    server.serve("record", b"<html>maintenance")
+    result = run("xmno", "--yes", *places)
+    assert result.exit_code == 0, result.output
+    assert "unknown form" in result.stderr
+
+
+def test_a_checksum_in_an_unknown_algorithm_is_none(served, server, places):
+    data = served("xmno")
+    url = server.url("xmno.tar.gz")
+    record_of(
+        server, [{"key": "xmno.tar.gz", "size": len(data), "checksum": "crc7:00", "links": {"self": url}}]
+    )
+    result = run("xmno", "--yes", *places)
+    assert result.exit_code == 0, result.output
+    assert "no checksum is published" in result.stdout
+
+
+def test_a_damaged_download_is_set_aside_and_makes_no_dataset(served, server, places, tmp_path):
+    data = bytearray(pack(tmp_path / "whole.tar.gz", layout("xmno")[0]).read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    served("xmno", data=bytes(data))
+    result = run("xmno", "--yes", *places)
+    assert result.exit_code == 1
+    assert "xmno.tar.gz.bad" in result.stderr
+    assert left(tmp_path / "cache" / "xmno") == ["record.json", "xmno.tar.gz.bad"]
+    assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize(
+    "members", [[("../evil.cif", b"1")], [("notes/readme.cif.txt", b"1")], [("a/x.cif", b"1")]]
+)
+def test_archives_that_cannot_be_used_make_no_dataset(served, places, tmp_path, members):
+    served("xmno", members=members)
+    result = run("xmno", "--yes", *places)
+    assert result.exit_code == 1
+    assert "leads out" in result.stderr or "not laid out" in result.stderr or "no pairs" in result.stderr
+    assert not (tmp_path / "set").exists()
+    assert list(tmp_path.rglob("evil*")) == []
+    # What was downloaded can be looked at.
+    assert left(tmp_path / "cache" / "xmno") == ["record.json", "xmno.tar.gz"]
+
+
+def test_refused_crystals_cost_no_others(served, places, tmp_path):
+    served("c2db", members=layout("c2db", skip=(f"{IDS[0]}_relaxed",))[0])
+    result = run("c2db", "--yes", *places)
+    assert result.exit_code == 1
+    assert f"refused: {IDS[0]}" in result.stderr
+    assert len(Dataset(tmp_path / "set")) == 5
+    assert (tmp_path / "set" / "refused.csv").is_file()
+
+
+def test_an_older_dataset_outlives_a_failure(served, server, places, tmp_path):
+    served("xmno")
+    assert run("xmno", "--yes", *places).exit_code == 0
+    del server.files["xmno.tar.gz"]
+    assert run("xmno", "--yes", *places).exit_code == 1
+    assert len(Dataset(tmp_path / "set")) == 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["xmn"], "Did you mean 'xmno'?"),
+        (["xmno", "--url", "ftp://host/xmno.tar.gz"], "https or http"),
+        (["xmno", "--out", "OCCUPIED"], "is not a dataset"),
+    ],
+)
+def test_wrong_usage_ends_with_status_2_before_any_request(served, server, tmp_path, arguments, message):
+    served("xmno")
+    (tmp_path / "occupied").mkdir()
+    (tmp_path / "occupied" / "thesis.tex").write_text("years")
+    named = [tmp_path / "occupied" if a == "OCCUPIED" else a for a in arguments]
+    result = run(*named, "--yes", "--cache", tmp_path / "cache")
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert server.log == []
+
+
+def test_without_a_name_the_archives_are_listed():
+    result = run()
+    assert result.exit_code == 0
+    for name in ARCHIVES:
+        assert f" {name} " in result.stdout
+    listed = json.loads(run("--json").stdout)
+    assert [entry["name"] for entry in listed] == list(ARCHIVES)
+    assert {"record", "files", "licence", "citation", "layout", "format"} <= set(listed[0])
+
+
+def test_the_cache_is_where_the_system_wants_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert registry.default_cache() == tmp_path / "repose" / "archives"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert registry.default_cache() == tmp_path / ".cache" / "repose" / "archives"
+
+
+def test_help_has_an_example():
+    assert "Example: repose data fetch" in run("--help").output

@@ -1,0 +1,142 @@
+"""Geometry of lattices against brute force and identities."""
+
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conftest import fcc, make_crystal, random_crystal, random_rotation
+from repose.crystal.batch import CrystalBatch
+from repose.crystal.lattice import (
+    deformation,
+    emptiest_slab,
+    nearest_image,
+    periodic_span,
+    polar,
+    reduced,
+    to_cartesian,
+    to_fractional,
+    volume,
+)
+
+SEEDS = st.integers(0, 10**6)
+
+
+@given(SEEDS)
+def test_fractional_and_back(seed):
+    batch = CrystalBatch.collate([random_crystal(seed), random_crystal(seed + 1)])
+    fractional = to_fractional(batch.positions, batch.cells, batch.crystal)
+    assert torch.allclose(to_cartesian(fractional, batch.cells, batch.crystal), batch.positions, atol=1e-12)
+
+
+def test_rows_are_lattice_vectors():
+    cell = torch.tensor([[[2.0, 0, 0], [1.0, 3.0, 0], [0, 0, 5.0]]], dtype=torch.float64)
+    b_vector = to_cartesian(
+        torch.tensor([[0.0, 1.0, 0.0]], dtype=torch.float64), cell, torch.zeros(1, dtype=torch.long)
+    )
+    assert b_vector.tolist() == [[1.0, 3.0, 0.0]]
+
+
+@given(SEEDS)
+def test_volume_is_that_of_the_triple_product_for_either_hand(seed):
+    cell = random_crystal(seed).cells
+    a, b, c = cell[0].numpy()
+    assert np.isclose(volume(cell).item(), abs(np.dot(a, np.cross(b, c))))
+    assert torch.allclose(volume(cell.flip(1)), volume(cell))
+
+
+@given(SEEDS)
+def test_deformation_and_polar(seed):
+    cells, new = random_crystal(seed).cells, random_crystal(seed + 1).cells
+    gradient = deformation(cells, new)
+    assert torch.allclose(cells @ gradient, new, atol=1e-10)
+    stretch, rotation = polar(gradient)
+    assert torch.allclose(stretch @ rotation, gradient, atol=1e-10)
+    assert torch.allclose(stretch, stretch.mT, atol=1e-10)
+    assert torch.allclose(rotation @ rotation.mT, torch.eye(3, dtype=torch.float64), atol=1e-10)
+    assert (torch.linalg.eigvalsh(stretch) > 0).all()
+
+
+def test_polar_of_a_rotation_has_no_stretch():
+    stretch, rotation = polar(random_rotation(3)[None])
+    assert torch.allclose(stretch[0], torch.eye(3, dtype=torch.float64), atol=1e-12)
+    assert torch.allclose(rotation[0], random_rotation(3), atol=1e-12)
+
+
+@given(SEEDS)
+def test_nearest_image_against_brute_force(seed):
+    batch = random_crystal(seed)
+    vectors = batch.positions * 3
+    found = nearest_image(vectors, batch.cells, batch.crystal)
+    shifts = torch.cartesian_prod(*[torch.arange(-8.0, 9.0, dtype=torch.float64)] * 3) @ batch.cells[0]
+    shortest = (vectors[:, None] + shifts).norm(dim=-1).min(dim=1).values
+    assert torch.allclose(found.norm(dim=-1), shortest, atol=1e-10)
+    moved = to_fractional(found - vectors, batch.cells, batch.crystal)
+    assert torch.allclose(moved, moved.round(), atol=1e-9)
+
+
+def test_nearest_image_leaves_short_vectors_as_they_are():
+    batch = random_crystal(5)
+    short = batch.positions * 1e-2
+    assert torch.equal(nearest_image(short, batch.cells, batch.crystal), short)
+
+
+def test_emptiest_slab_by_hand_and_however_atoms_are_written():
+    sheet = make_crystal(
+        [42, 16, 16], [[0, 0, 0.5], [0.3, 0.6, 0.6], [0.3, 0.6, 0.4]], np.diag([3.0, 3.0, 20.0])
+    )
+    batch = CrystalBatch.collate([fcc(4.0), sheet, random_crystal(4)])
+    slabs = emptiest_slab(batch.positions, batch.cells, batch.crystal)
+    assert torch.allclose(slabs[0], torch.full((3,), 4.0 / 3**0.5, dtype=torch.float64))  # d(111) of fcc
+    assert torch.allclose(slabs[1], torch.tensor([2.1, 1.8, 16.0], dtype=torch.float64))
+    shifts = torch.randint(-2, 3, (batch.n_atoms, 3), generator=torch.Generator().manual_seed(0)).double()
+    moved = batch.positions + to_cartesian(shifts + 0.123, batch.cells, batch.crystal)
+    assert torch.allclose(slabs, emptiest_slab(moved, batch.cells, batch.crystal), atol=1e-10)
+
+
+def test_the_span_of_periodic_vectors():
+    """A bulk crystal, a sheet whose c is tilted, a wire along b, a molecule."""
+    cells = torch.tensor([[3.0, 0.1, 0.2], [1.0, 4.0, 0.0], [0.5, 0.7, 9.0]], dtype=torch.float64).repeat(
+        4, 1, 1
+    )
+    pbc = torch.tensor([[1, 1, 1], [1, 1, 0], [0, 1, 0], [0, 0, 0]], dtype=torch.bool)
+    span = periodic_span(cells, pbc)
+    assert torch.allclose(span[0], torch.eye(3, dtype=torch.float64))
+    assert torch.allclose(cells[1, :2] @ span[1], cells[1, :2])
+    normal = torch.linalg.cross(cells[1, 0], cells[1, 1])
+    assert torch.allclose(normal @ span[1], torch.zeros(3, dtype=torch.float64), atol=1e-12)
+    along = cells[2, 1] / cells[2, 1].norm()
+    assert torch.allclose(span[2], torch.outer(along, along))
+    assert not span[3].any()
+
+
+@given(SEEDS)
+def test_reduced_cells_span_the_same_lattice_and_are_short(seed):
+    rng = np.random.default_rng(seed)
+    cell = random_crystal(seed).cells
+    basis = torch.eye(3, dtype=torch.float64)
+    for _ in range(4):
+        one, other = rng.permutation(3)[:2]
+        basis[one] += rng.integers(-3, 4) * basis[other]
+    found = reduced(basis @ cell)
+    change = torch.linalg.solve(cell, found, left=False)
+    assert torch.allclose(change, change.round(), atol=1e-9)
+    assert torch.allclose(volume(found), volume(cell))
+    assert found.norm(dim=-1).max() <= (basis @ cell).norm(dim=-1).max() + 1e-9
+    # No vector gets shorter by another one.
+    products = (found @ found.mT)[0]
+    shares = (products / products.diagonal()).fill_diagonal_(0)
+    assert shares.abs().max() < 0.5 + 1e-5
+
+
+def test_vacuum_is_found_in_any_basis():
+    """A slab whose vacuum no pair of the given vectors lies along."""
+    cell = torch.tensor([[3.0, 0, 0], [0, 3.0, 0], [0, 0, 20.0]], dtype=torch.float64)
+    basis = torch.tensor([[1.0, 0, 1], [0, 1, 1], [0, 0, 1]], dtype=torch.float64)
+    positions = torch.tensor([[0.0, 0, 0], [1.5, 1.5, 2.0]], dtype=torch.float64)
+    crystal = torch.zeros(2, dtype=torch.int64)
+    plain = emptiest_slab(positions, cell[None], crystal).max()
+    assert plain == 18.0
+    skewed = (basis @ cell)[None]
+    assert emptiest_slab(positions, skewed, crystal).max() < plain - 1
+    assert torch.isclose(emptiest_slab(positions, reduced(skewed), crystal).max(), plain)

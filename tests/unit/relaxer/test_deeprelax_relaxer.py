@@ -1,0 +1,104 @@
+"""DeepRelax in use: fast paths, and what must not be hidden."""
+
+import copy
+
+import pytest
+import torch
+from test_deeprelax import OURS, make_relaxer
+
+from conftest import perovskite, random_crystal, rock_salt
+from repose.crystal.batch import CrystalBatch
+from repose.io import convert
+from repose.models.checkpoint import ModelConfig
+from repose.models.deeprelax.network import DeepRelax
+from repose.relaxer.direct import DirectRelaxer
+
+# Fast paths
+
+
+@pytest.mark.parametrize(
+    "path", ["tabulated", pytest.param("compiled", marks=pytest.mark.xdist_group("compiler"))]
+)
+@pytest.mark.parametrize("options", [{}, OURS], ids=["paper with strain", "ours"])
+def test_fast_is_plain(path, options, crystals):
+    batch = crystals.to("cpu", torch.float32)
+    plain, fast = (
+        DirectRelaxer(
+            copy.deepcopy(make_relaxer(features=48, **options).network).float(),
+            ModelConfig(family="deeprelax", name=path, settings={}, elements=[]),
+            path=path,
+        )
+        for path in ("plain", path)
+    )
+    assert plain.network.relaxed.table is None
+    assert fast.network.relaxed.table is not None
+    assert fast.network.layers[0].message.compiled == (path == "compiled")
+    with torch.no_grad():
+        start, graph = plain.network.prepare(batch)
+        expected, got = plain.network(start, graph), fast.network(start, graph)
+    assert torch.allclose(expected.geometry.cells, got.geometry.cells, atol=1e-4, rtol=0)
+    for name in ("relaxed", "displaced", "scale", "displaced_scale"):
+        a, b = (getattr(prediction.distances, name) for prediction in (expected, got))
+        assert torch.allclose(a, b, atol=1e-4, rtol=1e-4), name
+    if options:  # elsewhere distances contradict each other, and what is then found is not smooth in them
+        expected, got = plain.predict(batch), fast.predict(batch)
+        assert (expected.positions - batch.positions).abs().max() > 1e-2  # or else nothing is compared
+        assert torch.allclose(expected.positions, got.positions, atol=1e-4, rtol=0)
+
+
+# What must not be hidden
+
+
+def atoms_of(*batches: CrystalBatch):
+    return convert.to_atoms(CrystalBatch.collate(batches))
+
+
+@pytest.mark.parametrize("where", ["layers", *DeepRelax.heads])
+def test_weights_that_are_no_numbers_end_as_suspect(where):
+    relaxer = make_relaxer(**OURS)
+    if not any(name.startswith(where) for name, _ in relaxer.network.named_parameters()):
+        relaxer = make_relaxer(**{**OURS, "lattice": "matrix"})
+    mine = [p for name, p in relaxer.network.named_parameters() if name.startswith(where)]
+    assert mine
+    for parameter in mine:
+        parameter.data.fill_(torch.nan)
+    for result in relaxer.relax(atoms_of(rock_salt(), random_crystal(3))):
+        assert result.status == "suspect"
+        assert "not finite" in result.reason
+
+
+def test_a_distance_that_is_no_number_makes_its_own_crystal_suspect(monkeypatch):
+    relaxer = make_relaxer(**OURS)
+    given = atoms_of(rock_salt(), perovskite(), rock_salt(4.6))
+
+    def change(distances, graph):
+        """The largest crystal comes last."""
+        return torch.where(graph.crystal == graph.crystal.max(), torch.nan, distances.relaxed)
+
+    spoiled(monkeypatch, relaxer, change)
+    results = relaxer.relax(given, symmetry="free")
+    assert results[1].status == "suspect"
+    assert "a predicted distance is not finite" in results[1].reason
+    assert results[1].structure is given[1]
+    assert [r.reason is not None and "finite" in r.reason for r in results] == [False, True, False]
+
+
+@pytest.mark.parametrize("positions", ["bounds", "likelihood"])
+def test_distances_that_cannot_be_are_suspect_with_what_is_missing(monkeypatch, positions):
+    relaxer = make_relaxer(**{**OURS, "positions": positions})
+    spoiled(monkeypatch, relaxer, lambda d, graph: d.relaxed + 20)
+    for result in relaxer.relax(atoms_of(rock_salt(), perovskite())):
+        assert result.status == "suspect"
+        assert "contradict each other" in result.reason
+
+
+def spoiled(monkeypatch, relaxer, change) -> None:
+    """The relaxer's network predicts other distances from now on."""
+    forward = relaxer.network.forward
+
+    def other(batch, graph):
+        prediction = forward(batch, graph)
+        distances = prediction.distances
+        return prediction._replace(distances=distances._replace(relaxed=change(distances, graph)))
+
+    monkeypatch.setattr(relaxer.network, "forward", other)

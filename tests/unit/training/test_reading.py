@@ -1,0 +1,254 @@
+"""What training reads: splits of several datasets, and edges that are counted once."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from test_training import TINY, settings
+
+from repose.data import columns
+from repose.data.dataset import Dataset, DatasetInfo, resplit, write_dataset
+from repose.data.importers.formats import import_extxyz
+from repose.errors import DatasetError
+from repose.models.e3relax.network import E3Relax
+from repose.training import reading, run
+from repose.training.reading import EdgeCounts, read_split
+from repose.training.samples import TrainingBatches, ValidationBatches, crystal, edge_counts
+from support.paths import DATA
+
+PATHS = DATA / "paths.extxyz"
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    return list(import_extxyz(PATHS))
+
+
+@pytest.fixture
+def dataset(pairs, tmp_path):
+    """Six crystals, the last of them for validation."""
+    splits = ["train"] * (len(pairs) - 1) + ["val"]
+    labelled = [replace(pair, split=split) for pair, split in zip(pairs, splits, strict=True)]
+    return write_dataset(tmp_path / "set", DatasetInfo(name="set"), labelled)
+
+
+def network(volume=15.0, **changes):
+    torch.manual_seed(0)
+    net = E3Relax(E3Relax.settings_type.parse({**TINY, **changes}))
+    net.atomic_volumes.fill_(volume)
+    return net
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Ids of the crystals whose graphs are built, a list a call."""
+    calls = []
+
+    def spy(net, pairs):
+        calls.append([pair.id for pair in pairs])
+        return edge_counts(net, pairs)
+
+    monkeypatch.setattr(reading, "edge_counts", spy)
+    return calls
+
+
+def names(calls):
+    return [name for call in calls for name in call]
+
+
+def stored(dataset):
+    return sorted(dataset.directory.glob(".edges-*"))
+
+
+@pytest.mark.parametrize("start", ["input", "rescaled"])
+@pytest.mark.parametrize("together", [1, 4, 64])
+def test_edges_are_those_of_every_crystal_alone(pairs, start, together, monkeypatch):
+    monkeypatch.setattr("repose.training.samples.COUNTED_TOGETHER", together)
+    net = network(start=start)
+    alone = [net.prepare(crystal(p.numbers, p.positions, p.cell, p.pbc))[1].n_edges for p in pairs]
+    assert edge_counts(net, pairs) == alone
+    assert EdgeCounts(net)(pairs) == alone
+    assert len(set(alone)) > 1
+    assert edge_counts(net, []) == []
+
+
+def test_edges_are_counted_once(dataset, counted):
+    pairs = list(dataset)
+    first = EdgeCounts(network(), [(dataset.directory, pairs)])
+    expected = edge_counts(network(), pairs)
+    assert first(pairs) == expected
+    assert names(counted) == [pair.id for pair in pairs]
+    again = EdgeCounts(network(), [(dataset.directory, pairs[:2])])
+    assert again(pairs[::-1]) == expected[::-1]
+    assert len(names(counted)) == len(pairs)
+    assert len(stored(dataset)) == 1
+
+
+def test_only_new_crystals_are_counted(dataset, counted):
+    pairs = list(dataset)
+    EdgeCounts(network(), [(dataset.directory, pairs[:4])])([])
+    positions = pairs[0].positions.copy()
+    positions[0, 0] += 0.3
+    moved = replace(pairs[0], positions=positions)
+    counts = EdgeCounts(network(), [(dataset.directory, pairs)])([moved, *pairs])
+    assert counts == edge_counts(network(), [moved, *pairs])
+    assert counted[0] == [pair.id for pair in pairs[:4]]
+    assert names(counted[1:]) == [pairs[4].id, pairs[5].id, pairs[0].id]
+    assert names(counted).count(pairs[4].id) == 1
+    EdgeCounts(network(), [(dataset.directory, pairs)])(pairs)
+    assert len(names(counted)) == 7
+
+
+@pytest.mark.parametrize(
+    ("changes", "again"),
+    [
+        ({}, 0),
+        ({"features": 16}, 0),  # not of the graph
+        ({"graph": {"cutoff": 4.0}}, 6),
+        ({"graph": {"max_neighbours": 8}}, 6),
+        ({"graph": {"ties": "order"}}, 6),
+        ({"graph": {"self_images": False}}, 6),
+        ({"start": "input"}, 6),
+        ({"volume": 12.0}, 6),
+        ({"volume": 12.0, "start": "input"}, 6),
+    ],
+)
+def test_counts_belong_to_the_settings_of_the_graph(dataset, counted, changes, again):
+    pairs = list(dataset)
+    EdgeCounts(network(), [(dataset.directory, pairs)])([])
+    before = len(names(counted))
+    other = network(**changes)
+    assert EdgeCounts(other, [(dataset.directory, pairs)])(pairs) == edge_counts(other, pairs)
+    assert len(names(counted)) - before == again
+
+
+def test_volumes_do_not_matter_where_the_start_is_the_input(dataset, counted):
+    pairs = list(dataset)
+    for volume in (12.0, 15.0):
+        EdgeCounts(network(volume, start="input"), [(dataset.directory, pairs)])(pairs)
+    assert len(names(counted)) == 6
+
+
+def test_counts_stay_with_crystals_that_are_split_anew(dataset, counted):
+    EdgeCounts(network(), [(dataset.directory, list(dataset))])([])
+    new = resplit(dataset, lambda pair: "test", "all of it")
+    EdgeCounts(network(), [(new.directory, list(new))])(list(new))
+    assert len(names(counted)) == 6
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "text", "zip", "pickle", "shape", "type", "folder"])
+def test_damaged_counts_are_counted_anew(dataset, counted, damage):
+    pairs = list(dataset)
+    EdgeCounts(network(), [(dataset.directory, pairs)])([])
+    (path,) = stored(dataset)
+    whole = path.read_bytes()
+    other = {
+        "pickle": np.array([{"a": 1}], dtype=object),
+        "shape": np.zeros((4, 3), np.uint64),
+        "type": np.zeros((4, 2)),
+    }
+    texts = {"empty": b"", "cut": whole[:-7], "text": b"counts\n", "zip": b"PK\x03\x04 not one"}
+    if damage in other:
+        np.save(path, other[damage], allow_pickle=True)
+    elif damage in texts:
+        path.write_bytes(texts[damage])
+    else:
+        path.unlink()
+        path.mkdir()
+    assert EdgeCounts(network(), [(dataset.directory, pairs)])(pairs) == edge_counts(network(), pairs)
+    assert len(names(counted)) == 12
+    if damage != "folder":
+        assert sorted(path.read_bytes()) == sorted(whole)
+
+
+def test_a_dataset_that_cannot_be_written_is_counted_every_time(dataset, counted, monkeypatch, caplog):
+    def refuse(*_, **__):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("tempfile.mkstemp", refuse)
+    pairs = list(dataset)
+    with caplog.at_level("INFO"):
+        for _ in range(2):
+            counts = EdgeCounts(network(), [(dataset.directory, pairs)])
+            assert counts(pairs) == edge_counts(network(), pairs)
+            assert counts(pairs) == edge_counts(network(), pairs)
+    assert len(names(counted)) == 12
+    assert not stored(dataset)
+    assert "Read-only file system" in caplog.text
+
+
+def test_crystals_of_two_datasets_with_the_same_ids(dataset, tmp_path):
+    pairs = list(dataset)
+    others = [replace(pair, positions=1.1 * pair.positions, cell=1.1 * pair.cell) for pair in pairs]
+    second = write_dataset(tmp_path / "second", DatasetInfo(name="second"), others)
+    net = network(start="input")
+    counts = EdgeCounts(net, [(dataset.directory, pairs), (second.directory, others)])
+    expected = [edge_counts(net, pairs), edge_counts(net, others)]
+    assert [counts(pairs), counts(others)] == expected
+    assert expected[0] != expected[1]
+    sizes = [len(np.load(stored(each)[0])) for each in (dataset, second)]
+    assert sizes == [6, 6]
+
+
+def test_batches_are_the_same_however_edges_are_known(dataset):
+    pairs, sampling, net = list(dataset), settings().sampling, network()
+    counts = EdgeCounts(net, [(dataset.directory, pairs)])
+    counts([])
+    fresh = EdgeCounts(net, [(dataset.directory, pairs)])
+    plans = [TrainingBatches(pairs, net, sampling, 0, known).plan() for known in (None, counts, fresh)]
+    assert plans[0] == plans[1] == plans[2]
+    packed = [ValidationBatches(pairs, net, 900, known).batches for known in (None, counts, fresh)]
+    assert packed[0] == packed[1] == packed[2]
+    assert len(packed[0]) > 1
+
+
+@pytest.fixture
+def frames_decoded(monkeypatch):
+    """Crystals whose paths are decoded, a number a row group."""
+    calls, frames = [], columns.frames
+    monkeypatch.setattr(columns, "frames", lambda column: calls.append(len(column)) or frames(column))
+    return calls
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, []), (0.4, [5])])
+def test_training_decodes_paths_where_it_draws_from_them(
+    dataset, tmp_path, frames_decoded, counted, share, expected
+):
+    sampling = {"edges_per_batch": 1500, "epoch_steps": 2, "path_frames": share}
+    chosen = settings(sampling=sampling, max_epochs=1)
+
+    def go(out):
+        with pytest.warns(UserWarning, match="too few to calibrate"):
+            return run.train("e3relax", [dataset.directory], out, chosen, device="cpu", progress="none")
+
+    first = go(tmp_path / "one")
+    assert frames_decoded == expected
+    assert len(names(counted)) == 6
+    again = go(tmp_path / "two")
+    assert len(names(counted)) == 6  # no graph is built to count its edges
+    weights = [(model / "model.safetensors").read_bytes() for model in (first, again)]
+    assert weights[0] == weights[1]
+
+
+def test_crystals_are_chosen_by_their_ids_before_they_are_read(dataset, monkeypatch):
+    both = [Dataset(dataset.directory), Dataset(dataset.directory)]
+    every = read_split(both, "train")
+    assert [len(own) for own in every] == [5, 5]
+    made = []
+    monkeypatch.setattr("repose.data.rows.Pair", lambda *fields: made.append(fields[0]) or fields)
+    one, two = read_split(both, "train", crystals=3)
+    assert len(one) == len(two) == 3
+    assert len(made) == 6
+    assert made[:3] == made[3:]
+    order = [pair.id for pair in every[0]]
+    assert made[:3] == sorted(made[:3], key=order.index)
+    monkeypatch.undo()
+    larger = {pair.id for pair in read_split(both, "train", crystals=4)[0]}
+    assert set(made) < larger < set(order)
+    assert len(read_split(both, "train", crystals=99)[0]) == 5
+
+
+def test_an_empty_split_is_named(dataset):
+    with pytest.raises(DatasetError, match=r"no crystal is in the test split of .*set; see"):
+        read_split([dataset], "test")
