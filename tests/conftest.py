@@ -27,7 +27,7 @@ def make_crystal(numbers, fractional, cell, pbc=(True, True, True), dtype=torch.
         numbers=torch.tensor(numbers),
         positions=torch.as_tensor(np.asarray(fractional, dtype=float), dtype=dtype) @ cell,
         cells=cell[None],
-        crystal=torch.zeros(len(numbers), dtype=torch.int64),
+        system_index=torch.zeros(len(numbers), dtype=torch.int64),
         pbc=torch.tensor(pbc)[None],
     )
 

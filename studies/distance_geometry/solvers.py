@@ -52,7 +52,7 @@ def main() -> None:
         "problems": {},
     }
     for name, (start, pairs) in problems(network, sample).items():
-        results["problems"][name] = rows = compare(start, sample.start.crystal, pairs)
+        results["problems"][name] = rows = compare(start, sample.start.system_index, pairs)
         print(f"{name}: {len(pairs.lower)} pairs")
         for way, row in rows.items():
             print(f"  {way:28s} {row['crystals per second']:9.1f} /s   loss {row['loss']:.5f} A")
@@ -72,9 +72,9 @@ def problems(network, sample: Sample) -> dict[str, tuple[torch.Tensor, Pairs]]:
     graph, target = sample.graph, sample.target
     length = edge_vectors(graph, *Geometry(target.positions, target.cells)).norm(dim=-1)
     length = length + 0.1 * torch.randn(len(length), generator=torch.Generator().manual_seed(0))
-    offset = to_cartesian(graph.shift, target.cells, graph.crystal)
+    offset = to_cartesian(graph.shift, target.cells, graph.system_index)
     gradient = deformation(sample.start.cells, target.cells)
-    start = to_cartesian(sample.start.positions, gradient, target.crystal)
+    start = to_cartesian(sample.start.positions, gradient, target.system_index)
     for name, width in (("noisy, exactly", 0.0), ("noisy, within 0.1 A", 0.1)):
         pairs = Pairs.free(
             graph.receiver, graph.sender, offset, (length - width).clamp(min=0), length + width
@@ -83,10 +83,10 @@ def problems(network, sample: Sample) -> dict[str, tuple[torch.Tensor, Pairs]]:
     return found
 
 
-def compare(start: torch.Tensor, crystal: torch.Tensor, pairs: Pairs) -> dict[str, dict[str, float]]:
+def compare(start: torch.Tensor, system_index: torch.Tensor, pairs: Pairs) -> dict[str, dict[str, float]]:
     """Speed and loss of every way."""
-    n = int(crystal.max()) + 1
-    singles = [single(start, crystal, pairs, k) for k in range(n)]
+    n = int(system_index.max()) + 1
+    singles = [single(start, system_index, pairs, k) for k in range(n)]
 
     def one_by_one(way):
         return lambda: torch.cat([way(*problem) for problem in singles])
@@ -101,7 +101,7 @@ def compare(start: torch.Tensor, crystal: torch.Tensor, pairs: Pairs) -> dict[st
         "Adam, batch": lambda: adam(start, pairs),
         "L-BFGS, one by one": one_by_one(lbfgs),
         "ours, one by one": one_by_one(ours),
-        "ours, batch": lambda: ours(start, pairs, crystal),
+        "ours, batch": lambda: ours(start, pairs, system_index),
     }
     rows = {}
     for name, way in ways.items():
@@ -111,15 +111,17 @@ def compare(start: torch.Tensor, crystal: torch.Tensor, pairs: Pairs) -> dict[st
         positions = way()
         seconds = time.process_time() - begin
         lacking, weight = missing(positions, pairs), pairs.weight
-        of = crystal[pairs.second]
+        of = system_index[pairs.second]
         loss = (segment_sum(weight * lacking, of, n) / segment_sum(weight, of, n)).mean()
         rows[name] = {"crystals per second": n / max(seconds, 1e-9), "loss": float(loss)}
     return rows
 
 
-def single(start: torch.Tensor, crystal: torch.Tensor, pairs: Pairs, k: int) -> tuple[torch.Tensor, Pairs]:
+def single(
+    start: torch.Tensor, system_index: torch.Tensor, pairs: Pairs, k: int
+) -> tuple[torch.Tensor, Pairs]:
     """The problem of one crystal."""
-    atoms, mine = crystal == k, crystal[pairs.second] == k
+    atoms, mine = system_index == k, system_index[pairs.second] == k
     own = Pairs(*(column[mine] for column in pairs))
     first = int(atoms.nonzero()[0])
     return start[atoms], own._replace(first=own.first - first, second=own.second - first)

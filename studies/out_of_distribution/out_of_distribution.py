@@ -81,7 +81,7 @@ def measure(relaxer: Relaxer, pairs: Sequence[Pair]) -> dict:
     for packed in pack(pairs, 6000):
         batch, target = to_batch(packed)
         estimate = relaxer.estimate(batch)
-        error = coordinate_error(estimate.geometry, target, batch.positions, batch.crystal)
+        error = coordinate_error(estimate.geometry, target, batch.positions, batch.system_index)
         errors.append(error.numpy())
         outside += [reason is not None for reason in estimate.outside or []]
         for level in LEVELS:

@@ -188,7 +188,7 @@ def test_calibrated_in_place_it_covers_what_it_was_calibrated_on(run, models, tm
     old = before.predict(batch)
     torch.testing.assert_close(after.geometry.positions, old.positions)
     errors = coordinate_error(
-        after.geometry, Geometry(target.positions, target.cells), batch.positions, target.crystal
+        after.geometry, Geometry(target.positions, target.cells), batch.positions, target.system_index
     )
     for level, rank in ((50, 10), (80, 16), (90, 18), (95, 19)):  # ceil(20 level)
         assert int((errors <= after.bounds[level] * (1 + 1e-4)).sum()) == rank

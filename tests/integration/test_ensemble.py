@@ -117,16 +117,16 @@ def test_distances_by_equations_21_to_24():
         torch.ones(2, 3, dtype=torch.bool),
     )
     _, graph = members("deeprelax", 1)[0].prepare(crystals)
-    first, second = (graph.crystal == k for k in (0, 1))
+    first, second = (graph.system_index == k for k in (0, 1))
     chosen = torch.cat([first.nonzero()[:3, 0], second.nonzero()[:2, 0]])
     graph = replace(
         graph,
         receiver=graph.receiver[chosen],
         sender=graph.sender[chosen],
         shift=graph.shift[chosen],
-        crystal=graph.crystal[chosen],
+        system_index=graph.system_index[chosen],
     )
-    errors = expected_errors(got, got.geometry, crystals.crystal, graph)
+    errors = expected_errors(got, got.geometry, crystals.system_index, graph)
     total = got.distances.scale.numpy()
     assert np.allclose(errors.crystals, [total[:3].mean(), total[3:].mean()], rtol=0, atol=1e-14)
     assert np.allclose(errors.bonds, total, rtol=0, atol=0)
@@ -331,7 +331,7 @@ def test_errors_are_means_over_crystals(dataset, whole):
     for pair in pairs:
         (batch,) = training.ValidationBatches([pair], network, 1500)
         with torch.inference_mode():
-            cells = settle(network(batch.start, batch.graph), batch.start.crystal, batch.graph)[0].cells
+            cells = settle(network(batch.start, batch.graph), batch.start.system_index, batch.graph)[0].cells
         found.append(np.abs(cells[0].numpy() - pair.relaxed_cell).mean())
     assert config.test_error["val lattice (A)"] == pytest.approx(np.mean(found), abs=2e-5)
 

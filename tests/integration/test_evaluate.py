@@ -173,7 +173,7 @@ def test_a_cell_that_is_not_finite_counts_too(crystals):
     assert finite.tolist() == [True, True, False, True, True]
     assert torch.equal(geometry.cells, crystals.cells)
     moved = (geometry.positions != crystals.positions).any(dim=1)
-    assert torch.equal(moved, crystals.crystal != 2)
+    assert torch.equal(moved, crystals.system_index != 2)
 
 
 def test_how_crystals_are_packed_changes_nothing(tmp_path):

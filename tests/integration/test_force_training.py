@@ -115,7 +115,7 @@ def test_lengths_are_squares_below_and_lengths_above():
 
 
 def test_the_loss_vanishes_where_the_layers_say_what_acts(pairs):
-    acting, owner = (sample := sample_of(pairs)).acting, sample.start.crystal
+    acting, owner = (sample := sample_of(pairs)).acting, sample.start.system_index
     right = Motion(STEP * acting.forces, STRAIN * acting.virials)
     assert motion_loss(right, acting, owner).item() == pytest.approx(0.0, abs=1e-6)
     wrong = right._replace(steps=-right.steps)

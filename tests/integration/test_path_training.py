@@ -122,7 +122,7 @@ def test_errors_of_paths_are_per_atom_and_per_crystal(pairs):
     known, atoms = sample.frames, sample.start.counts
     energies = known.energies + torch.tensor([[0.0], [0.4]]) * atoms
     wrong = known._replace(energies=energies, forces=known.forces + 0.1)
-    found = path_errors(wrong, known, sample.start.crystal)
+    found = path_errors(wrong, known, sample.start.system_index)
     assert found.energy.tolist() == pytest.approx([0.2] * len(pairs), rel=1e-4)
     assert found.forces.tolist() == pytest.approx([0.1] * len(pairs), rel=1e-4)
     assert torch.allclose(found.rise, energies.diff(dim=0)[0] / atoms)

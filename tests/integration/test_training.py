@@ -102,16 +102,16 @@ def test_loss_by_the_image_nearest_to_the_prediction(pairs):
     generator = torch.Generator().manual_seed(0)
     shift = torch.randint(-1, 2, targets.positions.shape, generator=generator).float()
     noise = 0.1 * torch.randn(targets.positions.shape, generator=generator)
-    moved = targets.positions + to_cartesian(shift, targets.cells, targets.crystal) + noise
+    moved = targets.positions + to_cartesian(shift, targets.cells, targets.system_index) + noise
     moved.requires_grad_(True)
     state = Geometry(moved, targets.cells)
     images = torch.cartesian_prod(*[torch.arange(-1.0, 2.0)] * 3)
     expected = []
-    for atom, crystal_index in enumerate(targets.crystal):
+    for atom, crystal_index in enumerate(targets.system_index):
         candidates = moved[atom] + images @ targets.cells[crystal_index]
         nearest = (candidates - targets.positions[atom]).norm(dim=1).argmin()
         expected.append((candidates[nearest] - targets.positions[atom]).abs().mean())
-    expected = segment_mean(torch.stack(expected), targets.crystal, 4)
+    expected = segment_mean(torch.stack(expected), targets.system_index, 4)
     got = validation_errors(state, targets, images="predicted")["coordinates"]
     assert torch.allclose(got, expected, atol=1e-5)
     assert got.max() < 0.2 < validation_errors(state, targets)["coordinates"].max()

@@ -71,5 +71,5 @@ class Known(Relaxer):
     def predict(self, batch):
         self.batches.append(batch.n_crystals)
         cells = batch.cells @ self.deformation
-        fractional = to_fractional(batch.positions, batch.cells, batch.crystal) + self.displacement
-        return Geometry(to_cartesian(fractional, cells, batch.crystal), cells)
+        fractional = to_fractional(batch.positions, batch.cells, batch.system_index) + self.displacement
+        return Geometry(to_cartesian(fractional, cells, batch.system_index), cells)

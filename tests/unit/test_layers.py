@@ -1,4 +1,4 @@
-"""Order of imports: rooms import from rooms below, no files import each other in a circle, families stand alone."""
+"""Order of imports: from rooms below, without circles of files; families stand alone."""
 
 import ast
 import pkgutil

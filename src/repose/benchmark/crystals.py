@@ -32,7 +32,7 @@ def alloys(n_crystals: int, n_atoms: int, seed: int = 0) -> CrystalBatch:
         numbers=torch.from_numpy(rng.choice(ELEMENTS, n_crystals * n_atoms)),
         positions=torch.from_numpy((fractional @ cell + rng.normal(0, RATTLE, shape)).reshape(-1, 3)),
         cells=torch.from_numpy(cell).repeat(n_crystals, 1, 1),
-        crystal=torch.arange(n_crystals).repeat_interleave(n_atoms),
+        system_index=torch.arange(n_crystals).repeat_interleave(n_atoms),
         pbc=torch.ones(n_crystals, 3, dtype=torch.bool),
     )
 

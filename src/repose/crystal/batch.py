@@ -21,7 +21,7 @@ class CrystalBatch:
         numbers: Atomic numbers, ``(N,)`` int64, 1 to 118.
         positions: Cartesian positions in A, ``(N, 3)`` float; not wrapped into the cell.
         cells: Lattice vectors as ROWS in A, ``(S, 3, 3)`` float: ``cartesian = fractional @ cell``.
-        crystal: Index of the crystal of every atom, ``(N,)`` int64, ascending, every crystal present:
+        system_index: Index of the crystal of every atom, ``(N,)`` int64, ascending, every crystal present:
             two crystals of 1 and 2 atoms are ``[0, 1, 1]``.
         pbc: Periodic directions, ``(S, 3)`` bool; a sheet with vacuum along c is ``[True, True, False]``.
 
@@ -33,7 +33,7 @@ class CrystalBatch:
     numbers: Tensor
     positions: Tensor
     cells: Tensor
-    crystal: Tensor
+    system_index: Tensor
     pbc: Tensor
 
     def __post_init__(self) -> None:
@@ -42,7 +42,7 @@ class CrystalBatch:
             ("numbers", (n,), torch.int64),
             ("positions", (n, 3), None),
             ("cells", (s, 3, 3), None),
-            ("crystal", (n,), torch.int64),
+            ("system_index", (n,), torch.int64),
             ("pbc", (s, 3), torch.bool),
         ):
             value: Tensor = getattr(self, name)
@@ -59,11 +59,11 @@ class CrystalBatch:
             )
         if s == 0:
             raise ShapeError("a batch needs at least one crystal; got none.")
-        counts = torch.bincount(self.crystal, minlength=s)
-        steps = self.crystal.diff()
+        counts = torch.bincount(self.system_index, minlength=s)
+        steps = self.system_index.diff()
         if len(counts) != s or bool((counts == 0).any()) or bool((steps < 0).any()):
             raise InvalidCrystalError(
-                f"crystal must ascend from 0 to {s - 1} and give every crystal at least one atom; "
+                f"system_index must ascend from 0 to {s - 1} and give every crystal at least one atom; "
                 f"atoms per crystal: {counts.tolist()[:10]}."
             )
         if bool(((self.numbers < 1) | (self.numbers > 118)).any()):
@@ -86,7 +86,7 @@ class CrystalBatch:
     @property
     def counts(self) -> Tensor:
         """Atoms of every crystal, ``(S,)`` int64."""
-        return torch.bincount(self.crystal, minlength=self.n_crystals)
+        return torch.bincount(self.system_index, minlength=self.n_crystals)
 
     @property
     def device(self) -> torch.device:
@@ -118,7 +118,7 @@ class CrystalBatch:
             numbers=torch.cat([b.numbers for b in batches]),
             positions=torch.cat([b.positions for b in batches]),
             cells=torch.cat([b.cells for b in batches]),
-            crystal=torch.cat([b.crystal + k for b, k in zip(batches, offsets, strict=True)]),
+            system_index=torch.cat([b.system_index + k for b, k in zip(batches, offsets, strict=True)]),
             pbc=torch.cat([b.pbc for b in batches]),
         )
 
@@ -145,7 +145,7 @@ class CrystalBatch:
             numbers=self.numbers.to(device),
             positions=self.positions.to(device, dtype),
             cells=self.cells.to(device, dtype),
-            crystal=self.crystal.to(device),
+            system_index=self.system_index.to(device),
             pbc=self.pbc.to(device),
         )
 

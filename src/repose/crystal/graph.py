@@ -80,14 +80,14 @@ class PeriodicGraph:
         receiver: Atom i that receives the message, ``(E,)`` int64, ascending.
         sender: Atom j that sends it, ``(E,)`` int64.
         shift: Cell shift k of the sender's image, ``(E, 3)`` float of whole numbers.
-        crystal: Crystal of every edge, ``(E,)`` int64.
+        system_index: Crystal of every edge, ``(E,)`` int64.
         n_atoms: Atoms of the batch.
     """
 
     receiver: Tensor
     sender: Tensor
     shift: Tensor
-    crystal: Tensor
+    system_index: Tensor
     n_atoms: int
 
     @property
@@ -113,7 +113,7 @@ class PeriodicGraph:
             self.receiver.to(device),
             self.sender.to(device),
             self.shift.to(device, dtype),
-            self.crystal.to(device),
+            self.system_index.to(device),
             self.n_atoms,
         )
 
@@ -129,7 +129,7 @@ def edge_vectors(graph: PeriodicGraph, positions: Tensor, cells: Tensor) -> Tens
     Returns:
         Vectors in A, ``(E, 3)``.
     """
-    offset = to_cartesian(graph.shift, cells, graph.crystal)
+    offset = to_cartesian(graph.shift, cells, graph.system_index)
     return positions[graph.sender] + offset - positions[graph.receiver]
 
 
@@ -177,7 +177,7 @@ def periodic_graph(
         receiver=found.receiver,
         sender=found.sender,
         shift=found.shift.to(batch.dtype),
-        crystal=batch.crystal[found.receiver],
+        system_index=batch.system_index[found.receiver],
         n_atoms=batch.n_atoms,
     )
 
@@ -202,9 +202,9 @@ def neighbours_by_pairs(batch: CrystalBatch, reach: float) -> Neighbours:
         reach: Largest distance in A.
     """
     cells = batch.cells.double()
-    fractional = to_fractional(batch.positions.double(), cells, batch.crystal)
-    home = torch.where(batch.pbc[batch.crystal], fractional.floor(), 0.0)
-    wrapped = to_cartesian(fractional - home, cells, batch.crystal)
+    fractional = to_fractional(batch.positions.double(), cells, batch.system_index)
+    home = torch.where(batch.pbc[batch.system_index], fractional.floor(), 0.0)
+    wrapped = to_cartesian(fractional - home, cells, batch.system_index)
     # Wrapped atoms differ by less than a cell, so that images up to reach / height + 1 cells away count.
     heights = 1 / torch.linalg.inv(cells).norm(dim=1)
     images = torch.where(batch.pbc, (reach / heights).floor() + 1, 0.0).long()  # (S, 3), to either side
@@ -277,7 +277,7 @@ def _with_self_images(found: Neighbours, batch: CrystalBatch) -> Neighbours:
     """Replace plain self edges by the six self-images along periodic directions."""
     images = torch.tensor(SELF_IMAGES, device=batch.device)
     allowed = (batch.pbc.unsqueeze(1) | (images == 0)).all(dim=-1)  # (S, 6)
-    atoms, image = allowed[batch.crystal].nonzero(as_tuple=True)
+    atoms, image = allowed[batch.system_index].nonzero(as_tuple=True)
     plain = found.receiver != found.sender
     # Distance -1 marks them as always kept by the cap on neighbours, which counts other atoms.
     return Neighbours(

@@ -18,24 +18,24 @@ NEIGHBOUR_CELLS = torch.tensor(
 )
 
 
-def to_fractional(vectors: Tensor, cells: Tensor, crystal: Tensor) -> Tensor:
+def to_fractional(vectors: Tensor, cells: Tensor, system_index: Tensor) -> Tensor:
     """Fractional coordinates of Cartesian vectors.
 
     Args:
         vectors: Cartesian vectors in A, ``(N, 3)``.
         cells: Lattice vectors as rows in A, ``(S, 3, 3)``.
-        crystal: Crystal index of every vector, ``(N,)``.
+        system_index: Crystal index of every vector, ``(N,)``.
 
     Returns:
         Fractional coordinates, ``(N, 3)``.
     """
-    return to_cartesian(vectors, torch.linalg.inv(cells), crystal)
+    return to_cartesian(vectors, torch.linalg.inv(cells), system_index)
 
 
-def to_cartesian(fractional: Tensor, cells: Tensor, crystal: Tensor) -> Tensor:
+def to_cartesian(fractional: Tensor, cells: Tensor, system_index: Tensor) -> Tensor:
     """Cartesian vectors in A of fractional coordinates ``(N, 3)``; see `to_fractional`."""
     # A product and a sum instead of a matrix product: mixed precision would round that to bfloat16.
-    return (fractional.unsqueeze(-1) * cells[crystal]).sum(dim=-2)
+    return (fractional.unsqueeze(-1) * cells[system_index]).sum(dim=-2)
 
 
 def volume(cells: Tensor) -> Tensor:
@@ -56,19 +56,19 @@ def deformation(cells: Tensor, new_cells: Tensor) -> Tensor:
     return torch.linalg.solve(cells, new_cells)
 
 
-def carried(positions: Tensor, cells: Tensor, new_cells: Tensor, crystal: Tensor) -> Tensor:
+def carried(positions: Tensor, cells: Tensor, new_cells: Tensor, system_index: Tensor) -> Tensor:
     """Positions of atoms that follow their cell: fractional coordinates stay.
 
     Args:
         positions: A, ``(N, 3)``.
         cells: Lattice vectors as rows in A, ``(S, 3, 3)``.
         new_cells: The same after deformation, ``(S, 3, 3)``.
-        crystal: Crystal of every atom, ``(N,)``.
+        system_index: Crystal of every atom, ``(N,)``.
 
     Returns:
         Positions in A, ``(N, 3)``.
     """
-    return to_cartesian(positions, deformation(cells, new_cells), crystal)
+    return to_cartesian(positions, deformation(cells, new_cells), system_index)
 
 
 def periodic_span(cells: Tensor, pbc: Tensor) -> Tensor:
@@ -130,7 +130,7 @@ def polar(gradient: Tensor) -> tuple[Tensor, Tensor]:
     return stretch, rotation
 
 
-def nearest_image(vectors: Tensor, cells: Tensor, crystal: Tensor) -> Tensor:
+def nearest_image(vectors: Tensor, cells: Tensor, system_index: Tensor) -> Tensor:
     """Shortest periodic image of vectors, searched in the 27 cells around the rounded one.
 
     Exact for cells that are not strongly skewed (for reduced cells always); import of data uses
@@ -139,21 +139,21 @@ def nearest_image(vectors: Tensor, cells: Tensor, crystal: Tensor) -> Tensor:
     Args:
         vectors: Differences of positions in A, ``(N, 3)``.
         cells: Lattice vectors as rows in A, ``(S, 3, 3)``.
-        crystal: Crystal index of every vector, ``(N,)``.
+        system_index: Crystal index of every vector, ``(N,)``.
 
     Returns:
         Vectors in A that differ from the input by lattice vectors, ``(N, 3)``.
     """
-    fractional = to_fractional(vectors, cells, crystal)
+    fractional = to_fractional(vectors, cells, system_index)
     # Not `fractional - round`, so that a vector already short stays as it is, bit for bit.
-    rounded = vectors - to_cartesian(torch.round(fractional), cells, crystal)
+    rounded = vectors - to_cartesian(torch.round(fractional), cells, system_index)
     shifts = NEIGHBOUR_CELLS.to(cells).unsqueeze(0) @ cells  # (S, 27, 3)
-    candidates = rounded.unsqueeze(1) + shifts[crystal]  # (N, 27, 3)
+    candidates = rounded.unsqueeze(1) + shifts[system_index]  # (N, 27, 3)
     best = candidates.detach().norm(dim=-1).argmin(dim=1)
     return candidates[torch.arange(len(best), device=best.device), best]
 
 
-def emptiest_slab(positions: Tensor, cells: Tensor, crystal: Tensor) -> Tensor:
+def emptiest_slab(positions: Tensor, cells: Tensor, system_index: Tensor) -> Tensor:
     """Thickness of the thickest slab without atoms, between lattice planes of each of the three kinds.
 
     A sheet or surface with vacuum has a thick one; in a bulk crystal planes follow each other closely.
@@ -161,23 +161,23 @@ def emptiest_slab(positions: Tensor, cells: Tensor, crystal: Tensor) -> Tensor:
     Args:
         positions: A, ``(N, 3)``; they need not be wrapped.
         cells: Lattice vectors as rows in A, ``(S, 3, 3)``.
-        crystal: Crystal of every atom, ``(N,)``, ascending.
+        system_index: Crystal of every atom, ``(N,)``, ascending.
 
     Returns:
         Thickness in A along the normals of bc, ca and ab, ``(S, 3)``.
     """
-    fractional = to_fractional(positions, cells, crystal)
+    fractional = to_fractional(positions, cells, system_index)
     fractional = fractional - fractional.floor()
     # Sorted within every crystal, crystal by crystal, along each axis.
     ordered = torch.sort(
-        fractional.double() + 2 * crystal.unsqueeze(1), dim=0
-    ).values - 2 * crystal.unsqueeze(1)
-    last = torch.cat([crystal.diff() > 0, crystal.new_ones(1, dtype=torch.bool)])
+        fractional.double() + 2 * system_index.unsqueeze(1), dim=0
+    ).values - 2 * system_index.unsqueeze(1)
+    last = torch.cat([system_index.diff() > 0, system_index.new_ones(1, dtype=torch.bool)])
     first = last.roll(1)
     gaps = ordered.roll(-1, dims=0) - ordered
     gaps[last] = ordered[first] + 1 - ordered[last]  # around the border of the cell
     thickest = gaps.new_zeros(len(cells), 3).scatter_reduce(
-        0, crystal.unsqueeze(1).expand_as(gaps), gaps, "amax"
+        0, system_index.unsqueeze(1).expand_as(gaps), gaps, "amax"
     )
     heights = 1 / torch.linalg.inv(cells).norm(dim=1)  # columns of the inverse are the normals
     return thickest.to(cells) * heights

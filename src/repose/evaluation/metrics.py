@@ -65,7 +65,7 @@ def errors(batch: CrystalBatch, predicted: Geometry, target: Geometry) -> dict[s
     """
     # An atom that follows a cell under shear may end nearer to another image of where it began. Which image
     # an answer names says nothing of the crystal, so it stands where the target does, nearest to the input.
-    crystal = batch.crystal
+    crystal = batch.system_index
     near = Geometry(move_to_image(predicted, batch.positions, crystal), predicted.cells)
     graph = periodic_graph(batch, BOND_CUTOFF, BOND_NEIGHBOURS, ties="shell")
     return {
@@ -78,18 +78,18 @@ def errors(batch: CrystalBatch, predicted: Geometry, target: Geometry) -> dict[s
     }
 
 
-def move_to_image(state: Geometry, reference: Tensor, crystal: Tensor) -> Tensor:
+def move_to_image(state: Geometry, reference: Tensor, system_index: Tensor) -> Tensor:
     """Positions, each in the periodic image nearest to a reference.
 
     Args:
         state: Positions ``(N, 3)`` and cells ``(S, 3, 3)`` in A; images are those of these cells.
         reference: Positions to be near to, A, ``(N, 3)``.
-        crystal: Crystal of every atom, ``(N,)``.
+        system_index: Crystal of every atom, ``(N,)``.
 
     Returns:
         Positions in A, ``(N, 3)``.
     """
-    return reference + nearest_image(state.positions - reference, state.cells, crystal)
+    return reference + nearest_image(state.positions - reference, state.cells, system_index)
 
 
 def following(batch: CrystalBatch, state: Geometry) -> Geometry:
@@ -104,11 +104,13 @@ def following(batch: CrystalBatch, state: Geometry) -> Geometry:
     Returns:
         The same crystals, in A.
     """
-    place = carried(batch.positions, batch.cells, state.cells, batch.crystal)
-    return Geometry(move_to_image(state, place, batch.crystal), state.cells)
+    place = carried(batch.positions, batch.cells, state.cells, batch.system_index)
+    return Geometry(move_to_image(state, place, batch.system_index), state.cells)
 
 
-def coordinate_error(predicted: Geometry, target: Geometry, reference: Tensor, crystal: Tensor) -> Tensor:
+def coordinate_error(
+    predicted: Geometry, target: Geometry, reference: Tensor, system_index: Tensor
+) -> Tensor:
     """Mean over atoms and x, y, z of the absolute error of positions, in A, ``(S,)``.
 
     Args:
@@ -116,10 +118,10 @@ def coordinate_error(predicted: Geometry, target: Geometry, reference: Tensor, c
         target: The same, relaxed.
         reference: Which positions the target is moved near to: the unrelaxed ones (DeepRelax, E3Relax) or
             the predicted ones (E3Relax-H2), ``(N, 3)``.
-        crystal: Crystal of every atom, ``(N,)``.
+        system_index: Crystal of every atom, ``(N,)``.
     """
-    difference = predicted.positions - move_to_image(target, reference, crystal)
-    return segment_mean(difference.abs().mean(dim=1), crystal, len(target.cells))
+    difference = predicted.positions - move_to_image(target, reference, system_index)
+    return segment_mean(difference.abs().mean(dim=1), system_index, len(target.cells))
 
 
 def bond_error(predicted: Geometry, target: Geometry, graph: PeriodicGraph) -> Tensor:
@@ -132,8 +134,8 @@ def bond_error(predicted: Geometry, target: Geometry, graph: PeriodicGraph) -> T
     """
     n = len(target.cells)
     difference = edge_vectors(graph, *predicted).norm(dim=-1) - edge_vectors(graph, *target).norm(dim=-1)
-    count = torch.bincount(graph.crystal, minlength=n)
-    return segment_mean(difference.abs(), graph.crystal, n).masked_fill(count == 0, torch.nan)
+    count = torch.bincount(graph.system_index, minlength=n)
+    return segment_mean(difference.abs(), graph.system_index, n).masked_fill(count == 0, torch.nan)
 
 
 def lattice_error(predicted: Tensor, target: Tensor) -> Tensor:

@@ -198,7 +198,7 @@ def score(
         finite: Whether each of the crystals was predicted at all, ``(S,)``; by default all are.
         seconds: That predicting took.
     """
-    crystal, n, counts = batch.crystal, len(batch), batch.counts.tolist()
+    crystal, n, counts = batch.system_index, len(batch), batch.counts.tolist()
     errors = (found.forces - known.forces).abs().mean(dim=-1)  # (T, N)
     lengths = found.forces.norm(dim=-1).split(counts, dim=1)
     coordinates = [

@@ -126,7 +126,7 @@ def _crystal(pair: Pair, positions: np.ndarray, cell: np.ndarray) -> CrystalBatc
             numbers=torch.tensor(pair.numbers, dtype=torch.int64),
             positions=torch.tensor(positions, dtype=torch.float64),
             cells=torch.tensor(cell, dtype=torch.float64)[None],
-            crystal=torch.zeros(len(pair.numbers), dtype=torch.int64),
+            system_index=torch.zeros(len(pair.numbers), dtype=torch.int64),
             pbc=torch.tensor(pair.pbc, dtype=torch.bool)[None],
         )
     except (ShapeError, InvalidCrystalError) as error:
@@ -195,9 +195,9 @@ def finite_or_input(batch: CrystalBatch, predicted: Geometry) -> tuple[Geometry,
         A geometry of crystals, and which of them were such before, ``(S,)`` bool.
     """
     bad = ~(predicted.cells.isfinite().flatten(1).all(dim=1) & (volume(predicted.cells) > 0))
-    bad[batch.crystal[~predicted.positions.isfinite().all(dim=1)]] = True
+    bad[batch.system_index[~predicted.positions.isfinite().all(dim=1)]] = True
     geometry = Geometry(
-        torch.where(bad[batch.crystal, None], batch.positions, predicted.positions),
+        torch.where(bad[batch.system_index, None], batch.positions, predicted.positions),
         torch.where(bad[:, None, None], batch.cells, predicted.cells),
     )
     return geometry, ~bad

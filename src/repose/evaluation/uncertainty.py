@@ -119,7 +119,7 @@ def examples(
     if estimate.bonds is None:
         return {}
     # Bonds lead to the images in which the prediction has the atoms, so there the target stands.
-    near = move_to_image(target, predicted.positions, batch.crystal)
+    near = move_to_image(target, predicted.positions, batch.system_index)
     counts = batch.counts.tolist()
     atoms = zip(*(t.split(counts) for t in (batch.numbers, predicted.positions, near)), strict=True)
     found = {}

@@ -61,7 +61,7 @@ def to_batch(structure: Crystal) -> CrystalBatch:
         numbers=torch.from_numpy(numbers),
         positions=torch.from_numpy(positions),
         cells=torch.from_numpy(cell)[None],
-        crystal=torch.zeros(len(numbers), dtype=torch.int64),
+        system_index=torch.zeros(len(numbers), dtype=torch.int64),
         pbc=torch.from_numpy(pbc)[None],
     )
 

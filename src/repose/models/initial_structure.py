@@ -40,10 +40,10 @@ def near_home(batch: CrystalBatch) -> tuple[CrystalBatch, Tensor]:
         The crystals, and by how many cells each atom was moved back: 0 where it lay no more than a cell
         outside, ``(N, 3)``.
     """
-    fractional = to_fractional(batch.positions, batch.cells, batch.crystal)
-    far = ((fractional < -1) | (fractional > 2)) & batch.pbc[batch.crystal]
+    fractional = to_fractional(batch.positions, batch.cells, batch.system_index)
+    far = ((fractional < -1) | (fractional > 2)) & batch.pbc[batch.system_index]
     home = torch.where(far, fractional.floor(), 0.0)
-    moved = batch.positions - to_cartesian(home, batch.cells, batch.crystal)
+    moved = batch.positions - to_cartesian(home, batch.cells, batch.system_index)
     return batch.with_geometry(moved, batch.cells), home
 
 
@@ -69,12 +69,12 @@ def rescaled(batch: CrystalBatch, atomic_volumes: Tensor) -> CrystalBatch:
         atomic_volumes: A^3 per atom by atomic number, zero where unknown.
     """
     volumes = atomic_volumes.to(batch.positions)[batch.numbers]
-    guess = segment_sum(volumes, batch.crystal, batch.n_crystals)
+    guess = segment_sum(volumes, batch.system_index, batch.n_crystals)
     ratio = guess / volume(batch.cells)
-    unknown = segment_sum((volumes <= 0).to(batch.dtype), batch.crystal, batch.n_crystals) > 0
-    empty = emptiest_slab(batch.positions, reduced(batch.cells), batch.crystal).amax(dim=1)
+    unknown = segment_sum((volumes <= 0).to(batch.dtype), batch.system_index, batch.n_crystals) > 0
+    empty = emptiest_slab(batch.positions, reduced(batch.cells), batch.system_index).amax(dim=1)
     vacuum = ~batch.pbc.all(dim=1) | (empty > VACUUM)
     scale = torch.where(unknown | vacuum, 1.0, ratio).pow(1 / 3)
     return batch.with_geometry(
-        batch.positions * scale[batch.crystal, None], batch.cells * scale[:, None, None]
+        batch.positions * scale[batch.system_index, None], batch.cells * scale[:, None, None]
     )

@@ -139,15 +139,15 @@ class LatticeNetwork(Network[S]):
         state = State(x, v, *self._lattice_features(batch.cells), batch.positions, batch.cells)
         geometries = []
         for layer in self.layers:
-            state = layer(state, batch.crystal, graph)
+            state = layer(state, batch.system_index, graph)
             if layer.moves:
                 geometries.append(Geometry(state.positions, state.cells))
         scales = None
         if self.scale_head is not None:
             scales = self.scale_head(
-                state.x, Geometry(batch.positions, batch.cells), geometries[-1], batch.crystal
+                state.x, Geometry(batch.positions, batch.cells), geometries[-1], batch.system_index
             )
-        return Prediction(geometries, segment_mean(state.x, batch.crystal, len(batch)), scales)
+        return Prediction(geometries, segment_mean(state.x, batch.system_index, len(batch)), scales)
 
     def _lattice_features(self, cells: Tensor) -> tuple[Tensor, Tensor]:
         """Scalars ``(S, 3, F)`` from lengths, vectors ``(S, 3, 3, F)`` along the lattice vectors."""
@@ -207,65 +207,65 @@ class RefinementLayer(nn.Module):
             self.cell_head = mlp(f, f, 9)
 
     @abstractmethod
-    def forward(self, state: State, crystal: Tensor, graph: PeriodicGraph) -> State:
+    def forward(self, state: State, system_index: Tensor, graph: PeriodicGraph) -> State:
         """New state after this layer; ``crystal`` is the crystal of every atom, ``(N,)``."""
 
     def update_lattice(
-        self, x: Tensor, v: Tensor, state: State, edges: EdgeGeometry, crystal: Tensor
+        self, x: Tensor, v: Tensor, state: State, edges: EdgeGeometry, system_index: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Atoms and edges to lattice: new ``y``, ``w``, and the change of the cells in A, ``(S, 3, 3)``."""
         y, w, cells = state.y, state.w, state.cells
         if self.lattice_update is not None:
             anisotropy = None
             if self.edges_to_lattice is not None:
-                anisotropy = self.edges_to_lattice(x, edges, cells, crystal)
-            return self.lattice_update(x, v, y, w, crystal, anisotropy)
+                anisotropy = self.edges_to_lattice(x, edges, cells, system_index)
+            return self.lattice_update(x, v, y, w, system_index, anisotropy)
         if not self.moves or self.cell_head is None:
             return y, w, torch.zeros_like(cells)
-        mixing = self.cell_head(segment_mean(x, crystal, len(cells))).view(-1, 3, 3)
+        mixing = self.cell_head(segment_mean(x, system_index, len(cells))).view(-1, 3, 3)
         return y, w, mixing @ cells / 10
 
-    def move(self, state: State, step: Tensor, change: Tensor, crystal: Tensor) -> tuple[Tensor, Tensor]:
+    def move(self, state: State, step: Tensor, change: Tensor, system_index: Tensor) -> tuple[Tensor, Tensor]:
         """New positions and cells in A from displacements ``(N, 3)`` and changes of cells ``(S, 3, 3)``."""
         positions, cells = state.positions, state.cells + change
         if self.affine:
-            step = step - segment_mean(step, crystal, len(cells))[crystal]
-            positions = carried(positions, state.cells, cells, crystal)
+            step = step - segment_mean(step, system_index, len(cells))[system_index]
+            positions = carried(positions, state.cells, cells, system_index)
         return positions + step, cells
 
 
 def lattice_view(
-    positions: Tensor, cells: Tensor, crystal: Tensor, basis: GaussianBasis, tips: bool
+    positions: Tensor, cells: Tensor, system_index: Tensor, basis: GaussianBasis, tips: bool
 ) -> LatticeView:
     """What atoms see of the lattice vectors: their tips, as `to_tips`, or the vectors alone.
 
     Args:
         positions: A, ``(N, 3)``.
         cells: Lattice vectors as rows in A, ``(S, 3, 3)``.
-        crystal: Crystal of every atom, ``(N,)``.
+        system_index: Crystal of every atom, ``(N,)``.
         basis: Expands the distances.
         tips: Tips, or the vectors alone, which are the same for all atoms of a crystal.
     """
-    offset = to_tips(positions, cells, crystal) if tips else -cells
-    return LatticeView(basis(safe_norm(offset)), unit(offset), None if tips else crystal)
+    offset = to_tips(positions, cells, system_index) if tips else -cells
+    return LatticeView(basis(safe_norm(offset)), unit(offset), None if tips else system_index)
 
 
-def to_tips(positions: Tensor, cells: Tensor, crystal: Tensor) -> Tensor:
+def to_tips(positions: Tensor, cells: Tensor, system_index: Tensor) -> Tensor:
     """From the tip of every lattice vector to every atom in A, ``(N, 3, 3)``: atom, vector, component.
 
     Positions count from the crystal's mean; arguments as in `lattice_view`.
     """
-    return centred(positions, crystal, len(cells)).unsqueeze(1) - cells[crystal]
+    return centred(positions, system_index, len(cells)).unsqueeze(1) - cells[system_index]
 
 
-def centred(positions: Tensor, crystal: Tensor, n: int) -> Tensor:
+def centred(positions: Tensor, system_index: Tensor, n: int) -> Tensor:
     """Positions ``(N, 3)`` relative to the mean of their crystal."""
-    return positions - segment_mean(positions, crystal, n)[crystal]
+    return positions - segment_mean(positions, system_index, n)[system_index]
 
 
-def along_and_across(positions: Tensor, cells: Tensor, crystal: Tensor) -> tuple[Tensor, Tensor]:
+def along_and_across(positions: Tensor, cells: Tensor, system_index: Tensor) -> tuple[Tensor, Tensor]:
     """Parts of positions parallel (signed) and perpendicular to the lattice vectors in A, each ``(N, 3)``."""
-    direction = unit(cells)[crystal]  # (N, 3 axes, 3)
-    relative = centred(positions, crystal, len(cells)).unsqueeze(1)
+    direction = unit(cells)[system_index]  # (N, 3 axes, 3)
+    relative = centred(positions, system_index, len(cells)).unsqueeze(1)
     along = (relative * direction).sum(-1)
     return along, safe_norm(torch.linalg.cross(relative, direction, dim=-1))

@@ -81,7 +81,7 @@ class Network(nn.Module, ABC, Generic[S]):
             As `prepare`.
         """
         whole = not_lost(batch, found)
-        positions = torch.where(whole[batch.crystal, None], found.positions, batch.positions)
+        positions = torch.where(whole[batch.system_index, None], found.positions, batch.positions)
         cells = torch.where(whole[:, None, None], found.cells, batch.cells)
         return self.prepare(batch.with_geometry(positions, cells))
 

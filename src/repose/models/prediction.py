@@ -118,5 +118,5 @@ def not_lost(batch: CrystalBatch, found: Geometry) -> Tensor:
     """
     ratio = volume(found.cells) / volume(batch.cells)
     broken = (~torch.isfinite(found.positions).all(-1)).to(ratio)  # atoms
-    whole = segment_sum(broken, batch.crystal, len(batch)) == 0
+    whole = segment_sum(broken, batch.system_index, len(batch)) == 0
     return whole & torch.isfinite(found.cells).all(-1).all(-1) & (ratio > 1 / LOST) & (ratio < LOST)

@@ -55,7 +55,7 @@ class LatticeUpdate(nn.Module):
         v: Tensor,
         y: Tensor,
         w: Tensor,
-        crystal: Tensor,
+        system_index: Tensor,
         edges: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Update the lattice nodes.
@@ -65,14 +65,14 @@ class LatticeUpdate(nn.Module):
             v: Vectors of atoms, ``(N, 3, F)``.
             y: Scalars of lattice nodes, ``(S, 3, F)``.
             w: Vectors of lattice nodes, ``(S, 3, 3, F)``.
-            crystal: Crystal of every atom, ``(N,)``.
+            system_index: Crystal of every atom, ``(N,)``.
             edges: What `EdgesToLattice` gives, if the network has it.
 
         Returns:
             New ``y``, new ``w``, and the change of the lattice vectors as rows in A, ``(S, 3, 3)``.
         """
         s = len(y)
-        mean_x, mean_v = segment_mean(x, crystal, s), segment_mean(v, crystal, s)
+        mean_x, mean_v = segment_mean(x, system_index, s), segment_mean(v, system_index, s)
         # Each module takes all axes that share its weights: (S, A, ...) with A = 3 or 1.
         nodes = (y, w) if edges is None else (y, w, *edges)
         parts = zip(*(tensor.chunk(len(self.axes), dim=1) for tensor in nodes), strict=True)
@@ -175,7 +175,7 @@ class EdgesToLattice(nn.Module):
         self.table = SplineTable(self.radial, radial)
 
     def forward(
-        self, x: Tensor, edges: EdgeGeometry, cells: Tensor, crystal: Tensor
+        self, x: Tensor, edges: EdgeGeometry, cells: Tensor, system_index: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Reduce all edges of every crystal.
 
@@ -183,16 +183,16 @@ class EdgesToLattice(nn.Module):
             x: Scalars of atoms, ``(N, F)``.
             edges: The edges.
             cells: Lattice vectors as rows in A, ``(S, 3, 3)``.
-            crystal: Crystal of every atom, ``(N,)``.
+            system_index: Crystal of every atom, ``(N,)``.
 
         Returns:
             Scalars ``(S, 3, K)`` and vectors ``(S, 3, 3, K)`` for the lattice nodes.
         """
         along = unit(cells)
-        t = torch.einsum("sce,sedk->scdk", along, self.tensors(x, edges, len(cells), crystal))
+        t = torch.einsum("sce,sedk->scdk", along, self.tensors(x, edges, len(cells), system_index))
         return torch.einsum("scdk,scd->sck", t, along), t
 
-    def tensors(self, x: Tensor, edges: EdgeGeometry, n: int, crystal: Tensor) -> Tensor:
+    def tensors(self, x: Tensor, edges: EdgeGeometry, n: int, system_index: Tensor) -> Tensor:
         """The symmetric tensors T of n crystals, ``(S, 3, 3, K)``; arguments as for `forward`."""
         graph, rows = edges.graph, edges.graph.rows
         if self.table is not None and not self.training:
@@ -206,8 +206,8 @@ class EdgesToLattice(nn.Module):
         along_rows = torch.bmm(
             (dyad[rows.edge] * rows.valid.unsqueeze(-1).to(dyad)).mT, weight[rows.edge]
         ) * self.receiver(x)[rows.owner].unsqueeze(1)  # (M, 6, K)
-        tensor = segment_sum(along_rows, crystal[rows.owner], n)[:, FULL]  # (S, 3, 3, K)
-        return tensor / torch.bincount(crystal, minlength=n).to(tensor.dtype).view(-1, 1, 1, 1)
+        tensor = segment_sum(along_rows, system_index[rows.owner], n)[:, FULL]  # (S, 3, 3, K)
+        return tensor / torch.bincount(system_index, minlength=n).to(tensor.dtype).view(-1, 1, 1, 1)
 
 
 class LatticeView(NamedTuple):
@@ -218,21 +218,21 @@ class LatticeView(NamedTuple):
             atoms of a crystal see the same.
         direction: Unit vectors from lattice nodes to atoms, ``(N, 3, 3)`` with axes (atom, lattice vector,
             component), or ``(S, 3, 3)``.
-        crystal: None, or the crystal of every atom, ``(N,)``, where all atoms of a crystal see the same.
+        system_index: None, or the crystal of every atom, ``(N,)``, where all atoms of a crystal see the same.
     """
 
     seen: Tensor
     direction: Tensor
-    crystal: Tensor | None
+    system_index: Tensor | None
 
     def of_atoms(self, values: Tensor) -> Tensor:
         """Values by atom, from values by atom or by crystal as `seen` are."""
-        return values if self.crystal is None else values[self.crystal]
+        return values if self.system_index is None else values[self.system_index]
 
     def split(self, n: int) -> list[LatticeView]:
         """The lattice vectors apart, in n parts."""
         parts = zip(self.seen.chunk(n, dim=1), self.direction.chunk(n, dim=1), strict=True)
-        return [LatticeView(seen, direction, self.crystal) for seen, direction in parts]
+        return [LatticeView(seen, direction, self.system_index) for seen, direction in parts]
 
 
 class LatticeToAtoms(nn.Module):
@@ -252,7 +252,7 @@ class LatticeToAtoms(nn.Module):
         )
 
     def forward(
-        self, x: Tensor, v: Tensor, y: Tensor, w: Tensor, view: LatticeView, crystal: Tensor
+        self, x: Tensor, v: Tensor, y: Tensor, w: Tensor, view: LatticeView, system_index: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Update the atoms.
 
@@ -262,7 +262,7 @@ class LatticeToAtoms(nn.Module):
             y: Scalars of lattice nodes, ``(S, 3, F)``.
             w: Vectors of lattice nodes, ``(S, 3, 3, F)``.
             view: What atoms see of the lattice vectors.
-            crystal: Crystal of every atom, ``(N,)``.
+            system_index: Crystal of every atom, ``(N,)``.
 
         Returns:
             New ``x`` and ``v``.
@@ -271,7 +271,7 @@ class LatticeToAtoms(nn.Module):
         n = len(self.axes)
         groups = zip(self.axes, y.chunk(n, dim=1), w.chunk(n, dim=1), view.split(n), strict=True)
         for axis, *group in groups:
-            x, v = axis(x, v, *group, crystal)
+            x, v = axis(x, v, *group, system_index)
         return x, v
 
 
@@ -288,13 +288,13 @@ class _AxisToAtoms(nn.Module):
         self.mix = nn.Linear(features, features, bias=False)
 
     def forward(
-        self, x: Tensor, v: Tensor, y: Tensor, w: Tensor, view: LatticeView, crystal: Tensor
+        self, x: Tensor, v: Tensor, y: Tensor, w: Tensor, view: LatticeView, system_index: Tensor
     ) -> tuple[Tensor, Tensor]:
         filters = view.of_atoms(self.gamma(view.seen))
         gate = self.phi(x).unsqueeze(1) * filters / math.sqrt(3)  # (N, A, 3F)
         scalar, keep, turn = gate.split(self.features, dim=-1)
         n = x.unsqueeze(1) + scalar  # eq. 15
-        n = n + self._fused(n, y, crystal)  # eq. 17
+        n = n + self._fused(n, y, system_index)  # eq. 17
         # Vectors enter linearly, so that the mean over the axes can be taken before the rest.
         # (A sum of few terms: a product of matrices this small takes longer.)
         direction, axes = view.of_atoms(view.direction).unsqueeze(-1), turn.shape[1]
@@ -302,12 +302,12 @@ class _AxisToAtoms(nn.Module):
         nv = (v * keep.mean(dim=1).unsqueeze(1) + turned) / math.sqrt(self.features)  # eq. 16, (N, 3, F)
         if self.keep_vectors:
             nv = v + nv
-        nv = nv + self.mix(nv + w.mean(dim=1)[crystal]) / math.sqrt(2)  # eq. 18
+        nv = nv + self.mix(nv + w.mean(dim=1)[system_index]) / math.sqrt(2)  # eq. 18
         return n.mean(dim=1), nv
 
-    def _fused(self, n: Tensor, y: Tensor, crystal: Tensor) -> Tensor:
+    def _fused(self, n: Tensor, y: Tensor, system_index: Tensor) -> Tensor:
         """``fuse`` of n and y side by side; what the first layer makes of y it makes once a crystal."""
         first, activation, last = self.fuse
         of_atoms, of_nodes = first.weight.split(self.features, dim=1)  # type: ignore[operator, union-attr]
         nodes = nn.functional.linear(y, of_nodes, first.bias)  # type: ignore[arg-type]
-        return last(activation(nn.functional.linear(n, of_atoms) + nodes[crystal]))
+        return last(activation(nn.functional.linear(n, of_atoms) + nodes[system_index]))

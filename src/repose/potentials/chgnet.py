@@ -34,7 +34,7 @@ class Bonds(NamedTuple):
     first: Tensor  # (U,) int64
     second: Tensor  # (U,) int64
     shift: Tensor  # (U, 3) cell shift of the second atom's image
-    crystal: Tensor  # (U,) int64
+    system_index: Tensor  # (U,) int64
 
 
 class CHGNetPotential(Potential):
@@ -86,17 +86,17 @@ class CHGNetPotential(Potential):
     def _energy(self, batch: CrystalBatch, bonds: Bonds, positions: Tensor, strain: Tensor) -> Tensor:
         """Energies in eV per cell, ``(S,)``, of the crystals under a strain."""
         gradient = torch.eye(3, device=self.device, dtype=self.dtype) + strain
-        positions = to_cartesian(positions, gradient, batch.crystal)
+        positions = to_cartesian(positions, gradient, batch.system_index)
         cells = batch.cells @ gradient
         # From the neighbour to the centre, as CHGNet has it.
-        image = to_cartesian(bonds.shift.to(self.dtype), cells, bonds.crystal)
+        image = to_cartesian(bonds.shift.to(self.dtype), cells, bonds.system_index)
         vectors = positions[bonds.first] - positions[bonds.second] - image
         lengths = vectors.norm(dim=1)
         sites = self._site_energies(batch.numbers, bonds, vectors / lengths[:, None], lengths)
         counts = batch.counts
-        energy = segment_sum(sites, batch.crystal, batch.n_crystals)
+        energy = segment_sum(sites, batch.system_index, batch.n_crystals)
         shares = torch.zeros(batch.n_crystals, HEAVIEST, device=self.device, dtype=self.dtype)
-        shares.index_put_((batch.crystal, batch.numbers - 1), shares.new_ones(()), accumulate=True)
+        shares.index_put_((batch.system_index, batch.numbers - 1), shares.new_ones(()), accumulate=True)
         reference = self.model.composition_model
         return energy + counts * reference._get_energy(shares / counts[:, None])
 

@@ -93,13 +93,13 @@ class Rescale(Relaxer):
     def predict(self, batch: CrystalBatch) -> Geometry:
         """See `Relaxer.predict`."""
         scale = self._scale(batch)
-        return Geometry(batch.positions * scale[batch.crystal, None], batch.cells * scale[:, None, None])
+        return Geometry(batch.positions * scale[batch.system_index, None], batch.cells * scale[:, None, None])
 
     def _scale(self, batch: CrystalBatch) -> Tensor:
         """Factor of all lengths, ``(S,)``."""
         atomic = self.atomic_volumes.to(batch.device, batch.dtype)[batch.numbers]
-        target = segment_mean(atomic, batch.crystal, batch.n_crystals) * batch.counts
-        unseen = segment_mean((atomic == 0).to(batch.dtype), batch.crystal, batch.n_crystals) > 0
+        target = segment_mean(atomic, batch.system_index, batch.n_crystals) * batch.counts
+        unseen = segment_mean((atomic == 0).to(batch.dtype), batch.system_index, batch.n_crystals) > 0
         keep = unseen | (target <= 0)
         ratio = torch.where(keep, 1.0, target / volume(batch.cells))
         return ratio.pow(1 / 3)

@@ -143,8 +143,8 @@ class DirectRelaxer(Relaxer):
             dtype = torch.float64 if double else self.dtype
             first, graph = self.network.prepare(batch.to(self.device, dtype))
             prediction = self.network(first, graph)
-            geometry, violation = settle(prediction, first.crystal, graph)
-            errors = expected_errors(prediction, geometry, first.crystal, graph)
+            geometry, violation = settle(prediction, first.system_index, graph)
+            errors = expected_errors(prediction, geometry, first.system_index, graph)
             distance = self.network.familiarity(prediction.latent)
 
         def back(tensor: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ def translation(relaxer: Relaxer, batch: CrystalBatch, seed: int = 0) -> float:
     Returns:
         As `rotation`.
     """
-    moved = batch.positions + _normal(batch, seed, batch.n_crystals, 3)[batch.crystal] * 3
+    moved = batch.positions + _normal(batch, seed, batch.n_crystals, 3)[batch.system_index] * 3
     return difference(
         _centred(relaxer.predict(batch), batch),
         _centred(relaxer.predict(batch.with_geometry(moved, batch.cells)), batch),
@@ -67,9 +67,13 @@ def atom_order(relaxer: Relaxer, batch: CrystalBatch, seed: int = 0) -> float:
     Returns:
         As `rotation`.
     """
-    shuffled = torch.argsort(batch.crystal + torch.rand(batch.n_atoms, generator=_generator(seed)))
+    shuffled = torch.argsort(batch.system_index + torch.rand(batch.n_atoms, generator=_generator(seed)))
     other = CrystalBatch(
-        batch.numbers[shuffled], batch.positions[shuffled], batch.cells, batch.crystal[shuffled], batch.pbc
+        batch.numbers[shuffled],
+        batch.positions[shuffled],
+        batch.cells,
+        batch.system_index[shuffled],
+        batch.pbc,
     )
     expected, got = relaxer.predict(batch), relaxer.predict(other)
     return difference(Geometry(expected.positions[shuffled], expected.cells), got)
@@ -82,10 +86,10 @@ def other_images(relaxer: Relaxer, batch: CrystalBatch, seed: int = 0) -> float:
         As `rotation`.
     """
     steps = torch.randint(-2, 3, (batch.n_atoms, 3), generator=_generator(seed))
-    steps = (steps * batch.pbc.cpu()[batch.crystal.cpu()]).to(batch.positions)
-    moved = batch.positions + to_cartesian(steps, batch.cells, batch.crystal)
+    steps = (steps * batch.pbc.cpu()[batch.system_index.cpu()]).to(batch.positions)
+    moved = batch.positions + to_cartesian(steps, batch.cells, batch.system_index)
     expected, got = relaxer.predict(batch), relaxer.predict(batch.with_geometry(moved, batch.cells))
-    positions = expected.positions + to_cartesian(steps, expected.cells, batch.crystal)
+    positions = expected.positions + to_cartesian(steps, expected.cells, batch.system_index)
     # Where the mean of a crystal's atoms goes depends on their images, see `translation`.
     return difference(_centred(Geometry(positions, expected.cells), batch), _centred(got, batch))
 
@@ -116,7 +120,7 @@ def supercell(relaxer: Relaxer, batch: CrystalBatch, seed: int = 0) -> float:
     expected, differences = relaxer.predict(batch), []
     for rows in SUPERCELLS.values():
         larger, source, shift, multiples = repeated(batch, torch.tensor(rows))
-        copies = expected.positions[source] + to_cartesian(shift, expected.cells, larger.crystal)
+        copies = expected.positions[source] + to_cartesian(shift, expected.cells, larger.system_index)
         wanted = Geometry(copies, multiples @ expected.cells)
         differences.append(difference(_centred(wanted, larger), _centred(relaxer.predict(larger), larger)))
     return max(differences)
@@ -199,8 +203,8 @@ def _turned(relaxer: Relaxer, batch: CrystalBatch, seed: int, sign: float) -> fl
 
 
 def _centred(geometry: Geometry, batch: CrystalBatch) -> Geometry:
-    mean = segment_mean(geometry.positions, batch.crystal, batch.n_crystals)
-    return Geometry(geometry.positions - mean[batch.crystal], geometry.cells)
+    mean = segment_mean(geometry.positions, batch.system_index, batch.n_crystals)
+    return Geometry(geometry.positions - mean[batch.system_index], geometry.cells)
 
 
 def difference(a: Geometry, b: Geometry) -> float:

@@ -39,7 +39,7 @@ def vacuum_remarks(found: Layout, crystal: CrystalBatch, constraints: Constraint
         for axis in found.wide
         if axis not in kept
     )
-    thickness = emptiest_slab(crystal.positions, crystal.cells, crystal.crystal)[0].tolist()
+    thickness = emptiest_slab(crystal.positions, crystal.cells, crystal.system_index)[0].tolist()
     return near + tuple(
         f"{size:.1f} A without atoms along {axis} are taken for vacuum, so lattice vector {axis} is kept; "
         "where the format can, mark this direction as not periodic (pbc)."

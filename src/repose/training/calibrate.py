@@ -120,18 +120,20 @@ def calibrate(
 def _errors(network: Network[Any], batch: Sample) -> dict[str, tuple[np.ndarray, np.ndarray]] | None:
     """True and expected errors of a batch by kind; None if the network expects nothing."""
     prediction = network(batch.start, batch.graph)
-    geometry, _ = settle(prediction, batch.start.crystal, batch.graph)
-    expected = expected_errors(prediction, geometry, batch.start.crystal, batch.graph)
+    geometry, _ = settle(prediction, batch.start.system_index, batch.graph)
+    expected = expected_errors(prediction, geometry, batch.start.system_index, batch.graph)
     if expected is None:
         return None
     target, graph = batch.target, batch.graph
     relaxed, start = Geometry(target.positions, target.cells), batch.start.positions
-    near = Geometry(move_to_image(geometry, start, target.crystal), geometry.cells)  # as errors are defined
+    near = Geometry(
+        move_to_image(geometry, start, target.system_index), geometry.cells
+    )  # as errors are defined
     atoms, strains = component_errors(geometry, target, "predicted")
     lengths = [edge_vectors(graph, *state).norm(dim=-1) for state in (geometry, relaxed)]
     distance = network.familiarity(prediction.latent)
     pairs = {
-        "crystals": (coordinate_error(near, relaxed, start, target.crystal), expected.crystals),
+        "crystals": (coordinate_error(near, relaxed, start, target.system_index), expected.crystals),
         "atoms": (atoms, expected.atoms),
         "bonds": ((lengths[0] - lengths[1]).abs(), expected.bonds),
         "distance": (distance, distance),

@@ -167,7 +167,7 @@ def mean_errors(network: Ensemble, pairs: Sequence[Pair], edges_per_batch: int) 
     """
     parts = []
     for batch in ValidationBatches(pairs, network, edges_per_batch):
-        geometry, _ = settle(network(batch.start, batch.graph), batch.start.crystal, batch.graph)
+        geometry, _ = settle(network(batch.start, batch.graph), batch.start.system_index, batch.graph)
         parts.append(validation_errors(geometry, batch.target))
     return {
         f"val {name} ({unit})": round(float(torch.cat([part[name] for part in parts]).mean()), 5)

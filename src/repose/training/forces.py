@@ -130,7 +130,7 @@ def collate_frames(network: Network[Any], pairs: Sequence[Pair], frames: Sequenc
     forces = [torch.tensor(np.asarray(frame.forces), dtype=torch.float32) for frame in frames]
     forces = compressed(torch.cat(forces), FORCE)
     acting = Acting(
-        forces - segment_mean(forces, batch.crystal, len(batch))[batch.crystal],
+        forces - segment_mean(forces, batch.system_index, len(batch))[batch.system_index],
         compressed(torch.tensor(np.stack(virials), dtype=torch.float32), VIRIAL),
         torch.tensor(energies, dtype=torch.float32),
     )
@@ -211,19 +211,19 @@ class ForceTask(RelaxationTask):
         """What the layers read out, and energies in eV per atom, ``(S,)``."""
         motions, scalars = network.at_rest(batch.start, batch.graph)
         energies = self.energy(nn.functional.layer_norm(scalars, scalars.shape[-1:])).squeeze(-1)
-        return motions, segment_mean(energies, batch.start.crystal, len(batch.start))
+        return motions, segment_mean(energies, batch.start.system_index, len(batch.start))
 
     def loss(self, prediction: Any, batch: ForceSample) -> Tensor:
         """See `RelaxationTask.loss`; in eV/A, of motions summed over layers."""
         motions, energies = prediction
-        owner, acting = batch.start.crystal, batch.acting
+        owner, acting = batch.start.system_index, batch.acting
         moved = torch.stack([motion_loss(motion, acting, owner) for motion in motions])
         return moved.sum() + ENERGIES * (energies - acting.energies).abs().mean()
 
     def errors(self, prediction: Any, batch: ForceSample) -> dict[str, Tensor]:
         """See `RelaxationTask.errors`."""
         motions, energies = prediction
-        owner, acting = batch.start.crystal, batch.acting
+        owner, acting = batch.start.system_index, batch.acting
         forces, virials = differences(motions[-1], acting)
         errors = {
             "forces": segment_mean(forces.abs().mean(-1), owner, len(virials)),

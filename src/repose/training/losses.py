@@ -64,17 +64,17 @@ def distance_loss(
     distances = prediction.distances
     if distances is None:
         raise ValueError("expected a prediction with distances; got one without.")
-    n, offset = len(target), to_cartesian(graph.shift, target.cells, graph.crystal)
+    n, offset = len(target), to_cartesian(graph.shift, target.cells, graph.system_index)
     relaxed = safe_norm(edge_vectors(graph, target.positions, target.cells))
     place = start.positions
     if follow:
-        place = carried(place, start.cells, target.cells, target.crystal)
+        place = carried(place, start.cells, target.cells, target.system_index)
     edges = distances.anchored
     arrived = target.positions[graph.sender[edges]] + offset[edges]
     displaced = safe_norm(arrived - place[graph.receiver[edges]])
-    pairs = segment_mean(laplace(distances.relaxed - relaxed, distances.scale), graph.crystal, n)
+    pairs = segment_mean(laplace(distances.relaxed - relaxed, distances.scale), graph.system_index, n)
     moves = laplace(distances.displaced - displaced, distances.displaced_scale)
-    moves = segment_mean(moves, graph.crystal[edges], n)
+    moves = segment_mean(moves, graph.system_index[edges], n)
     lattice = sum((layer.cells - target.cells).abs().mean((-1, -2)) for layer in prediction.layers)
     return (pairs + moves + lattice_weight * lattice).mean()
 
@@ -91,7 +91,7 @@ def scale_loss(scales: Scales, predicted: Geometry, target: CrystalBatch, images
         images: See `validation_errors`.
     """
     atoms, strains = component_errors(Geometry(*(part.detach() for part in predicted)), target, images)
-    of_atoms = segment_mean(laplace(atoms, scales.atoms), target.crystal, len(target))
+    of_atoms = segment_mean(laplace(atoms, scales.atoms), target.system_index, len(target))
     return (of_atoms + laplace(strains, scales.strains)).mean()
 
 
@@ -99,7 +99,7 @@ def component_errors(predicted: Geometry, target: CrystalBatch, images: str) -> 
     """Errors that scales are about: mean over x, y, z of atoms in A ``(N,)``, and of strains ``(S,)``."""
     differences = predicted.positions - target.positions
     if images == "predicted":
-        differences = nearest_image(differences, target.cells, target.crystal)
+        differences = nearest_image(differences, target.cells, target.system_index)
     strain = deformation(predicted.cells, target.cells) - torch.eye(3).to(target.cells)
     return differences.abs().mean(-1), strain.square().mean((-1, -2)).sqrt()
 
@@ -154,12 +154,12 @@ def validation_errors(
     """
     differences = predicted.positions - target.positions
     if images == "predicted":
-        differences = nearest_image(differences, target.cells, target.crystal)
+        differences = nearest_image(differences, target.cells, target.system_index)
     differences = differences.abs().mean(-1)
     # Products written out: mixed precision would round a matrix product to bfloat16.
     metric = _gram(predicted.cells) - _gram(target.cells)
     return {
-        "coordinates": segment_mean(differences, target.crystal, len(target)),
+        "coordinates": segment_mean(differences, target.system_index, len(target)),
         "lattice": (predicted.cells - target.cells).abs().mean((-1, -2)),
         "shape": safe_norm(metric.flatten(1)),
         "volume": (volume(predicted.cells) - volume(target.cells)).abs(),

@@ -143,12 +143,12 @@ class PathErrors(NamedTuple):
     rise: Tensor
 
 
-def path_errors(found: Trajectory, known: Trajectory, crystal: Tensor) -> PathErrors:
+def path_errors(found: Trajectory, known: Trajectory, system_index: Tensor) -> PathErrors:
     """Errors of energies and forces; ``crystal`` is the crystal of every atom, ``(N,)``."""
     n = found.energies.shape[1]
-    atoms = torch.bincount(crystal, minlength=n)
+    atoms = torch.bincount(system_index, minlength=n)
     energy = (found.energies - known.energies).abs().mean(0) / atoms
-    forces = segment_mean((found.forces - known.forces).abs().mean((0, -1)), crystal, n)
+    forces = segment_mean((found.forces - known.forces).abs().mean((0, -1)), system_index, n)
     return PathErrors(energy, forces, found.energies.diff(dim=0).amax(0) / atoms)
 
 
@@ -167,7 +167,7 @@ def path_loss(prediction: Prediction, sample: PathSample, weights: PathSettings)
     found, known = prediction.trajectory, sample.frames
     if found is None:
         raise ValueError("expected a prediction with a trajectory; got one without.")
-    owner, n, atoms = sample.start.crystal, len(sample.start), sample.start.counts
+    owner, n, atoms = sample.start.system_index, len(sample.start), sample.start.counts
     energy = ((found.energies - known.energies) / atoms).abs().mean()
     rise = torch.relu(found.energies.diff(dim=0) / atoms).mean()
     forces = squares(found.forces - known.forces, FORCE).mean((0, -1))
@@ -235,7 +235,7 @@ class PathTask(RelaxationTask):
         errors = super().errors(prediction, batch)
         if prediction.trajectory is None:
             raise ValueError("expected a prediction with a trajectory; got one without.")
-        path = path_errors(prediction.trajectory, batch.frames, batch.start.crystal)
+        path = path_errors(prediction.trajectory, batch.frames, batch.start.system_index)
         return errors | {
             "energy": path.energy,
             "forces": path.forces,
@@ -315,7 +315,7 @@ def energy_shift(network: Network[Any], pairs: Sequence[Pair], edges_per_batch: 
         lacking.append((sample.frames.energies - found.energies).mean(0) / batch.counts)
         counts = batch.positions.new_zeros(len(batch), MAX_NUMBER + 1)
         ones = torch.ones_like(batch.positions[:, 0])
-        counts.index_put_((batch.crystal, batch.numbers), ones, accumulate=True)
+        counts.index_put_((batch.system_index, batch.numbers), ones, accumulate=True)
         fractions.append(counts / batch.counts.unsqueeze(1))
     network.train(training)
     design, missing = torch.cat(fractions).double().numpy(), torch.cat(lacking).double().numpy()

@@ -48,7 +48,7 @@ def crystal(numbers: np.ndarray, positions: np.ndarray, cell: np.ndarray, pbc: n
         numbers=torch.from_numpy(np.ascontiguousarray(numbers)),
         positions=torch.tensor(positions, dtype=torch.float32),
         cells=torch.tensor(cell, dtype=torch.float32)[None],
-        crystal=torch.zeros(len(numbers), dtype=torch.int64),
+        system_index=torch.zeros(len(numbers), dtype=torch.int64),
         pbc=torch.tensor(np.asarray(pbc))[None],
     )
 
@@ -248,5 +248,5 @@ def edge_counts(network: Network[Any], pairs: Sequence[Pair]) -> list[int]:
         some = pairs[first : first + COUNTED_TOGETHER]
         batch = CrystalBatch.collate([crystal(p.numbers, p.positions, p.cell, p.pbc) for p in some])
         _, graph = network.prepare(batch)
-        counts += torch.bincount(graph.crystal, minlength=len(some)).tolist()
+        counts += torch.bincount(graph.system_index, minlength=len(some)).tolist()
     return counts

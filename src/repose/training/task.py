@@ -186,7 +186,7 @@ class RelaxationTask(lightning.LightningModule):
 
     def errors(self, prediction: Any, batch: Any) -> dict[str, torch.Tensor]:
         """What is validated, ``(S,)`` each; by ``score`` weights are chosen."""
-        geometry, _ = settle(prediction, batch.start.crystal, batch.graph)
+        geometry, _ = settle(prediction, batch.start.system_index, batch.graph)
         errors = validation_errors(geometry, batch.target)
         return errors | {"score": errors["coordinates"] + errors["lattice"]}
 

@@ -25,7 +25,7 @@ def test_split_undoes_collate(crystals):
 def test_collate_of_batches_of_several(crystals):
     twice = CrystalBatch.collate([crystals, crystals])
     assert twice.n_crystals == 2 * crystals.n_crystals
-    assert torch.equal(twice.crystal[crystals.n_atoms :], crystals.crystal + crystals.n_crystals)
+    assert torch.equal(twice.system_index[crystals.n_atoms :], crystals.system_index + crystals.n_crystals)
 
 
 def test_is_frozen(crystals):
@@ -44,8 +44,8 @@ def test_is_frozen(crystals):
         (lambda b: {"positions": b.positions * torch.nan}, InvalidCrystalError, "finite"),
         (lambda b: {"cells": b.cells * 0}, InvalidCrystalError, "no volume"),
         (lambda b: {"numbers": b.numbers * 0}, InvalidCrystalError, "118"),
-        (lambda b: {"crystal": b.crystal.flip(0)}, InvalidCrystalError, "ascend"),
-        (lambda b: {"crystal": b.crystal * 0}, InvalidCrystalError, "at least one atom"),
+        (lambda b: {"system_index": b.system_index.flip(0)}, InvalidCrystalError, "ascend"),
+        (lambda b: {"system_index": b.system_index * 0}, InvalidCrystalError, "at least one atom"),
     ],
 )
 def test_refuses_what_does_not_fit(change, error, words):

@@ -49,7 +49,7 @@ def test_against_ase(seed, cutoff, pbc, by_pairs):
     skewed = random_crystal(seed)
     far = skewed.with_geometry(skewed.positions + 40.0, skewed.cells)  # atoms many cells away
     sheet = CrystalBatch(
-        skewed.numbers, skewed.positions, skewed.cells, skewed.crystal, torch.tensor(pbc)[None]
+        skewed.numbers, skewed.positions, skewed.cells, skewed.system_index, torch.tensor(pbc)[None]
     )
     turned = skewed.with_geometry(
         skewed.positions @ random_rotation(seed), skewed.cells @ random_rotation(seed)
@@ -146,7 +146,7 @@ def test_a_neighbour_exactly_at_the_cutoff_does_not_flicker():
 def test_edges_are_sorted_by_receiver(crystals):
     graph = periodic_graph(crystals, 5.0, 12, self_images=True)
     assert (graph.receiver.diff() >= 0).all()
-    assert torch.equal(graph.crystal, crystals.crystal[graph.receiver])
+    assert torch.equal(graph.system_index, crystals.system_index[graph.receiver])
 
 
 @pytest.mark.parametrize(

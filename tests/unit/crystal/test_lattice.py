@@ -25,8 +25,10 @@ SEEDS = st.integers(0, 10**6)
 @given(SEEDS)
 def test_fractional_and_back(seed):
     batch = CrystalBatch.collate([random_crystal(seed), random_crystal(seed + 1)])
-    fractional = to_fractional(batch.positions, batch.cells, batch.crystal)
-    assert torch.allclose(to_cartesian(fractional, batch.cells, batch.crystal), batch.positions, atol=1e-12)
+    fractional = to_fractional(batch.positions, batch.cells, batch.system_index)
+    assert torch.allclose(
+        to_cartesian(fractional, batch.cells, batch.system_index), batch.positions, atol=1e-12
+    )
 
 
 def test_rows_are_lattice_vectors():
@@ -67,18 +69,18 @@ def test_polar_of_a_rotation_has_no_stretch():
 def test_nearest_image_against_brute_force(seed):
     batch = random_crystal(seed)
     vectors = batch.positions * 3
-    found = nearest_image(vectors, batch.cells, batch.crystal)
+    found = nearest_image(vectors, batch.cells, batch.system_index)
     shifts = torch.cartesian_prod(*[torch.arange(-8.0, 9.0, dtype=torch.float64)] * 3) @ batch.cells[0]
     shortest = (vectors[:, None] + shifts).norm(dim=-1).min(dim=1).values
     assert torch.allclose(found.norm(dim=-1), shortest, atol=1e-10)
-    moved = to_fractional(found - vectors, batch.cells, batch.crystal)
+    moved = to_fractional(found - vectors, batch.cells, batch.system_index)
     assert torch.allclose(moved, moved.round(), atol=1e-9)
 
 
 def test_nearest_image_leaves_short_vectors_as_they_are():
     batch = random_crystal(5)
     short = batch.positions * 1e-2
-    assert torch.equal(nearest_image(short, batch.cells, batch.crystal), short)
+    assert torch.equal(nearest_image(short, batch.cells, batch.system_index), short)
 
 
 def test_emptiest_slab_by_hand_and_however_atoms_are_written():
@@ -86,12 +88,12 @@ def test_emptiest_slab_by_hand_and_however_atoms_are_written():
         [42, 16, 16], [[0, 0, 0.5], [0.3, 0.6, 0.6], [0.3, 0.6, 0.4]], np.diag([3.0, 3.0, 20.0])
     )
     batch = CrystalBatch.collate([fcc(4.0), sheet, random_crystal(4)])
-    slabs = emptiest_slab(batch.positions, batch.cells, batch.crystal)
+    slabs = emptiest_slab(batch.positions, batch.cells, batch.system_index)
     assert torch.allclose(slabs[0], torch.full((3,), 4.0 / 3**0.5, dtype=torch.float64))  # d(111) of fcc
     assert torch.allclose(slabs[1], torch.tensor([2.1, 1.8, 16.0], dtype=torch.float64))
     shifts = torch.randint(-2, 3, (batch.n_atoms, 3), generator=torch.Generator().manual_seed(0)).double()
-    moved = batch.positions + to_cartesian(shifts + 0.123, batch.cells, batch.crystal)
-    assert torch.allclose(slabs, emptiest_slab(moved, batch.cells, batch.crystal), atol=1e-10)
+    moved = batch.positions + to_cartesian(shifts + 0.123, batch.cells, batch.system_index)
+    assert torch.allclose(slabs, emptiest_slab(moved, batch.cells, batch.system_index), atol=1e-10)
 
 
 def test_the_span_of_periodic_vectors():

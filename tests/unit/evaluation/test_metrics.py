@@ -23,7 +23,7 @@ def disturbed(batch, seed, size=0.15):
     rng = np.random.default_rng(seed)
     strain = torch.tensor(np.eye(3) + rng.uniform(-size / 3, size / 3, (batch.n_crystals, 3, 3)))
     step = torch.tensor(rng.uniform(-size, size, (batch.n_atoms, 3)))
-    positions = (batch.positions[:, None] @ strain[batch.crystal]).squeeze(1) + step
+    positions = (batch.positions[:, None] @ strain[batch.system_index]).squeeze(1) + step
     return Geometry(positions, batch.cells @ strain)
 
 

@@ -72,7 +72,7 @@ class Stated(Relaxer):
             *(self.stated[cell.numpy().tobytes()] for cell in batch.cells), strict=True
         )
         signs = torch.where(batch.numbers == 20, 1.0, -1.0).double()
-        move = signs * torch.tensor(errors, dtype=torch.float64)[batch.crystal]
+        move = signs * torch.tensor(errors, dtype=torch.float64)[batch.system_index]
         geometry = Geometry(batch.positions + move[:, None], batch.cells)
         said = torch.tensor(expected, dtype=torch.float64)
         bonds = None
@@ -83,7 +83,7 @@ class Stated(Relaxer):
         return Estimate(
             geometry,
             {level: FACTORS[level] * said for level in self.levels},
-            Errors(said / 10, said[batch.crystal], torch.zeros(0)),
+            Errors(said / 10, said[batch.system_index], torch.zeros(0)),
             bonds=bonds,
             outside=["far away" if name in self.flagged else None for name in names],
         )

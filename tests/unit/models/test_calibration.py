@@ -242,7 +242,7 @@ def test_an_estimate_is_expectation_times_factor(family, batch):
     graph = relaxer.network.prepare(batch)[1]
     start = 0
     for k, (bonds, one) in enumerate(zip(estimate.bonds, batch.split(), strict=True)):
-        inside = graph.crystal == k
+        inside = graph.system_index == k
         assert torch.equal(torch.from_numpy(bonds.first) + start, graph.receiver[inside])
         assert torch.equal(torch.from_numpy(bonds.second) + start, graph.sender[inside])
         lengths = edge_vectors(graph, *estimate.geometry).norm(dim=-1)[inside]

@@ -175,7 +175,7 @@ def test_loss_is_equations_11_to_15():
         gradient = torch.linalg.inv(batch.cells[s]) @ relaxed.cells[s]
         pairs, moves = [], []
         anchors = {int(edge): k for k, edge in enumerate(distances.anchored)}
-        for e in (graph.crystal == s).nonzero().flatten().tolist():
+        for e in (graph.system_index == s).nonzero().flatten().tolist():
             i, j, shift = graph.receiver[e], graph.sender[e], graph.shift[e]
             arrived = relaxed.positions[j] + shift @ relaxed.cells[s]
             true = (arrived - relaxed.positions[i]).norm()
@@ -206,7 +206,7 @@ def test_published_form_runs_and_has_its_size():
     with torch.no_grad():
         start, graph = network.prepare(batch)
         prediction = network(start, graph)
-        geometry, violation = settle(prediction, start.crystal, graph)
+        geometry, violation = settle(prediction, start.system_index, graph)
     assert prediction.distances.relaxed.shape == (graph.n_edges,)
     assert (prediction.distances.relaxed >= 0).all()
     assert (prediction.distances.scale > 0).all()
@@ -268,13 +268,13 @@ def test_the_published_lattice_does_not_turn_with_the_crystal(crystals):
 def test_image_of_an_atom_does_not_matter_without_offsets(crystals):
     shifts = torch.randint(-2, 3, (crystals.n_atoms, 3), generator=torch.Generator().manual_seed(0)).double()
     moved = crystals.with_geometry(
-        crystals.positions + to_cartesian(shifts, crystals.cells, crystals.crystal), crystals.cells
+        crystals.positions + to_cartesian(shifts, crystals.cells, crystals.system_index), crystals.cells
     )
 
     def apart(**options) -> float:
         relaxer = make_relaxer(**{**OURS, **options})
         expected, got = relaxer.predict(crystals), relaxer.predict(moved)
-        followed = expected.positions + to_cartesian(shifts, expected.cells, crystals.crystal)
+        followed = expected.positions + to_cartesian(shifts, expected.cells, crystals.system_index)
         return max(
             float((expected.cells - got.cells).abs().max()), float((followed - got.positions).abs().max())
         )
@@ -311,7 +311,7 @@ def pair(seed: int) -> tuple[CrystalBatch, CrystalBatch]:
     target = batch.with_geometry(moved, batch.cells)
     cells = batch.cells @ (strain + strain.transpose(1, 2)) / 2
     gradient = torch.linalg.solve(batch.cells, cells)
-    return batch, target.with_geometry(to_cartesian(target.positions, gradient, batch.crystal), cells)
+    return batch, target.with_geometry(to_cartesian(target.positions, gradient, batch.system_index), cells)
 
 
 def test_training_on_two_crystals_ends_at_their_relaxed_positions():
@@ -326,7 +326,7 @@ def test_training_on_two_crystals_ends_at_their_relaxed_positions():
 
     def error() -> float:
         with torch.no_grad():
-            found, _ = settle(network(start, graph), start.crystal, graph)
+            found, _ = settle(network(start, graph), start.system_index, graph)
         return float((found.positions - target.positions).abs().mean())
 
     before = error()

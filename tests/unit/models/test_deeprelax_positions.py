@@ -44,7 +44,7 @@ def problem(crystal: CrystalBatch, noise: float, width: float, seed: int = 0, an
 def error(found, crystal: CrystalBatch) -> float:
     """Mean error in A, a common shift left out, which distances do not know."""
     difference = found - crystal.positions
-    return float((difference - segment_mean(difference, crystal.crystal, 1)).abs().mean())
+    return float((difference - segment_mean(difference, crystal.system_index, 1)).abs().mean())
 
 
 def joined(problems):
@@ -62,7 +62,7 @@ def joined(problems):
 )
 def test_exact_distances_give_the_crystal(make):
     start, pairs = problem(make(), 0.0, 0.0)
-    solution = solve(start, make().crystal, 1, pairs, tolerance=1e-9)
+    solution = solve(start, make().system_index, 1, pairs, tolerance=1e-9)
     assert error(start, make()) > 0.05
     assert error(solution.positions, make()) < 1e-6
     assert solution.violation[0] < 1e-6
@@ -75,7 +75,7 @@ def test_error_falls_with_the_noise():
         for k in range(8):
             crystal = random_crystal(k)
             start, pairs = problem(crystal, noise, 0.0, seed=k)
-            found.append(error(solve(start, crystal.crystal, 1, pairs).positions, crystal))
+            found.append(error(solve(start, crystal.system_index, 1, pairs).positions, crystal))
         errors.append(np.mean(found))
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 0.01
@@ -118,7 +118,7 @@ def test_with_anchors_the_place_is_found_too():
         for k in range(6):
             crystal = random_crystal(k)
             start, pairs = problem(crystal, noise, 0.0, k, anchors=True)
-            positions = solve(start, crystal.crystal, 1, pairs, tolerance=1e-9).positions
+            positions = solve(start, crystal.system_index, 1, pairs, tolerance=1e-9).positions
             found.append(float((positions - crystal.positions).abs().mean()))
         errors.append(np.mean(found))
     assert errors[0] > errors[1] > errors[2]
@@ -127,7 +127,7 @@ def test_with_anchors_the_place_is_found_too():
 
 def test_violation_is_the_mean_by_weight():
     start, pairs = problem(random_crystal(4), 0.2, 0.05, anchors=True)
-    solution = solve(start, random_crystal(4).crystal, 1, pairs)
+    solution = solve(start, random_crystal(4).system_index, 1, pairs)
     total = 0.0
     for p in range(len(pairs.weight)):
         first = pairs.place[p] if pairs.held[p] else solution.positions[pairs.first[p]]
@@ -156,7 +156,7 @@ def test_distances_of_a_known_crystal_settle_there(exact):
     generator = torch.Generator().manual_seed(0)
     graph = periodic_graph(crystal, 5.0)
     true = crystal.positions + 0.1 * torch.randn(crystal.n_atoms, 3, generator=generator).double()
-    shifts = (graph.shift.unsqueeze(-1) * crystal.cells[graph.crystal]).sum(1)
+    shifts = (graph.shift.unsqueeze(-1) * crystal.cells[graph.system_index]).sum(1)
     anchored = torch.arange(1, graph.n_edges, 2)
     arrived = true[graph.sender] + shifts
     distances = Distances(
@@ -169,8 +169,8 @@ def test_distances_of_a_known_crystal_settle_there(exact):
     )
     start = Geometry(crystal.positions, crystal.cells)
     prediction = Prediction([start], torch.zeros(3, 1), distances=distances)
-    solution = from_distances(prediction, crystal.crystal, graph)
-    geometry, violation = settle(prediction, crystal.crystal, graph)
+    solution = from_distances(prediction, crystal.system_index, graph)
+    geometry, violation = settle(prediction, crystal.system_index, graph)
     assert torch.equal(geometry.positions, solution.positions)
     assert torch.equal(violation, solution.violation)
     assert torch.equal(geometry.cells, crystal.cells)
@@ -185,18 +185,18 @@ def test_without_distances_the_last_geometry_is_the_answer():
     crystal = rock_salt()
     geometry = Geometry(crystal.positions, crystal.cells)
     prediction = Prediction([geometry], torch.zeros(1, 1))
-    found, violation = settle(prediction, crystal.crystal, periodic_graph(crystal, 4.0))
+    found, violation = settle(prediction, crystal.system_index, periodic_graph(crystal, 4.0))
     assert found is geometry
     assert violation is None
     with pytest.raises(ValueError, match="distances"):
-        from_distances(prediction, crystal.crystal, periodic_graph(crystal, 4.0))
+        from_distances(prediction, crystal.system_index, periodic_graph(crystal, 4.0))
 
 
 def test_no_lower_loss_by_adam():
     """The paper's way, 100 steps of Adam, ends no lower (2% allowed), whatever its rate."""
     crystal = random_crystal(5)
     start, pairs = problem(crystal, 0.1, 0.05)
-    ours = float(solve(start, crystal.crystal, 1, pairs).violation[0])
+    ours = float(solve(start, crystal.system_index, 1, pairs).violation[0])
 
     def loss(at):
         distance = (at[pairs.second] + pairs.offset - at[pairs.first]).norm(dim=-1)
@@ -218,7 +218,7 @@ def test_what_cannot_be_satisfied_says_so():
     crystal = random_crystal(2)
     start, pairs = problem(crystal, 0.0, 0.0)
     pairs = pairs._replace(lower=pairs.lower + 5, upper=pairs.upper + 5)
-    solution = solve(start, crystal.crystal, 1, pairs)
+    solution = solve(start, crystal.system_index, 1, pairs)
     assert torch.isfinite(solution.positions).all()
     assert solution.violation[0] > 1
 

@@ -100,12 +100,15 @@ def test_affine_frame_follows_the_cell(crystals):
     relaxer = make_relaxer(frame="affine")
     shift = torch.tensor([0.3, -0.2, 0.7], dtype=torch.float64)
     moved = crystals.with_geometry(
-        crystals.positions + (shift @ crystals.cells)[crystals.crystal], crystals.cells
+        crystals.positions + (shift @ crystals.cells)[crystals.system_index], crystals.cells
     )
     expected, got = relaxer.predict(crystals), relaxer.predict(moved)
     assert torch.allclose(expected.cells, got.cells, atol=1e-10, rtol=0)
     assert torch.allclose(
-        expected.positions + (shift @ expected.cells)[crystals.crystal], got.positions, atol=1e-10, rtol=0
+        expected.positions + (shift @ expected.cells)[crystals.system_index],
+        got.positions,
+        atol=1e-10,
+        rtol=0,
     )
 
 
@@ -114,11 +117,11 @@ def test_axis_offset_does_not_see_the_image_of_an_atom(crystals):
     relaxer = make_relaxer(frame="affine", lattice_offset="axis")
     shifts = torch.randint(-2, 3, (crystals.n_atoms, 3), generator=torch.Generator().manual_seed(0)).double()
     moved = crystals.with_geometry(
-        crystals.positions + to_cartesian(shifts, crystals.cells, crystals.crystal), crystals.cells
+        crystals.positions + to_cartesian(shifts, crystals.cells, crystals.system_index), crystals.cells
     )
     expected, got = relaxer.predict(crystals), relaxer.predict(moved)
     assert torch.allclose(expected.cells, got.cells, atol=1e-9, rtol=0)
-    followed = expected.positions + to_cartesian(shifts, expected.cells, crystals.crystal)
+    followed = expected.positions + to_cartesian(shifts, expected.cells, crystals.system_index)
     assert torch.allclose(followed, got.positions, atol=1e-9, rtol=0)
 
 
@@ -126,9 +129,11 @@ def test_rescaled_start_has_the_volume_of_the_composition(crystals):
     network = make_relaxer(start="rescaled").network
     network.atomic_volumes[8] = 10.0
     start, _ = network.prepare(crystals)
-    expected = segment_mean(network.atomic_volumes[crystals.numbers], crystals.crystal, 5) * crystals.counts
+    expected = (
+        segment_mean(network.atomic_volumes[crystals.numbers], crystals.system_index, 5) * crystals.counts
+    )
     assert torch.allclose(torch.linalg.det(start.cells).abs(), expected, rtol=1e-10)
-    fractional = [to_fractional(b.positions, b.cells, b.crystal) for b in (start, crystals)]
+    fractional = [to_fractional(b.positions, b.cells, b.system_index) for b in (start, crystals)]
     assert torch.allclose(*fractional, atol=1e-12)
 
 

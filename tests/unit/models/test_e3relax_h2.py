@@ -87,11 +87,11 @@ def test_image_of_an_atom_does_not_matter_with_axis_and_affine_frame(crystals):
     relaxer = make_relaxer(frame="affine", lattice_offset="axis")
     shifts = torch.randint(-2, 3, (crystals.n_atoms, 3), generator=torch.Generator().manual_seed(0)).double()
     moved = crystals.with_geometry(
-        crystals.positions + to_cartesian(shifts, crystals.cells, crystals.crystal), crystals.cells
+        crystals.positions + to_cartesian(shifts, crystals.cells, crystals.system_index), crystals.cells
     )
     expected, got = relaxer.predict(crystals), relaxer.predict(moved)
     assert torch.allclose(expected.cells, got.cells, atol=1e-9, rtol=0)
-    followed = expected.positions + to_cartesian(shifts, expected.cells, crystals.crystal)
+    followed = expected.positions + to_cartesian(shifts, expected.cells, crystals.system_index)
     assert torch.allclose(followed, got.positions, atol=1e-9, rtol=0)
 
 

@@ -158,7 +158,7 @@ def doubled(crystal: CrystalBatch) -> CrystalBatch:
         numbers=crystal.numbers.repeat(2),
         positions=torch.cat([crystal.positions, crystal.positions + cell[1]]),
         cells=(torch.diag(torch.tensor([1.0, 2.0, 1.0], dtype=torch.float64)) @ cell)[None],
-        crystal=torch.zeros(2 * crystal.n_atoms, dtype=torch.int64),
+        system_index=torch.zeros(2 * crystal.n_atoms, dtype=torch.int64),
         pbc=crystal.pbc,
     )
 

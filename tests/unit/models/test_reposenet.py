@@ -98,11 +98,11 @@ def test_atoms_follow_the_cell(crystals):
     """The mean of the displacements, in fractional coordinates, is zero."""
     relaxer = make_relaxer(start="input")
     answer = relaxer.predict(crystals)
-    moved = to_fractional(answer.positions, answer.cells, crystals.crystal) - to_fractional(
-        crystals.positions, crystals.cells, crystals.crystal
+    moved = to_fractional(answer.positions, answer.cells, crystals.system_index) - to_fractional(
+        crystals.positions, crystals.cells, crystals.system_index
     )
     for index in range(len(crystals)):
-        assert moved[crystals.crystal == index].mean(0).abs().max() < 1e-9
+        assert moved[crystals.system_index == index].mean(0).abs().max() < 1e-9
     assert moved.abs().max() > 1e-4
 
 
@@ -136,7 +136,7 @@ def test_passes_are_weighted_by_the_errors_they_expect(crystals):
     start, found = passes_of(network, crystals, 3)
     answer = network(*network.prepare(crystals))
     for index in range(len(crystals)):
-        atoms = start.crystal == index
+        atoms = start.system_index == index
         errors = [float(p.scales.atoms[atoms].mean() * p.scales.strains[index]) for p in found]
         weights = [(sum(errors) / error) ** 2 for error in errors]  # s^-4 where s^2 is atoms times strains
         cell, positions, strain = (
@@ -156,10 +156,10 @@ def test_a_pass_that_lost_a_crystal_does_not_count_for_it(crystals):
     network = make_relaxer(passes=2).network
     start, (one, two) = passes_of(network, crystals, 2)
     positions, cells = two.geometry.positions.clone(), two.geometry.cells.clone()
-    positions[start.crystal == 0] = float("nan")
+    positions[start.system_index == 0] = float("nan")
     lost = two._replace(layers=[Geometry(positions, cells)])
     answer, sound = mean_of_passes(start, [one, lost]), mean_of_passes(start, [one, two])
-    first = start.crystal == 0
+    first = start.system_index == 0
     assert torch.equal(answer.geometry.positions[first], one.geometry.positions[first])
     assert torch.equal(answer.geometry.positions[~first], sound.geometry.positions[~first])
     assert torch.equal(answer.latent[0], one.latent[0])
@@ -176,11 +176,11 @@ def test_a_crystal_lost_between_passes_harms_no_other(crystals, harm):
     found = network(start, graph).geometry
     cells, positions = found.cells.clone(), found.positions.clone()
     cells[0] *= harm
-    positions[start.crystal == 1] = float("nan")
+    positions[start.system_index == 1] = float("nan")
     after, _ = network.prepare_again(start, Geometry(positions, cells))
     expected, _ = network.prepare_again(start, found)
     for index in range(len(start)):
-        atoms = start.crystal == index
+        atoms = start.system_index == index
         kept = start if index < 2 else expected
         assert torch.allclose(after.cells[index], kept.cells[index])
         assert torch.allclose(after.positions[atoms], kept.positions[atoms])

@@ -44,7 +44,7 @@ class Harmonic(Potential):
         self.sizes.append(batch.n_crystals)
         away = batch.positions - self.places[: batch.n_atoms]
         energy = torch.zeros(batch.n_crystals, dtype=torch.float64).index_add(
-            0, batch.crystal, self.spring / 2 * away.square().sum(1)
+            0, batch.system_index, self.spring / 2 * away.square().sum(1)
         )
         return Evaluation(
             energy, -self.spring * away, torch.zeros(batch.n_crystals, 3, 3, dtype=torch.float64)

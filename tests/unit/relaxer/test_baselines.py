@@ -65,8 +65,8 @@ def test_rescale_reaches_the_volume_and_keeps_fractional_coordinates_and_shape(c
     wanted = torch.tensor([atomic[part.numbers].sum() for part in crystals])
     torch.testing.assert_close(volume(cells), wanted, rtol=0, atol=1e-8)
     torch.testing.assert_close(
-        to_fractional(positions, cells, crystals.crystal),
-        to_fractional(crystals.positions, crystals.cells, crystals.crystal),
+        to_fractional(positions, cells, crystals.system_index),
+        to_fractional(crystals.positions, crystals.cells, crystals.system_index),
         rtol=0,
         atol=1e-10,
     )
@@ -81,16 +81,16 @@ def test_rescale_leaves_unseen_elements_and_impossible_volumes_alone():
     atomic[13] = -3.0  # an extrapolation gone wrong
     batch = CrystalBatch.collate([rock_salt(), fcc(), random_crystal(3), perovskite()])
     batch = CrystalBatch(
-        torch.where(batch.crystal == 2, 26, batch.numbers),
+        torch.where(batch.system_index == 2, 26, batch.numbers),
         batch.positions,
         batch.cells,
-        batch.crystal,
+        batch.system_index,
         batch.pbc,
     )
     positions, cells = Rescale(atomic).predict(batch)
     same = torch.tensor([True, True, False, True])
     assert torch.equal(cells[same], batch.cells[same])
-    assert torch.equal(positions[same[batch.crystal]], batch.positions[same[batch.crystal]])
+    assert torch.equal(positions[same[batch.system_index]], batch.positions[same[batch.system_index]])
     assert volume(cells)[2].item() == pytest.approx(12.0 * int(batch.counts[2]))
 
 

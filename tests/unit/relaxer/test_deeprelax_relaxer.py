@@ -73,7 +73,7 @@ def test_a_distance_that_is_no_number_makes_its_own_crystal_suspect(monkeypatch)
 
     def change(distances, graph):
         """The largest crystal comes last."""
-        return torch.where(graph.crystal == graph.crystal.max(), torch.nan, distances.relaxed)
+        return torch.where(graph.system_index == graph.system_index.max(), torch.nan, distances.relaxed)
 
     spoiled(monkeypatch, relaxer, change)
     results = relaxer.relax(given, symmetry="free")

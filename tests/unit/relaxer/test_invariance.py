@@ -47,21 +47,21 @@ class Written(Relaxer):
 
 def wrapped(batch):
     """Atoms are brought home, and stay there."""
-    fractional = to_fractional(batch.positions, batch.cells, batch.crystal)
-    return to_cartesian(fractional - fractional.floor(), batch.cells, batch.crystal), batch.cells
+    fractional = to_fractional(batch.positions, batch.cells, batch.system_index)
+    return to_cartesian(fractional - fractional.floor(), batch.cells, batch.system_index), batch.cells
 
 
 def along_a(batch):
     """The first lattice vector grows, and atoms with it."""
     stretched = torch.diag(torch.tensor([1.1, 1, 1], dtype=torch.float64)) @ batch.cells
-    fractional = to_fractional(batch.positions, batch.cells, batch.crystal)
-    return to_cartesian(fractional, stretched, batch.crystal), stretched
+    fractional = to_fractional(batch.positions, batch.cells, batch.system_index)
+    return to_cartesian(fractional, stretched, batch.system_index), stretched
 
 
 def by_atoms(batch):
     """Everything grows by the number of atoms."""
     scale = 1 + 0.1 * batch.counts.to(batch.cells)
-    return batch.positions * scale[batch.crystal, None], batch.cells * scale[:, None, None]
+    return batch.positions * scale[batch.system_index, None], batch.cells * scale[:, None, None]
 
 
 @pytest.mark.parametrize(
@@ -150,8 +150,8 @@ def test_single_precision_loses_no_digits_to_images_far_away():
     relaxer, batch = random_relaxer("reposenet"), random_crystal(3)
     relaxer.network.float()
     away = torch.tensor(np.random.default_rng(0).integers(-100, 101, (batch.n_atoms, 3)).astype(float))
-    moved = batch.positions + to_cartesian(away, batch.cells, batch.crystal)
+    moved = batch.positions + to_cartesian(away, batch.cells, batch.system_index)
     near, far = (relaxer.predict(batch.with_geometry(r, batch.cells)) for r in (batch.positions, moved))
-    back = far.positions - to_cartesian(away, far.cells, batch.crystal)
+    back = far.positions - to_cartesian(away, far.cells, batch.system_index)
     torch.testing.assert_close(back, near.positions, rtol=0, atol=2e-5)
     torch.testing.assert_close(far.cells, near.cells, rtol=0, atol=2e-5)

@@ -214,7 +214,7 @@ def _crystal(candidate: Candidate) -> CrystalBatch:
         numbers=torch.from_numpy(candidate.numbers),
         positions=torch.from_numpy(candidate.positions),
         cells=torch.from_numpy(candidate.cell)[None],
-        crystal=torch.zeros(len(candidate.numbers), dtype=torch.int64),
+        system_index=torch.zeros(len(candidate.numbers), dtype=torch.int64),
         pbc=torch.from_numpy(candidate.pbc)[None],
     )
 

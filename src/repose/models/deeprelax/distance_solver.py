@@ -103,7 +103,7 @@ class Links:
     Attributes:
         low: First atom of every link, ``(L,)``.
         high: Second atom, of a higher number, or the same, ``(L,)``.
-        crystal: Crystal of every atom, ``(N,)``.
+        system_index: Crystal of every atom, ``(N,)``.
         total: Weight of all pairs of a crystal, ``(S,)``.
         link: Link of every row, ``(M,)``.
         offset: What is added to the vector from the first atom to the second in A, ``(3, SLOTS, M)``.
@@ -112,16 +112,16 @@ class Links:
 
     low: Tensor
     high: Tensor
-    crystal: Tensor
+    system_index: Tensor
     total: Tensor
     link: Tensor
     offset: Tensor
     bounds: Tensor
 
     @classmethod
-    def of(cls, pairs: Pairs, crystal: Tensor, n_crystals: int) -> Links:
+    def of(cls, pairs: Pairs, system_index: Tensor, n_crystals: int) -> Links:
         """Sort pairs by their links."""
-        n = len(crystal)
+        n = len(system_index)
         first = torch.where(pairs.held > 0, n, pairs.first)
         low, high = torch.minimum(first, pairs.second), torch.maximum(first, pairs.second)
         key = low * (n + 1) + high
@@ -144,7 +144,7 @@ class Links:
         links = cls(
             keys // (n + 1),
             keys % (n + 1),
-            crystal,
+            system_index,
             pairs.weight.new_zeros(n_crystals),
             link,
             torch.stack([rowed(column, 0.0) for column in offset.t()]),
@@ -162,7 +162,7 @@ class Links:
     @cached_property
     def _of_link(self) -> Tensor:
         """Crystal of every link."""
-        return self.crystal[self.low]
+        return self.system_index[self.low]
 
     @cached_property
     def _by_link(self) -> Bags:
@@ -176,7 +176,7 @@ class Links:
     @cached_property
     def _atoms(self) -> Bags:
         """Atoms of every crystal."""
-        return Bags(self.crystal, len(self.total))
+        return Bags(self.system_index, len(self.total))
 
     @cached_property
     def _ends(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Bags]:
@@ -184,7 +184,7 @@ class Links:
 
         Those between an atom and itself, which do not change when it moves, are left out.
         """
-        n, number = len(self.crystal), torch.arange(len(self.low), device=self.low.device)
+        n, number = len(self.system_index), torch.arange(len(self.low), device=self.low.device)
         true = self.low != self.high
         second = true & (self.high < n)
         link = torch.cat([number[true], number[second]])
@@ -217,7 +217,7 @@ class Links:
     def step(self, state: State, damping: Tensor) -> Tensor:
         """Damped Gauss-Newton step in A, ``(N, 3)``, by conjugate gradients."""
         link, _, other, sign, ends = self._ends
-        crystal = self.crystal
+        crystal = self.system_index
         block = state.block.index_select(0, link)
         residual = ends.sum(state.force.index_select(0, link) * sign.unsqueeze(1))
         diagonal = ends.sum(block)  # (N, 9)
@@ -272,14 +272,14 @@ class Links:
 
     def keep(self, crystals: Tensor) -> tuple[Links, Kept]:
         """Only some crystals, given as a mask ``(S,)``."""
-        masks = crystals, crystals[self.crystal], crystals[self._of_link], self.rows(crystals)
+        masks = crystals, crystals[self.system_index], crystals[self._of_link], self.rows(crystals)
         kept = Kept(*(mask.nonzero().squeeze(1) for mask in masks))
         crystal, atom, link, _ = (mask.cumsum(0) - 1 for mask in masks)
         atom = torch.cat([atom, atom.new_full((1,), len(kept.atoms))])  # the place, which stays last
         links = Links(
             atom[self.low[kept.links]],
             atom[self.high[kept.links]],
-            crystal[self.crystal[kept.atoms]],
+            crystal[self.system_index[kept.atoms]],
             self.total[kept.crystals],
             link[self.link[kept.rows]],
             self.offset.index_select(2, kept.rows),

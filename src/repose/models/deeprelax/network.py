@@ -172,9 +172,9 @@ class MatrixHead(nn.Module):
             nn.Linear(2 * f, f), ScaledSiLU(), nn.Linear(f, f), ScaledSiLU(), nn.Linear(f, 9)
         )
 
-    def forward(self, x: Tensor, cells: Tensor, crystal: Tensor) -> Tensor:
+    def forward(self, x: Tensor, cells: Tensor, system_index: Tensor) -> Tensor:
         """New cells in A ``(S, 3, 3)`` from scalars ``(N, F)`` and the cells."""
-        pooled = segment_mean(self.atoms(x), crystal, len(cells))
+        pooled = segment_mean(self.atoms(x), system_index, len(cells))
         change = self.out(torch.cat([pooled, self.cell(cells.flatten(1) / 10)], dim=-1))
         return cells + change.view(-1, 3, 3)
 
@@ -197,11 +197,13 @@ class StrainHead(nn.Module):
             self.share[-1].weight.mul_(1e-4)  # type: ignore[operator, union-attr]
             self.share[-1].bias.mul_(0.1)  # type: ignore[operator, union-attr]
 
-    def forward(self, x: Tensor, edges: EdgeGeometry, cells: Tensor, crystal: Tensor, pbc: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, edges: EdgeGeometry, cells: Tensor, system_index: Tensor, pbc: Tensor
+    ) -> Tensor:
         """Strained cells in A ``(S, 3, 3)`` from scalars ``(N, F)``, edges, cells and pbc ``(S, 3)``."""
-        tensors = self.pool.tensors(x, edges, len(cells), crystal).movedim(-1, 1)  # (S, K, 3, 3)
+        tensors = self.pool.tensors(x, edges, len(cells), system_index).movedim(-1, 1)  # (S, K, 3, 3)
         trace = torch.diagonal(tensors, dim1=2, dim2=3).sum(-1)
-        mean = segment_mean(x, crystal, len(cells))
+        mean = segment_mean(x, system_index, len(cells))
         share = self.share(torch.cat([mean, trace, safe_norm(tensors.flatten(2))], dim=-1))
         strain = (share[:, :-1, None, None] * tensors).sum(1) + share[:, -1, None, None] * torch.eye(3).to(x)
         # In tenths, so that numbers of order one are a good size. Vacuum is not strained.
@@ -269,12 +271,12 @@ class DeepRelax(Network[DeepRelaxSettings]):
             x, v = layer(x, v, edges, self.codes, offset)
             if self.matrix is None:
                 state = self._follow(
-                    state, self.strains[index](x, edges, state.cells, batch.crystal, batch.pbc), batch
+                    state, self.strains[index](x, edges, state.cells, batch.system_index, batch.pbc), batch
                 )
                 geometries.append(state)
                 edges = EdgeGeometry.at(graph, *state, self.basis)
         if self.matrix is not None:
-            state = self._follow(state, self.matrix(x, state.cells, batch.crystal), batch)
+            state = self._follow(state, self.matrix(x, state.cells, batch.system_index), batch)
             geometries.append(state)
         of_edges = self.relaxed(x, edges, self.codes, offset)
         anchored = torch.arange(graph.n_edges, device=x.device)
@@ -293,13 +295,13 @@ class DeepRelax(Network[DeepRelaxSettings]):
             self._scale(displaced[:, 1]),
             settings.positions == "likelihood",
         )
-        return Prediction(geometries, segment_mean(x, batch.crystal, len(batch)), distances=distances)
+        return Prediction(geometries, segment_mean(x, batch.system_index, len(batch)), distances=distances)
 
     def _follow(self, state: Geometry, cells: Tensor, batch: CrystalBatch) -> Geometry:
         """Geometry with new cells, in which atoms keep their fractional coordinates in the affine frame."""
         if self.settings.frame == "cartesian":
             return Geometry(state.positions, cells)
-        return Geometry(carried(state.positions, state.cells, cells, batch.crystal), cells)
+        return Geometry(carried(state.positions, state.cells, cells, batch.system_index), cells)
 
     def _scale(self, logarithm: Tensor) -> Tensor | None:
         """Laplace scale in A, where the network has one."""

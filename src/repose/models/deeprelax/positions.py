@@ -48,7 +48,7 @@ class Solution:
 
 def solve(
     positions: Tensor,
-    crystal: Tensor,
+    system_index: Tensor,
     n_crystals: int,
     pairs: Pairs,
     *,
@@ -59,7 +59,7 @@ def solve(
 
     Args:
         positions: Start in A, ``(N, 3)``.
-        crystal: Crystal of every atom, ``(N,)``.
+        system_index: Crystal of every atom, ``(N,)``.
         n_crystals: Number of crystals S.
         pairs: What is asked for; both atoms of a pair are of one crystal.
         max_steps: Steps of a crystal at most.
@@ -68,7 +68,7 @@ def solve(
     Returns:
         Positions; where nothing is held, with the mean of every crystal where it was.
     """
-    links = Links.of(pairs, crystal, n_crystals)
+    links = Links.of(pairs, system_index, n_crystals)
     here = torch.arange(n_crystals, device=positions.device)  # the crystals that are still in the batch
     atoms = torch.arange(len(positions), device=positions.device)
     state = links.evaluate(positions)
@@ -90,7 +90,7 @@ def solve(
         after = links.evaluate(tried)
         better = active & (after.loss < state.loss)
         finished = better & (state.loss - after.loss < tolerance)
-        positions = torch.where(better[links.crystal].unsqueeze(1), tried, positions)
+        positions = torch.where(better[links.system_index].unsqueeze(1), tried, positions)
         state = links.choose(better, after, state)
         damping = torch.where(better, damping / 4, damping * 8)
         found[atoms], violation[here] = positions, state.loss
@@ -113,7 +113,7 @@ def asked(prediction: Prediction, graph: PeriodicGraph) -> Pairs:
     start, distances = prediction.geometry, prediction.distances
     if distances is None:
         raise ValueError("expected a prediction with distances; got one without.")
-    offset = to_cartesian(graph.shift, start.cells, graph.crystal)
+    offset = to_cartesian(graph.shift, start.cells, graph.system_index)
     parts = []
     for index, wanted, scale, held in (
         (slice(None), distances.relaxed, distances.scale, 0.0),
@@ -141,19 +141,21 @@ def asked(prediction: Prediction, graph: PeriodicGraph) -> Pairs:
     return Pairs(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
-def from_distances(prediction: Prediction, crystal: Tensor, graph: PeriodicGraph) -> Solution:
+def from_distances(prediction: Prediction, system_index: Tensor, graph: PeriodicGraph) -> Solution:
     """Positions that meet predicted distances in the predicted cell; see `asked`.
 
     Args:
         prediction: With `Distances`; the search starts from its last geometry.
-        crystal: Crystal of every atom, ``(N,)``.
+        system_index: Crystal of every atom, ``(N,)``.
         graph: The edges that distances were predicted for.
     """
     start = prediction.geometry
-    return solve(start.positions, crystal, len(start.cells), asked(prediction, graph))
+    return solve(start.positions, system_index, len(start.cells), asked(prediction, graph))
 
 
-def settle(prediction: Prediction, crystal: Tensor, graph: PeriodicGraph) -> tuple[Geometry, Tensor | None]:
+def settle(
+    prediction: Prediction, system_index: Tensor, graph: PeriodicGraph
+) -> tuple[Geometry, Tensor | None]:
     """The answer of a prediction: its last geometry, or what follows from its distances.
 
     Returns:
@@ -161,5 +163,5 @@ def settle(prediction: Prediction, crystal: Tensor, graph: PeriodicGraph) -> tup
     """
     if prediction.distances is None:
         return prediction.geometry, None
-    solution = from_distances(prediction, crystal, graph)
+    solution = from_distances(prediction, system_index, graph)
     return Geometry(solution.positions, prediction.geometry.cells), solution.violation

@@ -62,23 +62,23 @@ class E3RelaxLayer(RefinementLayer):
             self.weights = mlp(f, f, f)  # g of equation 5
             self.displacement = nn.Linear(f, 1, bias=False)  # W of equation 7
 
-    def forward(self, state: State, crystal: Tensor, graph: PeriodicGraph) -> State:
+    def forward(self, state: State, system_index: Tensor, graph: PeriodicGraph) -> State:
         """See `RefinementLayer.forward`."""
         x, v = state.x, state.v
         if self.lattice_to_atoms is not None:
-            view = lattice_view(state.positions, state.cells, crystal, self.basis, self.to_tips)
-            x, v = self.lattice_to_atoms(x, v, state.y, state.w, view, crystal)
+            view = lattice_view(state.positions, state.cells, system_index, self.basis, self.to_tips)
+            x, v = self.lattice_to_atoms(x, v, state.y, state.w, view, system_index)
 
         edges = EdgeGeometry.at(graph, state.positions, state.cells, self.basis)
         m, mv = self.message(x, v, edges)
         x, v = self.update((x + m) / 2**0.5, v + mv)  # eq. 3-4
 
-        y, w, change = self.update_lattice(x, v, state, edges, crystal)  # eq. 9-13
+        y, w, change = self.update_lattice(x, v, state, edges, system_index)  # eq. 9-13
         positions, cells = state.positions, state.cells
         if self.moves:
             alpha = torch.softmax(self.weights(x), dim=-1).unsqueeze(1)  # eq. 5-6
             step = self.displacement(v).squeeze(-1) + (alpha * v).sum(dim=-1)  # eq. 7, (N, 3)
-            positions, cells = self.move(state, step, change, crystal)  # eq. 8, 14
+            positions, cells = self.move(state, step, change, system_index)  # eq. 8, 14
         return State(x, v, y, w, positions, cells)
 
 

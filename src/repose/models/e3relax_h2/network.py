@@ -77,12 +77,12 @@ class E3RelaxH2Layer(RefinementLayer):
             self.displacement = nn.Linear(f, 1, bias=False)
             self.scale = nn.Parameter(torch.ones(()))
 
-    def forward(self, state: State, crystal: Tensor, graph: PeriodicGraph) -> State:
+    def forward(self, state: State, system_index: Tensor, graph: PeriodicGraph) -> State:
         """See `RefinementLayer.forward`."""
         x, v, y, w, positions, cells = state
         if self.lattice_to_atoms is not None:
-            view = self._view(positions, cells, crystal)
-            x, v = self.lattice_to_atoms(x, v, y, w, view, crystal)
+            view = self._view(positions, cells, system_index)
+            x, v = self.lattice_to_atoms(x, v, y, w, view, system_index)
             if self.mixing is not None:
                 y, w = self.mixing(y, w)
 
@@ -90,21 +90,21 @@ class E3RelaxH2Layer(RefinementLayer):
         m, mv = self.message(x, v, edges, self.gate)
         x, v = self.update((x + m) / 2**0.5, v + mv)
 
-        y, w, change = self.update_lattice(x, v, state._replace(y=y, w=w), edges, crystal)
+        y, w, change = self.update_lattice(x, v, state._replace(y=y, w=w), edges, system_index)
         if self.moves:
             step = self.scale * self.displacement(v).squeeze(-1)
-            positions, cells = self.move(state, step, change.mT if self.columns else change, crystal)
+            positions, cells = self.move(state, step, change.mT if self.columns else change, system_index)
         return State(x, v, y, w, positions, cells)
 
-    def _view(self, positions: Tensor, cells: Tensor, crystal: Tensor) -> LatticeView:
+    def _view(self, positions: Tensor, cells: Tensor, system_index: Tensor) -> LatticeView:
         """What every atom sees of the three lattice vectors."""
         if self.parts is None:
-            return lattice_view(positions, cells, crystal, self.basis, self.lattice_offset == "tip")
-        along, across = along_and_across(positions, cells, crystal)
+            return lattice_view(positions, cells, system_index, self.basis, self.lattice_offset == "tip")
+        along, across = along_and_across(positions, cells, system_index)
         both = torch.cat([self.basis(along), self.basis(across)], dim=-1)  # (N, 3, 2R)
         groups = zip(self.parts, both.chunk(len(self.parts), dim=1), strict=True)
         seen = torch.cat([net(group) for net, group in groups], dim=1)
-        return LatticeView(seen, unit(to_tips(positions, cells, crystal)), None)
+        return LatticeView(seen, unit(to_tips(positions, cells, system_index)), None)
 
 
 @register("e3relax-h2")

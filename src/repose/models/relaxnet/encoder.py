@@ -188,14 +188,14 @@ class Attention(nn.Module):
         self.projections = nn.Linear(features, 3 * features, bias=False)
         self.out = nn.Linear(features, features, bias=False)
 
-    def forward(self, x: Tensor, crystal: Tensor, n: int) -> Tensor:
+    def forward(self, x: Tensor, system_index: Tensor, n: int) -> Tensor:
         """What atoms learn, ``(N, F)``; ``crystal`` is the crystal of every atom, ``(N,)``, of n."""
         asked, offered, value = (
             part.view(len(x), self.heads, -1) for part in self.projections(self.norm(x)).chunk(3, dim=-1)
         )
         asked, offered = nn.functional.elu(asked) + 1, nn.functional.elu(offered) + 1
-        products = segment_sum(offered.unsqueeze(-1) * value.unsqueeze(-2), crystal, n)[crystal]
-        weights = (asked * segment_sum(offered, crystal, n)[crystal]).sum(-1, keepdim=True)
+        products = segment_sum(offered.unsqueeze(-1) * value.unsqueeze(-2), system_index, n)[system_index]
+        weights = (asked * segment_sum(offered, system_index, n)[system_index]).sum(-1, keepdim=True)
         # A sum instead of a matrix product: mixed precision would round that to bfloat16.
         seen = (asked.unsqueeze(-1) * products).sum(-2) / weights
         return self.out(seen.flatten(1))

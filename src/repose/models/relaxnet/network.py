@@ -166,8 +166,8 @@ class RelaxNet(Network[RelaxNetSettings]):
         last = features if self.settings.evolution == "implicit" else states.features[-1]
         scales = None
         if self.scale_head is not None:
-            scales = self.scale_head(last, frames[0], frames[-1], batch.crystal)
-        latent = segment_mean(features, batch.crystal, len(batch))
+            scales = self.scale_head(last, frames[0], frames[-1], batch.system_index)
+        latent = segment_mean(features, batch.system_index, len(batch))
         return Prediction(frames[1:], latent, scales, trajectory=trajectory)
 
     def potential(self, batch: CrystalBatch, graph: PeriodicGraph) -> Potential:
@@ -192,7 +192,7 @@ class Way:
         self.span = periodic_span(batch.cells, batch.pbc)  # vacuum is not strained
         masses = torch.from_numpy(atomic_masses()).to(batch.positions)
         self.masses = masses[batch.numbers].unsqueeze(-1)  # u, (N, 1)
-        self.inertia = CELL_LENGTH**2 * segment_sum(self.masses, batch.crystal, self.n).unsqueeze(-1)
+        self.inertia = CELL_LENGTH**2 * segment_sum(self.masses, batch.system_index, self.n).unsqueeze(-1)
         start = surroundings(graph, batch.positions, batch.cells, network.basis, self.settings)
         near = start.geometry.distance < self.settings.triplet_cutoff * SKIN
         self.found = triplets(graph.receiver, near, graph.n_atoms)
@@ -225,10 +225,10 @@ class Way:
         velocities = DISPLACEMENT * velocities
         dyads = direction.unsqueeze(-1) * direction.unsqueeze(-2) - torch.eye(3).to(x) / 3
         pulled = segment_sum(across.unsqueeze(-1) * dyads, graph.receiver, len(x)) / math.sqrt(USUAL)
-        whole = segment_mean(x, batch.crystal, n)
-        spread = segment_mean(torch.tanh(x), batch.crystal, n)
+        whole = segment_mean(x, batch.system_index, n)
+        spread = segment_mean(torch.tanh(x), batch.system_index, n)
         isotropic = network.dilation(torch.cat([whole, spread], dim=-1)).unsqueeze(-1) * torch.eye(3).to(x)
-        rates = STRAIN * (segment_mean(pulled, batch.crystal, n) + isotropic)
+        rates = STRAIN * (segment_mean(pulled, batch.system_index, n) + isotropic)
         if self.settings.start == "rescaled":
             guess = volume(rescaled(batch, network.atomic_volumes).cells) / volume(batch.cells)
             # So much faster as friction will slow it down.
@@ -248,7 +248,7 @@ class Way:
 
     def _centred(self, vectors: Tensor) -> Tensor:
         """Without the mean over the crystal, which moves nothing."""
-        return vectors - segment_mean(vectors, self.batch.crystal, self.n)[self.batch.crystal]
+        return vectors - segment_mean(vectors, self.batch.system_index, self.n)[self.batch.system_index]
 
     def potential(self, positions: Tensor, cells: Tensor, features: Tensor, time: Tensor) -> Potential:
         """Energy, its exact gradient by positions and strain, and how the features go on.
@@ -259,7 +259,7 @@ class Way:
             features: Of atoms, ``(N, F)``; not looked at with implicit evolution.
             time: Pseudotime.
         """
-        network, crystal, n = self.network, self.batch.crystal, self.n
+        network, crystal, n = self.network, self.batch.system_index, self.n
         training = torch.is_grad_enabled()
         with torch.enable_grad():
             shift = torch.zeros_like(positions).requires_grad_()
@@ -296,13 +296,13 @@ class Way:
             strained = strained - self.friction[1] * rates
         # Flat cells have no inverse; what comes of it is not finite, and is found when the path is looked at.
         undone = torch.linalg.inv_ex(gradients).inverse
-        moved = to_cartesian(velocities, undone, self.batch.crystal)
+        moved = to_cartesian(velocities, undone, self.batch.system_index)
         return State(moved, pushed, gradients @ rates, self._allowed(strained), found.change)
 
     def geometry(self, displacements: Tensor, gradients: Tensor) -> Geometry:
         """Positions and cells of a state, or of several, ``(T, ...)``."""
         moved = self.batch.positions + displacements
-        positions = (moved.unsqueeze(-1) * gradients[..., self.batch.crystal, :, :]).sum(-2)
+        positions = (moved.unsqueeze(-1) * gradients[..., self.batch.system_index, :, :]).sum(-2)
         return Geometry(positions, (self.batch.cells.unsqueeze(-1) * gradients.unsqueeze(-3)).sum(-2))
 
     def travel(self, start: State) -> State:

@@ -66,13 +66,16 @@ class Update(nn.Module):
         self.tensors = nn.Linear(f, 2 * f, bias=False)
         self.phi = mlp(5 * f, f, 6 * f)
 
-    def forward(self, features: Features, crystal: Tensor, n: int) -> Features:
+    def forward(self, features: Features, system_index: Tensor, n: int) -> Features:
         """New features of atoms; ``crystal`` is the crystal of every atom, ``(N,)``, of n."""
         x, v, t = features
         v1, v2 = self.vectors(v).chunk(2, dim=-1)
         t1, t2 = self.tensors(t).chunk(2, dim=-1)
         own = self.norm(x)
-        whole, tensor = segment_mean(own, crystal, n)[crystal], segment_mean(t2, crystal, n)[crystal]
+        whole, tensor = (
+            segment_mean(own, system_index, n)[system_index],
+            segment_mean(t2, system_index, n)[system_index],
+        )
         along = (t1 * tensor).sum(1) / (1 + safe_norm(tensor, dim=1))
         invariants = torch.cat([own, whole, safe_norm(v1, dim=1), safe_norm(t1, dim=1), along], dim=-1)
         plain, factor, keep_v, keep_t, turn, square = self.phi(invariants).split(self.features, dim=-1)
@@ -103,17 +106,17 @@ class Readout(nn.Module):
             self.isotropic[-1].weight.mul_(0.1)  # type: ignore[operator, union-attr]
             self.isotropic[-1].bias.zero_()  # type: ignore[operator, union-attr]
 
-    def forward(self, features: Features, crystal: Tensor, n: int) -> Motion:
+    def forward(self, features: Features, system_index: Tensor, n: int) -> Motion:
         """Displacements, zero in the mean over a crystal, and strains."""
         x, v, t = features
         x = self.norm(x)
         of_v, of_t = (1 + self.gates(x)).unsqueeze(1).chunk(2, dim=-1)
         step = DISPLACEMENT * self.vector(of_v * v).squeeze(-1)
-        deviatoric = segment_mean(self.tensor(of_t * t).squeeze(-1), crystal, n)  # (S, 5)
+        deviatoric = segment_mean(self.tensor(of_t * t).squeeze(-1), system_index, n)  # (S, 5)
         invariants = torch.cat([x, safe_norm(v, dim=1), safe_norm(t, dim=1)], dim=-1)
-        isotropic = self.isotropic(segment_mean(invariants, crystal, n))  # (S, 1)
+        isotropic = self.isotropic(segment_mean(invariants, system_index, n))  # (S, 1)
         strain = matrices(deviatoric) + isotropic.unsqueeze(-1) * torch.eye(3).to(x)
-        return Motion(step - segment_mean(step, crystal, n)[crystal], STRAIN * strain)
+        return Motion(step - segment_mean(step, system_index, n)[system_index], STRAIN * strain)
 
 
 class ReposeLayer(nn.Module):
@@ -131,7 +134,7 @@ class ReposeLayer(nn.Module):
         self.readout = Readout(settings.features)
 
     def forward(
-        self, features: Features, edges: EdgeGeometry, inside: Tensor, crystal: Tensor, n: int
+        self, features: Features, edges: EdgeGeometry, inside: Tensor, system_index: Tensor, n: int
     ) -> tuple[Features, Motion]:
         """New features, and what they want to do.
 
@@ -139,13 +142,13 @@ class ReposeLayer(nn.Module):
             features: Of atoms.
             edges: The edges where the crystal now stands.
             inside: How much every edge counts, ``(E,)``.
-            crystal: Crystal of every atom, ``(N,)``.
+            system_index: Crystal of every atom, ``(N,)``.
             n: Number of crystals S.
         """
         sent = features if self.rank2 else features._replace(t=torch.zeros_like(features.t))
         features = features + self.message(sent, edges, inside)
-        features = self.update(features, crystal, n)
-        return features, self.readout(features, crystal, n)
+        features = self.update(features, system_index, n)
+        return features, self.readout(features, system_index, n)
 
 
 def mean_of_passes(batch: CrystalBatch, found: list[Prediction]) -> Prediction:
@@ -167,7 +170,7 @@ def mean_of_passes(batch: CrystalBatch, found: list[Prediction]) -> Prediction:
     scales = [prediction.scales for prediction in found if prediction.scales is not None]
     if len(scales) < max(2, len(found)):
         return last
-    n, crystal = len(batch), batch.crystal
+    n, crystal = len(batch), batch.system_index
     variances = torch.stack([segment_mean(scale.atoms, crystal, n) * scale.strains for scale in scales])
     whole = torch.stack([not_lost(batch, prediction.geometry) for prediction in found])  # passes, crystals
     weights = torch.where(whole, variances**-2, 0)
@@ -248,7 +251,7 @@ class Repose(Network[ReposeNetSettings]):
 
     def _refined(self, batch: CrystalBatch, graph: PeriodicGraph) -> Prediction:
         """One pass through the layers."""
-        n, crystal = len(batch), batch.crystal
+        n, crystal = len(batch), batch.system_index
         features, edges, inside = self._begin(batch, graph)
         state = Geometry(batch.positions, batch.cells)
         span = periodic_span(batch.cells, batch.pbc)
@@ -272,7 +275,7 @@ class Repose(Network[ReposeNetSettings]):
         features, edges, inside = self._begin(batch, graph)
         motions = list[Motion]()
         for layer in self._stack():
-            features, motion = layer(features, edges, inside, batch.crystal, len(batch))
+            features, motion = layer(features, edges, inside, batch.system_index, len(batch))
             motions.append(motion)
         return motions, features.x
 

@@ -153,7 +153,7 @@ def _double(values: Tensor) -> Tensor:
 
 
 def expected_errors(
-    prediction: Prediction, geometry: Geometry, crystal: Tensor, graph: PeriodicGraph
+    prediction: Prediction, geometry: Geometry, system_index: Tensor, graph: PeriodicGraph
 ) -> Errors | None:
     """Errors that a prediction lets expect; None if it has nothing to say.
 
@@ -164,20 +164,20 @@ def expected_errors(
     Args:
         prediction: Of one network, or of an ensemble, whose scales hold its spread (equation 23).
         geometry: The answer.
-        crystal: Crystal of every atom, ``(N,)``.
+        system_index: Crystal of every atom, ``(N,)``.
         graph: The edges.
     """
     n = len(geometry.cells)
     if prediction.scales is not None:
         atoms, strains = prediction.scales
         length = edge_vectors(graph, *geometry).norm(dim=-1)
-        bonds = atoms[graph.receiver] + atoms[graph.sender] + strains[graph.crystal] * length
-        return Errors(segment_mean(atoms, crystal, n), atoms, bonds, strains)
+        bonds = atoms[graph.receiver] + atoms[graph.sender] + strains[graph.system_index] * length
+        return Errors(segment_mean(atoms, system_index, n), atoms, bonds, strains)
     if prediction.distances is None or prediction.distances.scale is None:
         return None
     bonds = prediction.distances.scale
-    empty = torch.bincount(graph.crystal, minlength=n) == 0
-    crystals = segment_mean(bonds, graph.crystal, n).masked_fill(empty, torch.nan)
+    empty = torch.bincount(graph.system_index, minlength=n) == 0
+    crystals = segment_mean(bonds, graph.system_index, n).masked_fill(empty, torch.nan)
     return Errors(crystals, segment_mean(bonds, graph.receiver, graph.n_atoms), bonds)
 
 
@@ -190,7 +190,7 @@ def split_bonds(graph: PeriodicGraph, geometry: Geometry, uncertainty: Tensor, c
         uncertainty: Bound for every edge in A, ``(E,)``.
         counts: Atoms of every crystal, ``(S,)``.
     """
-    first_atom = (counts.cumsum(0) - counts)[graph.crystal]
+    first_atom = (counts.cumsum(0) - counts)[graph.system_index]
     columns = (
         graph.receiver - first_atom,
         graph.sender - first_atom,
@@ -198,7 +198,7 @@ def split_bonds(graph: PeriodicGraph, geometry: Geometry, uncertainty: Tensor, c
         edge_vectors(graph, *geometry).norm(dim=-1),
         uncertainty,
     )
-    borders = torch.bincount(graph.crystal, minlength=len(counts)).cumsum(0)[:-1].tolist()
+    borders = torch.bincount(graph.system_index, minlength=len(counts)).cumsum(0)[:-1].tolist()
     parts = zip(*(np.split(column.cpu().numpy(), borders) for column in columns), strict=True)
     return [Bonds(*part) for part in parts]
 

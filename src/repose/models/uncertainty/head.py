@@ -33,27 +33,27 @@ class ScaleHead(nn.Module):
                 head[-1].weight.mul_(0.1)  # type: ignore[operator, union-attr]
                 head[-1].bias.fill_(guess)  # type: ignore[operator, union-attr]
 
-    def forward(self, x: Tensor, before: Geometry, after: Geometry, crystal: Tensor) -> Scales:
+    def forward(self, x: Tensor, before: Geometry, after: Geometry, system_index: Tensor) -> Scales:
         """Errors to expect of ``after``.
 
         Args:
             x: Scalars of atoms, ``(N, F)``.
             before: Where the network started.
             after: Where it ended.
-            crystal: Crystal of every atom, ``(N,)``.
+            system_index: Crystal of every atom, ``(N,)``.
         """
         after = Geometry(*(tensor.detach() for tensor in after))
         x = nn.functional.layer_norm(x.detach(), x.shape[-1:])
-        mean = segment_mean(x, crystal, len(after.cells))
+        mean = segment_mean(x, system_index, len(after.cells))
         gradient = deformation(before.cells, after.cells)
         strain = gradient - torch.eye(3).to(gradient)
-        moved = safe_norm(after.positions - to_cartesian(before.positions, gradient, crystal))
+        moved = safe_norm(after.positions - to_cartesian(before.positions, gradient, system_index))
         moved = torch.log(moved + 1e-2).to(x)
         size = torch.log(safe_norm(strain.flatten(1)) + 1e-2)
         dilation = torch.diagonal(strain, dim1=1, dim2=2).sum(-1)
         whole = torch.stack([size, 10 * dilation], dim=-1).to(x)  # (S, 2)
-        of_atoms = torch.cat([x, mean[crystal], moved.unsqueeze(-1), whole[crystal]], dim=-1)
-        farthest = segment_mean(moved.unsqueeze(-1), crystal, len(mean))
+        of_atoms = torch.cat([x, mean[system_index], moved.unsqueeze(-1), whole[system_index]], dim=-1)
+        farthest = segment_mean(moved.unsqueeze(-1), system_index, len(mean))
         of_crystals = torch.cat([mean, farthest, whole], dim=-1)
         return Scales(
             self.atoms(of_atoms).squeeze(-1).clamp(*ATOMS).exp(),
