@@ -104,7 +104,7 @@ def check_company(n, anchors, dtype):
     assert not torch.equal(together.positions, start)
     firsts = np.cumsum([0, *(c.n_atoms for c in crystals)])
     for k in range(0, n, max(1, n // 8)):
-        alone = solve(problems[k][0], crystals[k].crystal, 1, problems[k][1])
+        alone = solve(problems[k][0], crystals[k].system_index, 1, problems[k][1])
         assert torch.equal(alone.positions, together.positions[firsts[k] : firsts[k + 1]])
         assert torch.equal(alone.violation[0], together.violation[k])
         assert alone.steps[0] == together.steps[k]
