@@ -32,7 +32,7 @@ def main() -> int:
 
     import repose
 
-    before: Any = read(arguments.system_index)
+    before: Any = read(arguments.crystal)
     (result,) = repose.load(arguments.model, device="cpu").relax([before], symmetry=arguments.symmetry)
     if result.status != "relaxed":
         print(f"{arguments.crystal} is {result.status}: {result.reason}", file=sys.stderr)

@@ -1,0 +1,178 @@
+"""Fill the tables of README.md and docs/ from stored results.
+
+A table stands between ``<!-- numbers: NAME -->`` and ``<!-- end -->``; `BLOCKS` names the function that makes it::
+
+    python tools/update_docs.py
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+MARKED = re.compile(r"(<!-- numbers: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+DEFAULT = "repose"
+DOMAINS = {
+    "sheets": "monolayers",
+    "layered": "stacks and bilayers",
+    "defects": "point defects in monolayers",
+}
+COLUMNS = {
+    "coordinates": ("coordinates, Å", 3),
+    "lattice": ("lattice, Å", 3),
+    "shape": ("cell shape, Å²", 1),
+    "volume": ("volume, Å³", 1),
+    "match": ("match, %", 1),
+}
+
+
+def stored(path: str) -> Any:
+    """Content of a JSON file of the repository."""
+    return json.loads((ROOT / path).read_text(encoding="utf-8"))
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]], text_columns: int = 1) -> str:
+    """Markdown table whose first columns hold text and the others numbers."""
+    head = list(head)
+    lines = [head, ["---"] * text_columns + ["---:"] * (len(head) - text_columns), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def errors() -> str:
+    """Errors of `default` on every dataset of the evaluation, and of all models on their union."""
+    rows = []
+    blocks = stored("recipes/evaluation/table.json")["blocks"]
+    for block in blocks:
+        values = {row["relaxer"]: row for row in block["rows"]}
+        name = f"{block['dataset']} ({block['crystals']:,})"
+        for model in values if block is blocks[-1] else (DEFAULT,):
+            cells = [f"{values[model][key]:.{digits}f}" for key, (_, digits) in COLUMNS.items()]
+            if gains := block["gains"].get(model):
+                cells = [f"{cell} ({gains[key]:+.0f} %)" for cell, key in zip(cells, COLUMNS, strict=True)]
+            rows.append([name, "**default**" if model == DEFAULT else model, *cells])
+            name = ""
+    return table(["", "", *(title for title, _ in COLUMNS.values())], rows, 2)
+
+
+def domains() -> str:
+    """Gains of the models for domains over the better trivial row."""
+    rows = []
+    for name, kind in DOMAINS.items():
+        block = stored(f"recipes/domains/{name}/evaluation/table.json")["blocks"][-1]
+        gains = block["gains"][name]
+        rows.append(
+            [f"`{name}`", f"{kind} ({block['crystals']})"]
+            + [f"{gains[key]:+.0f} %" for key in ("coordinates", "lattice", "shape", "volume")]
+        )
+    return table(["model", "test crystals", "coordinates", "lattice", "cell shape", "volume"], rows, 2)
+
+
+def paths() -> str:
+    """Errors of RelaxNet's paths on all test crystals."""
+    block = stored("recipes/relaxnet/paths.json")["blocks"][-1]
+    titles = {
+        "energy_per_atom_end": ("energy, last frame, eV/atom", 3),
+        "energy_per_atom_all": ("energy, all frames, eV/atom", 3),
+        "forces_end": ("forces, last frame, eV/Å", 3),
+        "forces_all": ("forces, all frames, eV/Å", 3),
+        "coordinates": ("coordinates, last frame, Å", 3),
+        "rising": ("energies that rise, %", 1),
+    }
+    values = {row["relaxer"]: row for row in block["rows"]}
+    rows = [
+        [title] + [_number(values[name][key], digits) for name in ("Dummy", "relaxnet")]
+        for key, (title, digits) in titles.items()
+    ]
+    return table([f"{block['crystals']:,} test crystals", "Dummy", "`relaxnet`"], rows)
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def bounds() -> str:
+    """How often calibrated bounds held on the test split, and how well they rank crystals."""
+    block = stored("recipes/evaluation/table.json")["blocks"][-1]
+    models = block["uncertainty"]
+
+    def share(level: str) -> Callable[[dict[str, Any]], str]:
+        return lambda own: f"{own['coverage'][level]['share']:.1f} %"
+
+    def interval(own: dict[str, Any]) -> str:
+        low, high = own["coverage"]["90"]["interval"]
+        return f"{own['coverage']['90']['share']:.1f} % ({low:.0f} to {high:.0f})"
+
+    titles: dict[str, Callable[[dict[str, Any]], str]] = {
+        "error below the bound at 50 %": share("50"),
+        "at 80 %": share("80"),
+        "at 90 % (95 % interval)": interval,
+        "at 95 %": share("95"),
+        "Spearman's rho of bound and error": lambda own: f"{own['rho']['coordinates']:.2f}",
+        "median bound at 90 %, Å": lambda own: f"{own['median_bound']:.2f}",
+        "mean error of all, Å": lambda own: f"{own['surest']['100']:.3f}",
+        "of the half with the smallest bounds, Å": lambda own: f"{own['surest']['50']:.3f}",
+        "of the quarter, Å": lambda own: f"{own['surest']['25']:.3f}",
+        "marked `!`": lambda own: str(own["outside"]["crystals"]),
+    }
+    names = ["`default`" if name == DEFAULT else f"`{name}`" for name in models]
+    rows = ([title, *map(cell, models.values())] for title, cell in titles.items())
+    return table([f"{block['crystals']:,} test crystals", *names], rows)
+
+
+def speed() -> str:
+    """Times of batches of nine-atom crystals by the three paths."""
+    rows = []
+    for file, title in (
+        ("e3relax-shipped", "`e3relax`, shipped"),
+        ("published-batches", "{}, published size"),
+    ):
+        cases: dict[tuple[str, int], dict[str, Any]] = {}
+        for row in stored(f"studies/speed/{file}.json")["rows"]:
+            if row["series"] == "batch" and row["reason"] is None and row["precision"] == "float32":
+                cases.setdefault((row["model"], row["crystals"]), {})[row["path"]] = row
+        for (model, crystals), by_path in sorted(cases.items()):
+            if "plain" in by_path and "compiled" in by_path:
+                plain, fast = by_path["plain"], by_path["compiled"]
+                rows.append(
+                    [title.format(f"`{model}`"), f"{crystals}"]
+                    + [f"{1e3 * row['predict']:,.0f}" for row in (plain, fast)]
+                    + [f"{fast['faster_predict']:.1f}", f"{fast['crystals_per_second']:,.0f}"]
+                )
+    head = ["model", "crystals", "plain, ms", "compiled, ms", "times faster", "crystals/s"]
+    return table(head, rows)
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "errors": errors,
+    "domains": domains,
+    "paths": paths,
+    "bounds": bounds,
+    "speed": speed,
+}
+
+
+def filled(text: str) -> str:
+    """Text of a page with every marked block made anew.
+
+    Raises:
+        KeyError: A marked block has no function in `BLOCKS`.
+    """
+    return MARKED.sub(lambda match: f"{match[1]}\n{BLOCKS[match[2]]()}\n{match[3]}", text)
+
+
+def main() -> None:
+    """Write every page whose tables differ from the stored results."""
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        if (new := filled(text)) != text:
+            page.write_text(new, encoding="utf-8")
+            print(f"{page.relative_to(ROOT)}: tables updated")
+
+
+if __name__ == "__main__":
+    main()
