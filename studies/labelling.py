@@ -19,8 +19,9 @@ import torch
 
 from repose.data.candidates import Candidate, read_candidates
 from repose.io.convert import to_batch
-from repose.potentials.batched_lbfgs import DescentSettings, descend
+from repose.potentials.batched_lbfgs import descend
 from repose.potentials.loading import load_potential
+from repose.potentials.settings import LbfgsSettings
 
 FMAX, MAX_STEPS = 0.05, 500
 
@@ -71,7 +72,7 @@ def main() -> None:
 
 def descent(potential, crystals) -> list[int]:
     """Steps of the batched engine."""
-    settings = DescentSettings(fmax=FMAX, max_steps=MAX_STEPS)
+    settings = LbfgsSettings(fmax=FMAX, max_steps=MAX_STEPS)
     source = ((k, to_batch(atoms)) for k, atoms in enumerate(crystals))
     return [len(walk.steps) - 1 for walk in descend(potential, source, settings)]
 

@@ -31,11 +31,13 @@ from repose.data.compact import pack
 from repose.data.dataset import Dataset
 from repose.data.labelling.bonds import bonds_kept
 from repose.data.labelling.failures import read_failures
-from repose.data.labelling.label import LabelSettings, judge, label
+from repose.data.labelling.label import judge, label
+from repose.data.labelling.settings import LabelSettings
 from repose.data.pairing import Refusal
 from repose.data.splits import GroupSplit
 from repose.errors import ConfigError, DatasetError
-from repose.potentials.batched_lbfgs import DescentSettings, Step, Walk
+from repose.potentials.batched_lbfgs import Step, Walk
+from repose.potentials.settings import LbfgsSettings
 
 METALS = ("Al", "Cu", "Ni", "Ag", "Au", "Pd", "Pt")
 EMT_PATH = "ase.calculators.emt:EMT"
@@ -149,7 +151,7 @@ def test_more_candidates_are_added_to_what_is_there(candidates, tmp_path):
     assert {name: after[name] for name in before} == before
     # Other labels do not go into the same dataset.
     with pytest.raises(ConfigError, match=r"holds labels of 'EMT, relaxed to 0.05 eV/A'"):
-        label([candidates], out, settings(descent=DescentSettings(fmax=0.1)), GroupSplit())
+        label([candidates], out, settings(relaxation=LbfgsSettings(fmax=0.1)), GroupSplit())
 
 
 def test_failures_are_recorded_with_their_reason(tmp_path):
@@ -184,7 +186,7 @@ def test_nothing_labelled_makes_no_dataset(tmp_path):
     write_candidates(tmp_path / "c", CandidatesInfo(), [candidate])
     with pytest.raises(DatasetError, match=r"no crystal is labelled.*not converged"):
         label(
-            [tmp_path / "c"], tmp_path / "set", settings(descent=DescentSettings(max_steps=1)), GroupSplit()
+            [tmp_path / "c"], tmp_path / "set", settings(relaxation=LbfgsSettings(max_steps=1)), GroupSplit()
         )
     assert not (tmp_path / "set").exists()
 
@@ -210,7 +212,7 @@ def test_a_crystal_that_became_another_one_fails():
             "salt", salt.numbers.numpy(), salt.pbc[0].numpy(), salt.positions.numpy(), salt.cells[0].numpy()
         )
     ]
-    walk = Walk(candidate, salt, DescentSettings())
+    walk = Walk(candidate, salt, LbfgsSettings())
     torn = np.diag([3.0, 3.0, 12.0])
     steps = [(candidate.positions, candidate.cell), (np.array([[0.0, 0, 0], [0, 0, 6]]), torn)]
     walk.steps = [Step(r, c, 0.0, np.zeros((2, 3)), np.zeros((3, 3))) for r, c in steps]
@@ -372,7 +374,7 @@ def test_packed_datasets_are_small_and_the_same(candidates, tmp_path):
     size = sum(part.stat().st_size for part in packed.parts)
     assert size < 0.5 * sum(part.stat().st_size for part in dataset.parts)
     other, _ = label(
-        [candidates], tmp_path / "other", settings(descent=DescentSettings(fmax=0.1)), GroupSplit()
+        [candidates], tmp_path / "other", settings(relaxation=LbfgsSettings(fmax=0.1)), GroupSplit()
     )
     with pytest.raises(DatasetError, match="datasets of one calculator"):
         pack([dataset.directory, other.directory], tmp_path / "mixed")

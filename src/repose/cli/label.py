@@ -70,11 +70,12 @@ def label(
     Example: repose data label candidates --calculator chgnet --out datasets/mine
     """
     from repose.data.labelling.failures import read_failures
-    from repose.data.labelling.label import LabelSettings, State
+    from repose.data.labelling.label import State
     from repose.data.labelling.label import label as run
+    from repose.data.labelling.settings import LabelSettings
     from repose.data.splits import parse_split
     from repose.errors import require
-    from repose.potentials.batched_lbfgs import DescentSettings
+    from repose.potentials.settings import LbfgsSettings
 
     progress = HourlyProgress("crystals", quiet)
     before: list[State] = []
@@ -91,7 +92,7 @@ def label(
         settings = LabelSettings(
             calculator=calculator,
             options=dict(named_value(text, "--option") for text in option or ()),
-            descent=DescentSettings(
+            relaxation=LbfgsSettings(
                 fmax=fmax, max_steps=max_steps, fixed_cell=fix_cell, batch_atoms=batch_atoms or None
             ),
             frames=frames,

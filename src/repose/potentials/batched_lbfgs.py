@@ -20,12 +20,11 @@ from typing import Generic, TypeVar
 
 import numpy as np
 import torch
-from pydantic import Field
 
-from repose.config import Settings
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.checks import close_atoms
 from repose.potentials.base import Evaluation, Potential
+from repose.potentials.settings import LbfgsSettings
 
 K = TypeVar("K")
 
@@ -34,27 +33,6 @@ CELL_SCALE = 1.5  # A
 STIFFNESS = 70.0
 # A rise of the energy by more than this, in eV per atom, says that the model of the surface is wrong.
 LARGEST_RISE = 0.02
-
-
-class DescentSettings(Settings):
-    """How a descent steps, and when it ends."""
-
-    fmax: float = Field(
-        default=0.05,
-        gt=0,
-        description="largest force in eV/A at which a crystal counts as relaxed; the rows of stress times "
-        "volume per atom count too, as in ASE's cell filters",
-    )
-    max_steps: int = Field(default=500, gt=0, description="steps after which a crystal is given up")
-    max_step: float = Field(default=0.2, gt=0, description="longest step of an atom in A")
-    history: int = Field(default=30, gt=0, description="steps that L-BFGS remembers")
-    batch_atoms: int | None = Field(
-        default=None, gt=0, description="atoms relaxed side by side; None: what suits the potential"
-    )
-    fixed_cell: bool = Field(default=False, description="relax the atoms alone")
-    largest_swelling: float = Field(
-        default=4.0, gt=1, description="factor in volume, up or down, beyond which a crystal has exploded"
-    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +68,7 @@ class Walk(Generic[K]):
         arrived: Whether it did.
     """
 
-    def __init__(self, key: K, crystal: CrystalBatch, settings: DescentSettings) -> None:
+    def __init__(self, key: K, crystal: CrystalBatch, settings: LbfgsSettings) -> None:
         self.key, self.settings = key, settings
         self.crystal = crystal.to("cpu", torch.float64)
         self.steps: list[Step] = []
@@ -202,7 +180,7 @@ class Walk(Generic[K]):
 def descend(
     potential: Potential,
     source: Iterator[tuple[K, CrystalBatch]],
-    settings: DescentSettings,
+    settings: LbfgsSettings,
     still_wanted: Callable[[], bool] = lambda: True,
     minutes: float | None = None,
 ) -> Iterator[Walk[K]]:

@@ -11,7 +11,8 @@ from conftest import make_crystal, random_rotation
 from repose.crystal.batch import CrystalBatch
 from repose.potentials.ase import AsePotential
 from repose.potentials.base import Evaluation, Potential
-from repose.potentials.batched_lbfgs import DescentSettings, descend
+from repose.potentials.batched_lbfgs import descend
+from repose.potentials.settings import LbfgsSettings
 
 FCC = (np.ones((3, 3)) - np.eye(3)) / 2
 
@@ -26,7 +27,7 @@ def metal(seed: int, numbers=(29, 79, 29, 79), a: float = 3.9, pbc=(True, True, 
 
 def walks(crystals, potential=None, **settings):
     potential = potential or AsePotential(EMT())
-    found = {w.key: w for w in descend(potential, enumerate(crystals), DescentSettings(**settings))}
+    found = {w.key: w for w in descend(potential, enumerate(crystals), LbfgsSettings(**settings))}
     return [found[k] for k in range(len(crystals))]
 
 
@@ -206,16 +207,14 @@ def test_what_cannot_be_relaxed_says_why_and_costs_no_other():
 
 def test_dropped_when_nobody_wants_them_any_more():
     asked = iter([True, True, False])
-    left = descend(
-        AsePotential(EMT()), iter([(0, metal(0))]), DescentSettings(fmax=1e-6), lambda: next(asked)
-    )
+    left = descend(AsePotential(EMT()), iter([(0, metal(0))]), LbfgsSettings(fmax=1e-6), lambda: next(asked))
     assert list(left) == []
 
 
 @pytest.mark.parametrize(("minutes", "arrived"), [(0.0, False), (60.0, True)])
 def test_a_crystal_has_only_so_long(minutes, arrived):
     potential, source = AsePotential(EMT()), iter([("one", metal(1)), ("two", metal(2))])
-    found = list(descend(potential, source, DescentSettings(), minutes=minutes))
+    found = list(descend(potential, source, LbfgsSettings(), minutes=minutes))
     assert [walk.arrived for walk in found] == [arrived, arrived]
     assert all((walk.fault is None) is arrived for walk in found)
     if not arrived:

@@ -12,9 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 from ase import Atoms
-from pydantic import Field
 
-from repose.config import Settings
 from repose.crystal.volumes import Volumes, fit_volumes
 from repose.data.candidates import Candidate, read_candidates, read_info
 from repose.data.dataset import INFO, Dataset
@@ -24,6 +22,7 @@ from repose.data.generate.distortion import CLOSEST, closeness
 from repose.data.generate.duplicates import Known
 from repose.data.generate.perovskites import perovskites
 from repose.data.generate.prototypes import library, read_prototypes
+from repose.data.generate.settings import GenerateSettings
 from repose.data.generate.structure_builder import Draft, Ingredients, Parent
 from repose.data.generate.substitution import near, subst
 from repose.data.generate.volumes import default_volumes
@@ -48,20 +47,6 @@ FILL_PROTOTYPES = ("bulk", "xmno")
 # little: they cost little, and where few elements are allowed most are of this kind.
 PATIENCE = 500
 WITHOUT_ELEMENTS = 0.02
-
-
-class GenerateSettings(Settings):
-    """What may be asked of a preset; unset values are the preset's own."""
-
-    elements: tuple[str, ...] = Field(default=tuple(SYMBOLS), description="elements to draw from")
-    max_atoms: int | None = Field(
-        default=None, gt=0, description="most atoms in a cell: 12, xmno 20, perovskites 20, else no limit"
-    )
-    volume_spread: float | None = Field(default=None, ge=0, description="standard deviation of log volume")
-    strain: float | None = Field(default=None, ge=0, description="standard deviation of strain")
-    rattle: float | None = Field(
-        default=None, ge=0, description="largest standard deviation of displacements in A"
-    )
 
 
 def generate(
@@ -116,7 +101,7 @@ def generate(
         made = make(asked, rng, [parent.atoms for parent in starts])
         kept = _not_excluded(made, known, rejected)
         return (_named(preset, seed, k, candidate) for k, candidate in enumerate(islice(kept, n)))
-    chemistry, volumes = Chemistry(settings.elements), volumes or default_volumes()
+    chemistry, volumes = Chemistry(settings.elements or SYMBOLS), volumes or default_volumes()
     volumes.guess(chemistry.numbers)  # complains of noble gases now, rather than at the first one drawn
     given = Ingredients(
         chemistry=chemistry,

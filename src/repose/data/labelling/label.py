@@ -13,13 +13,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from pydantic import Field
 
 from repose.atomic_write import claimed, replacing_file
-from repose.config import Settings
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.frame import Frame
 from repose.data.candidates import Candidate, read_candidates, read_info
@@ -28,42 +25,16 @@ from repose.data.dataset import INFO, Dataset, DatasetInfo, check_target, write_
 from repose.data.labelling.bonds import bonds_kept
 from repose.data.labelling.failures import Failure, read_failures, write_failures
 from repose.data.labelling.ledger import Ledger, read_ledgers
+from repose.data.labelling.settings import LabelSettings
 from repose.data.labelling.workers import Line, work_off
 from repose.data.pairing import Refusal
 from repose.data.rows import Pair, to_pair, to_row
 from repose.data.splits import GroupSplit
 from repose.errors import ConfigError, DatasetError
-from repose.potentials.batched_lbfgs import DescentSettings, Walk, descend
-from repose.potentials.loading import calculator_name, load_potential
+from repose.potentials.batched_lbfgs import Walk, descend
+from repose.potentials.loading import load_potential
 
 RUN = "label.json"
-
-
-class LabelSettings(Settings):
-    """How candidates are labelled."""
-
-    calculator: str = Field(description="name, or MODULE:NAME of an ASE calculator")
-    options: dict[str, Any] = Field(default_factory=dict, description="arguments of the calculator")
-    descent: DescentSettings = Field(default=DescentSettings(), description="how crystals are relaxed")
-    frames: int = Field(
-        default=0,
-        ge=0,
-        description="frames of a path that are kept, evenly spread from the first to the last; 0 keeps all",
-    )
-    bonds_kept: float = Field(
-        default=0.1,
-        ge=0,
-        le=1,
-        description="share of bonds that must be the same before and after; a crystal with fewer has become "
-        "another one, and fails",
-    )
-
-    @property
-    def labels(self) -> str:
-        """What the labels are, for ``dataset.json``."""
-        name = calculator_name(self.calculator, self.options)
-        cell = ", fixed cell" if self.descent.fixed_cell else ""
-        return f"{name}, relaxed to {self.descent.fmax:g} eV/A{cell}"
 
 
 @dataclass(frozen=True)
@@ -107,7 +78,7 @@ class Labelling:
                     continue
                 yield candidate, _crystal(candidate)
 
-        for walk in descend(potential, crystals(), settings.descent, still_wanted, self.minutes):
+        for walk in descend(potential, crystals(), settings.relaxation, still_wanted, self.minutes):
             made = judge(walk, settings)
             if isinstance(made, Failure):
                 fail(made)

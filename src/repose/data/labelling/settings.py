@@ -1,0 +1,40 @@
+"""Settings of labelling."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from repose.config import Settings
+from repose.potentials.settings import LbfgsSettings
+
+
+class LabelSettings(Settings):
+    """Calculator, relaxation and stored frames of labelled crystals."""
+
+    calculator: str = Field(
+        default="chgnet", description="chgnet, chgnet-r2scan, or MODULE:NAME of an ASE calculator"
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="arguments of the calculator, e.g. options.model=mace.model"
+    )
+    relaxation: LbfgsSettings = Field(default=LbfgsSettings(), description="how crystals are relaxed")
+    frames: int = Field(
+        default=0, ge=0, description="frames kept of each path, evenly spaced; 0 keeps all of them"
+    )
+    bonds_kept: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="smallest share of bonds that a crystal keeps; with fewer it counts as failed",
+    )
+
+    @property
+    def labels(self) -> str:
+        """Calculator and convergence of the labels, for ``dataset.json``."""
+        from repose.potentials.loading import calculator_name
+
+        name = calculator_name(self.calculator, self.options)
+        cell = ", fixed cell" if self.relaxation.fixed_cell else ""
+        return f"{name}, relaxed to {self.relaxation.fmax:g} eV/A{cell}"
