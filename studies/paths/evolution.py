@@ -68,7 +68,7 @@ def measure(evolution: str, frames: int, arguments: argparse.Namespace) -> dict[
     longest = max(arguments.frames)
     train = read(arguments.data, "train", longest, arguments.crystals)
     test = read(arguments.data, "test", longest, arguments.crystals)
-    settings = {"evolution": evolution, "frames": frames, "features": arguments.features, "scale_head": False}
+    settings = {"evolution": evolution, "frames": frames, "features": arguments.features, "uncertainty_head": False}
     settings["adjoint"] = arguments.adjoint
     network = family("relaxnet")(family("relaxnet").settings_type.parse(settings))
     volumes = [abs(np.linalg.det(pair.relaxed_cell)) for pair in train]

@@ -118,7 +118,7 @@ def products_by_hand(s: E3RelaxH2Settings, crystals, atoms, edges, tabulated):
 @pytest.mark.parametrize("path", ["plain", "tabulated"])
 def test_products_of_e3relax_h2_are_those_on_the_page(path):
     settings = E3RelaxH2Settings.parse(
-        {"features": 24, "n_basis": 10, "layers": 3, "lmax": 2, "scale_head": False}
+        {"features": 24, "n_basis": 10, "layers": 3, "lmax": 2, "uncertainty_head": False}
     )
     config = ModelConfig(family="e3relax-h2", name="x", settings={}, elements=[])
     relaxer = DirectRelaxer(E3RelaxH2(settings).requires_grad_(False), config, "cpu", path)

@@ -51,7 +51,7 @@ def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     save(folder / "calibrated", calibration=KNOWN)
     save(folder / "fresh")
-    save(folder / "silent", scale_head=False)
+    save(folder / "silent", uncertainty_head=False)
     return folder
 
 
@@ -217,7 +217,7 @@ def test_a_network_may_be_applied_another_number_of_times(run, models, tmp_path)
     assert (once[0].passes, thrice[0].passes) == (1, 3)
     assert thrice[1].calibration.factors != once[1].calibration.factors
     for name, value in once[0].state_dict().items():
-        if "familiarity." not in name:
+        if "out_of_distribution." not in name:
             torch.testing.assert_close(thrice[0].state_dict()[name], value, rtol=0, atol=0)
     before = contents(models / "fresh")
     status, _, err = run("calibrate", models / "fresh", "--data", data, "--passes", 2)
@@ -230,7 +230,7 @@ def test_a_model_without_a_word_on_its_errors(run, models, tmp_path):
     data = dataset(tmp_path / "data", train=4, val=10)
     status, out, err = run("calibrate", models / "silent", "--data", data, "--out", "new")
     assert (status, out, Path("new").exists()) == (2, "", False)
-    assert '{"model": {"scale_head": true}, "trunk_rate": 0}' in err
+    assert '{"model": {"uncertainty_head": true}, "trunk_rate": 0}' in err
     command = re.search(r"repose (train .*?) \(or", err)[1].replace("DIR", str(data)).replace("RUN", "run")
     short = ["--set", "max_epochs=1", "--set", "sampling.epoch_steps=1", "--device", "cpu", "--quiet"]
     assert run(*shlex.split(command), *short)[0] == 0

@@ -27,7 +27,7 @@ from repose.errors import ConfigError, ModelError
 from repose.models.checkpoint import load_model, save_model
 from repose.models.deeprelax.positions import settle
 from repose.models.ensemble import Ensemble, combine
-from repose.models.prediction import Distances, Geometry, Prediction, Scales
+from repose.models.prediction import Distances, Geometry, Prediction, ErrorScales
 from repose.models.uncertainty.estimate import expected_errors
 from repose.relaxer.direct import DirectRelaxer
 from repose.testing import check_relaxer
@@ -89,10 +89,10 @@ def predictions(count, scaled=True):
             2 + draw(2),
             draw(2) if scaled else None,
         )
-        scales = Scales(draw(4), draw(2)) if scaled else None
+        scales = ErrorScales(draw(4), draw(2)) if scaled else None
         found.append((Prediction([geometry], draw(2, 7), scales), Distances(*lengths)))
     by_positions = [prediction for prediction, _ in found]
-    by_distances = [p._replace(scales=None, distances=distances) for p, distances in found]
+    by_distances = [p._replace(error_scales=None, distances=distances) for p, distances in found]
     return by_positions, by_distances
 
 
@@ -140,21 +140,21 @@ def test_positions_and_strains_by_their_counterpart():
     moved = np.abs(positions - positions.mean(0)).mean(-1)
     strain = np.array([np.linalg.inv(cells.mean(0)) @ own for own in cells]) - np.eye(3)
     strained = np.sqrt((strain**2).mean((-1, -2)))
-    atoms = moved + np.array([p.scales.atoms.numpy() for p in found])
-    strains = strained + np.array([p.scales.strains.numpy() for p in found])
+    atoms = moved + np.array([p.error_scales.atoms.numpy() for p in found])
+    strains = strained + np.array([p.error_scales.strains.numpy() for p in found])
     assert np.allclose(got.geometry.positions, positions.mean(0), rtol=0, atol=1e-14)
     assert np.allclose(got.geometry.cells, cells.mean(0), rtol=0, atol=1e-14)
-    assert np.allclose(got.scales.atoms, atoms.mean(0), rtol=0, atol=1e-13)
-    assert np.allclose(got.scales.strains, strains.mean(0), rtol=0, atol=1e-13)
+    assert np.allclose(got.error_scales.atoms, atoms.mean(0), rtol=0, atol=1e-13)
+    assert np.allclose(got.error_scales.strains, strains.mean(0), rtol=0, atol=1e-13)
     # Members that say nothing of their errors still have their spread.
-    spread = combine([p._replace(scales=None) for p in found]).scales
+    spread = combine([p._replace(error_scales=None) for p in found]).error_scales
     assert np.allclose(spread.atoms, moved.mean(0), rtol=0, atol=1e-13)
     assert np.allclose(spread.strains, strained.mean(0), rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_one_member_is_that_member(family, crystals):
-    for options in ({}, {"bond_uncertainty" if family == "deeprelax" else "scale_head": False}):
+    for options in ({}, {"bond_uncertainty" if family == "deeprelax" else "uncertainty_head": False}):
         (member,) = networks = members(family, 1, **options)
         alone = random_relaxer(family, 0, **options)
         with torch.inference_mode():
@@ -209,7 +209,7 @@ def test_the_spread_grows_with_the_difference_of_the_members(crystals):
     """Model uncertainty, not only data uncertainty, is in what the relaxer expects."""
     one, other = members("e3relax", 2)
     with torch.no_grad():
-        for head in (one.scale_head, other.scale_head):
+        for head in (one.uncertainty_head, other.uncertainty_head):
             for part in (head.atoms, head.strains):
                 part[-1].weight.zero_()
                 part[-1].bias.fill_(-5.0)
@@ -301,7 +301,7 @@ def test_an_ensemble_is_trained_by_one_command(dataset, chosen, whole, tmp_path)
     assert (config.members, config.name, config.family) == (2, "whole", "e3relax")
     assert config.calibration is not None
     assert (config.calibration.crystals, config.calibration.on) == (9, "paths")
-    assert float(network.familiarity.whitening.abs().sum()) > 0
+    assert float(network.out_of_distribution.whitening.abs().sum()) > 0
     card = (whole / "model" / "card.md").read_text()
     assert "ensemble of 2 networks" in card
     assert "seeds 3 to 4" in card

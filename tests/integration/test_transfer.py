@@ -201,7 +201,7 @@ def test_rates_rise_together_and_keep_their_ratio(dataset, tmp_path, schedule, m
 
 @pytest.mark.parametrize("changes", [{"trunk_rate": 0.0}, {"frozen_layers": 2}])
 def test_nothing_left_to_train_is_said(dataset, tmp_path, changes):
-    net = network("e3relax", scale_head=False)
+    net = network("e3relax", uncertainty_head=False)
     with pytest.raises(ConfigError, match="nothing is left to be trained"):
         tune(net, dataset, tmp_path, settings(**changes))
 
@@ -234,10 +234,10 @@ def test_stopped_and_gone_on_with_is_the_same_as_never_stopped(dataset, tmp_path
 
 
 @pytest.mark.parametrize("name", ["e3relax", "e3relax-h2"])
-def test_a_scale_head_is_added_and_predictions_stay(dataset, pairs, tmp_path, name):
-    net = network(name, scale_head=False, frame="affine", property_noise=0.3)
+def test_an_uncertainty_head_is_added_and_predictions_stay(dataset, pairs, tmp_path, name):
+    net = network(name, uncertainty_head=False, frame="affine", property_noise=0.3)
     net.atomic_volumes.fill_(15.0)
-    chosen = settings(model={"scale_head": True}, trunk_rate=0.0)
+    chosen = settings(model={"uncertainty_head": True}, trunk_rate=0.0)
     directory = tune(net, dataset, tmp_path, chosen)
     before, after = predictions(tmp_path / "before", pairs), predictions(directory, pairs)
     for old, new in zip(before, after, strict=True):
@@ -245,10 +245,10 @@ def test_a_scale_head_is_added_and_predictions_stay(dataset, pairs, tmp_path, na
     # The score stays what it was, and the head that was learned is exported all the same: the last one.
     state = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["state_dict"]
     exported = load_file(directory / WEIGHTS)
-    head = [key for key in exported if key.startswith("scale_head.")]
+    head = [key for key in exported if key.startswith("uncertainty_head.")]
     assert head
     assert all(torch.equal(exported[key], state[f"average.{key}"]) for key in head)
-    assert load_model(directory)[1].settings["scale_head"] is True
+    assert load_model(directory)[1].settings["uncertainty_head"] is True
 
 
 def test_elements_of_both_are_known_and_have_volumes(dataset, pairs, tmp_path):
@@ -281,9 +281,9 @@ def test_cells_of_sheets_are_no_volumes_of_atoms(pairs, tmp_path):
 @pytest.mark.parametrize(
     ("name", "model", "words"),
     [
-        ("e3relax", {"scale_head": False}, "differ from those of --init-from"),
-        ("e3relax", {"scale_head": True, "features": 16}, "differ from those of --init-from"),
-        ("deeprelax", {"scale_head": True}, "unknown setting 'scale_head'"),
+        ("e3relax", {"uncertainty_head": False}, "differ from those of --init-from"),
+        ("e3relax", {"uncertainty_head": True, "features": 16}, "differ from those of --init-from"),
+        ("deeprelax", {"uncertainty_head": True}, "unknown setting 'uncertainty_head'"),
     ],
 )
 def test_a_model_keeps_its_form(dataset, tmp_path, name, model, words):

@@ -71,7 +71,7 @@ def calibrate(
             )
 
     from repose.relaxer.loading import load
-    from repose.training.calibrate import MOST_FAMILIAR, calibrate_model
+    from repose.training.calibrate import MAX_REFERENCE_CRYSTALS, calibrate_model
     from repose.training.samples import crystal
 
     first = held_out[0]
@@ -79,7 +79,7 @@ def calibrate(
     if load(directory, "cpu").estimate(one).expected is None:  # found out before the work, not after it
         raise _silent(model, directory)
 
-    total = len(held_out) + min(len(train), MOST_FAMILIAR)
+    total = len(held_out) + min(len(train), MAX_REFERENCE_CRYSTALS)
     with replacing_directory(target) as new, Progress(total, "crystals", quiet, unit="crystal") as progress:
         shutil.copytree(directory, new, dirs_exist_ok=True)
         save_config(new, config)
@@ -128,11 +128,11 @@ def _silent(model: str, directory: Path) -> ConfigError:
     from repose.models.registry import family
 
     name = load_config(directory).family
-    if "scale_head" in family(name).settings_type.model_fields:
+    if "uncertainty_head" in family(name).settings_type.model_fields:
         hint = (
             f"add a head that does, which changes no prediction: repose train --model {name} "
-            f"--init-from {model} --data DIR --out RUN --set model.scale_head=true --set trunk_rate=0 "
-            '(or --config with {"model": {"scale_head": true}, "trunk_rate": 0}).'
+            f"--init-from {model} --data DIR --out RUN --set model.uncertainty_head=true --set trunk_rate=0 "
+            '(or --config with {"model": {"uncertainty_head": true}, "trunk_rate": 0}).'
         )
     else:
         hint = f"train one of the family {name} with the setting model.bond_uncertainty=true."

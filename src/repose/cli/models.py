@@ -97,5 +97,5 @@ def _parameters(path: object) -> int:
     return sum(
         math.prod(entry["shape"])
         for name, entry in header.items()
-        if name != "__metadata__" and "familiarity." not in name
+        if name != "__metadata__" and "out_of_distribution." not in name
     )

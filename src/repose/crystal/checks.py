@@ -88,7 +88,7 @@ def close_atoms(
     )
 
 
-def useless(
+def invalid_reason(
     positions: NDArray[Any], cell: NDArray[Any], old_cell: NDArray[Any], violation: float | None = None
 ) -> str | None:
     """Why a predicted geometry is no crystal at all: not finite, flat, or inside out.
@@ -108,7 +108,7 @@ def useless(
     return None
 
 
-def doubts(
+def sanity_warnings(
     numbers: NDArray[Any],
     positions: NDArray[Any],
     cell: NDArray[Any],
@@ -142,7 +142,7 @@ def doubts(
 
 
 def _odd_volume(numbers: NDArray[Any], cell: NDArray[Any], volume_change: float, vacuum: bool) -> str | None:
-    """Why a predicted volume is not to be believed; arguments as for `doubts`."""
+    """Why a predicted volume is not to be believed; arguments as for `sanity_warnings`."""
     known = known_volumes()
     if vacuum or not known.knows(numbers):
         (low, high), ratio = VOLUME_RANGE, 1 + volume_change

@@ -17,7 +17,7 @@ from repose.models.uncertainty.calibration import Calibration
 
 FORMAT_VERSION = 1
 # What settings were before they existed, for models that do not name them.
-BEFORE = {"scale_head": False}
+BEFORE = {"uncertainty_head": False}
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "card.md"
 
 
@@ -129,7 +129,7 @@ def load_model(directory: Path) -> tuple[Network[Any], ModelConfig]:
         missing, strange = network.load_state_dict(load_file(directory / WEIGHTS), strict=False)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise ModelError(f"{directory / WEIGHTS} does not fit {directory / CONFIG}: {error}") from None
-    missing = [name for name in missing if "familiarity." not in name]  # as old as the settings below
+    missing = [name for name in missing if "out_of_distribution." not in name]  # as old as the settings below
     if missing or strange:
         raise ModelError(
             f"{directory / WEIGHTS} does not fit {directory / CONFIG}: missing "

@@ -16,7 +16,7 @@ from repose.crystal.graph import PeriodicGraph
 from repose.crystal.lattice import deformation
 from repose.errors import ModelError
 from repose.models.network import Network
-from repose.models.prediction import Distances, Geometry, Prediction, Scales, Trajectory
+from repose.models.prediction import Distances, Geometry, Prediction, ErrorScales, Trajectory
 
 
 class Ensemble(Network[Any]):
@@ -153,7 +153,7 @@ def combine(predictions: Sequence[Prediction]) -> Prediction:
     return Prediction(layers, latent, _combine_scales(predictions, layers[-1]), trajectory=path)
 
 
-def _combine_scales(predictions: Sequence[Prediction], mean: Geometry) -> Scales:
+def _combine_scales(predictions: Sequence[Prediction], mean: Geometry) -> ErrorScales:
     """The counterpart of equations 21 to 23 for positions and strains."""
     atoms, strains = [], []
     for prediction in predictions:
@@ -161,10 +161,10 @@ def _combine_scales(predictions: Sequence[Prediction], mean: Geometry) -> Scales
         moved = (geometry.positions - mean.positions).abs().mean(-1)
         strain = deformation(mean.cells, geometry.cells) - torch.eye(3).to(mean.cells)
         strained = strain.square().mean((-1, -2)).sqrt()
-        own = prediction.scales
+        own = prediction.error_scales
         atoms.append(moved if own is None else own.atoms + moved)
         strains.append(strained if own is None else own.strains + strained)
-    return Scales(_mean(atoms), _mean(strains))
+    return ErrorScales(_mean(atoms), _mean(strains))
 
 
 def _combine_distances(found: Sequence[Distances]) -> Distances:

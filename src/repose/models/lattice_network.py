@@ -17,7 +17,7 @@ from repose.crystal.lattice import carried
 from repose.models.initial_structure import start_of
 from repose.models.network import Network
 from repose.models.prediction import Geometry, Prediction
-from repose.models.uncertainty.head import ScaleHead
+from repose.models.uncertainty.head import UncertaintyHead
 from repose.nn.element_embedding import ElementEmbedding
 from repose.nn.equivariant import mlp
 from repose.nn.kernels.fused import compiles
@@ -30,7 +30,7 @@ from repose.nn.radial import GaussianBasis
 class LatticeNodeSettings(NetworkSettings):
     """Hyperparameters that families with lattice nodes share."""
 
-    scale_head: bool = Field(
+    uncertainty_head: bool = Field(
         default=True,
         description="say how large the error of every atom and of the strain will be (ours); what is "
         "predicted is the same without",
@@ -86,7 +86,7 @@ class LatticeNetwork(Network[S]):
     """
 
     layer_type: ClassVar[type[RefinementLayer]]
-    heads = ("scale_head",)
+    heads = ("uncertainty_head",)
 
     @property
     def gate_inputs(self) -> int:
@@ -109,7 +109,7 @@ class LatticeNetwork(Network[S]):
             self.layer_type(settings, self.basis, moves=settings.refinement or last)
             for last in [False] * (settings.layers - 1) + [True]
         )
-        self.scale_head = ScaleHead(f) if settings.scale_head else None
+        self.uncertainty_head = UncertaintyHead(f) if settings.uncertainty_head else None
 
     def prepare(self, batch: CrystalBatch) -> tuple[CrystalBatch, PeriodicGraph]:
         """Starting geometry and its graph; see `Network.prepare`."""
@@ -143,8 +143,8 @@ class LatticeNetwork(Network[S]):
             if layer.moves:
                 geometries.append(Geometry(state.positions, state.cells))
         scales = None
-        if self.scale_head is not None:
-            scales = self.scale_head(
+        if self.uncertainty_head is not None:
+            scales = self.uncertainty_head(
                 state.x, Geometry(batch.positions, batch.cells), geometries[-1], batch.system_index
             )
         return Prediction(geometries, segment_mean(state.x, batch.system_index, len(batch)), scales)

@@ -12,7 +12,7 @@ from repose.config import NetworkSettings
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.graph import PeriodicGraph
 from repose.models.prediction import Geometry, Motion, Prediction, not_lost
-from repose.models.uncertainty.out_of_distribution import Familiarity
+from repose.models.uncertainty.out_of_distribution import MahalanobisDistance
 
 S = TypeVar("S", bound=NetworkSettings)
 
@@ -46,7 +46,7 @@ class Network(nn.Module, ABC, Generic[S]):
     def __init__(self, settings: S) -> None:
         super().__init__()
         self.settings = settings
-        self.familiarity = Familiarity(settings.features)
+        self.out_of_distribution = MahalanobisDistance(settings.features)
 
     @property
     def path_frames(self) -> int | None:

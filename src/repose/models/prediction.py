@@ -11,8 +11,8 @@ from repose.crystal.batch import CrystalBatch
 from repose.crystal.lattice import volume
 from repose.nn.ops import segment_sum
 
-# A volume that changes by more than this factor is that of a crystal that is lost.
-LOST = 8.0
+# Factor between the volumes before and after beyond which a prediction has diverged.
+MAX_VOLUME_RATIO = 8.0
 
 
 class Geometry(NamedTuple):
@@ -22,7 +22,7 @@ class Geometry(NamedTuple):
     cells: Tensor
 
 
-class Scales(NamedTuple):
+class ErrorScales(NamedTuple):
     """How large errors will be: Laplace scales, which are the means of absolute errors.
 
     Attributes:
@@ -80,14 +80,14 @@ class Prediction(NamedTuple):
     Attributes:
         layers: Geometries in A, one a layer, the last of them the answer, or where `distances` has it start.
         latent: Features of every crystal, ``(S, F)``: what tells whether its like was seen in training.
-        scales: Errors to expect, for families that predict positions.
+        error_scales: Errors to expect, for families that predict positions.
         distances: For families that predict them.
         trajectory: The whole way, for families that know it (RelaxNet).
     """
 
     layers: list[Geometry]
     latent: Tensor
-    scales: Scales | None = None
+    error_scales: ErrorScales | None = None
     distances: Distances | None = None
     trajectory: Trajectory | None = None
 
@@ -110,7 +110,7 @@ class Motion(NamedTuple):
 
 
 def not_lost(batch: CrystalBatch, found: Geometry) -> Tensor:
-    """Which crystals are not lost: finite, and not more than `LOST` times as large or small, ``(S,)`` bool.
+    """Which crystals are not lost: finite, and not more than `MAX_VOLUME_RATIO` times as large or small, ``(S,)`` bool.
 
     Args:
         batch: Where they began, N atoms in S crystals.
@@ -119,4 +119,9 @@ def not_lost(batch: CrystalBatch, found: Geometry) -> Tensor:
     ratio = volume(found.cells) / volume(batch.cells)
     broken = (~torch.isfinite(found.positions).all(-1)).to(ratio)  # atoms
     whole = segment_sum(broken, batch.system_index, len(batch)) == 0
-    return whole & torch.isfinite(found.cells).all(-1).all(-1) & (ratio > 1 / LOST) & (ratio < LOST)
+    return (
+        whole
+        & torch.isfinite(found.cells).all(-1).all(-1)
+        & (ratio > 1 / MAX_VOLUME_RATIO)
+        & (ratio < MAX_VOLUME_RATIO)
+    )

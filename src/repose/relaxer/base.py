@@ -19,7 +19,7 @@ from repose.crystal.frame import Frame
 from repose.errors import ConfigError, InvalidCrystalError, MissingExtraError, ModelError
 from repose.io import convert
 from repose.models.initial_structure import near_home
-from repose.models.prediction import Geometry
+from repose.models.prediction import MAX_VOLUME_RATIO, Geometry
 from repose.models.uncertainty.estimate import Estimate, Outcome
 from repose.relaxer.constraints import Constraints, Projection, atom_indices
 from repose.relaxer.inputs import Input, expand, is_crystal
@@ -27,9 +27,6 @@ from repose.relaxer.memory import batch_bytes, free_memory, is_out_of_memory, pa
 from repose.relaxer.progress import reporting
 from repose.relaxer.relaxation import Relaxation, write_bounds
 from repose.relaxer.vacuum import ISOLATED, MOLECULAR, vacuum_remarks
-
-# Volume over that of the input beyond which a path has exploded.
-EXPLODED = 8.0
 
 # About the set-up, not about a crystal: never a reason to refuse one.
 _USAGE = (ConfigError, ModelError, MissingExtraError)
@@ -268,14 +265,14 @@ def _finish(job: _Job, outcome: Outcome) -> Relaxation:
         known_group=job.group.number if job.group else None,
     )
     lost = _diverged(outcome.path, old_cell)
-    if reason := lost or checks.useless(positions, cell, old_cell, violation):
+    if reason := lost or checks.invalid_reason(positions, cell, old_cell, violation):
         return replace(unchanged, reason=f"{reason} The input is returned; try another model.")
     positions, new_cell = job.projection(positions, cell)
     fractional = positions @ np.linalg.inv(new_cell)
     moved = (fractional - old_positions @ np.linalg.inv(old_cell)) @ new_cell
     change = float(abs(np.linalg.det(new_cell) / np.linalg.det(old_cell)) - 1)
     vacuum = bool(job.layout.empty) or job.layout.oblique or job.layout.molecular
-    reason = checks.useless(positions, new_cell, old_cell) or checks.doubts(
+    reason = checks.invalid_reason(positions, new_cell, old_cell) or checks.sanity_warnings(
         numbers, positions, new_cell, pbc, change, violation, vacuum
     )
     structure = convert.with_geometry(job.input.structure, positions, new_cell)
@@ -319,14 +316,14 @@ def _arrays(crystal: CrystalBatch) -> tuple[NDArray[Any], NDArray[Any], NDArray[
 def _diverged(path: tuple[Frame, ...] | None, old_cell: NDArray[Any]) -> str | None:
     """Where on its way a crystal is lost: not finite, flat, or far too large."""
     for index, frame in enumerate(path or ()):
-        reason = checks.useless(frame.positions, frame.cell, old_cell)
+        reason = checks.invalid_reason(frame.positions, frame.cell, old_cell)
         if reason is None and not (
             np.isfinite(frame.energy or 0.0)
             and np.isfinite(0.0 if frame.forces is None else frame.forces).all()
         ):
             reason = "its energy or a force is not finite (NaN or infinity)."
-        if reason is None and abs(np.linalg.det(frame.cell) / np.linalg.det(old_cell)) > EXPLODED:
-            reason = f"the volume is more than {EXPLODED:g} times that of the input."
+        if reason is None and abs(np.linalg.det(frame.cell) / np.linalg.det(old_cell)) > MAX_VOLUME_RATIO:
+            reason = f"the volume is more than {MAX_VOLUME_RATIO:g} times that of the input."
         if reason is not None:
             return f"the path is lost at frame {index + 1} of {len(path or ())}: {reason}"
     return None

@@ -145,7 +145,7 @@ class DirectRelaxer(Relaxer):
             prediction = self.network(first, graph)
             geometry, violation = settle(prediction, first.system_index, graph)
             errors = expected_errors(prediction, geometry, first.system_index, graph)
-            distance = self.network.familiarity(prediction.latent)
+            distance = self.network.out_of_distribution(prediction.latent)
 
         def back(tensor: Tensor) -> Tensor:
             return tensor.to(batch.device, batch.dtype)

@@ -18,7 +18,7 @@ from repose.models.deeprelax.positions import settle
 from repose.models.network import Network
 from repose.models.prediction import Geometry
 from repose.models.uncertainty.calibration import (
-    FAMILIAR,
+    IN_DISTRIBUTION,
     LEVELS,
     Calibration,
     conformal_factor,
@@ -30,7 +30,7 @@ from repose.training.losses import component_errors
 from repose.training.samples import Sample, ValidationBatches
 
 # Training crystals whose features stand for all of them; more change nothing.
-MOST_FAMILIAR = 4000
+MAX_REFERENCE_CRYSTALS = 4000
 
 
 def calibrate_model(
@@ -83,7 +83,7 @@ def calibrate(
     """Fit what a network counts as familiar, and find the factors of its bounds; see `calibrate_model`."""
     network.eval()
     distinct = list({pair.id: pair for pair in train}.values())
-    shown = distinct[:: -(-len(distinct) // MOST_FAMILIAR)]
+    shown = distinct[:: -(-len(distinct) // MAX_REFERENCE_CRYSTALS)]
 
     def batches(pairs: Sequence[Pair]) -> Iterator[Sample]:
         for batch in ValidationBatches(pairs, network, edges_per_batch):
@@ -92,7 +92,7 @@ def calibrate(
                 progress(len(batch.target))
 
     latent = [network(batch.start, batch.graph).latent for batch in batches(shown)]
-    network.familiarity.fit(torch.cat(latent))
+    network.out_of_distribution.fit(torch.cat(latent))
     parts = [_errors(network, batch) for batch in batches(held_out)]
     if any(part is None for part in parts):
         return None
@@ -112,7 +112,7 @@ def calibrate(
         atoms=conformal_factor(true["atoms"], said["atoms"]),
         bonds=conformal_factor(true["bonds"], said["bonds"]),
         strains=conformal_factor(true["strains"], said["strains"]) if "strains" in true else None,
-        farthest=quantile(torch.from_numpy(said["distance"]), FAMILIAR),
+        farthest=quantile(torch.from_numpy(said["distance"]), IN_DISTRIBUTION),
         neighbours=neighbours([pair.numbers for pair in distinct]),
     )
 
@@ -131,7 +131,7 @@ def _errors(network: Network[Any], batch: Sample) -> dict[str, tuple[np.ndarray,
     )  # as errors are defined
     atoms, strains = component_errors(geometry, target, "predicted")
     lengths = [edge_vectors(graph, *state).norm(dim=-1) for state in (geometry, relaxed)]
-    distance = network.familiarity(prediction.latent)
+    distance = network.out_of_distribution(prediction.latent)
     pairs = {
         "crystals": (coordinate_error(near, relaxed, start, target.system_index), expected.crystals),
         "atoms": (atoms, expected.atoms),

@@ -9,7 +9,7 @@ from repose.config import TrainSettings
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.graph import PeriodicGraph, edge_vectors
 from repose.crystal.lattice import carried, deformation, nearest_image, to_cartesian, volume
-from repose.models.prediction import Geometry, Prediction, Scales
+from repose.models.prediction import Geometry, Prediction, ErrorScales
 from repose.nn.ops import safe_norm, segment_mean
 
 
@@ -36,8 +36,8 @@ def training_loss(
     loss = layerwise_loss(
         prediction.layers, target, settings.shape_weight, settings.volume_weight, settings.images
     )
-    if prediction.scales is not None:
-        loss = loss + scale_loss(prediction.scales, prediction.geometry, target, settings.images)
+    if prediction.error_scales is not None:
+        loss = loss + scale_loss(prediction.error_scales, prediction.geometry, target, settings.images)
     return loss
 
 
@@ -79,7 +79,7 @@ def distance_loss(
     return (pairs + moves + lattice_weight * lattice).mean()
 
 
-def scale_loss(scales: Scales, predicted: Geometry, target: CrystalBatch, images: str) -> Tensor:
+def scale_loss(scales: ErrorScales, predicted: Geometry, target: CrystalBatch, images: str) -> Tensor:
     """How well scales fit the errors there are, by Laplace's negative log-likelihood.
 
     Errors are taken as they are: this makes no prediction better or worse.

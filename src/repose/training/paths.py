@@ -225,9 +225,9 @@ class PathTask(RelaxationTask):
     def loss(self, prediction: Prediction, batch: PathSample) -> Tensor:
         """See `RelaxationTask.loss`."""
         loss = path_loss(prediction, batch, self.settings.paths)
-        if prediction.scales is None:
+        if prediction.error_scales is None:
             return loss
-        scales = scale_loss(prediction.scales, prediction.geometry, batch.target, self.settings.images)
+        scales = scale_loss(prediction.error_scales, prediction.geometry, batch.target, self.settings.images)
         return loss + scales
 
     def errors(self, prediction: Prediction, batch: PathSample) -> dict[str, Tensor]:

@@ -190,7 +190,7 @@ def _network(
         wanted = cls.settings_type.parse({**network.settings.model_dump(), **settings.model})
         # A head that says how large errors are may be added to a model that has none, and weights do not
         # depend on how often they are applied.
-        free = {key: settings.model[key] for key in ("scale_head", "passes") if settings.model.get(key)}
+        free = {key: settings.model[key] for key in ("uncertainty_head", "passes") if settings.model.get(key)}
         if wanted != network.settings.model_copy(update=free):
             raise ConfigError(
                 f"the model settings differ from those of --init-from {init_from} in more than 'passes'; "

@@ -353,7 +353,7 @@ def studied(tmp_path_factory):
     root = tmp_path_factory.mktemp("uncertainty")
     pairs = [pair(f"c{k}", random_crystal(k), random_crystal(k)) for k in range(6)]
     write_dataset(root / "data", DatasetInfo(name="data"), pairs)
-    relaxer = random_relaxer("e3relax", scale_head=True)
+    relaxer = random_relaxer("e3relax", uncertainty_head=True)
     calibration = Calibration(
         on="nothing", crystals=9, factors={50: 1.0, 80: 2.0, 90: 3.0}, atoms=3.0, bonds=3.0, strains=3.0,
         farthest=1e9, neighbours={"O": "Mg Al Ti Mn Ba"},

@@ -19,9 +19,9 @@ from repose.crystal.lattice import polar
 from repose.data.dataset import Pair
 from repose.errors import ConfigError
 from repose.models.checkpoint import load_model, save_model
-from repose.models.prediction import Geometry, Scales
+from repose.models.prediction import Geometry, ErrorScales
 from repose.models.uncertainty.calibration import Calibration, conformal_factor, neighbours, quantile
-from repose.models.uncertainty.out_of_distribution import Familiarity
+from repose.models.uncertainty.out_of_distribution import MahalanobisDistance
 from repose.relaxer.direct import DirectRelaxer
 from repose.training.calibrate import calibrate, calibrate_model
 from repose.training.losses import component_errors, laplace, scale_loss, training_loss
@@ -127,11 +127,11 @@ def test_element_pairs_that_never_stood_together_are_named():
     assert CALIBRATION.outside(torch.tensor([12, 8]), math.nan) is not None
 
 
-def test_familiarity_is_the_mahalanobis_distance():
+def test_latent_distance_is_the_mahalanobis_distance():
     torch.manual_seed(0)
     mixing = torch.randn(8, 8, dtype=torch.float64)
     seen = torch.randn(5000, 8, dtype=torch.float64) @ mixing + 3
-    module = Familiarity(8).double()
+    module = MahalanobisDistance(8).double()
     assert not module(seen).any()  # before it is fitted, nothing is strange
     module.fit(seen)
     assert module(seen).square().mean() == pytest.approx(1, rel=1e-2)
@@ -146,7 +146,7 @@ def test_familiarity_is_the_mahalanobis_distance():
 def test_a_direction_without_spread_does_no_harm():
     seen = torch.randn(100, 4, generator=torch.Generator().manual_seed(0))
     seen[:, 2] = 1.0
-    module = Familiarity(4)
+    module = MahalanobisDistance(4)
     module.fit(seen)
     assert torch.isfinite(module(seen)).all()
     strange = seen[:1].clone()
@@ -159,16 +159,16 @@ def test_quantile_is_one_of_the_values():
     assert quantile(torch.arange(1.0, 102.0), 50) == 51.0
 
 
-# Scales
+# ErrorScales
 
 
 @pytest.mark.parametrize("family", ["e3relax", "e3relax-h2", "reposenet"])
 def test_the_head_changes_no_prediction_and_teaches_the_trunk_nothing(family, batch):
-    with_head = random_relaxer(family, scale_head=True).network.requires_grad_(True)
-    without = random_relaxer(family, scale_head=False).network.requires_grad_(True)
+    with_head = random_relaxer(family, uncertainty_head=True).network.requires_grad_(True)
+    without = random_relaxer(family, uncertainty_head=False).network.requires_grad_(True)
     missing, strange = without.load_state_dict(with_head.state_dict(), strict=False)
     assert not missing
-    assert all(name.startswith("scale_head") for name in strange)
+    assert all(name.startswith("uncertainty_head") for name in strange)
     from repose.config import TrainSettings
 
     target = batch.with_geometry(batch.positions + 0.1, batch.cells * 1.01)
@@ -181,7 +181,7 @@ def test_the_head_changes_no_prediction_and_teaches_the_trunk_nothing(family, ba
     for name, gradient in gradients[1].items():
         other = gradients[0][name]
         assert (gradient is None and other is None) or torch.equal(gradient, other)
-    heads = [p for name, p in with_head.named_parameters() if name.startswith("scale_head")]
+    heads = [p for name, p in with_head.named_parameters() if name.startswith("uncertainty_head")]
     assert heads
     assert all(p.grad.any() for p in heads)
 
@@ -192,12 +192,12 @@ def test_scales_do_not_depend_on_how_the_crystal_is_turned_or_ordered(family, ba
     rotation = polar(torch.randn(1, 3, 3, generator=torch.Generator().manual_seed(1)).double() + 1)[1][0]
     turned = batch.with_geometry(batch.positions @ rotation, batch.cells @ rotation)
     flipped = batch.with_geometry(-batch.positions, -batch.cells)
-    first = network(*network.prepare(batch)).scales
+    first = network(*network.prepare(batch)).error_scales
     for other in (turned, flipped):
-        scales = network(*network.prepare(other)).scales
+        scales = network(*network.prepare(other)).error_scales
         assert torch.allclose(scales.atoms, first.atoms, atol=1e-10)
         assert torch.allclose(scales.strains, first.strains, atol=1e-10)
-    alone = network(*network.prepare(batch.split()[2])).scales
+    alone = network(*network.prepare(batch.split()[2])).error_scales
     assert torch.allclose(alone.strains, first.strains[2:3], atol=1e-10)
 
 
@@ -218,9 +218,9 @@ def test_errors_that_scales_are_about(batch):
     atoms, strains = component_errors(Geometry(batch.positions, batch.cells), target, "unrelaxed")
     assert torch.allclose(atoms, torch.full_like(atoms, 0.1))
     assert torch.allclose(strains, torch.full_like(strains, 0.01))
-    good = scale_loss(Scales(atoms, strains), Geometry(batch.positions, batch.cells), target, "unrelaxed")
+    good = scale_loss(ErrorScales(atoms, strains), Geometry(batch.positions, batch.cells), target, "unrelaxed")
     for factor in (0.5, 2.0):
-        worse = Scales(factor * atoms, strains)
+        worse = ErrorScales(factor * atoms, strains)
         assert scale_loss(worse, Geometry(batch.positions, batch.cells), target, "unrelaxed") > good
 
 
@@ -329,7 +329,7 @@ def test_a_calibrated_directory_covers_and_predicts_as_before(family, tmp_path):
 
 
 def test_a_network_without_scales_stays_as_it_is(tmp_path):
-    relaxer = random_relaxer("e3relax", scale_head=False)
+    relaxer = random_relaxer("e3relax", uncertainty_head=False)
     save_model(tmp_path / "m", relaxer.network.float(), relaxer.config, "")
     files = {path.name: path.read_bytes() for path in (tmp_path / "m").iterdir()}
     assert calibrate_model(tmp_path / "m", pairs(10), pairs(10, 50), "x") is None
@@ -337,19 +337,19 @@ def test_a_network_without_scales_stays_as_it_is(tmp_path):
 
 
 def test_models_from_before_there_was_uncertainty_are_read(tmp_path, batch):
-    relaxer = random_relaxer("e3relax", scale_head=False)
+    relaxer = random_relaxer("e3relax", uncertainty_head=False)
     save_model(tmp_path / "m", relaxer.network.float(), relaxer.config, "")
     config = json.loads((tmp_path / "m" / "config.json").read_text())
-    for key in ("scale_head",):
+    for key in ("uncertainty_head",):
         del config["settings"][key]
     for key in ("members", "calibration"):
         del config[key]
     (tmp_path / "m" / "config.json").write_text(json.dumps(config))
     weights = load_file(tmp_path / "m" / "model.safetensors")
     save_file(
-        {k: v for k, v in weights.items() if "familiarity" not in k}, tmp_path / "m" / "model.safetensors"
+        {k: v for k, v in weights.items() if "out_of_distribution" not in k}, tmp_path / "m" / "model.safetensors"
     )
     network, read = load_model(tmp_path / "m")
-    assert network.scale_head is None
+    assert network.uncertainty_head is None
     assert read.calibration is None
     assert DirectRelaxer(network, read).estimate(batch).bounds == {}

@@ -183,7 +183,7 @@ def test_every_parameter_learns(crystals):
         network = make_relaxer(**options).network.requires_grad_(True).train()
         states = network(*network.prepare(crystals))
         geometries = sum(s.positions.square().sum() + s.cells.square().sum() for s in states.layers)
-        (geometries + sum(scale.sum() for scale in states.scales)).backward()
+        (geometries + sum(scale.sum() for scale in states.error_scales)).backward()
         idle = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
         unmoved = [] if "refinement" not in options else ["layers.0.lattice_update.axes.0.head.weight"]
         assert [name for name in idle if "bias" not in name] == unmoved

@@ -157,7 +157,7 @@ def test_every_parameter_learns(name, crystals):
     network = make_relaxer(**OPTIONS[name]).network.requires_grad_(True).train()
     states = network(*network.prepare(crystals))
     geometries = sum(s.positions.square().sum() + s.cells.square().sum() for s in states.layers)
-    (geometries + sum(scale.sum() for scale in states.scales)).backward()
+    (geometries + sum(scale.sum() for scale in states.error_scales)).backward()
     idle = {n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()}
     assert {n for n in idle if "bias" not in n} <= {*IDLE, *IDLE_WITH.get(name, [])}
 
@@ -178,5 +178,5 @@ def test_published_size():
     settings = network.settings
     assert (settings.features, settings.layers, settings.n_basis, settings.lmax) == (512, 4, 128, 3)
     # The paper counts 72.8 million; its lattice nodes may start otherwise, which it does not say.
-    published = sum(p.numel() for name, p in network.named_parameters() if "scale_head" not in name)
+    published = sum(p.numel() for name, p in network.named_parameters() if "uncertainty_head" not in name)
     assert published == pytest.approx(72.8e6, rel=0.05)

@@ -232,7 +232,7 @@ def test_the_adjoint_method_gives_the_same_gradients():
         geometry = network(*network.prepare(batch)).geometry
         (geometry.positions.square().sum() + geometry.cells.square().sum()).backward()
         gradients.append({name: p.grad for name, p in network.named_parameters() if p.grad is not None})
-    names = [name for name in gradients[0] if not name.startswith("scale_head")]
+    names = [name for name in gradients[0] if not name.startswith("uncertainty_head")]
     assert {name.partition(".")[0] for name in names} >= {"layers", "velocity", "friction", "field"}
     for name in names:
         size = float(gradients[0][name].abs().max())

@@ -108,7 +108,7 @@ def test_atoms_follow_the_cell(crystals):
 
 def test_a_second_pass_begins_where_the_first_ended(crystals):
     """In use; in training there is one, and what it begins with is for the task to say."""
-    one, two = (make_relaxer(scale_head=False, passes=passes) for passes in (1, 2))
+    one, two = (make_relaxer(uncertainty_head=False, passes=passes) for passes in (1, 2))
     first = one.predict(crystals)
     moved = crystals.with_geometry(first.positions, first.cells)
     expected, answer = one.predict(moved), two.predict(crystals)
@@ -137,19 +137,19 @@ def test_passes_are_weighted_by_the_errors_they_expect(crystals):
     answer = network(*network.prepare(crystals))
     for index in range(len(crystals)):
         atoms = start.system_index == index
-        errors = [float(p.scales.atoms[atoms].mean() * p.scales.strains[index]) for p in found]
+        errors = [float(p.error_scales.atoms[atoms].mean() * p.error_scales.strains[index]) for p in found]
         weights = [(sum(errors) / error) ** 2 for error in errors]  # s^-4 where s^2 is atoms times strains
         cell, positions, strain = (
             sum(w * value for w, value in zip(weights, values, strict=True)) / sum(weights)
             for values in (
                 [p.geometry.cells[index] for p in found],
                 [p.geometry.positions[atoms] for p in found],
-                [p.scales.strains[index] for p in found],
+                [p.error_scales.strains[index] for p in found],
             )
         )
         assert torch.allclose(answer.geometry.cells[index], cell, atol=1e-10)
         assert torch.allclose(answer.geometry.positions[atoms], positions, atol=1e-10)
-        assert torch.allclose(answer.scales.strains[index], strain, atol=1e-10)
+        assert torch.allclose(answer.error_scales.strains[index], strain, atol=1e-10)
 
 
 def test_a_pass_that_lost_a_crystal_does_not_count_for_it(crystals):
@@ -215,7 +215,7 @@ def test_no_gradient_is_lost_at_symmetric_sites(crystals):
     loss = sum(s.positions.square().sum() + s.cells.square().sum() for s in network(start, graph).layers)
     loss.backward()
     for name, parameter in network.named_parameters():
-        if not name.startswith("scale_head"):
+        if not name.startswith("uncertainty_head"):
             assert parameter.grad is not None, name
             assert torch.isfinite(parameter.grad).all(), name
 

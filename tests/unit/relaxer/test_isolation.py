@@ -69,7 +69,7 @@ STEPS = {
     "symmetry": (base.symmetry, "find_space_group"),
     "images": (base, "near_home"),
     "projection": (base.Projection, "__call__"),
-    "checks": (base.checks, "doubts"),
+    "checks": (base.checks, "sanity_warnings"),
     "result": (base.convert, "with_geometry"),
     "bounds": (base, "write_bounds"),
 }

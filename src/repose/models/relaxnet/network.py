@@ -31,11 +31,11 @@ from repose.crystal.graph import PeriodicGraph, periodic_graph
 from repose.crystal.lattice import periodic_span, to_cartesian, volume
 from repose.models.initial_structure import rescaled
 from repose.models.network import Network
-from repose.models.prediction import Geometry, Prediction, Scales, Trajectory
+from repose.models.prediction import Geometry, Prediction, ErrorScales, Trajectory
 from repose.models.registry import register
 from repose.models.relaxnet.encoder import USUAL, Attention, DTNNLayer, NeighbourField, surroundings
 from repose.models.relaxnet.settings import RelaxNetSettings
-from repose.models.uncertainty.head import ScaleHead
+from repose.models.uncertainty.head import UncertaintyHead
 from repose.nn.element_embedding import ElementEmbedding
 from repose.nn.equivariant import mlp
 from repose.nn.ops import segment_mean, segment_sum
@@ -98,7 +98,7 @@ class RelaxNet(Network[RelaxNetSettings]):
     """
 
     settings_type = RelaxNetSettings
-    heads = ("scale_head", "energy", "velocity", "vectors", "dilation")
+    heads = ("uncertainty_head", "energy", "velocity", "vectors", "dilation")
     differentiates = True
 
     reference_energies: Tensor
@@ -137,7 +137,7 @@ class RelaxNet(Network[RelaxNetSettings]):
         if settings.evolution == "explicit":
             self.field = NeighbourField(f, settings.n_basis)
             self.motion = mlp(2 * f + 1, f, f)
-        self.scale_head = ScaleHead(f) if settings.scale_head else None
+        self.uncertainty_head = UncertaintyHead(f) if settings.uncertainty_head else None
 
     @property
     def path_frames(self) -> int:
@@ -165,8 +165,8 @@ class RelaxNet(Network[RelaxNetSettings]):
         frames = [Geometry(*frame) for frame in zip(trajectory.positions, trajectory.cells, strict=True)]
         last = features if self.settings.evolution == "implicit" else states.features[-1]
         scales = None
-        if self.scale_head is not None:
-            scales = self.scale_head(last, frames[0], frames[-1], batch.system_index)
+        if self.uncertainty_head is not None:
+            scales = self.uncertainty_head(last, frames[0], frames[-1], batch.system_index)
         latent = segment_mean(features, batch.system_index, len(batch))
         return Prediction(frames[1:], latent, scales, trajectory=trajectory)
 
@@ -353,12 +353,12 @@ def _joined(predictions: list[Prediction]) -> Prediction:
         for frames in zip(*(one.layers for one in predictions), strict=True)
     ]
     latent = along(0, *(one.latent for one in predictions))
-    scales = [one.scales for one in predictions if one.scales is not None]
+    scales = [one.error_scales for one in predictions if one.error_scales is not None]
     ways = [one.trajectory for one in predictions if one.trajectory is not None]
     return Prediction(
         layers,
         latent,
-        Scales(*map(partial(along, 0), *scales)) if scales else None,
+        ErrorScales(*map(partial(along, 0), *scales)) if scales else None,
         trajectory=Trajectory(*map(partial(along, 1), *ways)),
     )
 

@@ -30,7 +30,7 @@ class RelaxNetSettings(NetworkSettings):
         default="rescaled",
         description="'rescaled': the cell sets out for the volume guessed from composition (ours)",
     )
-    scale_head: bool = Field(
+    uncertainty_head: bool = Field(
         default=True, description="say how large the error of every atom and of the strain will be (ours)"
     )
     evolution: Literal["explicit", "implicit"] = Field(

@@ -31,10 +31,10 @@ from repose.crystal.graph import SHELL_WIDTH, PeriodicGraph
 from repose.crystal.lattice import carried, periodic_span
 from repose.models.initial_structure import start_of
 from repose.models.network import Network
-from repose.models.prediction import Geometry, Motion, Prediction, Scales, not_lost
+from repose.models.prediction import Geometry, Motion, Prediction, ErrorScales, not_lost
 from repose.models.registry import register
 from repose.models.reposenet.settings import ReposeNetSettings
-from repose.models.uncertainty.head import ScaleHead
+from repose.models.uncertainty.head import UncertaintyHead
 from repose.nn.element_embedding import ElementEmbedding
 from repose.nn.equivariant import mlp
 from repose.nn.kernels.fused_tensors import compiles
@@ -167,7 +167,7 @@ def mean_of_passes(batch: CrystalBatch, found: list[Prediction]) -> Prediction:
         A single geometry in A with the errors to expect of it, and the mean features, ``(S, F)``.
     """
     last = found[-1]
-    scales = [prediction.scales for prediction in found if prediction.scales is not None]
+    scales = [prediction.error_scales for prediction in found if prediction.error_scales is not None]
     if len(scales) < max(2, len(found)):
         return last
     n, crystal = len(batch), batch.system_index
@@ -187,7 +187,7 @@ def mean_of_passes(batch: CrystalBatch, found: list[Prediction]) -> Prediction:
         mean([prediction.geometry.positions for prediction in found], crystal),
         mean([prediction.geometry.cells for prediction in found]),
     )
-    said = Scales(mean([s.atoms for s in scales], crystal), mean([s.strains for s in scales]))
+    said = ErrorScales(mean([s.atoms for s in scales], crystal), mean([s.strains for s in scales]))
     return Prediction([geometry], mean([prediction.latent for prediction in found]), said)
 
 
@@ -200,7 +200,7 @@ class Repose(Network[ReposeNetSettings]):
     """
 
     settings_type = ReposeNetSettings
-    heads = ("scale_head",)
+    heads = ("uncertainty_head",)
     learns_forces = True
     double_geometry = True
     plain_edge_bytes = 150  # six filters, vectors and tensors of senders
@@ -215,7 +215,7 @@ class Repose(Network[ReposeNetSettings]):
         self.register_buffer("atomic_volumes", torch.zeros(MAX_NUMBER + 1))
         different = 1 if settings.tied else settings.layers
         self.layers = nn.ModuleList(ReposeLayer(settings) for _ in range(different))
-        self.scale_head = ScaleHead(f) if settings.scale_head else None
+        self.uncertainty_head = UncertaintyHead(f) if settings.uncertainty_head else None
 
     @property
     def passes(self) -> int:
@@ -266,8 +266,8 @@ class Repose(Network[ReposeNetSettings]):
             if index + 1 < self.settings.layers:
                 edges = EdgeGeometry.at(graph, *state, self.basis)
         scales = None
-        if self.scale_head is not None:
-            scales = self.scale_head(features.x, Geometry(batch.positions, batch.cells), state, crystal)
+        if self.uncertainty_head is not None:
+            scales = self.uncertainty_head(features.x, Geometry(batch.positions, batch.cells), state, crystal)
         return Prediction(geometries, segment_mean(features.x, crystal, n), scales)
 
     def at_rest(self, batch: CrystalBatch, graph: PeriodicGraph) -> tuple[list[Motion], Tensor]:

@@ -28,7 +28,7 @@ class ReposeNetSettings(NetworkSettings):
     start: Literal["input", "rescaled"] = Field(
         default="rescaled", description="the first geometry has the volume guessed from composition, or not"
     )
-    scale_head: bool = Field(
+    uncertainty_head: bool = Field(
         default=True, description="say how large the error of every atom and of the strain will be"
     )
     radii: bool = Field(

@@ -22,7 +22,7 @@ from repose.crystal.elements import symbol
 from repose.models.uncertainty.estimate import LEVEL, Errors
 
 LEVELS = (50, 80, 90, 95)  # %
-FAMILIAR = 99  # %, of the crystals held out lie within the latent distance that counts as known
+IN_DISTRIBUTION = 99  # %, of the crystals held out lie within the latent distance that counts as known
 
 
 class Calibration(Settings):
@@ -67,7 +67,7 @@ class Calibration(Settings):
         if not distance <= self.farthest:
             reasons.append(
                 f"it is unlike the training crystals: {distance:.1f} from them, where "
-                f"{FAMILIAR} % of those held out lie within {self.farthest:.1f}"
+                f"{IN_DISTRIBUTION} % of those held out lie within {self.farthest:.1f}"
             )
         return "; ".join(reasons) or None
 

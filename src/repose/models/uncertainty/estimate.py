@@ -168,8 +168,8 @@ def expected_errors(
         graph: The edges.
     """
     n = len(geometry.cells)
-    if prediction.scales is not None:
-        atoms, strains = prediction.scales
+    if prediction.error_scales is not None:
+        atoms, strains = prediction.error_scales
         length = edge_vectors(graph, *geometry).norm(dim=-1)
         bonds = atoms[graph.receiver] + atoms[graph.sender] + strains[graph.system_index] * length
         return Errors(segment_mean(atoms, system_index, n), atoms, bonds, strains)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from repose.crystal.lattice import deformation, to_cartesian
-from repose.models.prediction import Geometry, Scales
+from repose.models.prediction import Geometry, ErrorScales
 from repose.nn.equivariant import mlp
 from repose.nn.ops import safe_norm, segment_mean
 
@@ -14,7 +14,7 @@ from repose.nn.ops import safe_norm, segment_mean
 ATOMS, STRAINS = (-7.0, 2.0), (-10.0, 0.0)
 
 
-class ScaleHead(nn.Module):
+class UncertaintyHead(nn.Module):
     """Laplace scales from the last features of a network and from how far it moved things.
 
     Features and geometry come without gradients, so that learning how large errors are leaves the
@@ -33,7 +33,7 @@ class ScaleHead(nn.Module):
                 head[-1].weight.mul_(0.1)  # type: ignore[operator, union-attr]
                 head[-1].bias.fill_(guess)  # type: ignore[operator, union-attr]
 
-    def forward(self, x: Tensor, before: Geometry, after: Geometry, system_index: Tensor) -> Scales:
+    def forward(self, x: Tensor, before: Geometry, after: Geometry, system_index: Tensor) -> ErrorScales:
         """Errors to expect of ``after``.
 
         Args:
@@ -55,7 +55,7 @@ class ScaleHead(nn.Module):
         of_atoms = torch.cat([x, mean[system_index], moved.unsqueeze(-1), whole[system_index]], dim=-1)
         farthest = segment_mean(moved.unsqueeze(-1), system_index, len(mean))
         of_crystals = torch.cat([mean, farthest, whole], dim=-1)
-        return Scales(
+        return ErrorScales(
             self.atoms(of_atoms).squeeze(-1).clamp(*ATOMS).exp(),
             self.strains(of_crystals).squeeze(-1).clamp(*STRAINS).exp(),
         )

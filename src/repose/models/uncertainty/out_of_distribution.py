@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Familiarity(nn.Module):
+class MahalanobisDistance(nn.Module):
     """Mahalanobis distance of features from a set of them, over the square root of their number.
 
     Its mean square over the set is about one. Until it is fitted, everything is familiar: distances are zero.
