@@ -27,7 +27,7 @@ from repose.errors import ConfigError, ModelError
 from repose.models.checkpoint import load_model, save_model
 from repose.models.deeprelax.positions import settle
 from repose.models.ensemble import Ensemble, combine
-from repose.models.prediction import Distances, Geometry, Prediction, ErrorScales
+from repose.models.prediction import Distances, ErrorScales, Geometry, Prediction
 from repose.models.uncertainty.estimate import expected_errors
 from repose.relaxer.direct import DirectRelaxer
 from repose.testing import check_relaxer

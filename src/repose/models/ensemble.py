@@ -16,7 +16,7 @@ from repose.crystal.graph import PeriodicGraph
 from repose.crystal.lattice import deformation
 from repose.errors import ModelError
 from repose.models.network import Network
-from repose.models.prediction import Distances, Geometry, Prediction, ErrorScales, Trajectory
+from repose.models.prediction import Distances, ErrorScales, Geometry, Prediction, Trajectory
 
 
 class Ensemble(Network[Any]):

@@ -9,7 +9,7 @@ from repose.config import TrainSettings
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.graph import PeriodicGraph, edge_vectors
 from repose.crystal.lattice import carried, deformation, nearest_image, to_cartesian, volume
-from repose.models.prediction import Geometry, Prediction, ErrorScales
+from repose.models.prediction import ErrorScales, Geometry, Prediction
 from repose.nn.ops import safe_norm, segment_mean
 
 

@@ -19,7 +19,7 @@ from repose.crystal.lattice import polar
 from repose.data.dataset import Pair
 from repose.errors import ConfigError
 from repose.models.checkpoint import load_model, save_model
-from repose.models.prediction import Geometry, ErrorScales
+from repose.models.prediction import ErrorScales, Geometry
 from repose.models.uncertainty.calibration import Calibration, conformal_factor, neighbours, quantile
 from repose.models.uncertainty.out_of_distribution import MahalanobisDistance
 from repose.relaxer.direct import DirectRelaxer

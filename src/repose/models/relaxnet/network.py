@@ -31,7 +31,7 @@ from repose.crystal.graph import PeriodicGraph, periodic_graph
 from repose.crystal.lattice import periodic_span, to_cartesian, volume
 from repose.models.initial_structure import rescaled
 from repose.models.network import Network
-from repose.models.prediction import Geometry, Prediction, ErrorScales, Trajectory
+from repose.models.prediction import ErrorScales, Geometry, Prediction, Trajectory
 from repose.models.registry import register
 from repose.models.relaxnet.encoder import USUAL, Attention, DTNNLayer, NeighbourField, surroundings
 from repose.models.relaxnet.settings import RelaxNetSettings

@@ -31,7 +31,7 @@ from repose.crystal.graph import SHELL_WIDTH, PeriodicGraph
 from repose.crystal.lattice import carried, periodic_span
 from repose.models.initial_structure import start_of
 from repose.models.network import Network
-from repose.models.prediction import Geometry, Motion, Prediction, ErrorScales, not_lost
+from repose.models.prediction import ErrorScales, Geometry, Motion, Prediction, not_lost
 from repose.models.registry import register
 from repose.models.reposenet.settings import ReposeNetSettings
 from repose.models.uncertainty.head import UncertaintyHead

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from repose.crystal.lattice import deformation, to_cartesian
-from repose.models.prediction import Geometry, ErrorScales
+from repose.models.prediction import ErrorScales, Geometry
 from repose.nn.equivariant import mlp
 from repose.nn.ops import safe_norm, segment_mean
 
