@@ -10,7 +10,6 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from conftest import perovskite, random_crystal, rock_salt
 from repose.cli import main
 from repose.cli.evaluate import evaluate as command
 from repose.data.dataset import DatasetInfo, Pair, write_dataset
@@ -27,6 +26,7 @@ from repose.models.uncertainty.estimate import Estimate
 from repose.relaxer.base import Relaxer
 from repose.relaxer.baselines import Dummy
 from repose.relaxer.direct import DirectRelaxer
+from support.crystals import perovskite, random_crystal, rock_salt
 
 VOLUMES = {8: 8.0, 12: 14.0, 13: 16.0, 20: 26.0, 22: 11.0, 25: 12.0, 38: 33.0, 56: 38.0}  # A^3 per atom
 

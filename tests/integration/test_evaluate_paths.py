@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from conftest import random_rotation
 from repose.cli import app
 from repose.data.dataset import DatasetInfo, write_dataset
 from repose.data.frames import equidistant, paths_of
@@ -21,6 +20,7 @@ from repose.models.checkpoint import save_model
 from repose.models.prediction import Geometry
 from repose.models.uncertainty.estimate import Estimate
 from repose.relaxer.base import Relaxer
+from support.crystals import random_rotation
 from support.reference_pairs import REFERENCE
 from support.tiny import Known, random_relaxer
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import fcc, make_crystal, perovskite, random_crystal, rock_salt
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.graph import ROW, periodic_graph
 from repose.models.checkpoint import ModelConfig
@@ -23,6 +22,7 @@ from repose.nn.radial import GaussianBasis
 from repose.relaxer import direct
 from repose.relaxer.direct import DirectRelaxer
 from repose.testing import check_relaxer
+from support.crystals import fcc, make_crystal, perovskite, random_crystal, rock_salt
 
 OURS = {
     "edge_channels": 8,

@@ -17,7 +17,6 @@ from ase.calculators.emt import EMT
 from ase.io import write
 from typer.testing import CliRunner
 
-from conftest import rock_salt
 from repose.atomic_write import claimed
 from repose.cli.data import app
 from repose.data.candidates import (
@@ -38,6 +37,7 @@ from repose.data.splits import GroupSplit
 from repose.errors import ConfigError, DatasetError
 from repose.potentials.batched_lbfgs import Step, Walk
 from repose.potentials.settings import LbfgsSettings
+from support.crystals import rock_salt
 
 METALS = ("Al", "Cu", "Ni", "Ag", "Au", "Pd", "Pt")
 EMT_PATH = "ase.calculators.emt:EMT"

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import repose
-from conftest import fcc, perovskite, random_crystal, rock_salt
 from repose.crystal.batch import CrystalBatch
 from repose.data.dataset import Dataset
 from repose.evaluation.metrics import coordinate_error
@@ -19,6 +18,7 @@ from repose.io.files import find, read
 from repose.models.checkpoint import DEFAULT, load_model, shipped_models
 from repose.relaxer.direct import DirectRelaxer
 from repose.testing import CHECKS, STRICT, check_relaxer
+from support.crystals import fcc, perovskite, random_crystal, rock_salt
 from support.paths import ROOT
 
 NAMES = sorted(set(shipped_models()) - {"default"})

@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 import torch
 
-from conftest import fcc, perovskite, random_crystal
 from repose.crystal.batch import CrystalBatch
 from repose.errors import InvalidCrystalError, ReposeError, ShapeError
+from support.crystals import fcc, perovskite, random_crystal
 
 
 def fields(batch):

@@ -10,10 +10,10 @@ from ase.neighborlist import neighbor_list
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from conftest import fcc, make_crystal, perovskite, random_crystal, random_rotation, rock_salt
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.graph import SELF_IMAGES, edge_vectors, periodic_graph
 from repose.errors import ConfigError
+from support.crystals import fcc, make_crystal, perovskite, random_crystal, random_rotation, rock_salt
 
 
 def edges_of(graph):

@@ -5,7 +5,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import fcc, make_crystal, random_crystal, random_rotation
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.lattice import (
     deformation,
@@ -18,6 +17,7 @@ from repose.crystal.lattice import (
     to_fractional,
     volume,
 )
+from support.crystals import fcc, make_crystal, random_crystal, random_rotation
 
 SEEDS = st.integers(0, 10**6)
 

@@ -6,10 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import fcc, make_crystal, perovskite, random_crystal, random_rotation, rock_salt
 from repose.crystal.batch import CrystalBatch
 from repose.evaluation.metrics import METRICS, errors, matches
 from repose.models.prediction import Geometry
+from support.crystals import fcc, make_crystal, perovskite, random_crystal, random_rotation, rock_salt
 
 CLOSE = {"rtol": 0, "atol": 1e-8}
 

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from typer.testing import CliRunner
 
-from conftest import make_crystal, perovskite, random_crystal, rock_salt
 from repose.cli.evaluate import evaluate as command
 from repose.crystal.graph import periodic_graph
 from repose.data.dataset import DatasetInfo, Pair, write_dataset
@@ -26,6 +25,7 @@ from repose.models.uncertainty.calibration import LEVELS, Calibration
 from repose.models.uncertainty.estimate import Errors, Estimate, split_bonds
 from repose.relaxer.base import Relaxer
 from repose.relaxer.baselines import Dummy
+from support.crystals import make_crystal, perovskite, random_crystal, rock_salt
 from support.tiny import random_relaxer
 
 # Bounds of `Stated` are its expected error times these.

@@ -15,7 +15,6 @@ from pymatgen.core.structure_matcher import StructureMatcher
 from pymatgen.io.ase import AseAtomsAdaptor
 from pymatgen.io.cif import CifWriter
 
-from conftest import random_crystal
 from repose.errors import InvalidCrystalError
 from repose.io.cif import read_cif, write_cif
 from repose.io.convert import to_atoms
@@ -31,6 +30,7 @@ from support.cif_files import (
     reason,
     space_group,
 )
+from support.crystals import random_crystal
 
 # Spinel MgAl2O4 in its usual setting, rutile TiO2, wurtzite ZnO, calcite (rhombohedral lattice).
 SPINEL = [(0.125,) * 3, (0.5,) * 3, (0.2624,) * 3]

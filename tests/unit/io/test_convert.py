@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from pymatgen.core import Lattice, Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
-from conftest import random_crystal
 from repose.crystal.batch import CrystalBatch
 from repose.errors import ConfigError
 from repose.io.cif import write_cif
 from repose.io.convert import formula, to_atoms, to_batch
 from repose.io.files import find, kind_of, read, write
+from support.crystals import random_crystal
 
 
 def distances(atoms):

@@ -11,11 +11,11 @@ from ase.io import write as ase_write
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import random_crystal
 from repose.errors import InvalidCrystalError
 from repose.io.convert import fixed_coordinates, stale_labels, to_atoms, to_batch
 from repose.io.extxyz import read_extxyz
 from repose.io.files import read
+from support.crystals import random_crystal
 
 CELL = "4.1 0 0 0.5 4.2 0 0 0.25 4.3"
 LATTICE = f'Lattice="{CELL}"'

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pymatgen.io.vasp import Poscar
 
-from conftest import random_crystal
 from repose.errors import InvalidCrystalError
 from repose.io.convert import fixed_coordinates, to_atoms
 from repose.io.files import read, write
 from repose.io.poscar import read_poscar
+from support.crystals import random_crystal
 
 SITES = [[0, 0, 0], [0.5, 0.5, 0.1], [0.25, 0.5, 0.75]]
 CELL = [[4.0, 0, 0], [0.5, 5.0, 0], [0, 0.25, 6.0]]

@@ -16,10 +16,10 @@ from pymatgen.core import Lattice, Species, Structure
 from pymatgen.electronic_structure.core import Magmom
 from pymatgen.io.xyz import XYZ
 
-from conftest import random_crystal
 from repose.io.convert import fixed_coordinates, to_atoms, to_batch
 from repose.io.files import FORMATS, write
 from repose.io.kinds import is_atoms, plain
+from support.crystals import random_crystal
 from support.rich_crystals import SUFFIX, VALUES, entry, equal, rich_atoms, rich_structure
 
 LEFT_BY_POSCAR = {

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import repose
-from conftest import perovskite, random_crystal, rock_salt
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.graph import edge_vectors
 from repose.crystal.lattice import polar
@@ -26,6 +25,7 @@ from repose.relaxer.direct import DirectRelaxer
 from repose.training.calibrate import calibrate, calibrate_model
 from repose.training.losses import component_errors, laplace, scale_loss, training_loss
 from repose.training.samples import collate, crystal, target_of
+from support.crystals import perovskite, random_crystal, rock_salt
 from support.tiny import random_relaxer
 
 CALIBRATION = Calibration(

@@ -6,10 +6,10 @@ import pytest
 import torch
 from test_e3relax import make_relaxer
 
-from conftest import random_crystal
 from repose.errors import ModelError
 from repose.models.checkpoint import find_model, load_model, save_model, shipped_models
 from repose.relaxer.direct import DirectRelaxer
+from support.crystals import random_crystal
 
 
 @pytest.fixture

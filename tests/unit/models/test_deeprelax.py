@@ -9,7 +9,6 @@ from ase.build import bulk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import fcc, make_crystal, perovskite, random_crystal, rock_salt
 from repose.config import TrainSettings
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.lattice import to_cartesian
@@ -22,6 +21,7 @@ from repose.nn.radial import GaussianBasis
 from repose.relaxer.direct import DirectRelaxer
 from repose.testing import CHECKS, ContractError, check_relaxer
 from repose.training.losses import distance_loss, training_loss
+from support.crystals import fcc, make_crystal, perovskite, random_crystal, rock_salt
 from support.tiny import random_relaxer
 
 OURS = {

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import perovskite, random_crystal, rock_salt
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.graph import edge_vectors, periodic_graph
 from repose.models.deeprelax.distance_solver import Pairs
 from repose.models.deeprelax.positions import asked, from_distances, settle, solve
 from repose.models.prediction import Distances, Geometry, Prediction
 from repose.nn.ops import segment_mean
+from support.crystals import perovskite, random_crystal, rock_salt
 
 
 def problem(crystal: CrystalBatch, noise: float, width: float, seed: int = 0, anchors: bool = False):

@@ -8,7 +8,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import fcc, make_crystal, perovskite, random_crystal, rock_salt
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.lattice import to_cartesian, to_fractional
 from repose.models.e3relax.network import E3Relax
@@ -17,6 +16,7 @@ from repose.models.prediction import Geometry
 from repose.nn.ops import segment_mean
 from repose.relaxer.base import Relaxer
 from repose.testing import CHECKS, ContractError, check_relaxer
+from support.crystals import fcc, make_crystal, perovskite, random_crystal, rock_salt
 from support.tiny import random_relaxer
 
 OPTIONS = {

@@ -8,7 +8,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import fcc, perovskite, random_crystal, rock_salt
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.graph import periodic_graph
 from repose.crystal.lattice import to_cartesian
@@ -17,6 +16,7 @@ from repose.models.e3relax_h2.settings import E3RelaxH2Settings
 from repose.nn.messages import FADE, AngularGate, EdgeGeometry, legendre
 from repose.nn.radial import GaussianBasis
 from repose.testing import ContractError, check_relaxer
+from support.crystals import fcc, perovskite, random_crystal, rock_salt
 from support.tiny import random_relaxer
 
 OPTIONS = {

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import spherical_jn
 
-from conftest import fcc, make_crystal, perovskite, random_crystal, random_rotation, rock_salt
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.lattice import volume
 from repose.models.relaxnet.network import RelaxNet, State, Way
@@ -18,6 +17,7 @@ from repose.nn.bessel import BesselBasis, bessel_roots, spherical_harmonics
 from repose.nn.messages import legendre
 from repose.nn.triplets import TripletMessage, triplets
 from repose.testing import STRICT, check_relaxer
+from support.crystals import fcc, make_crystal, perovskite, random_crystal, random_rotation, rock_salt
 from support.tiny import random_relaxer
 
 SMALL = {"graph": {"cutoff": 3.5, "max_neighbours": None, "self_images": False}, "triplet_cutoff": 3.0}

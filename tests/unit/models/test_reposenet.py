@@ -8,7 +8,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import fcc, make_crystal, perovskite, random_crystal, random_rotation, rock_salt
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.lattice import deformation, to_fractional, volume
 from repose.crystal.symmetry import find_space_group, symmetrise
@@ -18,6 +17,7 @@ from repose.models.reposenet.network import Repose, mean_of_passes
 from repose.models.reposenet.settings import ReposeNetSettings
 from repose.nn import tensors
 from repose.testing import STRICT, check_relaxer
+from support.crystals import fcc, make_crystal, perovskite, random_crystal, random_rotation, rock_salt
 from support.tiny import random_relaxer
 
 OPTIONS = {

@@ -7,12 +7,12 @@ from ase.calculators.emt import EMT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import make_crystal, random_rotation
 from repose.crystal.batch import CrystalBatch
 from repose.potentials.ase import AsePotential
 from repose.potentials.base import Evaluation, Potential
 from repose.potentials.batched_lbfgs import descend
 from repose.potentials.settings import LbfgsSettings
+from support.crystals import make_crystal, random_rotation
 
 FCC = (np.ones((3, 3)) - np.eye(3)) / 2
 

@@ -5,12 +5,12 @@ import pytest
 import torch
 from ase.calculators.emt import EMT
 
-from conftest import fcc, make_crystal, perovskite, random_crystal, random_rotation, rock_salt
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.lattice import volume
 from repose.errors import ConfigError
 from repose.io.convert import to_atoms
 from repose.potentials.loading import calculator_name, load_potential
+from support.crystals import fcc, make_crystal, perovskite, random_crystal, random_rotation, rock_salt
 
 SHEET = make_crystal(
     [16, 42, 16],

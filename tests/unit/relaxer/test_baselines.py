@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import fcc, perovskite, random_crystal, rock_salt
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.lattice import to_fractional, volume
 from repose.errors import ShapeError
 from repose.relaxer.baselines import Dummy, Rescale, fit_atomic_volumes
+from support.crystals import fcc, perovskite, random_crystal, rock_salt
 
 
 def exact_data(seed=0):

@@ -6,12 +6,12 @@ import pytest
 import torch
 from test_deeprelax import OURS, make_relaxer
 
-from conftest import perovskite, random_crystal, rock_salt
 from repose.crystal.batch import CrystalBatch
 from repose.io import convert
 from repose.models.checkpoint import ModelConfig
 from repose.models.deeprelax.network import DeepRelax
 from repose.relaxer.direct import DirectRelaxer
+from support.crystals import perovskite, random_crystal, rock_salt
 
 # Fast paths
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from conftest import fcc, make_crystal, perovskite, random_crystal, rock_salt
 from repose.cli import app
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.graph import periodic_graph
@@ -21,6 +20,7 @@ from repose.models.prediction import Geometry
 from repose.relaxer.base import Relaxer
 from repose.relaxer.baselines import Dummy
 from repose.relaxer.invariance import SUPERCELLS, WRITINGS, repeated
+from support.crystals import fcc, make_crystal, perovskite, random_crystal, rock_salt
 from support.tiny import random_relaxer
 
 

@@ -4,11 +4,11 @@ import numpy as np
 import torch
 from ase.calculators.emt import EMT
 
-from conftest import make_crystal
 from repose.crystal.batch import CrystalBatch
 from repose.relaxer.invariance import atom_order
 from repose.relaxer.iterative import IterativeRelaxer
 from repose.testing import batch_composition, input_unchanged
+from support.crystals import make_crystal
 
 
 def fcc_of(number: int, a: float) -> CrystalBatch:
