@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from ase.build import bulk
 from ase.io import write as ase_write
-from test_bad_input import BAD, JUNK
 
+from support.bad_files import BAD, JUNK
 from support.tiny import save_tiny_model
 
 REPOSE = [sys.executable, "-m", "repose"]
