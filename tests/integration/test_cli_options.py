@@ -10,15 +10,15 @@ import pytest
 from ase.build import bulk
 from ase.io import read as ase_read
 from ase.io import write as ase_write
-from test_cli_uncertainty import KNOWN, save
 
 from repose.io.files import write
 from support.commands import as_json, files, relax
+from support.tiny import CALIBRATION, save_random_model
 
 
 @pytest.fixture(scope="module")
 def calibrated(tmp_path_factory):
-    return str(save(tmp_path_factory.mktemp("models") / "calibrated", calibration=KNOWN))
+    return str(save_random_model(tmp_path_factory.mktemp("models") / "calibrated", calibration=CALIBRATION))
 
 
 def test_above_max_uncertainty_goes_to_a_folder_of_its_own(work, calibrated):

@@ -12,7 +12,6 @@ import torch
 from ase import Atoms
 from ase.build import bulk
 from ase.io import read, write
-from test_calibration import pairs
 
 import repose
 from repose.cli import main
@@ -22,36 +21,18 @@ from repose.data.dataset import DatasetInfo, write_dataset
 from repose.evaluation.metrics import coordinate_error
 from repose.models.checkpoint import load_config, load_model, save_model
 from repose.models.prediction import Geometry
-from repose.models.uncertainty.calibration import Calibration
 from repose.training.samples import crystal, target_of
-from support.tiny import random_relaxer
-
-KNOWN = Calibration(
-    on="oxides",
-    crystals=1234,
-    factors={50: 1.0, 90: 3.0},
-    atoms=5.0,
-    bonds=7.0,
-    strains=11.0,
-    farthest=2.0,
-    neighbours={"Ca": "O", "O": "Ca"},
-)
-
-
-def save(directory, family="e3relax", calibration=None, **options):
-    relaxer = random_relaxer(family, **options)
-    config = relaxer.config.model_copy(update={"calibration": calibration})
-    save_model(directory, relaxer.network, config, "# random\n")
-    return directory
+from support.crystals import random_pairs
+from support.tiny import CALIBRATION, random_relaxer, save_random_model
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     """Folder of three models: calibrated, not yet calibrated, and without a word on its errors."""
     folder = tmp_path_factory.mktemp("models")
-    save(folder / "calibrated", calibration=KNOWN)
-    save(folder / "fresh")
-    save(folder / "silent", uncertainty_head=False)
+    save_random_model(folder / "calibrated", calibration=CALIBRATION)
+    save_random_model(folder / "fresh")
+    save_random_model(folder / "silent", uncertainty_head=False)
     return folder
 
 
@@ -79,7 +60,9 @@ def oxides(run):
 
 def dataset(directory, train=20, val=19, test=0, change=lambda pair: pair):
     splits = ["train"] * train + ["val"] * val + ["test"] * test
-    named = (replace(pair, split=split) for pair, split in zip(pairs(len(splits)), splits, strict=True))
+    named = (
+        replace(pair, split=split) for pair, split in zip(random_pairs(len(splits)), splits, strict=True)
+    )
     write_dataset(directory, DatasetInfo(name="mine"), map(change, named))
     return directory
 
@@ -147,7 +130,7 @@ def test_how_a_bound_is_shown(bound, outside, shown):
 
 def test_what_cannot_be_bounded_has_no_bound(run, tmp_path):
     """DeepRelax expects errors of bonds; an atom without neighbours within the cutoff has none."""
-    model = save(tmp_path / "m", "deeprelax", KNOWN)
+    model = save_random_model(tmp_path / "m", "deeprelax", CALIBRATION)
     write("lonely.extxyz", Atoms("Cs", cell=[8.5, 8.5, 8.5], pbc=True))
     _, out, _ = run("relax", "lonely.extxyz", "--model", model, "--json")
     line = json.loads(out)
@@ -171,7 +154,7 @@ def test_extended_xyz_carries_the_bound(run, models, oxides):
 
 
 def test_calibrated_in_place_it_covers_what_it_was_calibrated_on(run, models, tmp_path):
-    model, data = save(tmp_path / "m"), dataset(tmp_path / "data")
+    model, data = save_random_model(tmp_path / "m"), dataset(tmp_path / "data")
     before = repose.load(model, "cpu")
     status, out, err = run("calibrate", model, "--data", data)
     assert status == 0, err
@@ -181,7 +164,7 @@ def test_calibrated_in_place_it_covers_what_it_was_calibrated_on(run, models, tm
         assert re.search(rf"coordinates\W+{level}\W+{factor:.3g}", out)
     assert (calibration.on, calibration.crystals, list(calibration.factors)) == ("mine", 19, [50, 80, 90, 95])
 
-    held_out = pairs(39)[20:]
+    held_out = random_pairs(39)[20:]
     batch = CrystalBatch.collate([crystal(p.numbers, p.positions, p.cell, p.pbc) for p in held_out])
     target = CrystalBatch.collate(list(map(target_of, held_out)))
     after = repose.load(model, "cpu").estimate(batch)
@@ -210,7 +193,10 @@ def test_out_leaves_the_old_model_as_it_is(run, models, tmp_path):
 
 def test_a_network_may_be_applied_another_number_of_times(run, models, tmp_path):
     """The answer is that of so many passes, and so are the bounds; weights stay."""
-    data, model = dataset(tmp_path / "data"), save(tmp_path / "m", "reposenet", calibration=KNOWN)
+    data, model = (
+        dataset(tmp_path / "data"),
+        save_random_model(tmp_path / "m", "reposenet", calibration=CALIBRATION),
+    )
     status, _, err = run("calibrate", model, "--data", data, "--out", "thrice", "--passes", 3)
     assert status == 0, err
     once, thrice = load_model(model), load_model(Path("thrice"))
@@ -234,17 +220,17 @@ def test_a_model_without_a_word_on_its_errors(run, models, tmp_path):
     command = re.search(r"repose (train .*?) \(or", err)[1].replace("DIR", str(data)).replace("RUN", "run")
     short = ["--set", "max_epochs=1", "--set", "sampling.epoch_steps=1", "--device", "cpu", "--quiet"]
     assert run(*shlex.split(command), *short)[0] == 0
-    batch = CrystalBatch.collate([crystal(p.numbers, p.positions, p.cell, p.pbc) for p in pairs(3)])
+    batch = CrystalBatch.collate([crystal(p.numbers, p.positions, p.cell, p.pbc) for p in random_pairs(3)])
     old, new = (repose.load(model, "cpu").estimate(batch) for model in (models / "silent", "run"))
     torch.testing.assert_close(new.geometry.positions, old.geometry.positions)
     assert (old.bounds, bool((new.bounds[90] > 0).all())) == ({}, True)
-    model = save(tmp_path / "published", "deeprelax", bond_uncertainty=False)
+    model = save_random_model(tmp_path / "published", "deeprelax", bond_uncertainty=False)
     status, _, err = run("calibrate", model, "--data", data)
     assert (status, "bond_uncertainty=true" in err) == (2, True)
 
 
 def test_models_that_ship_stay_as_they_are(run, models, tmp_path, monkeypatch):
-    data, shipped = dataset(tmp_path / "data"), save(tmp_path / "package" / "m")
+    data, shipped = dataset(tmp_path / "data"), save_random_model(tmp_path / "package" / "m")
     monkeypatch.setattr("repose.models.checkpoint.shipped_models", lambda: {"m": shipped})
     before = contents(shipped)
     for arguments in (["m"], [shipped], [models / "fresh", "--out", shipped]):
@@ -265,7 +251,7 @@ def test_crystals_that_the_model_refuses_are_left_out(run, tmp_path):
     config = relaxer.config.model_copy(update={"elements": [8, 12, 13, 22, 25]})  # no barium
     save_model(tmp_path / "m", relaxer.network, config, "# random\n")
     data = dataset(tmp_path / "data", val=40)
-    barium = sum(56 in pair.numbers for pair in pairs(60)[20:])
+    barium = sum(56 in pair.numbers for pair in random_pairs(60)[20:])
     assert 0 < barium < 25
     _, out, _ = run("calibrate", tmp_path / "m", "--data", data, "--json")
     line = json.loads(out)
@@ -285,7 +271,10 @@ def test_crystals_that_the_model_refuses_are_left_out(run, tmp_path):
     ],
 )
 def test_what_cannot_be_calibrated_stays_as_it_is(run, tmp_path, sizes, options, words):
-    model, data = save(tmp_path / "m"), dataset(tmp_path / "data", **{"train": 5, "val": 10, **sizes})
+    model, data = (
+        save_random_model(tmp_path / "m"),
+        dataset(tmp_path / "data", **{"train": 5, "val": 10, **sizes}),
+    )
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("x")
     before, there = contents(model), sorted(path.name for path in tmp_path.iterdir())

@@ -1,9 +1,10 @@
-"""Small crystals, and rotations to apply to them."""
+"""Small crystals, pairs of them before and after relaxation, and rotations."""
 
 import numpy as np
 import torch
 
 from repose.crystal.batch import CrystalBatch
+from repose.data.dataset import Pair
 
 
 def make_crystal(numbers, fractional, cell, pbc=(True, True, True), dtype=torch.float64) -> CrystalBatch:
@@ -49,3 +50,26 @@ def random_rotation(seed: int, reflect: bool = False) -> torch.Tensor:
     q = q * r.diagonal().sign()
     wanted = -1.0 if reflect else 1.0
     return q if torch.sign(torch.linalg.det(q)) == wanted else -q
+
+
+def random_pairs(n: int = 40, start: int = 0) -> list[Pair]:
+    """Return pairs whose relaxed crystal is random and whose input is the same, strained and rattled."""
+    rng = np.random.default_rng(start)
+    pairs = []
+    for k in range(start, start + n):
+        relaxed = random_crystal(k)
+        positions, cell = relaxed.positions.numpy(), relaxed.cells[0].numpy()
+        deformation = np.eye(3) + rng.normal(0, 0.03, (3, 3))
+        pairs.append(
+            Pair(
+                id=f"c{k}",
+                split="val",
+                numbers=relaxed.numbers.numpy(),
+                pbc=relaxed.pbc[0].numpy(),
+                positions=positions @ deformation + rng.normal(0, 0.1, positions.shape),
+                cell=cell @ deformation,
+                relaxed_positions=positions,
+                relaxed_cell=cell,
+            )
+        )
+    return pairs

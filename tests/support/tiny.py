@@ -10,6 +10,7 @@ from repose.models.e3relax.network import E3Relax
 from repose.models.e3relax.settings import E3RelaxSettings
 from repose.models.prediction import Geometry
 from repose.models.registry import family
+from repose.models.uncertainty.calibration import Calibration
 from repose.relaxer.base import Relaxer
 from repose.relaxer.direct import DirectRelaxer
 
@@ -48,6 +49,26 @@ def save_tiny_model(directory, elements=range(1, 90)):
         }
     )
     save_model(directory, network, config, "# tiny\n")
+    return directory
+
+
+CALIBRATION = Calibration(
+    on="oxides",
+    crystals=1234,
+    factors={50: 1.0, 90: 3.0},
+    atoms=5.0,
+    bonds=7.0,
+    strains=11.0,
+    farthest=2.0,
+    neighbours={"Ca": "O", "O": "Ca"},
+)
+
+
+def save_random_model(directory, family_name="e3relax", calibration=None, **options):
+    """Write the network of `random_relaxer`, with a calibration if given; returns the directory."""
+    relaxer = random_relaxer(family_name, **options)
+    config = relaxer.config.model_copy(update={"calibration": calibration})
+    save_model(directory, relaxer.network, config, "# random\n")
     return directory
 
 

@@ -15,7 +15,6 @@ import repose
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.graph import edge_vectors
 from repose.crystal.lattice import polar
-from repose.data.dataset import Pair
 from repose.errors import ConfigError
 from repose.models.checkpoint import load_model, save_model
 from repose.models.prediction import ErrorScales, Geometry
@@ -25,7 +24,7 @@ from repose.relaxer.direct import DirectRelaxer
 from repose.training.calibrate import calibrate, calibrate_model
 from repose.training.losses import component_errors, laplace, scale_loss, training_loss
 from repose.training.samples import collate, crystal, target_of
-from support.crystals import perovskite, random_crystal, rock_salt
+from support.crystals import perovskite, random_crystal, random_pairs, rock_salt
 from support.tiny import random_relaxer
 
 CALIBRATION = Calibration(
@@ -43,31 +42,6 @@ CALIBRATION = Calibration(
 @pytest.fixture
 def batch():
     return CrystalBatch.collate([rock_salt(), random_crystal(2), perovskite(), random_crystal(5)])
-
-
-def pairs(n=40, start=0):
-    """Random crystals, strained and rattled; the relaxed one is the crystal itself."""
-    rng = np.random.default_rng(start)
-    found = []
-    for k in range(start, start + n):
-        one = random_crystal(k)
-        positions, cell = one.positions.numpy(), one.cells[0].numpy()
-        deformed = np.eye(3) + rng.normal(0, 0.03, (3, 3))
-        numbers, pbc = one.numbers.numpy(), one.pbc[0].numpy()
-        moved = positions @ deformed + rng.normal(0, 0.1, positions.shape)
-        found.append(
-            Pair(
-                id=f"c{k}",
-                split="val",
-                numbers=numbers,
-                pbc=pbc,
-                positions=moved,
-                cell=cell @ deformed,
-                relaxed_positions=positions,
-                relaxed_cell=cell,
-            )
-        )
-    return found
 
 
 # Conformal bounds
@@ -109,7 +83,7 @@ def test_bounds_do_not_care_about_the_unit_of_the_expectation(errors, unit):
 def test_too_few_crystals_are_said_to_be_too_few():
     network = random_relaxer("e3relax").network.float()
     with pytest.raises(ConfigError, match="8 crystals are too few"):
-        calibrate(network, pairs(8), pairs(8, 50), "few")
+        calibrate(network, random_pairs(8), random_pairs(8, 50), "few")
 
 
 # What the model knows
@@ -218,7 +192,9 @@ def test_errors_that_scales_are_about(batch):
     atoms, strains = component_errors(Geometry(batch.positions, batch.cells), target, "unrelaxed")
     assert torch.allclose(atoms, torch.full_like(atoms, 0.1))
     assert torch.allclose(strains, torch.full_like(strains, 0.01))
-    good = scale_loss(ErrorScales(atoms, strains), Geometry(batch.positions, batch.cells), target, "unrelaxed")
+    good = scale_loss(
+        ErrorScales(atoms, strains), Geometry(batch.positions, batch.cells), target, "unrelaxed"
+    )
     for factor in (0.5, 2.0):
         worse = ErrorScales(factor * atoms, strains)
         assert scale_loss(worse, Geometry(batch.positions, batch.cells), target, "unrelaxed") > good
@@ -307,8 +283,8 @@ def test_a_calibrated_directory_covers_and_predicts_as_before(family, tmp_path):
     relaxer = random_relaxer(family)
     save_model(tmp_path / "m", relaxer.network.float(), relaxer.config, "# Card\n")
     before = repose.load(tmp_path / "m", path="plain")
-    held_out = pairs(60, 100)
-    calibration = calibrate_model(tmp_path / "m", pairs(30), held_out, "held out")
+    held_out = random_pairs(60, 100)
+    calibration = calibrate_model(tmp_path / "m", random_pairs(30), held_out, "held out")
     after = repose.load(tmp_path / "m", path="plain")
     assert isinstance(after, DirectRelaxer)
     assert after.config.calibration == calibration
@@ -332,7 +308,7 @@ def test_a_network_without_scales_stays_as_it_is(tmp_path):
     relaxer = random_relaxer("e3relax", uncertainty_head=False)
     save_model(tmp_path / "m", relaxer.network.float(), relaxer.config, "")
     files = {path.name: path.read_bytes() for path in (tmp_path / "m").iterdir()}
-    assert calibrate_model(tmp_path / "m", pairs(10), pairs(10, 50), "x") is None
+    assert calibrate_model(tmp_path / "m", random_pairs(10), random_pairs(10, 50), "x") is None
     assert {path.name: path.read_bytes() for path in (tmp_path / "m").iterdir()} == files
 
 
@@ -347,7 +323,8 @@ def test_models_from_before_there_was_uncertainty_are_read(tmp_path, batch):
     (tmp_path / "m" / "config.json").write_text(json.dumps(config))
     weights = load_file(tmp_path / "m" / "model.safetensors")
     save_file(
-        {k: v for k, v in weights.items() if "out_of_distribution" not in k}, tmp_path / "m" / "model.safetensors"
+        {k: v for k, v in weights.items() if "out_of_distribution" not in k},
+        tmp_path / "m" / "model.safetensors",
     )
     network, read = load_model(tmp_path / "m")
     assert network.uncertainty_head is None

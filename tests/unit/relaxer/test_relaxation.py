@@ -15,13 +15,12 @@ from ase.build import bulk, mx2
 from ase.constraints import FixScaled
 from monty.json import MontyDecoder
 from pymatgen.core import IStructure, Lattice, Structure
-from test_cli_uncertainty import KNOWN, save
 
 import repose
 from repose.errors import InvalidCrystalError, MissingExtraError
 from repose.io.files import write
 from repose.relaxer.relaxation import Relaxation
-from support.tiny import Known
+from support.tiny import CALIBRATION, Known, save_random_model
 
 KEPT = (
     "status",
@@ -40,12 +39,14 @@ KEPT = (
 
 @pytest.fixture(scope="module")
 def calibrated(tmp_path_factory):
-    return repose.load(save(tmp_path_factory.mktemp("models") / "calibrated", calibration=KNOWN))
+    return repose.load(
+        save_random_model(tmp_path_factory.mktemp("models") / "calibrated", calibration=CALIBRATION)
+    )
 
 
 @pytest.fixture(scope="module")
 def relaxnet(tmp_path_factory):
-    return repose.load(save(tmp_path_factory.mktemp("models") / "relaxnet", "relaxnet"))
+    return repose.load(save_random_model(tmp_path_factory.mktemp("models") / "relaxnet", "relaxnet"))
 
 
 @pytest.fixture
