@@ -9,9 +9,7 @@ from typer.testing import CliRunner
 
 from repose.cli.data import app
 from repose.data.dataset import Dataset
-from support.paths import DATA
-
-PATHS = DATA / "paths.extxyz"
+from support.paths import PATHS
 
 
 def run(*arguments):

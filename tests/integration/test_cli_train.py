@@ -1,28 +1,19 @@
 """`repose train` as a user types it."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from repose.data.dataset import DatasetInfo, write_dataset
-from repose.data.importers.formats import import_extxyz
-from support.paths import DATA
+from support.training import path_pairs
 
-PATHS = DATA / "paths.extxyz"
 SMALL = ["model.features=8", "model.layers=1", "model.n_basis=8", "sampling.epoch_steps=2", "max_epochs=2"]
 
 
 @pytest.fixture
 def dataset(tmp_path):
-    pairs = list(import_extxyz(PATHS))
-    splits = ["train"] * (len(pairs) - 1) + ["val"]
-    write_dataset(
-        tmp_path / "data",
-        DatasetInfo(name="data"),
-        [replace(pair, split=split) for pair, split in zip(pairs, splits, strict=True)],
-    )
+    write_dataset(tmp_path / "data", DatasetInfo(name="data"), path_pairs())
     return tmp_path / "data"
 
 

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 import torch
 from ase.build import bulk
+from repose.models.uncertainty.estimate import expected_errors
 from safetensors.torch import load_file
-from test_training import PATHS
-from test_training import settings as tiny_settings
 from typer.testing import CliRunner
 
 from repose.cli import app
@@ -22,19 +21,18 @@ from repose.config import TrainSettings
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.lattice import deformation
 from repose.data.dataset import DatasetInfo, write_dataset
-from repose.data.importers.formats import import_extxyz
 from repose.errors import ConfigError, ModelError
 from repose.models.checkpoint import load_model, save_model
 from repose.models.deeprelax.positions import settle
 from repose.models.ensemble import Ensemble, combine
 from repose.models.prediction import Distances, ErrorScales, Geometry, Prediction
-from repose.models.uncertainty.estimate import expected_errors
 from repose.relaxer.direct import DirectRelaxer
 from repose.testing import check_relaxer
 from repose.training import ensemble as training
 from repose.training.ensemble import FINISHED, train_members
 from repose.training.run import LAST, train
 from support.tiny import random_relaxer
+from support.training import path_pairs, train_settings
 
 FAMILIES = ("e3relax", "e3relax-h2", "deeprelax", "reposenet")
 # What is free of the published forms' dependence on how the crystal is written, as far as there is.
@@ -270,7 +268,7 @@ def test_members_that_differ_are_refused():
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory) -> Path:
     """Some crystals several times: enough to calibrate on."""
-    pairs = list(import_extxyz(PATHS))
+    pairs = path_pairs()
     directory = tmp_path_factory.mktemp("data") / "paths"
     held_out = [replace(pairs[-1 - k % 2], split="val", id=f"val-{k}") for k in range(9)]
     shown = [replace(pair, split="train") for pair in pairs[:-2]]
@@ -280,7 +278,7 @@ def dataset(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def chosen() -> TrainSettings:
-    return tiny_settings(max_epochs=2, seed=3, sampling={"edges_per_batch": 1500, "epoch_steps": 2})
+    return train_settings(max_epochs=2, seed=3, sampling={"edges_per_batch": 1500, "epoch_steps": 2})
 
 
 def run(dataset, out, settings, count=2, **options):

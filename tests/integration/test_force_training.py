@@ -29,10 +29,9 @@ from repose.training.forces import (
     smooth,
 )
 from repose.training.run import train
-from support.paths import DATA
+from support.paths import PATHS
 from support.tiny import random_relaxer
 
-PATHS = DATA / "paths.extxyz"
 TINY = {"features": 8, "layers": 2, "n_basis": 8, "embedding": "properties", "start": "rescaled"}
 
 

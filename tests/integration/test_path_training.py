@@ -26,10 +26,9 @@ from repose.training.paths import (
     squares,
 )
 from repose.training.run import TrainSettings
-from support.paths import DATA
+from support.paths import PATHS
 from support.tiny import random_relaxer
 
-PATHS = DATA / "paths.extxyz"
 SMALL = {
     "triplets": 4,
     "frames": 2,

@@ -18,7 +18,6 @@ from repose.crystal.batch import CrystalBatch
 from repose.crystal.graph import edge_vectors
 from repose.crystal.lattice import deformation, to_cartesian
 from repose.data.dataset import Dataset, DatasetInfo, Pair, write_dataset
-from repose.data.importers.formats import import_extxyz
 from repose.errors import ConfigError, DatasetError
 from repose.models.checkpoint import load_model
 from repose.models.prediction import Geometry
@@ -29,56 +28,23 @@ from repose.training.losses import layerwise_loss, validation_errors
 from repose.training.run import train
 from repose.training.samples import TrainingBatches, crystal, draw, edge_counts, perturb, rewrite, target_of
 from repose.training.task import RelaxationTask
-from support.paths import DATA
-
-PATHS = DATA / "paths.extxyz"
-TINY = {
-    "features": 8,
-    "layers": 2,
-    "n_basis": 8,
-    "embedding": "properties",
-    "start": "rescaled",
-    "frame": "affine",
-}
+from support.training import TINY, path_pairs, tiny_network, train_settings
 
 
 @pytest.fixture(scope="module")
 def pairs() -> list[Pair]:
-    return list(import_extxyz(PATHS))
+    return path_pairs()
 
 
 @pytest.fixture(scope="module")
 def dataset(pairs, tmp_path_factory) -> Path:
     directory = tmp_path_factory.mktemp("data") / "paths"
-    splits = ["train"] * (len(pairs) - 1) + ["val"]
-    labelled = [Pair(**{**vars(p), "split": s}) for p, s in zip(pairs, splits, strict=True)]
-    write_dataset(directory, DatasetInfo(name="paths", calculator="CHGNet"), labelled)
+    write_dataset(directory, DatasetInfo(name="paths", calculator="CHGNet"), pairs)
     return directory
 
 
-def settings(**changes) -> TrainSettings:
-    values = {
-        "model": TINY,
-        "sampling": {
-            "edges_per_batch": 1500,
-            "epoch_steps": 4,
-            "path_frames": 0.4,
-            "denoising": 0.3,
-            "rewritten": 0.3,
-        },
-        "learning_rate": 3e-3,
-        "schedule": "cosine",
-        "max_epochs": 3,
-        "clip": 1.0,
-    }
-    return TrainSettings.parse({**values, **changes})
-
-
 def network(**changes):
-    from repose.models.e3relax.network import E3Relax
-
-    torch.manual_seed(0)
-    return E3Relax(E3Relax.settings_type.parse({**TINY, "start": "input", **changes}))
+    return tiny_network(**{"start": "input", **changes})
 
 
 def test_loss_by_hand(pairs):
@@ -122,7 +88,7 @@ def test_loss_by_the_image_nearest_to_the_prediction(pairs):
 def test_a_share_of_batches_begins_where_the_network_ended(pairs):
     """The same batches by the same number, none of them without the setting; the target stays."""
     sampling = {"edges_per_batch": 1500, "recycled": 0.5}
-    task = RelaxationTask(network(), settings(sampling=sampling), pairs, pairs)
+    task = RelaxationTask(network(), train_settings(sampling=sampling), pairs, pairs)
     task.train_batches.rank = 0
     sample = task.train_batches.sample(pairs[:3], np.random.default_rng(0))
     new = [task.recycle(sample, k) for k in range(20)]
@@ -135,7 +101,7 @@ def test_a_share_of_batches_begins_where_the_network_ended(pairs):
     assert torch.allclose(batch.start.positions, found.positions, atol=1e-5)
     assert not batch.start.positions.requires_grad
     assert batch.target is sample.target
-    never = RelaxationTask(network(), settings(sampling={"edges_per_batch": 1500}), pairs, pairs)
+    never = RelaxationTask(network(), train_settings(sampling={"edges_per_batch": 1500}), pairs, pairs)
     assert all(never.recycle(sample, k) is sample for k in range(20))
 
 
@@ -144,7 +110,7 @@ def test_a_share_of_what_begins_again_begins_once_more_where_there_are_three_pas
     torch.manual_seed(0)
     thrice = Repose(ReposeNetSettings.parse({**TINY, "start": "input", "passes": 3}))
     sampling = {"edges_per_batch": 1500, "recycled": 0.5}
-    task = RelaxationTask(thrice, settings(sampling=sampling), pairs, pairs)
+    task = RelaxationTask(thrice, train_settings(sampling=sampling), pairs, pairs)
     task.train_batches.rank = 0
     sample = task.train_batches.sample(pairs[:3], np.random.default_rng(0))
     once = task.network(sample.start, sample.graph).geometry
@@ -162,13 +128,13 @@ def test_compiling_is_asked_for_and_speed_is_logged(dataset, tmp_path, monkeypat
 
     asked = []
     monkeypatch.setattr(E3Relax, "compile_training", lambda network: asked.append(network))
-    train("e3relax", [dataset], tmp_path / "run", settings(max_epochs=3), device="cpu", compiled=True)
+    train("e3relax", [dataset], tmp_path / "run", train_settings(max_epochs=3), device="cpu", compiled=True)
     assert len(asked) == 1
     assert "train/edges_per_s" in (tmp_path / "run" / "csv" / "version_0" / "metrics.csv").read_text()
 
 
 def test_batches_depend_on_seed_and_epoch_alone_and_keep_the_budget(pairs):
-    sampling = settings().sampling
+    sampling = train_settings().sampling
 
     def batches(seed=0, epoch=0):
         found = TrainingBatches(pairs, network(), sampling, seed)
@@ -201,7 +167,7 @@ def test_packing_by_edges(pairs):
 
 
 def test_ranks_and_workers_share_the_work(pairs):
-    sampling = settings().sampling
+    sampling = train_settings().sampling
 
     def plan(rank, world):
         batches = TrainingBatches(pairs, network(), sampling, 0)
@@ -290,7 +256,7 @@ def test_mixed_precision_rounds_features_and_not_geometry(pairs):
 
 def test_batches_are_prepared_on_the_cpu_wherever_the_network_is(pairs):
     """The device "meta" stands in for a GPU: nothing on it can be read from the CPU."""
-    task = RelaxationTask(network(start="rescaled"), settings(), pairs, pairs).to("meta")
+    task = RelaxationTask(network(start="rescaled"), train_settings(), pairs, pairs).to("meta")
     assert next(task.network.parameters()).device.type == "meta"
     for batches in (task.train_batches, task.val_batches):
         sample = next(iter(batches))
@@ -300,7 +266,7 @@ def test_batches_are_prepared_on_the_cpu_wherever_the_network_is(pairs):
 
 def test_a_step_that_is_not_finite_is_left_out(pairs):
     net = network()
-    task = RelaxationTask(net, settings(), pairs, pairs)
+    task = RelaxationTask(net, train_settings(), pairs, pairs)
     optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
 
     def step(value):
@@ -318,7 +284,7 @@ def test_a_step_that_is_not_finite_is_left_out(pairs):
 
 
 def test_bf16_trains(dataset, tmp_path):
-    directory = run(dataset, tmp_path / "run", settings(max_epochs=2, precision="bf16"))
+    directory = run(dataset, tmp_path / "run", train_settings(max_epochs=2, precision="bf16"))
     assert all(torch.isfinite(value).all() for value in load_file(directory / "model.safetensors").values())
 
 
@@ -328,7 +294,7 @@ def run(dataset, out, chosen, **options):
 
 def test_it_learns(dataset, tmp_path):
     """Four crystals are overfitted to well below the error of where training starts."""
-    chosen = settings(
+    chosen = train_settings(
         max_epochs=25, sampling={"edges_per_batch": 1500, "epoch_steps": 10}, learning_rate=1e-2
     )
     directory = run(dataset, tmp_path / "run", chosen)
@@ -357,7 +323,7 @@ train("e3relax", [Path(sys.argv[1])], Path(sys.argv[2]), TrainSettings.model_val
 
 
 def test_killed_and_resumed_is_the_same_as_never_stopped(dataset, tmp_path):
-    chosen = settings(max_epochs=6)
+    chosen = train_settings(max_epochs=6)
     whole = run(dataset, tmp_path / "whole", chosen)
     command = [sys.executable, "-c", COMMAND, str(dataset), str(tmp_path / "cut"), chosen.model_dump_json()]
     checkpoint = tmp_path / "cut" / "last.ckpt"
@@ -388,7 +354,7 @@ def test_two_processes_train_one_model(dataset, tmp_path):
     """DDP on two CPU processes: one export, and every parameter takes part."""
     script = tmp_path / "ddp.py"
     script.write_text(COMMAND.replace('device="cpu"', 'device="cpu", processes=2'))
-    chosen = settings(max_epochs=2, model={**TINY, "lattice_offset": "axis", "edge_channels": 4})
+    chosen = train_settings(max_epochs=2, model={**TINY, "lattice_offset": "axis", "edge_channels": 4})
     command = [sys.executable, str(script), str(dataset), str(tmp_path / "run"), chosen.model_dump_json()]
     done = subprocess.run(
         command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, timeout=300
@@ -402,8 +368,8 @@ def test_two_processes_train_one_model(dataset, tmp_path):
 
 
 def test_fine_tuning_starts_from_the_weights(dataset, tmp_path):
-    first = run(dataset, tmp_path / "first", settings(max_epochs=1))
-    frozen = settings(max_epochs=1, learning_rate=1e-12, model={})
+    first = run(dataset, tmp_path / "first", train_settings(max_epochs=1))
+    frozen = train_settings(max_epochs=1, learning_rate=1e-12, model={})
     second = run(dataset, tmp_path / "second", frozen, init_from=first)
     before, after = (
         torch.load(tmp_path / n / "last.ckpt", weights_only=True)["state_dict"] for n in ("first", "second")
@@ -420,20 +386,20 @@ def test_fine_tuning_starts_from_the_weights(dataset, tmp_path):
     elements = [set(load_model(directory)[1].elements) for directory in (first, third)]
     assert elements[0] | {int(z) for z in only[0].numbers} == elements[1]
     with pytest.raises(ConfigError, match="differ from those of --init-from"):
-        run(dataset, tmp_path / "third", settings(model={"features": 16}), init_from=first)
+        run(dataset, tmp_path / "third", train_settings(model={"features": 16}), init_from=first)
 
 
 def test_a_run_is_not_mixed_with_another(dataset, tmp_path):
-    run(dataset, tmp_path / "run", settings(max_epochs=1))
+    run(dataset, tmp_path / "run", train_settings(max_epochs=1))
     with pytest.raises(ConfigError, match="other settings"):
-        run(dataset, tmp_path / "run", settings(max_epochs=2, seed=5))
+        run(dataset, tmp_path / "run", train_settings(max_epochs=2, seed=5))
 
 
 def test_empty_split_is_said(pairs, tmp_path):
     labelled = [Pair(**{**vars(p), "split": "train"}) for p in pairs]
     write_dataset(tmp_path / "d", DatasetInfo(name="d"), labelled)
     with pytest.raises(DatasetError, match="val split"):
-        run(tmp_path / "d", tmp_path / "run", settings())
+        run(tmp_path / "d", tmp_path / "run", train_settings())
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 from repose.config import TrainSettings
 from repose.crystal.batch import CrystalBatch
 from repose.data.dataset import Dataset, DatasetInfo, Pair, write_dataset
-from repose.data.importers.formats import import_extxyz
 from repose.errors import ConfigError
 from repose.models.checkpoint import ModelConfig, load_model, save_model
 from repose.models.registry import family
@@ -20,9 +19,8 @@ from repose.relaxer.direct import DirectRelaxer
 from repose.training.run import train
 from repose.training.samples import crystal
 from repose.training.task import RelaxationTask, parameter_groups
-from support.paths import DATA
+from support.training import path_pairs
 
-PATHS = DATA / "paths.extxyz"
 TINY = {"features": 8, "layers": 2, "n_basis": 8, "embedding": "properties", "start": "rescaled"}
 # What is neither a layer nor a head.
 LATTICE = {"lattice_scalars", "lattice_vectors"}
@@ -36,15 +34,13 @@ WEIGHTS = "model.safetensors"
 
 @pytest.fixture(scope="module")
 def pairs() -> list[Pair]:
-    return [item for item in import_extxyz(PATHS) if isinstance(item, Pair)]
+    return path_pairs()
 
 
 @pytest.fixture(scope="module")
 def dataset(pairs, tmp_path_factory) -> Path:
     directory = tmp_path_factory.mktemp("data") / "paths"
-    splits = ["train"] * (len(pairs) - 1) + ["val"]
-    labelled = [Pair(**{**vars(p), "split": s}) for p, s in zip(pairs, splits, strict=True)]
-    write_dataset(directory, DatasetInfo(name="paths"), labelled)
+    write_dataset(directory, DatasetInfo(name="paths"), pairs)
     return directory
 
 

@@ -6,9 +6,8 @@ from ase import Atoms
 from repose.data.dataset import Pair
 from repose.data.importers.formats import import_extxyz
 from repose.data.pairing import Refusal
-from support.paths import DATA
+from support.paths import PATHS
 
-PATHS = DATA / "paths.extxyz"
 IDS = [
     *("xmno-531-00125", "xmno-531-00140", "xmno-531-00149"),
     *("bulk-031-00159", "subst-042-00124", "subst-042-00236"),

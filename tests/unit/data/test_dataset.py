@@ -16,10 +16,8 @@ from repose.data.importers.formats import import_extxyz
 from repose.data.rows import Pair, schema, to_pair, to_row
 from repose.data.splits import GroupSplit
 from repose.errors import ConfigError, DatasetError
-from support.paths import DATA
 from support.paths import DATASETS as REPOSITORY
-
-PATHS = DATA / "paths.extxyz"
+from support.paths import PATHS
 
 
 def read_pairs():

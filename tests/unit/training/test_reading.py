@@ -4,38 +4,29 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
-from test_training import TINY, settings
 
 from repose.data import columns
 from repose.data.dataset import Dataset, DatasetInfo, resplit, write_dataset
-from repose.data.importers.formats import import_extxyz
 from repose.errors import DatasetError
-from repose.models.e3relax.network import E3Relax
 from repose.training import reading, run
 from repose.training.reading import EdgeCounts, read_split
 from repose.training.samples import TrainingBatches, ValidationBatches, crystal, edge_counts
-from support.paths import DATA
-
-PATHS = DATA / "paths.extxyz"
+from support.training import path_pairs, tiny_network, train_settings
 
 
 @pytest.fixture(scope="module")
 def pairs():
-    return list(import_extxyz(PATHS))
+    return path_pairs()
 
 
 @pytest.fixture
 def dataset(pairs, tmp_path):
     """Six crystals, the last of them for validation."""
-    splits = ["train"] * (len(pairs) - 1) + ["val"]
-    labelled = [replace(pair, split=split) for pair, split in zip(pairs, splits, strict=True)]
-    return write_dataset(tmp_path / "set", DatasetInfo(name="set"), labelled)
+    return write_dataset(tmp_path / "set", DatasetInfo(name="set"), pairs)
 
 
 def network(volume=15.0, **changes):
-    torch.manual_seed(0)
-    net = E3Relax(E3Relax.settings_type.parse({**TINY, **changes}))
+    net = tiny_network(**changes)
     net.atomic_volumes.fill_(volume)
     return net
 
@@ -192,7 +183,7 @@ def test_crystals_of_two_datasets_with_the_same_ids(dataset, tmp_path):
 
 
 def test_batches_are_the_same_however_edges_are_known(dataset):
-    pairs, sampling, net = list(dataset), settings().sampling, network()
+    pairs, sampling, net = list(dataset), train_settings().sampling, network()
     counts = EdgeCounts(net, [(dataset.directory, pairs)])
     counts([])
     fresh = EdgeCounts(net, [(dataset.directory, pairs)])
@@ -216,7 +207,7 @@ def test_training_decodes_paths_where_it_draws_from_them(
     dataset, tmp_path, frames_decoded, counted, share, expected
 ):
     sampling = {"edges_per_batch": 1500, "epoch_steps": 2, "path_frames": share}
-    chosen = settings(sampling=sampling, max_epochs=1)
+    chosen = train_settings(sampling=sampling, max_epochs=1)
 
     def go(out):
         with pytest.warns(UserWarning, match="too few to calibrate"):
