@@ -1,4 +1,4 @@
-"""Files and directories that appear whole or not at all, whenever the program is stopped."""
+"""Atomic writes: a file or directory appears complete or not at all, whenever the program is stopped."""
 
 from __future__ import annotations
 
@@ -12,45 +12,42 @@ from pathlib import Path
 from repose.errors import ConfigError
 
 
-def beside(target: Path) -> Path:
-    """A new empty file in the folder of ``target`` (made if need be), to be written and then published."""
+def temporary_beside(target: Path) -> Path:
+    """Create an empty file in the folder of ``target``, to be written and then moved there."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix stays: some writers choose the format by it.
+    # The suffix is kept, since some writers choose the format by it.
     handle, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=target.suffix, dir=target.parent)
     os.close(handle)
     return Path(name)
 
 
-def publish(temporary: Path, target: Path, durable: bool = False) -> None:
-    """Give a complete file its final name; what stood there is gone in the same moment.
+def move_into_place(temporary: Path, target: Path, durable: bool = False) -> None:
+    """Give a complete file its final name; an older file of that name is replaced.
 
     Args:
-        temporary: From `beside`, written and closed.
+        temporary: Path from `temporary_beside`, written and closed.
         target: Final name.
-        durable: Wait for the disk first, or else a power cut may leave the new name with nothing in it.
+        durable: Write the content to the disk first, so that a power cut cannot leave an empty file.
     """
     if durable:
         with temporary.open("rb+") as stream:
             os.fsync(stream.fileno())
-    temporary.chmod(_allowed(0o666))  # that of a temporary file would let nobody else read it
+    temporary.chmod(_permissions(0o666))  # temporary files can be read by their owner only
     os.replace(temporary, target)
 
 
 @contextmanager
 def replacing_file(target: Path, durable: bool = False) -> Iterator[Path]:
-    """A path to write a file to, which takes the place of ``target`` if nothing goes wrong.
+    """Yield an empty file that replaces ``target`` unless an error is raised.
 
     Args:
-        target: Final name; its folder is made.
-        durable: See `publish`.
-
-    Yields:
-        An empty file beside it.
+        target: Final name; its folder is created.
+        durable: See `move_into_place`.
     """
-    temporary = beside(target)
+    temporary = temporary_beside(target)
     try:
         yield temporary
-        publish(temporary, target, durable)
+        move_into_place(temporary, target, durable)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -58,35 +55,34 @@ def replacing_file(target: Path, durable: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def replacing_directory(target: Path) -> Iterator[Path]:
-    """A directory to fill, which takes the place of ``target`` if nothing goes wrong.
+    """Yield an empty directory that replaces ``target`` unless an error is raised.
 
     Args:
-        target: Final name; the folder above it is made.
-
-    Yields:
-        An empty directory beside it.
+        target: Final name; its parent is created.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     new = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    new.chmod(_allowed(0o777))
+    new.chmod(_permissions(0o777))
     try:
         yield new
-        _put_in_place(new, target)
+        _replace_directory(new, target)
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)
         raise
 
 
 @contextmanager
-def claimed(directory: Path, what: str) -> Iterator[None]:
-    """Make sure that no other process works in a directory meanwhile; a claim ends with its process.
+def locked_directory(directory: Path, activity: str) -> Iterator[None]:
+    """Lock a directory against other processes; the lock ends with this process.
+
+    On a file system without locks nothing is locked.
 
     Args:
-        directory: Made if need be.
-        what: What the processes do there, for the message.
+        directory: The directory; it is created.
+        activity: What processes do there, for the message, e.g. ``"labelling"``.
 
     Raises:
-        ConfigError: Another process has it.
+        ConfigError: Another process holds the lock.
     """
     import fcntl
 
@@ -96,36 +92,36 @@ def claimed(directory: Path, what: str) -> Iterator[None]:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConfigError(
-                f"another process is {what} in {directory}; wait for it or stop it, or choose another --out."
+                f"another process is {activity} in {directory}; wait until it ends, or choose another --out."
             ) from None
-        except OSError:  # a file system without locks: then nobody is kept out
+        except OSError:  # a file system without locks
             pass
         yield
 
 
-def stepped_aside(target: Path) -> Path | None:
-    """The last complete version of a directory that a kill between two renames left without its name."""
+def interrupted_version(target: Path) -> Path | None:
+    """Return the complete directory that an interrupted `replacing_directory` left under another name."""
     return None if target.exists() else next(target.parent.glob(f".{target.name}-old-*/{target.name}"), None)
 
 
-def _put_in_place(new: Path, target: Path) -> None:
+def _replace_directory(new: Path, target: Path) -> None:
     if not target.exists():
         os.replace(new, target)
         return
-    # Directories cannot be exchanged in one step everywhere: the old one steps aside and comes back
-    # if the new one cannot take its place.
-    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent)) / target.name
-    os.replace(target, aside)
+    # Not every system can exchange two directories. The old one is renamed, and renamed back after an error.
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent)) / target.name
+    os.replace(target, old)
     try:
         os.replace(new, target)
     except BaseException:
-        os.replace(aside, target)
-        aside.parent.rmdir()
+        os.replace(old, target)
+        old.parent.rmdir()
         raise
-    shutil.rmtree(aside.parent)
+    shutil.rmtree(old.parent)
 
 
-def _allowed(mode: int) -> int:
+def _permissions(mode: int) -> int:
+    """Return the permissions that the umask leaves of a mode."""
     mask = os.umask(0)
     os.umask(mask)
     return mode & ~mask

@@ -1,34 +1,39 @@
-"""Settings: typed, closed, saved with every model."""
+"""Settings of graphs, networks and training runs; they are saved with every model."""
 
 from __future__ import annotations
 
 import difflib
 import json
+import re
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from repose.errors import ConfigError, ReposeError
+from repose.errors import ConfigError, ReposeError, nearest
+
+# Variants of the tensor operations in a forward pass, and the precision of its matrix products.
+Computation = Literal["auto", "plain", "tabulated", "compiled"]
+Precision = Literal["float32", "bfloat16"]
 
 
 class Settings(BaseModel):
-    """Base of all settings: unknown keys are refused with the nearest match, values are checked."""
+    """Base of all settings. Names and values are checked; an unknown name raises an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     @classmethod
     def parse(cls, values: dict[str, Any]) -> Self:
-        """Check a mapping against these settings.
+        """Build settings from a mapping.
 
         Args:
             values: Names and values, e.g. from a configuration file.
 
         Returns:
-            The settings, defaults filled in.
+            The settings, with defaults for missing names.
 
         Raises:
-            ConfigError: A key is unknown or a value out of range; every fault is listed.
+            ConfigError: A name is unknown or a value is out of range; the message lists every error.
         """
         try:
             return cls(**values)
@@ -41,14 +46,14 @@ class Settings(BaseModel):
 
         Args:
             path: The file.
-            version: The version of the format that this release reads.
-            error: What to raise where the file is unreadable or of another version.
+            version: Version of the format that this release reads.
+            error: Class of the error for a file that is unreadable or of another version.
 
         Returns:
             The settings.
 
         Raises:
-            ConfigError: A key is unknown or a value out of range.
+            ConfigError: A name is unknown or a value is out of range.
         """
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
@@ -61,6 +66,7 @@ class Settings(BaseModel):
 
     @classmethod
     def _explain(cls, fault: Any) -> str:
+        """Return an error of pydantic as one sentence."""
         name = ".".join(map(str, fault["loc"]))
         if fault["type"] == "extra_forbidden":
             owner: Any = cls
@@ -70,155 +76,173 @@ class Settings(BaseModel):
             close = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1)
             hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
             return f"unknown setting '{name}', {hint}"
-        return f"'{name}': {fault['msg']}; got {fault['input']!r}"
+        hint = ""
+        if fault["type"] == "literal_error":
+            hint = nearest(str(fault["input"]), re.findall(r"'([^']*)'", fault["ctx"]["expected"]))
+        return f"'{name}': {fault['msg']}; got {fault['input']!r}.{hint}".removesuffix(".")
 
 
 class GraphSettings(Settings):
-    """How neighbours are found; see `repose.crystal.graph.periodic_graph`."""
+    """Neighbours of an atom; see `repose.crystal.graph.periodic_graph`."""
 
-    cutoff: float = Field(default=6.0, gt=0, description="largest distance of neighbours in A")
-    max_neighbours: int | None = Field(default=50, gt=0, description="nearest neighbours kept per atom")
-    ties: Literal["shell", "order"] = Field(default="shell", description="keep whole shells, or cut by order")
-    self_images: bool = Field(default=True, description="self-connecting edges to six images of the atom")
+    cutoff: float = Field(default=6.0, gt=0, description="largest distance of neighbours, Å")
+    max_neighbours: int | None = Field(
+        default=50, gt=0, description="neighbours per atom, the nearest ones; null: all within the cutoff"
+    )
+    ties: Literal["shell", "order"] = Field(
+        default="shell",
+        description="neighbours at equal distance beyond max_neighbours: keep all (shell), or cut (order)",
+    )
+    self_images: bool = Field(
+        default=True, description="add edges from each atom to its six images along the lattice vectors"
+    )
 
 
 class NetworkSettings(Settings):
-    """Hyperparameters that all families share; sizes by default are the published ones."""
+    """Hyperparameters that all families share; the defaults are the published sizes."""
 
-    graph: GraphSettings = Field(default=GraphSettings(), description="how neighbours are found")
-    features: int = Field(default=512, gt=0, description="width F of scalar and vector features")
+    graph: GraphSettings = Field(default=GraphSettings(), description="neighbours of an atom")
+    features: int = Field(default=512, gt=0, description="number F of scalar and of vector features")
     layers: int = Field(default=4, gt=0, description="number of layers T")
-    n_basis: int = Field(default=128, gt=1, description="radial functions K")
-    reach: float = Field(default=30.0, gt=0, description="distance in A where radial functions vanish")
+    n_basis: int = Field(default=128, gt=1, description="number K of radial basis functions")
+    reach: float = Field(
+        default=30.0, gt=0, description="distance at which the radial basis functions vanish, Å"
+    )
     embedding: Literal["free", "properties"] = Field(
-        default="free", description="elements: free vectors or tabulated properties"
+        default="free", description="of elements: free vectors, or functions of tabulated properties"
     )
     property_noise: float = Field(
         default=0.0,
         ge=0,
-        description="standard deviation of noise on standardised element properties in training",
+        description="standard deviation of the noise on standardised element properties in training",
     )
     frame: Literal["cartesian", "affine"] = Field(
         default="cartesian",
-        description="'cartesian': atoms move by what is predicted; 'affine': they also follow the cell",
+        description="atoms move by the predicted displacement (cartesian), or also with the cell (affine)",
     )
     start: Literal["input", "rescaled"] = Field(
-        default="input", description="'rescaled': the first geometry has the volume guessed from composition"
+        default="input",
+        description="initial cell: that of the input, or scaled to the volume estimated from composition",
     )
 
 
 class SamplingSettings(Settings):
-    """What training sees; see `repose.training.samples`."""
+    """Inputs and batches in training; see `repose.training.samples`."""
 
     edges_per_batch: int = Field(
-        default=12_000,
-        gt=0,
-        description="batches are filled up to this many edges, doubled cells not counted",
+        default=12_000, gt=0, description="most edges in a batch, not counting doubled cells"
     )
     epoch_steps: int = Field(
-        default=800, gt=0, description="optimiser steps in a pseudo-epoch; a checkpoint follows each"
+        default=800, gt=0, description="optimiser steps per epoch; each epoch ends with a checkpoint"
     )
     path_frames: float = Field(
-        default=0.0, ge=0, le=1, description="share of inputs that are frames inside a path"
+        default=0.0, ge=0, le=1, description="share of inputs that are intermediate relaxation steps"
     )
     denoising: float = Field(
-        default=0.0, ge=0, le=1, description="share of inputs that are noised relaxed crystals"
+        default=0.0, ge=0, le=1, description="share of inputs that are perturbed relaxed crystals"
     )
     rewritten: float = Field(
         default=0.0,
         ge=0,
         le=1,
-        description="share of crystals written in another lattice basis, some as a double cell",
+        description="share of crystals given in another lattice basis, some as a doubled cell",
     )
-    recycled: float = Field(default=0.0, ge=0, le=1, description="share of batches begun from own answers")
-    strain: float = Field(default=0.03, ge=0, description="standard deviation of strain in noised copies")
+    recycled: float = Field(
+        default=0.0, ge=0, le=1, description="share of batches that start from the network's own output"
+    )
+    strain: float = Field(default=0.03, ge=0, description="perturbation: standard deviation of the strain")
     dilation: float = Field(
-        default=0.05, ge=0, description="standard deviation of isotropic strain in noised copies"
+        default=0.05, ge=0, description="perturbation: standard deviation of the isotropic strain"
     )
     rattle: float = Field(
-        default=0.15, ge=0, description="largest standard deviation of displacements in A in noised copies"
+        default=0.15, ge=0, description="perturbation: largest standard deviation of displacements, Å"
     )
 
 
 class PathSettings(Settings):
-    """Weights of the loss on whole paths (RelaxNet, equation 7); energies count per atom."""
+    """Weights in the loss on relaxation paths (RelaxNet, equation 7); energies are per atom."""
 
-    energy: float = Field(default=1.0, ge=0, description="of energies, per eV and atom")
-    rise: float = Field(default=5.0, ge=0, description="of a rising energy, per eV and atom")
-    forces: float = Field(default=1.0, ge=0, description="of squares of forces, per (eV/A)^2")
+    energy: float = Field(default=1.0, ge=0, description="weight of energies, per eV and atom")
+    rise: float = Field(
+        default=5.0, ge=0, description="weight of an energy that rises along the path, per eV and atom"
+    )
+    forces: float = Field(default=1.0, ge=0, description="weight of squared errors of forces, per (eV/Å)²")
     stress: float = Field(
-        default=0.3, ge=0, description="of squares of stress times volume per atom, per eV^2"
+        default=0.3,
+        ge=0,
+        description="weight of squared errors of stress times volume per atom, per eV²",
     )
     displacement: float = Field(
-        default=1.0, ge=0, description="of positions and cells of every frame, in the mean over frames, per A"
+        default=1.0,
+        ge=0,
+        description="weight of the error of positions and cells, averaged over frames, per Å",
     )
-    direction: float = Field(default=0.1, ge=0, description="of the directions of displacements")
+    direction: float = Field(default=0.1, ge=0, description="weight of the directions of displacements")
 
 
 Target = Literal["relaxed", "forces"]
 
 
 class TrainSettings(Settings):
-    """All of a training run but the family; unset values are those of the E3Relax paper."""
+    """Settings of a training run; the defaults are those of the E3Relax paper."""
 
     target: Target = Field(
-        default="relaxed",
-        description="what is learned: where crystals relax to, or what acts on them before",
+        default="relaxed", description="training target: relaxed crystals, or forces on the inputs"
     )
     model: dict[str, Any] = Field(default_factory=dict, description="hyperparameters of the family")
-    sampling: SamplingSettings = Field(default=SamplingSettings(), description="what training sees")
-    paths: PathSettings = Field(default=PathSettings(), description="the loss of families that follow paths")
+    sampling: SamplingSettings = Field(
+        default=SamplingSettings(), description="inputs and batches in training"
+    )
+    paths: PathSettings = Field(
+        default=PathSettings(), description="loss of families that predict relaxation paths"
+    )
     shape_weight: float = Field(
-        default=0.0, ge=0, description="weight in 1/A of the cell-shape deviation in the loss"
+        default=0.0, ge=0, description="weight of the error of the cell shape in the loss, 1/Å"
     )
     volume_weight: float = Field(
-        default=0.0, ge=0, description="weight in 1/A^2 of the volume error in the loss"
+        default=0.0, ge=0, description="weight of the error of the volume in the loss, 1/Å²"
     )
     lattice_weight: float = Field(
         default=1.0,
         ge=0,
-        description="weight in 1/A of the lattice beside distances in the loss of DeepRelax (equation 15)",
+        description="weight of the lattice relative to distances in the loss of DeepRelax (equation 15), 1/Å",
     )
     images: Literal["unrelaxed", "predicted"] = Field(
         default="unrelaxed",
-        description="the loss compares with the periodic image nearest to the unrelaxed atom (E3Relax) or to "
-        "the predicted one (E3Relax-H2)",
+        description="periodic image in the loss: the one nearest to the unrelaxed atom (as E3Relax), or "
+        "nearest to the predicted atom (as E3Relax-H2)",
     )
-    learning_rate: float = Field(default=1e-4, gt=0, description="largest step size of AdamW")
-    weight_decay: float = Field(default=0.0, ge=0, description="decoupled decay of AdamW")
-    amsgrad: bool = Field(default=True, description="the AMSGrad variant of AdamW")
-    schedule: Literal["plateau", "cosine"] = Field(
-        default="plateau", description="decay of the learning rate"
-    )
-    warmup_steps: int = Field(default=0, ge=0, description="steps of linear rise of the learning rate")
-    decay: float = Field(default=0.8, gt=0, lt=1, description="plateau: factor of a decay")
+    learning_rate: float = Field(default=1e-4, gt=0, description="largest learning rate of AdamW")
+    weight_decay: float = Field(default=0.0, ge=0, description="decoupled weight decay of AdamW")
+    amsgrad: bool = Field(default=True, description="use the AMSGrad variant of AdamW")
+    schedule: Literal["plateau", "cosine"] = Field(default="plateau", description="learning rate schedule")
+    warmup_steps: int = Field(default=0, ge=0, description="steps of linear warmup of the learning rate")
+    decay: float = Field(default=0.8, gt=0, lt=1, description="plateau: factor on the learning rate")
     patience: int = Field(default=5, gt=0, description="plateau: epochs without improvement before a decay")
-    early_stop: int = Field(default=10, gt=0, description="epochs without improvement before the end")
-    max_epochs: int = Field(default=1000, gt=0, description="pseudo-epochs; the length of the cosine")
+    early_stop: int = Field(default=10, gt=0, description="epochs without improvement before training ends")
+    max_epochs: int = Field(default=1000, gt=0, description="largest number of epochs; length of the cosine")
     ema: float = Field(
-        default=0.999, ge=0, lt=1, description="decay of the moving average of weights, which is evaluated"
+        default=0.999, ge=0, lt=1, description="decay of the moving average of weights, which is the model"
     )
     trunk_rate: float = Field(
         default=1.0,
         ge=0,
-        description="factor on the learning rate of all but the heads, for fine-tuning; 0 holds that fixed",
+        description="factor on the learning rate of everything except the heads; 0 freezes it",
     )
     frozen_layers: int = Field(
-        default=0,
-        ge=0,
-        description="hold the embedding and so many layers fixed, for fine-tuning; 0 holds nothing",
+        default=0, ge=0, description="layers to freeze, with the embedding, for fine-tuning; 0: none"
     )
     clip: float = Field(default=50.0, gt=0, description="largest norm of the gradient")
-    seed: int = Field(default=0, ge=0, description="source of all randomness")
+    seed: int = Field(default=0, ge=0, description="seed of all random numbers")
     crystals: int | None = Field(
         default=None,
         gt=0,
-        description="train on so many of the training crystals, drawn by the hash of their ids, so that "
-        "fewer are part of more; for learning curves",
+        description="number of training crystals, chosen by hash of their ids; null: all. A smaller set is "
+        "part of every larger one",
     )
     workers: int = Field(
-        default=0, ge=0, description="processes that prepare batches; 0 prepares them in the training process"
+        default=0, ge=0, description="processes that prepare batches; 0: the training process does it"
     )
     precision: Literal["auto", "32", "bf16"] = Field(
-        default="auto", description="auto: bf16 where a GPU has it"
+        default="auto", description="auto: bf16 on GPUs that have it, else 32"
     )

@@ -1,4 +1,4 @@
-"""What can go wrong, as types: every error says what was expected, what came and what to do."""
+"""Errors. Every message says what was expected, what was given, and what to do."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import importlib.util
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-# Which extra brings which importable module; the one place that knows.
+# Optional packages by importable name, and the extra of this package that installs each.
 EXTRAS = {
     "pyarrow": "data",
     "requests": "data",
@@ -20,11 +20,11 @@ EXTRAS = {
 
 
 class ReposeError(Exception):
-    """Base of all errors raised on purpose by Repose."""
+    """Base of all errors that Repose raises for wrong input."""
 
 
 class InvalidCrystalError(ReposeError, ValueError):
-    """A crystal cannot be relaxed; the message names the cause in words a user can act on."""
+    """A crystal cannot be relaxed; the message gives the cause."""
 
 
 class ShapeError(ReposeError, ValueError):
@@ -44,28 +44,27 @@ class DatasetError(ReposeError):
 
 
 class MissingExtraError(ReposeError, ImportError):
-    """An optional package is not installed; the message holds the install command."""
+    """An optional package is not installed; the message gives the install command."""
 
 
 def require(module: str, purpose: str) -> None:
-    """Make sure that an optional package can be imported.
+    """Check that an optional package is installed.
 
     Args:
-        module: Importable name of the top-level package, e.g. ``"pyarrow"``.
-        purpose: What it is needed for, e.g. ``"reading datasets"``.
+        module: Importable name of the package, e.g. ``"pyarrow"``.
+        purpose: Subject of the message, e.g. ``"reading datasets"``.
 
     Raises:
-        MissingExtraError: The package is not installed; says which extra brings it.
+        MissingExtraError: The package is not installed.
     """
     if importlib.util.find_spec(module) is None:
-        extra = EXTRAS[module]
         raise MissingExtraError(
             f"{purpose} needs the package '{module}', which is not installed. "
-            f"Install it with: pip install 'repose-crystal[{extra}]'"
+            f"Install it with: pip install 'repose-crystal[{EXTRAS[module]}]'"
         )
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return a hint `` Did you mean 'x'?`` for a mistyped name, or an empty string."""
+    """Return the hint `` Did you mean 'x'?`` for a mistyped name, or an empty string."""
     matches = get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f" Did you mean '{matches[0]}'?" if matches else ""

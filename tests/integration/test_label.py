@@ -17,7 +17,7 @@ from ase.calculators.emt import EMT
 from ase.io import write
 from typer.testing import CliRunner
 
-from repose.atomic_write import claimed
+from repose.atomic_write import locked_directory
 from repose.cli.data import app
 from repose.data.candidates import (
     Candidate,
@@ -349,7 +349,7 @@ def test_a_crystal_that_takes_too_long_is_given_up(candidates, tmp_path):
 
 
 def test_two_calls_do_not_work_in_one_place(candidates, tmp_path):
-    with claimed(tmp_path / "set.labelling", "labelling"):
+    with locked_directory(tmp_path / "set.labelling", "labelling"):
         result = run(candidates, "--out", tmp_path / "set", "--calculator", EMT_PATH)
     assert result.exit_code == 2
     assert "another process is labelling in" in result.stderr

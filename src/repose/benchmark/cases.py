@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import torch
 
 from repose.benchmark.crystals import alloys
+from repose.config import Computation, Precision
 from repose.crystal.batch import CrystalBatch
 from repose.models.checkpoint import ModelConfig, find_model, load_model
 from repose.models.network import Network
 from repose.models.registry import family
-from repose.relaxer.direct import Computation, DirectRelaxer, Precision
+from repose.relaxer.direct import DirectRelaxer
 
 PATHS: tuple[Computation, ...] = ("plain", "tabulated", "compiled")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from repose.atomic_write import replacing_directory, stepped_aside
+from repose.atomic_write import interrupted_version, replacing_directory
 from repose.config import Settings
 from repose.data import columns
 from repose.data.rows import COLUMNS, GEOMETRY, Pair, schema, to_pairs, to_row
@@ -63,7 +63,7 @@ class Dataset:
         self.directory = Path(directory)
         path = self.directory / INFO
         if not path.is_file():
-            aside = stepped_aside(self.directory)
+            aside = interrupted_version(self.directory)
             hint = (
                 f"Its last complete version is {aside}: move it back."
                 if aside

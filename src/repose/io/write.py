@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from repose.atomic_write import beside, publish, replacing_file
+from repose.atomic_write import move_into_place, replacing_file, temporary_beside
 from repose.errors import ConfigError
 from repose.io.cif import write_cif
 from repose.io.exchange import WORDS, as_atoms, held
@@ -55,7 +55,7 @@ class ExtxyzWriter:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._temporary = beside(path)
+        self._temporary = temporary_beside(path)
         self._stream = self._temporary.open("w", encoding="utf-8", newline="\n")
 
     def append(self, crystal: Any) -> list[str]:
@@ -78,7 +78,7 @@ class ExtxyzWriter:
     def close(self) -> None:
         """Put the file in its place."""
         self._stream.close()
-        publish(self._temporary, self.path)
+        move_into_place(self._temporary, self.path)
 
     def discard(self) -> None:
         """Leave nothing behind."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 import warnings
 from math import pi
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from repose.config import GraphSettings
+from repose.config import Computation, GraphSettings, Precision
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.graph import PeriodicGraph
 from repose.crystal.lattice import volume
@@ -27,9 +27,6 @@ from repose.models.uncertainty.estimate import (
     split_trajectory,
 )
 from repose.relaxer.base import Relaxer
-
-Computation = Literal["auto", "plain", "tabulated", "compiled"]
-Precision = Literal["float32", "bfloat16"]
 
 # Bytes of memory that one forward pass needs, measured on a CPU with 200 to 6,000 atoms: on all but the plain
 # path (`Network.plain_edge_bytes`) for an edge and feature, for an edge, and for an atom and feature; for a

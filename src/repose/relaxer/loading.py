@@ -8,12 +8,13 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack, overload
 
+from repose.config import Computation, Precision
 from repose.device import resolve_device
 from repose.errors import InvalidCrystalError, ModelError
 from repose.io.exchange import as_atoms
 from repose.models.checkpoint import find_model, load_model
 from repose.relaxer.base import Relaxer
-from repose.relaxer.direct import Computation, DirectRelaxer, Precision
+from repose.relaxer.direct import DirectRelaxer
 from repose.relaxer.inputs import is_single
 
 if TYPE_CHECKING:

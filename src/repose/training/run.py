@@ -20,7 +20,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO
 
-from repose.atomic_write import replacing_file, stepped_aside
+from repose.atomic_write import interrupted_version, replacing_file
 from repose.config import Target, TrainSettings
 from repose.data.dataset import Dataset, Pair
 from repose.errors import ConfigError
@@ -74,7 +74,7 @@ def train(
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no advertisements
     out.mkdir(parents=True, exist_ok=True)
     claim(out, family_name, data, settings, init_from)
-    if (whole := stepped_aside(out / "model")) is not None:  # killed between two renames
+    if (whole := interrupted_version(out / "model")) is not None:  # killed between two renames
         os.replace(whole, out / "model")
     lightning.seed_everything(settings.seed, workers=True, verbose=False)
     datasets = [Dataset(path) for path in data]

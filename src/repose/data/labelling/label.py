@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from repose.atomic_write import claimed, replacing_file
+from repose.atomic_write import locked_directory, replacing_file
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.frame import Frame
 from repose.data.candidates import Candidate, read_candidates, read_info
@@ -155,7 +155,7 @@ def label(
     """
     check_target(out)
     workshop = out.with_name(f"{out.name}.labelling")
-    with claimed(workshop, "labelling"):
+    with locked_directory(workshop, "labelling"):
         _note(workshop, out, settings)
         job = _Job(out, workshop, *_read(source))
         if job.todo and hours != 0:
