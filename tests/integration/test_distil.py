@@ -6,10 +6,10 @@ import sys
 
 import pytest
 from ase.io import read
-from test_docs import blocks
 
 from repose.data.dataset import Dataset
 from repose.models.checkpoint import load_model
+from support.pages import blocks
 from support.paths import ROOT
 from support.tiny import needs_default
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import typer.main
-from test_layers import ORDER
 
 from repose.cli import app
 from repose.config import GraphSettings, SamplingSettings, TrainSettings
@@ -18,14 +17,11 @@ from repose.models.checkpoint import shipped_models
 from repose.models.e3relax.settings import E3RelaxSettings
 from repose.models.e3relax_h2.settings import E3RelaxH2Settings
 from repose.models.registry import families, family
+from support.pages import blocks
 from support.paths import ROOT
+from support.rooms import ORDER
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-
-
-def blocks(text: str, language: str) -> list[str]:
-    """Contents of the fenced code blocks of one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
 def command_lines(text: str) -> list[str]:

@@ -4,17 +4,17 @@ import json
 
 import pytest
 import torch
-from test_e3relax import make_relaxer
 
 from repose.errors import ModelError
 from repose.models.checkpoint import find_model, load_model, save_model, shipped_models
 from repose.relaxer.direct import DirectRelaxer
 from support.crystals import random_crystal
+from support.tiny import random_relaxer
 
 
 @pytest.fixture
 def saved(tmp_path):
-    relaxer = make_relaxer(embedding="properties")
+    relaxer = random_relaxer("e3relax", embedding="properties")
     save_model(tmp_path / "m", relaxer.network, relaxer.config, "# Card\n")
     return relaxer, tmp_path / "m"
 

@@ -18,21 +18,11 @@ from repose.models.deeprelax.positions import settle
 from repose.models.deeprelax.settings import DeepRelaxSettings
 from repose.nn.messages import EdgeGeometry
 from repose.nn.radial import GaussianBasis
-from repose.relaxer.direct import DirectRelaxer
 from repose.testing import CHECKS, ContractError, check_relaxer
 from repose.training.losses import distance_loss, training_loss
 from support.crystals import fcc, make_crystal, perovskite, random_crystal, rock_salt
-from support.tiny import random_relaxer
+from support.deeprelax import OURS, deeprelax_relaxer
 
-OURS = {
-    "offsets": False,
-    "lattice": "strain",
-    "distances": "change",
-    "anchors": "all",
-    "frame": "affine",
-    "start": "rescaled",
-    "embedding": "properties",
-}
 OPTIONS = {
     "paper with strain": {},
     "w/o offsets": {"offsets": False},
@@ -46,21 +36,6 @@ OPTIONS = {
     "ours": OURS,
     "ours, likelihood": {**OURS, "positions": "likelihood"},
 }
-
-
-# Factors on the last weights and biases of strains, which are small at the start and would hardly change a
-# cell: with these they do by tenths of an A, beyond what rescaling does.
-STRAIN = {"free": (0.1, 1e-4), "properties": (30.0, 0.03)}
-
-
-def make_relaxer(seed=0, path="plain", calm=True, **options) -> DirectRelaxer:
-    """With random weights, and strains of a sane size if calm."""
-    relaxer = random_relaxer("deeprelax", seed, "plain", **{"lattice": "strain", **options})
-    for head in relaxer.network.strains:
-        weight, bias = STRAIN[relaxer.network.settings.embedding] if calm else (1.0, 1.0)
-        head.share[-1].weight.data.mul_(weight)
-        head.share[-1].bias.data.mul_(bias)
-    return DirectRelaxer(relaxer.network, relaxer.config, path=path)
 
 
 def fluorite() -> CrystalBatch:
@@ -97,7 +72,7 @@ def test_a_layer_is_equations_4_to_7(offsets):
     torch.manual_seed(0)
     f, n_basis = 6, 9
     layer = PaEGNNLayer(DeepRelaxSettings(features=f, n_basis=n_basis, offsets=offsets)).double()
-    network = make_relaxer().network
+    network = deeprelax_relaxer().network
     batch, graph = network.prepare(random_crystal(4))
     basis = GaussianBasis(n_basis, 30.0).double()
     edges = EdgeGeometry.at(graph, batch.positions, batch.cells, basis)
@@ -142,7 +117,7 @@ def test_distances_are_equation_8(offsets):
     torch.manual_seed(0)
     f, n_basis = 6, 9
     head = PairHead(DeepRelaxSettings(features=f, n_basis=n_basis, offsets=offsets), 2).double()
-    batch, graph = make_relaxer().network.prepare(random_crystal(4))
+    batch, graph = deeprelax_relaxer().network.prepare(random_crystal(4))
     edges = EdgeGeometry.at(graph, batch.positions, batch.cells, GaussianBasis(n_basis, 30.0).double())
     codes, offset = offset_codes(f).double(), offset_index(graph.shift)
     x = torch.randn(batch.n_atoms, f).double()
@@ -165,7 +140,7 @@ def test_loss_is_equations_11_to_15():
         batch.positions + 0.1 * torch.randn(batch.n_atoms, 3).double(),
         batch.cells * torch.tensor([1.02, 0.97]).double().view(-1, 1, 1),
     )
-    network = make_relaxer(frame="affine", anchors="cell").network
+    network = deeprelax_relaxer(frame="affine", anchors="cell").network
     start, graph = network.prepare(batch)
     with torch.no_grad():
         prediction = network(start, graph)
@@ -219,20 +194,20 @@ def test_published_form_runs_and_has_its_size():
 
 @pytest.mark.parametrize("name", [name for name in OPTIONS if name != "likelihood"])
 def test_contract(name, crystals):
-    check_relaxer(make_relaxer(**OPTIONS[name]), crystals)
+    check_relaxer(deeprelax_relaxer(**OPTIONS[name]), crystals)
 
 
 @pytest.mark.parametrize("weights", range(4))
 def test_contract_where_the_search_has_work_to_do(weights, crystals):
     """Bounds are mostly met at the start; the most probable positions never are."""
-    relaxer = make_relaxer(weights, **OPTIONS["ours, likelihood"])
+    relaxer = deeprelax_relaxer(weights, **OPTIONS["ours, likelihood"])
     assert relaxer.estimate(crystals).violation.min() > 0.01
     check_relaxer(relaxer, crystals)
 
 
 @pytest.mark.xfail(strict=True, reason="rounding grows to A where distances contradict each other this much")
 def test_contract_where_distances_contradict_each_other(crystals):
-    check_relaxer(make_relaxer(2, **OPTIONS["likelihood"]), crystals)
+    check_relaxer(deeprelax_relaxer(2, **OPTIONS["likelihood"]), crystals)
 
 
 # Distances from random weights contradict each other by whole A unless they build on those there; on the long
@@ -244,7 +219,7 @@ SANE = [OURS, {**OURS, "offsets": True}, {**OURS, "bond_uncertainty": False}, {*
 @given(seed=st.integers(0, 10**6), weights=st.integers(0, 20))
 def test_contract_property(seed, weights):
     batch = CrystalBatch.collate([random_crystal(seed), fcc(3.5 + seed % 7 / 5), random_crystal(seed + 1)])
-    check_relaxer(make_relaxer(weights, **SANE[seed % len(SANE)]), batch, seed=seed)
+    check_relaxer(deeprelax_relaxer(weights, **SANE[seed % len(SANE)]), batch, seed=seed)
 
 
 @pytest.mark.parametrize(
@@ -252,11 +227,11 @@ def test_contract_property(seed, weights):
 )
 @pytest.mark.parametrize("make", [rock_salt, fluorite, perovskite, fcc])
 def test_contract_at_sites_with_inversion_symmetry(make, options):
-    check_relaxer(make_relaxer(**options), make())
+    check_relaxer(deeprelax_relaxer(**options), make())
 
 
 def test_the_published_lattice_does_not_turn_with_the_crystal(crystals):
-    relaxer = make_relaxer(lattice="matrix")
+    relaxer = deeprelax_relaxer(lattice="matrix")
     with pytest.raises(ContractError, match="rotation"):
         check_relaxer(relaxer, crystals)
     found = {name: check(relaxer, crystals, 0) for name, check in CHECKS.items()}
@@ -272,7 +247,7 @@ def test_image_of_an_atom_does_not_matter_without_offsets(crystals):
     )
 
     def apart(**options) -> float:
-        relaxer = make_relaxer(**{**OURS, **options})
+        relaxer = deeprelax_relaxer(**{**OURS, **options})
         expected, got = relaxer.predict(crystals), relaxer.predict(moved)
         followed = expected.positions + to_cartesian(shifts, expected.cells, crystals.system_index)
         return max(
@@ -287,7 +262,7 @@ def test_image_of_an_atom_does_not_matter_without_offsets(crystals):
 @pytest.mark.parametrize("options", [{"lattice": "matrix"}, {}, OURS], ids=["paper", "strain", "ours"])
 def test_a_crystal_without_neighbours_and_one_of_a_single_atom(options):
     lonely = make_crystal([3], [[0.2, 0.3, 0.4]], np.eye(3) * 20.0)
-    relaxer = make_relaxer(**options)
+    relaxer = deeprelax_relaxer(**options)
     assert relaxer.network.prepare(lonely)[1].n_edges == 0
     alone = relaxer.estimate(lonely)
     assert torch.isfinite(alone.geometry.positions).all()
@@ -319,7 +294,9 @@ def test_training_on_two_crystals_ends_at_their_relaxed_positions():
     small = {"layers": 1, "features": 32, "n_basis": 48, "reach": 8.0, "embedding": "free"}
     graph = {"cutoff": 4.5, "max_neighbours": 12, "self_images": False}
     options = {**OURS, **small, "graph": graph, "start": "input", "positions": "likelihood"}
-    network = make_relaxer(calm=False, **options, bond_uncertainty=False).network.requires_grad_(True).train()
+    network = (
+        deeprelax_relaxer(calm=False, **options, bond_uncertainty=False).network.requires_grad_(True).train()
+    )
     start, graph = network.prepare(batch)
     optimiser = torch.optim.Adam(network.parameters(), lr=0.01)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 250)
@@ -342,7 +319,7 @@ def test_training_on_two_crystals_ends_at_their_relaxed_positions():
 @pytest.mark.parametrize("options", [{"lattice": "matrix"}, OURS], ids=["paper", "ours"])
 def test_steps_of_training_lower_the_loss_and_scales_follow(options):
     batch, target = pair(2)
-    network = make_relaxer(**options).network.requires_grad_(True).train()
+    network = deeprelax_relaxer(**options).network.requires_grad_(True).train()
     start, graph = network.prepare(batch)
     optimiser = torch.optim.Adam(network.parameters(), lr=3e-3)
     losses = []
@@ -364,7 +341,7 @@ IDLE = {"layers.1.message.gamma.weight", "layers.1.update.mix.weight"}
 def test_every_parameter_learns_and_gradients_are_finite_at_symmetric_sites(name):
     options = OPTIONS.get(name, {"lattice": "matrix"})
     batch = CrystalBatch.collate([fcc(), rock_salt(), perovskite(), fluorite(), random_crystal(1)])
-    network = make_relaxer(**options).network.requires_grad_(True).train()
+    network = deeprelax_relaxer(**options).network.requires_grad_(True).train()
     network.eval()  # no noise on elements
     start, graph = network.prepare(batch)
     positions = start.positions.clone().requires_grad_(True)

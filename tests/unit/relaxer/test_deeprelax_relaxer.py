@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from test_deeprelax import OURS, make_relaxer
 
 from repose.crystal.batch import CrystalBatch
 from repose.io import convert
@@ -12,6 +11,7 @@ from repose.models.checkpoint import ModelConfig
 from repose.models.deeprelax.network import DeepRelax
 from repose.relaxer.direct import DirectRelaxer
 from support.crystals import perovskite, random_crystal, rock_salt
+from support.deeprelax import OURS, deeprelax_relaxer
 
 # Fast paths
 
@@ -24,7 +24,7 @@ def test_fast_is_plain(path, options, crystals):
     batch = crystals.to("cpu", torch.float32)
     plain, fast = (
         DirectRelaxer(
-            copy.deepcopy(make_relaxer(features=48, **options).network).float(),
+            copy.deepcopy(deeprelax_relaxer(features=48, **options).network).float(),
             ModelConfig(family="deeprelax", name=path, settings={}, elements=[]),
             path=path,
         )
@@ -55,9 +55,9 @@ def atoms_of(*batches: CrystalBatch):
 
 @pytest.mark.parametrize("where", ["layers", *DeepRelax.heads])
 def test_weights_that_are_no_numbers_end_as_suspect(where):
-    relaxer = make_relaxer(**OURS)
+    relaxer = deeprelax_relaxer(**OURS)
     if not any(name.startswith(where) for name, _ in relaxer.network.named_parameters()):
-        relaxer = make_relaxer(**{**OURS, "lattice": "matrix"})
+        relaxer = deeprelax_relaxer(**{**OURS, "lattice": "matrix"})
     mine = [p for name, p in relaxer.network.named_parameters() if name.startswith(where)]
     assert mine
     for parameter in mine:
@@ -68,7 +68,7 @@ def test_weights_that_are_no_numbers_end_as_suspect(where):
 
 
 def test_a_distance_that_is_no_number_makes_its_own_crystal_suspect(monkeypatch):
-    relaxer = make_relaxer(**OURS)
+    relaxer = deeprelax_relaxer(**OURS)
     given = atoms_of(rock_salt(), perovskite(), rock_salt(4.6))
 
     def change(distances, graph):
@@ -85,7 +85,7 @@ def test_a_distance_that_is_no_number_makes_its_own_crystal_suspect(monkeypatch)
 
 @pytest.mark.parametrize("positions", ["bounds", "likelihood"])
 def test_distances_that_cannot_be_are_suspect_with_what_is_missing(monkeypatch, positions):
-    relaxer = make_relaxer(**{**OURS, "positions": positions})
+    relaxer = deeprelax_relaxer(**{**OURS, "positions": positions})
     spoiled(monkeypatch, relaxer, lambda d, graph: d.relaxed + 20)
     for result in relaxer.relax(atoms_of(rock_salt(), perovskite())):
         assert result.status == "suspect"

@@ -1,0 +1,23 @@
+"""Rooms of the package in the order of their imports."""
+
+# From the ground up; `docs/architecture.md` has the same list. A room is a file or a folder of the package.
+ORDER = [
+    "errors",
+    "config",
+    "atomic_write",
+    "device",
+    "crystal",
+    "io",
+    "nn",
+    "models",
+    "potentials",
+    "relaxer",
+    "testing",
+    "data",
+    "evaluation",
+    "benchmark",
+    "training",
+    "cli",
+    "__init__",
+    "__main__",
+]
