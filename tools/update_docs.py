@@ -1,6 +1,6 @@
 """Fill the tables of README.md and docs/ from stored results.
 
-A table stands between ``<!-- numbers: NAME -->`` and ``<!-- end -->``; `BLOCKS` names the function that makes it::
+Each table is between ``<!-- numbers: NAME -->`` and ``<!-- end -->``. `BLOCKS` maps names to functions::
 
     python tools/update_docs.py
 """
@@ -25,7 +25,6 @@ DOMAINS = {
 COLUMNS = {
     "coordinates": ("coordinates, Å", 3),
     "lattice": ("lattice, Å", 3),
-    "shape": ("cell shape, Å²", 1),
     "volume": ("volume, Å³", 1),
     "match": ("match, %", 1),
 }

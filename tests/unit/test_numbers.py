@@ -1,0 +1,61 @@
+"""Tables in README and docs are those of the stored results, and results belong to the shipped models."""
+
+import hashlib
+import importlib.machinery
+import importlib.util
+import json
+
+import pytest
+
+from support.paths import ROOT
+
+loader = importlib.machinery.SourceFileLoader("update_docs", str(ROOT / "tools" / "update_docs.py"))
+update_docs = importlib.util.module_from_spec(importlib.util.spec_from_loader("update_docs", loader))
+loader.exec_module(update_docs)
+
+TEXTS = {page.name: page.read_text(encoding="utf-8") for page in update_docs.PAGES}
+WEIGHTS = ROOT / "src" / "repose" / "weights"
+EVALUATIONS = {
+    **dict.fromkeys(("repose", "e3relax", "e3relax-h2", "deeprelax", "relaxnet"), "recipes/evaluation"),
+    **{name: f"recipes/domains/{name}/evaluation" for name in update_docs.DOMAINS},
+}
+
+
+@pytest.mark.parametrize("page", [page for page, text in TEXTS.items() if "<!-- numbers:" in text])
+def test_tables_are_those_of_the_stored_results(page):
+    assert update_docs.filled(TEXTS[page]) == TEXTS[page], "run python tools/update_docs.py"
+
+
+def test_every_block_is_shown_once_and_marked_completely():
+    text = "".join(TEXTS.values())
+    names = [name for _, name, _ in update_docs.MARKED.findall(text)]
+    assert sorted(names) == sorted(update_docs.BLOCKS)
+    assert text.count("<!-- numbers:") == text.count("<!-- end -->") == len(names)
+
+
+def test_a_wrong_number_is_noticed():
+    text = "<!-- numbers: domains -->\n\n| 99 % |\n\n<!-- end -->\n"
+    assert update_docs.filled(text) != text
+
+
+@pytest.mark.parametrize("model", EVALUATIONS)
+def test_evaluations_are_those_of_the_shipped_models(model):
+    """The errors that a model directory states are those of the stored evaluation."""
+    config = json.loads((WEIGHTS / model / "config.json").read_text())
+    block = update_docs.stored(f"{EVALUATIONS[model]}/table.json")["blocks"][-1]
+    (row,) = (row for row in block["rows"] if row["relaxer"] == model)
+    for key, unit in (("coordinates", "Å"), ("lattice", "Å"), ("volume", "Å³"), ("match", "%")):
+        assert config["test_error"][f"{key} ({unit})"] == pytest.approx(row[key], abs=1e-4)
+
+
+RESULTS = sorted((ROOT / "studies").glob("*/result.json"))
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.parent.name)
+def test_results_of_studies_are_those_of_the_shipped_models(path):
+    """The field `model`, where a result has it, is a SHA-256 of a file of a shipped model."""
+    fingerprint = json.loads(path.read_text()).get("model")
+    fingerprint = fingerprint.get("sha256") if isinstance(fingerprint, dict) else fingerprint
+    if isinstance(fingerprint, str) and len(fingerprint) == 64:
+        shipped = {hashlib.sha256(file.read_bytes()).hexdigest() for file in WEIGHTS.glob("*/*")}
+        assert fingerprint in shipped, "the result is of another model; run the study again"
