@@ -1,5 +1,6 @@
-"""What the documentation says is true: examples run, command lines parse, pages build without a warning."""
+"""Documentation: examples run, command lines parse, names exist, pages build without a warning."""
 
+import importlib
 import json
 import re
 import shlex
@@ -25,18 +26,18 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 
 
 def command_lines(text: str) -> list[str]:
-    """Calls of `repose` in shell blocks, without pipes and redirections."""
+    """Command lines of `repose` in shell blocks, without pipes and redirections."""
     shell = "\n".join(blocks(text, "bash")).replace("\\\n", " ")
     lines = (line.strip() for line in shell.splitlines())
     return [re.split(r"\s[|>]", line)[0] for line in lines if line.startswith("repose ")]
 
 
 def parse(line: str, folder: Path) -> None:
-    """Parse a command line to the end without running it; raises what the command line would complain of."""
+    """Parse a command line without running it; raise its usage errors."""
     words = shlex.split(line)[1:]
     for word in words:
         if not word.startswith(("-", "/")) and "*" not in word:
-            (folder / word).mkdir(parents=True, exist_ok=True)  # some arguments must exist
+            (folder / word).mkdir(parents=True, exist_ok=True)  # arguments that must exist
     command = typer.main.get_command(app)
     leaves = [command]
     while leaves:
@@ -51,7 +52,7 @@ def parse(line: str, folder: Path) -> None:
     "page", [page for page in PAGES if blocks(page.read_text(), "python")], ids=lambda p: p.stem
 )
 def test_python_examples_run(page, tmp_path, monkeypatch):
-    """All blocks of a page, in order, share one namespace, as a reader would run them."""
+    """Run all blocks of a page in order in one namespace."""
     monkeypatch.chdir(tmp_path)
     names = {"__name__": "example"}
     for number, block in enumerate(blocks(page.read_text(), "python"), start=1):
@@ -60,7 +61,7 @@ def test_python_examples_run(page, tmp_path, monkeypatch):
         except ModelError:
             if "default" in shipped_models():
                 raise
-            pytest.skip(f"block {number} of {page.name} needs the model that ships, which is not here")
+            pytest.skip(f"block {number} of {page.name} needs the shipped model, which is missing")
 
 
 LINES = [(page.name, line) for page in PAGES for line in command_lines(page.read_text())]
@@ -92,7 +93,7 @@ def test_wrong_command_lines_are_noticed(line, tmp_path, monkeypatch):
 def test_start_is_two_commands():
     start = re.search(r"^## Start\n(.*?)^## ", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
     assert start is not None
-    assert blocks(start[1], "bash") == ["make demo\nmake test\n"]
+    assert blocks(start[1], "bash")[0] == "make demo\nmake test\n"
     targets = re.findall(r"^(\w+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert {"demo", "test"} <= set(targets)
 
@@ -100,28 +101,85 @@ def test_start_is_two_commands():
 def test_links_lead_somewhere():
     for page in [*PAGES, ROOT / "CHANGELOG.md"]:
         for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
-            generated = target.startswith("reference/")  # made at every build, which checks them
+            generated = target.startswith("reference/")  # written and checked by every build
             assert generated or target.startswith("http") or (page.parent / target).exists(), (
                 f"{page.name}: {target}"
             )
 
 
-def test_the_order_of_the_house_is_the_one_enforced():
-    picture = blocks((ROOT / "docs" / "architecture.md").read_text(), "text")[0]
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
+
+
+def section(title: str) -> str:
+    """Text of one section of `docs/architecture.md`."""
+    return ARCHITECTURE.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def exists(name: str) -> bool:
+    """Return whether a dotted name of the package leads to a module, class, function or method."""
+    parts = f"repose.{name}".split(".")
+    for end in range(len(parts), 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:end]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[end:]:
+            found = getattr(found, part, None)
+        return found is not None
+    return False
+
+
+def test_order_of_rooms_is_the_enforced_one():
+    picture = blocks(section("Rooms"), "text")[0]
     assert [line.split()[0] for line in picture.splitlines()] == ORDER
 
 
+def test_the_way_of_one_crystal_has_eight_steps_of_existing_functions():
+    way = section("The way of one crystal")
+    steps = re.findall(r"^(\d)\. ((?:.+\n)(?:   .+\n)*)", way, re.MULTILINE)
+    assert [int(number) for number, _ in steps] == list(range(1, 9))
+    for number, step in steps:
+        names = re.findall(r"`([a-z_]+(?:\.\w+)+)`", step)
+        assert names, f"step {number} names no function"
+        assert all(map(exists, names)), [name for name in names if not exists(name)]
+    assert not exists("cli.relax.no_such_function")
+
+
+def test_where_to_look_names_existing_files():
+    lines = re.findall(r"^\| .+ \| (.+) \|$", section("Where to look for"), re.MULTILINE)[2:]
+    assert len(lines) == 10
+    for place in re.findall(r"`([^`]+)`", " ".join(lines)):
+        assert (ROOT / place).exists() or (ROOT / "src" / "repose" / place).exists(), place
+
+
+def test_pages_are_short():
+    words = {page.name: len(page.read_text().split()) for page in PAGES}
+    assert words.pop("README.md") <= 700
+    words.pop("CONTRIBUTING.md")
+    assert sum(words.values()) <= 14_000
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_lines_of_prose_are_short(page):
+    code_or_math = r"^```.*?^```$|\$\$.*?\$\$"
+    prose = re.sub(code_or_math, "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    lines = [line for line in prose.splitlines() if not line.startswith(("|", "!["))]
+    assert not [line for line in lines if len(line) > 120]
+
+
 def test_settings_of_the_shipped_model_are_valid():
-    models = ROOT / "models"
-    stages = ("forces", "train", "recycle")
-    for path in (path for stage in stages for path in models.glob(f"*/{stage}.json")):
+    """Recipes parse; a folder has the name of its model, which may have another family."""
+    recipes = [p for s in ("forces", "train", "recycle") for p in (ROOT / "recipes").glob(f"*/{s}.json")]
+    assert recipes
+    for path in recipes:
         settings = TrainSettings.parse(json.loads(path.read_text()))
-        if path.parent.name in families():
-            family(path.parent.name).settings_type.parse(settings.model)
+        name = "reposenet" if path.parent.name in ("repose", "domains") else path.parent.name
+        assert name in families()
+        family(name).settings_type.parse(settings.model)
 
 
 def test_pages_build_without_a_warning(tmp_path):
-    """As `make docs`; pages made from the code name every command and setting."""
+    """Build as `make docs`; the generated pages name every command and setting."""
     command = [
         sys.executable,
         "-m",
