@@ -26,7 +26,6 @@ COLUMNS = {
     "coordinates": ("coordinates, Å", 3),
     "lattice": ("lattice, Å", 3),
     "volume": ("volume, Å³", 1),
-    "match": ("match, %", 1),
 }
 
 
@@ -108,7 +107,6 @@ def bounds() -> str:
 
     titles: dict[str, Callable[[dict[str, Any]], str]] = {
         "error below the bound at 50 %": share("50"),
-        "at 80 %": share("80"),
         "at 90 % (95 % interval)": interval,
         "at 95 %": share("95"),
         "Spearman's rho of bound and error": lambda own: f"{own['rho']['coordinates']:.2f}",
