@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from ase.build import bulk
-from repose.models.uncertainty.estimate import expected_errors
+from repose.models.uncertainty.expected_errors import expected_errors
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -23,7 +23,6 @@ from repose.crystal.lattice import deformation
 from repose.data.dataset import DatasetInfo, write_dataset
 from repose.errors import ConfigError, ModelError
 from repose.models.checkpoint import load_model, save_model
-from repose.models.deeprelax.positions import settle
 from repose.models.ensemble import Ensemble, combine
 from repose.models.prediction import Distances, ErrorScales, Geometry, Prediction
 from repose.relaxer.direct import DirectRelaxer
@@ -212,8 +211,8 @@ def test_the_spread_grows_with_the_difference_of_the_members(crystals):
                 part[-1].weight.zero_()
                 part[-1].bias.fill_(-5.0)
     data = float(np.exp(-5.0))
-    expected = relaxer("e3relax", [one, other]).estimate(crystals).expected
-    alone = relaxer("e3relax", [one]).estimate(crystals).expected
+    expected = relaxer("e3relax", [one, other]).relax_batch(crystals).expected
+    alone = relaxer("e3relax", [one]).relax_batch(crystals).expected
     assert torch.allclose(alone.atoms, torch.full_like(alone.atoms, data), rtol=1e-6)
     with torch.inference_mode():
         first, second = (network(*network.prepare(crystals)).geometry for network in (one, other))
@@ -329,7 +328,8 @@ def test_errors_are_means_over_crystals(dataset, whole):
     for pair in pairs:
         (batch,) = training.ValidationBatches([pair], network, 1500)
         with torch.inference_mode():
-            cells = settle(network(batch.start, batch.graph), batch.start.system_index, batch.graph)[0].cells
+            prediction = network(batch.start, batch.graph)
+            cells = network.solve_positions(prediction, batch.start, batch.graph)[0].cells
         found.append(np.abs(cells[0].numpy() - pair.relaxed_cell).mean())
     assert config.test_error["val lattice (A)"] == pytest.approx(np.mean(found), abs=2e-5)
 
@@ -428,9 +428,9 @@ def test_an_ensemble_of_relaxnet_gives_the_mean_of_its_paths(crystals):
     networks = members("relaxnet", 3)
     together, first = relaxer("relaxnet", networks), relaxer("relaxnet", networks[:1])
     assert together.gives_paths
-    paths = together.estimate(crystals).paths
+    paths = together.relax_batch(crystals).paths
     single = [
-        DirectRelaxer(network, first.config, path="plain").estimate(crystals).paths for network in networks
+        DirectRelaxer(network, first.config, path="plain").relax_batch(crystals).paths for network in networks
     ]
     for k, path in enumerate(paths):
         assert len(path) == len(single[0][k]) == networks[0].path_frames

@@ -35,7 +35,9 @@ def imports(file: str) -> frozenset[str]:
 
 def room(file: str) -> int:
     name = file.partition("/")[0]
-    assert name in ORDER, f"{file} has no room; give it one in tests/support/rooms.py and in docs/architecture.md"
+    assert name in ORDER, (
+        f"{file} has no room; give it one in tests/support/rooms.py and in docs/architecture.md"
+    )
     return ORDER.index(name)
 
 
@@ -63,6 +65,13 @@ def test_families_stand_alone(family):
     for file in files:
         wrong = {other for other in imports(file) if other.startswith(tuple(closed))}
         assert not wrong, f"{file} imports {sorted(wrong)}"
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if file.count("/") < 2 or "models/" not in file])
+def test_nothing_outside_of_a_family_imports_it(file):
+    inside = tuple(f"models/{family.replace('-', '_')}/" for family in families())
+    wrong = {other for other in imports(file) if other.startswith(inside)}
+    assert not wrong, f"{file} imports {sorted(wrong)}"
 
 
 def test_tables_of_elements_need_no_torch():

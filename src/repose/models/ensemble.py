@@ -77,6 +77,12 @@ class Ensemble(Network[Any]):
         predictions = self.at_once if self.together else self.one_by_one
         return combine(predictions(batch, graph))
 
+    def solve_positions(
+        self, prediction: Prediction, batch: CrystalBatch, graph: PeriodicGraph
+    ) -> tuple[Geometry, Tensor | None]:
+        """See `Network.solve_positions`."""
+        return self._all()[0].solve_positions(prediction, batch, graph)
+
     def one_by_one(self, batch: CrystalBatch, graph: PeriodicGraph) -> list[Prediction]:
         """Predictions of the members, one after another; arguments as for `forward`."""
         return [member(batch, graph) for member in self._all()]

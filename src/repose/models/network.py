@@ -97,6 +97,22 @@ class Network(nn.Module, ABC, Generic[S]):
             Geometries before the last are for layer-wise supervision.
         """
 
+    def solve_positions(
+        self, prediction: Prediction, batch: CrystalBatch, graph: PeriodicGraph
+    ) -> tuple[Geometry, Tensor | None]:
+        """Final geometry of a prediction; families that predict distances solve for positions here.
+
+        Args:
+            prediction: Output of `forward`.
+            batch: Input of `forward`.
+            graph: Input of `forward`.
+
+        Returns:
+            Geometry, and the mean violation of predicted distances in A, ``(S,)``, or None.
+        """
+        del batch, graph
+        return prediction.geometry, None
+
     def at_rest(self, batch: CrystalBatch, graph: PeriodicGraph) -> tuple[list[Motion], Tensor]:
         """What is read out while nothing moves, for training on what acts on a crystal where it stands.
 

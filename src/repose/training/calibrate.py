@@ -14,7 +14,6 @@ from repose.data.dataset import Pair
 from repose.errors import ConfigError
 from repose.evaluation.metrics import coordinate_error, move_to_image
 from repose.models.checkpoint import CARD, load_model, save_model
-from repose.models.deeprelax.positions import settle
 from repose.models.network import Network
 from repose.models.prediction import Geometry
 from repose.models.uncertainty.calibration import (
@@ -22,10 +21,10 @@ from repose.models.uncertainty.calibration import (
     LEVELS,
     Calibration,
     conformal_factor,
-    neighbours,
+    element_pairs,
     quantile,
 )
-from repose.models.uncertainty.estimate import expected_errors
+from repose.models.uncertainty.expected_errors import expected_errors
 from repose.training.losses import component_errors
 from repose.training.samples import Sample, ValidationBatches
 
@@ -64,8 +63,8 @@ def calibrate_model(
     if calibration is not None:
         # What was learned before is not forgotten: element pairs seen then are known.
         before = config.calibration or before
-        seen = neighbours([pair.numbers for pair in train], before.neighbours if before else None)
-        calibration = calibration.model_copy(update={"neighbours": seen})
+        seen = element_pairs([pair.numbers for pair in train], before.element_pairs if before else None)
+        calibration = calibration.model_copy(update={"element_pairs": seen})
         card = (directory / CARD).read_text()
         save_model(directory, network, config.model_copy(update={"calibration": calibration}), card)
     return calibration
@@ -112,15 +111,15 @@ def calibrate(
         atoms=conformal_factor(true["atoms"], said["atoms"]),
         bonds=conformal_factor(true["bonds"], said["bonds"]),
         strains=conformal_factor(true["strains"], said["strains"]) if "strains" in true else None,
-        farthest=quantile(torch.from_numpy(said["distance"]), IN_DISTRIBUTION),
-        neighbours=neighbours([pair.numbers for pair in distinct]),
+        max_distance=quantile(torch.from_numpy(said["distance"]), IN_DISTRIBUTION),
+        element_pairs=element_pairs([pair.numbers for pair in distinct]),
     )
 
 
 def _errors(network: Network[Any], batch: Sample) -> dict[str, tuple[np.ndarray, np.ndarray]] | None:
     """True and expected errors of a batch by kind; None if the network expects nothing."""
     prediction = network(batch.start, batch.graph)
-    geometry, _ = settle(prediction, batch.start.system_index, batch.graph)
+    geometry, _ = network.solve_positions(prediction, batch.start, batch.graph)
     expected = expected_errors(prediction, geometry, batch.start.system_index, batch.graph)
     if expected is None:
         return None

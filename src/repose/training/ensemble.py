@@ -17,7 +17,6 @@ from repose.config import TrainSettings
 from repose.data.dataset import Dataset, Pair
 from repose.errors import ConfigError
 from repose.models.checkpoint import ModelConfig, load_config, load_model, save_model
-from repose.models.deeprelax.positions import settle
 from repose.models.ensemble import Ensemble
 from repose.training.calibrate import calibrate
 from repose.training.losses import validation_errors
@@ -167,7 +166,8 @@ def mean_errors(network: Ensemble, pairs: Sequence[Pair], edges_per_batch: int) 
     """
     parts = []
     for batch in ValidationBatches(pairs, network, edges_per_batch):
-        geometry, _ = settle(network(batch.start, batch.graph), batch.start.system_index, batch.graph)
+        prediction = network(batch.start, batch.graph)
+        geometry, _ = network.solve_positions(prediction, batch.start, batch.graph)
         parts.append(validation_errors(geometry, batch.target))
     return {
         f"val {name} ({unit})": round(float(torch.cat([part[name] for part in parts]).mean()), 5)

@@ -18,7 +18,6 @@ from torch.utils.data import DataLoader
 from repose.config import TrainSettings
 from repose.data.dataset import Pair
 from repose.errors import ConfigError
-from repose.models.deeprelax.positions import settle
 from repose.models.network import Network
 from repose.training.losses import training_loss, validation_errors
 from repose.training.samples import Counter, Sample, TrainingBatches, ValidationBatches
@@ -186,7 +185,7 @@ class RelaxationTask(lightning.LightningModule):
 
     def errors(self, prediction: Any, batch: Any) -> dict[str, torch.Tensor]:
         """What is validated, ``(S,)`` each; by ``score`` weights are chosen."""
-        geometry, _ = settle(prediction, batch.start.system_index, batch.graph)
+        geometry, _ = self.network.solve_positions(prediction, batch.start, batch.graph)
         errors = validation_errors(geometry, batch.target)
         return errors | {"score": errors["coordinates"] + errors["lattice"]}
 

@@ -14,7 +14,6 @@ from repose.crystal.batch import CrystalBatch
 from repose.crystal.lattice import to_cartesian
 from repose.io import convert
 from repose.models.deeprelax.network import DeepRelax, PaEGNNLayer, PairHead, offset_codes, offset_index
-from repose.models.deeprelax.positions import settle
 from repose.models.deeprelax.settings import DeepRelaxSettings
 from repose.nn.messages import EdgeGeometry
 from repose.nn.radial import GaussianBasis
@@ -181,7 +180,7 @@ def test_published_form_runs_and_has_its_size():
     with torch.no_grad():
         start, graph = network.prepare(batch)
         prediction = network(start, graph)
-        geometry, violation = settle(prediction, start.system_index, graph)
+        geometry, violation = network.solve_positions(prediction, start, graph)
     assert prediction.distances.relaxed.shape == (graph.n_edges,)
     assert (prediction.distances.relaxed >= 0).all()
     assert (prediction.distances.scale > 0).all()
@@ -201,7 +200,7 @@ def test_contract(name, crystals):
 def test_contract_where_the_search_has_work_to_do(weights, crystals):
     """Bounds are mostly met at the start; the most probable positions never are."""
     relaxer = deeprelax_relaxer(weights, **OPTIONS["ours, likelihood"])
-    assert relaxer.estimate(crystals).violation.min() > 0.01
+    assert relaxer.relax_batch(crystals).violation.min() > 0.01
     check_relaxer(relaxer, crystals)
 
 
@@ -264,7 +263,7 @@ def test_a_crystal_without_neighbours_and_one_of_a_single_atom(options):
     lonely = make_crystal([3], [[0.2, 0.3, 0.4]], np.eye(3) * 20.0)
     relaxer = deeprelax_relaxer(**options)
     assert relaxer.network.prepare(lonely)[1].n_edges == 0
-    alone = relaxer.estimate(lonely)
+    alone = relaxer.relax_batch(lonely)
     assert torch.isfinite(alone.geometry.positions).all()
     assert torch.isfinite(alone.geometry.cells).all()
     assert alone.violation.tolist() == [0.0]
@@ -303,7 +302,7 @@ def test_training_on_two_crystals_ends_at_their_relaxed_positions():
 
     def error() -> float:
         with torch.no_grad():
-            found, _ = settle(network(start, graph), start.system_index, graph)
+            found, _ = network.solve_positions(network(start, graph), start, graph)
         return float((found.positions - target.positions).abs().mean())
 
     before = error()

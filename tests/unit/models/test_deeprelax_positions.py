@@ -7,7 +7,11 @@ import torch
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.graph import edge_vectors, periodic_graph
 from repose.models.deeprelax.distance_solver import Pairs
-from repose.models.deeprelax.positions import asked, from_distances, settle, solve
+from repose.models.deeprelax.network import DeepRelax
+from repose.models.deeprelax.positions import asked, from_distances, solve
+from repose.models.deeprelax.settings import DeepRelaxSettings
+from repose.models.e3relax.network import E3Relax
+from repose.models.e3relax.settings import E3RelaxSettings
 from repose.models.prediction import Distances, Geometry, Prediction
 from repose.nn.ops import segment_mean
 from support.crystals import perovskite, random_crystal, rock_salt
@@ -150,7 +154,7 @@ def test_where_pairs_disagree_weight_decides():
 
 
 @pytest.mark.parametrize("exact", [False, True])
-def test_distances_of_a_known_crystal_settle_there(exact):
+def test_distances_of_a_known_crystal_give_its_positions(exact):
     """Every predicted distance, to moved atoms and from old places, read off the answer."""
     crystal = CrystalBatch.collate([random_crystal(3), rock_salt(), random_crystal(6)])
     generator = torch.Generator().manual_seed(0)
@@ -170,7 +174,8 @@ def test_distances_of_a_known_crystal_settle_there(exact):
     start = Geometry(crystal.positions, crystal.cells)
     prediction = Prediction([start], torch.zeros(3, 1), distances=distances)
     solution = from_distances(prediction, crystal.system_index, graph)
-    geometry, violation = settle(prediction, crystal.system_index, graph)
+    network = DeepRelax(DeepRelaxSettings(features=4, layers=1))
+    geometry, violation = network.solve_positions(prediction, crystal, graph)
     assert torch.equal(geometry.positions, solution.positions)
     assert torch.equal(violation, solution.violation)
     assert torch.equal(geometry.cells, crystal.cells)
@@ -185,11 +190,13 @@ def test_without_distances_the_last_geometry_is_the_answer():
     crystal = rock_salt()
     geometry = Geometry(crystal.positions, crystal.cells)
     prediction = Prediction([geometry], torch.zeros(1, 1))
-    found, violation = settle(prediction, crystal.system_index, periodic_graph(crystal, 4.0))
+    graph = periodic_graph(crystal, 4.0)
+    network = E3Relax(E3RelaxSettings(features=4, layers=1))
+    found, violation = network.solve_positions(prediction, crystal, graph)
     assert found is geometry
     assert violation is None
     with pytest.raises(ValueError, match="distances"):
-        from_distances(prediction, crystal.system_index, periodic_graph(crystal, 4.0))
+        from_distances(prediction, crystal.system_index, graph)
 
 
 def test_no_lower_loss_by_adam():

@@ -31,6 +31,7 @@ from repose.crystal.batch import CrystalBatch
 from repose.crystal.elements import MAX_NUMBER
 from repose.crystal.graph import PeriodicGraph, edge_vectors
 from repose.crystal.lattice import carried, periodic_span
+from repose.models.deeprelax.positions import from_distances
 from repose.models.deeprelax.settings import DeepRelaxSettings
 from repose.models.initial_structure import start_of
 from repose.models.network import Network
@@ -296,6 +297,13 @@ class DeepRelax(Network[DeepRelaxSettings]):
             settings.positions == "likelihood",
         )
         return Prediction(geometries, segment_mean(x, batch.system_index, len(batch)), distances=distances)
+
+    def solve_positions(
+        self, prediction: Prediction, batch: CrystalBatch, graph: PeriodicGraph
+    ) -> tuple[Geometry, Tensor | None]:
+        """Positions that fit the predicted distances; see `Network.solve_positions`."""
+        solution = from_distances(prediction, batch.system_index, graph)
+        return Geometry(solution.positions, prediction.geometry.cells), solution.violation
 
     def _follow(self, state: Geometry, cells: Tensor, batch: CrystalBatch) -> Geometry:
         """Geometry with new cells, in which atoms keep their fractional coordinates in the affine frame."""

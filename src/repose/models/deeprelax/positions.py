@@ -25,7 +25,7 @@ from torch import Tensor
 from repose.crystal.graph import PeriodicGraph
 from repose.crystal.lattice import to_cartesian
 from repose.models.deeprelax.distance_solver import SMOOTH, Links, Pairs, State
-from repose.models.prediction import Geometry, Prediction
+from repose.models.prediction import Prediction
 
 FULL = 0.7  # finished crystals leave when the others have less than this share of the rows
 
@@ -151,17 +151,3 @@ def from_distances(prediction: Prediction, system_index: Tensor, graph: Periodic
     """
     start = prediction.geometry
     return solve(start.positions, system_index, len(start.cells), asked(prediction, graph))
-
-
-def settle(
-    prediction: Prediction, system_index: Tensor, graph: PeriodicGraph
-) -> tuple[Geometry, Tensor | None]:
-    """The answer of a prediction: its last geometry, or what follows from its distances.
-
-    Returns:
-        Geometry, and the violation that remains of distances in A, ``(S,)``; None where there are none.
-    """
-    if prediction.distances is None:
-        return prediction.geometry, None
-    solution = from_distances(prediction, system_index, graph)
-    return Geometry(solution.positions, prediction.geometry.cells), solution.violation
