@@ -5,9 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,6 +28,7 @@ from repose.models.e3relax_h2.settings import E3RelaxH2Settings
 from repose.models.registry import family
 from repose.relaxer.direct import DirectRelaxer
 from support.paths import ROOT, TESTS
+from support.processes import eventually, is_running
 from support.tiny import save_tiny_model
 
 CPU = torch.device("cpu")
@@ -367,43 +366,18 @@ def test_wrong_usage_is_said(words, message):
     assert message in done.stderr
 
 
-def _sleep(path):
-    Path(path).write_text(str(os.getpid()))
-    time.sleep(600)
-
-
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_child_ends_with_its_parent(tmp_path, how):
     code = (
-        "import signal, test_bench\nfrom repose.benchmark.speed import isolated\n"
+        "import signal\nfrom repose.benchmark.speed import isolated\n"
+        "from support.processes import write_pid_and_sleep\n"
         # A shell that puts the tests in the background has interrupts ignored.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        f"isolated(test_bench._sleep, {str(tmp_path / 'child')!r})\n"
+        f"isolated(write_pid_and_sleep, {str(tmp_path / 'child')!r})\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=TESTS)
-    child = _eventually(lambda: int((tmp_path / "child").read_text()))
-    assert _runs(child)
+    child = eventually(lambda: int((tmp_path / "child").read_text()))
+    assert is_running(child)
     parent.send_signal(how)
     parent.wait(timeout=30)
-    assert _eventually(lambda: not _runs(child))
-
-
-def _runs(pid):
-    """Whether a process runs; one that has ended and waits to be collected does not."""
-    try:
-        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except FileNotFoundError:
-        return False
-
-
-def _eventually(look, seconds=60):
-    """Value of a function as soon as it is there and not false."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        try:
-            if value := look():
-                return value
-        except (OSError, ValueError):
-            pass
-        time.sleep(0.1)
-    return None
+    assert eventually(lambda: not is_running(child))
