@@ -1,4 +1,4 @@
-"""A group's own use, end to end: the four commands that the documentation begins with."""
+"""The four commands at the top of `docs/distil.md`, end to end."""
 
 import shlex
 import subprocess
@@ -27,7 +27,7 @@ def test_generate_label_train_relax(tmp_path):
         done = subprocess.run(
             [sys.executable, "-m", "repose", *words], cwd=tmp_path, capture_output=True, text=True
         )
-        # 1: some crystals may fail, as the calculator sees it.
+        # Exit status 1: some crystals could not be labelled.
         assert done.returncode in (0, 1), f"{line}\n{done.stderr}"
     dataset = Dataset(tmp_path / "datasets" / "mine")
     assert len(dataset) >= 20
