@@ -310,19 +310,9 @@ def test_reasons_are_in_the_table():
 
 
 def test_command(model, tmp_path):
-    words = ["bench", "speed", "--model", model, "--batches", "2", "--size", "3", "--atoms", "2,4"]
-    options = [
-        "--path",
-        "plain",
-        "--path",
-        "tabulated",
-        "--seconds",
-        "0",
-        "--device",
-        "cpu",
-        "--threads",
-        "1",
-    ]
+    settings = ("batches=2", "size=3", "atoms=2,4", "computation=plain,tabulated", "seconds=0", "threads=1")
+    words = ["bench", "speed", "--model", model, "--device", "cpu"]
+    options = [word for setting in settings for word in ("--set", setting)]
     done = CliRunner().invoke(app, [*words, *options, "--out", str(tmp_path), "--json", "--quiet"])
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
@@ -341,8 +331,9 @@ def test_command(model, tmp_path):
 
 
 def test_profile_command(model):
-    words = ["bench", "profile", "--model", model, "--batch", "1", "--size", "2", "--passes", "1"]
-    done = CliRunner().invoke(app, [*words, "--device", "cpu", "--threads", "1", "--path", "tabulated"])
+    settings = ("batch=1", "size=2", "passes=1", "threads=1", "computation=tabulated")
+    options = [word for setting in settings for word in ("--set", setting)]
+    done = CliRunner().invoke(app, ["bench", "profile", "--model", model, "--device", "cpu", *options])
     assert done.exit_code == 0, done.output
     assert "layers.message" in done.stdout
     assert "aten::addmm" in done.stdout
@@ -351,10 +342,11 @@ def test_profile_command(model):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["speed", "--atoms", "10,x"], "--atoms takes whole positive numbers"),
-        (["speed", "--batches", "0"], "--batches takes whole positive numbers"),
-        (["speed", "--path", "planar"], "Did you mean 'plain'?"),
-        (["speed", "--precision", "float16"], "Did you mean 'bfloat16'?"),
+        (["speed", "--set", "atoms=10,x"], "'atoms.1': Input should be a valid integer"),
+        (["speed", "--set", "batches=0"], "'batches.0': Input should be greater than 0"),
+        (["speed", "--set", "batch=1"], "did you mean 'batches'?"),
+        (["speed", "--set", "computation=planar"], "Did you mean 'plain'?"),
+        (["speed", "--set", "precision=float16"], "Did you mean 'bfloat16'?"),
         (["speed", "--published", "e3relax-h3"], "Did you mean 'e3relax-h2'?"),
         (["speed", "--device", "tpu"], "device must be"),
         (["profile", "--model", "nowhere"], "no model 'nowhere'"),

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 
 import pytest
 from ase.io import read, write
@@ -125,7 +127,7 @@ def test_split_keeps_groups_together(dataset):
     before = {p.id: p.relaxed_positions.tolist() for p in Dataset(dataset)}
     result = run("split", dataset, "--by", "severity", "--fractions", "0.4,0.3,0.3", "--seed", 3)
     assert result.exit_code == 0, result.output
-    assert "of 3 groups by severity, 0 stand in several splits" in result.stdout
+    assert "checked: 0 of 3 groups by severity in several splits" in result.stdout
     after = list(Dataset(dataset))
     assert {p.id: p.relaxed_positions.tolist() for p in after} == before
     assert len({(p.tags["severity"], p.split) for p in after}) == 3
@@ -160,3 +162,52 @@ def test_wrong_usage_ends_with_status_2_and_changes_nothing(dataset, tmp_path, a
 def test_help_of_every_command_has_an_example():
     for command in ("import", "inspect", "split"):
         assert f"Example: repose data {command}" in run(command, "--help").output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["label", ".", "--out", "new", "--max-steps", 12], "use --set relaxation.max_steps=VALUE"),
+        (["label", ".", "--out", "new", "--fix-cell"], "use --set relaxation.fixed_cell=VALUE"),
+        (["label", ".", "--out", "new", "--option=a=b"], "use --set options.NAME=VALUE"),
+        (["generate", "--preset", "bulk", "--n", 1, "--out", "new", "--rattle", 0.1], "--set rattle=VALUE"),
+        (["label", ".", "--out", "new", "--set", "frame=8"], "did you mean 'frames'"),
+        (["label", ".", "--out", "new", "--set", "relaxation.max_stops=8"], "did you mean 'max_steps'"),
+        (["label", ".", "--out", "new", "--set", "frames=many"], "'frames': Input should be a valid integer"),
+        (
+            ["label", ".", "--out", "new", "--set", "frames=8", "--set", "frames.x=1"],
+            "'frames' is the value 8",
+        ),
+        (["generate", "--preset", "bulk", "--n", 1, "--out", "new", "--config", "no.json"], "cannot be read"),
+    ],
+)
+def test_settings_are_checked(repose, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = repose("data", *arguments)
+    assert (status, out) == (2, "")
+    assert words in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "new").exists()
+
+
+def test_options_replace_set_and_set_replaces_the_file(repose, tmp_path):
+    (tmp_path / "settings.json").write_text('{"elements": ["Li", "O"], "max_atoms": 4, "strain": 0.01}')
+    common = ["data", "generate", "--preset", "bulk", "--n", 2, "--config", tmp_path / "settings.json", "-q"]
+    out = tmp_path / "new"
+    assert repose(*common, "--out", out, "--set", "elements=Na,Cl", "--max-atoms", 2)[0] == 0
+    info = json.loads((out / "candidates.json").read_text())
+    assert info["settings"] == {"elements": ["Na", "Cl"], "max_atoms": 2, "strain": 0.01}
+
+
+@pytest.mark.parametrize("command", ["data label", "data generate", "train", "bench speed", "bench profile"])
+def test_help_lists_the_settings_without_torch(command):
+    code = (
+        f"import sys; sys.argv = ['repose', *{command.split()!r}, '--help']\n"
+        "import repose.cli\n"
+        "try: repose.cli.main()\n"
+        "except SystemExit:\n"
+        "    print([m for m in ('torch', 'numpy', 'ase') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip().endswith("[]"), done.stdout + done.stderr
+    assert "Settings, for --set and --config" in done.stdout

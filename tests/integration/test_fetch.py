@@ -175,7 +175,7 @@ def test_nothing_is_downloaded_without_a_yes(served, server, places, tmp_path):
 @pytest.mark.parametrize("answer", ["y", "n"])
 def test_a_terminal_is_asked(served, server, places, tmp_path, monkeypatch, answer):
     served("xmno")
-    monkeypatch.setattr(command, "_on_terminal", lambda: True)
+    monkeypatch.setattr(command, "on_terminal", lambda: True)
     result = CliRunner().invoke(app, ["fetch", "xmno", *map(str, places)], input=f"{answer}\n")
     assert result.exit_code == (0 if answer == "y" else 1)
     assert (tmp_path / "set").exists() == (answer == "y")
@@ -212,7 +212,7 @@ def test_a_broken_download_goes_on(served, server, places, tmp_path, monkeypatch
     ]
     result = run("xmno", "--yes", *places)
     assert result.exit_code == 0, result.output
-    assert "of it are there" in result.stdout
+    assert "of it present" in result.stdout
     first, second = server.asked("xmno.tar.gz")
     assert (second["range"], first["sent"] + second["sent"]) == ("bytes=1000-", len(data))
 
@@ -275,7 +275,7 @@ def test_without_a_network_the_message_says_what_to_do_by_hand(nobody, places, t
     pack(folder / file, layout(name)[0])
     result = run(name, *places)
     assert result.exit_code == 0, result.output
-    assert "checksum not known" in result.stdout
+    assert "checksum unknown" in result.stdout
     assert len(Dataset(tmp_path / "set")) == 6
     assert left(folder) == [file]
 
@@ -293,7 +293,7 @@ def test_a_file_put_by_hand_is_checked_even_when_the_network_is_gone(served, ser
     path.write_bytes(data)
     result = run("xmno", *places)
     assert result.exit_code == 0, result.output
-    assert "is there" in result.stdout
+    assert "; present" in result.stdout
     assert path.read_bytes() == data
     assert server.asked("xmno.tar.gz") == []
 
@@ -338,7 +338,7 @@ def test_another_address_serves_where_the_record_is_not_reached(served, server, 
     mirror = server.serve("mirror.zip", data)
     result = run("defects", "--yes", "--url", mirror, *places)
     assert result.exit_code == 0, result.output
-    assert "checksum not known" in result.stdout
+    assert "checksum unknown" in result.stdout
     assert len(Dataset(tmp_path / "set")) == 6
 
 

@@ -166,7 +166,8 @@ def test_failures_are_recorded_with_their_reason(tmp_path):
         [fine, Candidate.from_atoms("far", far, {"prototype": "fcc"}), Candidate.from_atoms("iron", iron)],
     )
     out = tmp_path / "set"
-    result = run(tmp_path / "c", "--out", out, "--calculator", EMT_PATH, "--workers", 1, "--max-steps", 12)
+    result = run(tmp_path / "c", "--out", out, "--calculator", EMT_PATH, "--workers", 1,
+                 "--set", "relaxation.max_steps=12")  # fmt: skip
     assert result.exit_code == 1
     assert "failed: 1 not converged" in result.stdout
     failures = {failure.id: failure for failure in read_failures(out)}
@@ -177,7 +178,8 @@ def test_failures_are_recorded_with_their_reason(tmp_path):
     assert failures["iron"].reason.startswith("the calculator failed: ")
     assert [pair.id for pair in Dataset(out)] == [fine.id]
     # They are not tried again.
-    again = run(tmp_path / "c", "--out", out, "--calculator", EMT_PATH, "--max-steps", 12, "--json")
+    again = run(tmp_path / "c", "--out", out, "--calculator", EMT_PATH, "--json",
+                "--set", "relaxation.max_steps=12")  # fmt: skip
     assert json.loads(again.stdout)["failed"] == 2
 
 

@@ -1,4 +1,4 @@
-"""The command ``repose``. Commands import what they need when they run, so that help is instant."""
+"""Command line ``repose``. Each command imports its modules when it runs, so that help is fast."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from repose.cli.compare import compare
 from repose.cli.evaluate import evaluate
 from repose.cli.models import models
 from repose.cli.relax import relax
-from repose.cli.train import train
+from repose.cli.train import TrainCommand, train
 from repose.errors import ReposeError
 
 app = typer.Typer(
@@ -47,7 +47,7 @@ def _main(
 
 app.command()(relax)
 app.command()(models)
-app.command()(train)
+app.command(cls=TrainCommand)(train)
 app.command()(calibrate)
 app.command()(evaluate)
 app.command()(compare)
@@ -58,20 +58,20 @@ app.add_typer(bench.app, name="bench")
 def main() -> None:
     """Run the command line.
 
-    Errors that were foreseen end in one line and exit status 2. Where the reader of standard output has gone
-    (``| head``) the program ends quietly.
+    A `ReposeError` or `OSError` is printed in one line; the exit status is then 2. A closed pipe (``| head``)
+    ends the program without a message.
     """
     try:
         app()
     except ReposeError as error:
         fail(str(error))
         sys.exit(2)
-    except OSError as error:  # a full disk, a folder that has gone
+    except OSError as error:  # e.g. a full disk
         place = f"'{error.filename}': " if error.filename else ""
         fail(f"{place}{error.strerror or error}.")
         sys.exit(2)
     finally:
         try:
             sys.stdout.flush()
-        except BrokenPipeError:  # Python would complain once more when it closes the stream
+        except BrokenPipeError:  # or else Python prints an error when it closes the stream
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,97 +1,79 @@
-"""`repose bench`: how fast models are, and where their time goes."""
+"""`repose bench`: speed of models, and the time of each part of a network."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from repose.cli.common import Device, Json, Progress, Quiet, console, wrong_usage
+from repose.cli.settings import Assignments, ConfigFile, read_settings, settings_command
 
 if TYPE_CHECKING:
     from repose.benchmark.parts import Share
     from repose.benchmark.report import Report
 
-app = typer.Typer(help="How fast models are, beside what the machine can do.", no_args_is_help=True)
-
-Models = Annotated[list[str] | None, typer.Option(help="Model, by name or directory; repeatable.")]
-Published = Annotated[
-    list[str] | None,
-    typer.Option(help="Family at its published size, with random weights; repeatable."),
-]
-Size = Annotated[int, typer.Option(help="Atoms of every crystal of a batch.", min=1)]
-Threads = Annotated[
-    int | None, typer.Option(help="Threads of the CPU; as many as PyTorch takes if not given.", min=1)
-]
+app = typer.Typer(help="Measure the speed of models.", no_args_is_help=True)
 
 
-@app.command()
+@app.command(cls=settings_command("repose.benchmark.settings:SpeedSettings", {"path": "computation"}))
 def speed(
-    model: Models = None,
-    published: Published = None,
-    batches: Annotated[str, typer.Option(help="Numbers of crystals in a batch.")] = "1,8,32,128",
-    size: Size = 9,
-    atoms: Annotated[str, typer.Option(help="Sizes of single crystals.")] = "10,50,200,1000,5000",
-    path: Annotated[
-        list[str] | None,
-        typer.Option(help="plain, tabulated, compiled or auto; repeatable. Not given: the first three."),
+    model: Annotated[
+        list[str] | None, typer.Option(help="Model, by name or folder; repeatable. Default: all shipped.")
     ] = None,
-    precision: Annotated[
-        list[str] | None,
-        typer.Option(help="float32 or bfloat16 matrix products; repeatable. Not given: float32."),
+    published: Annotated[
+        list[str] | None, typer.Option(help="Family at its published size, random weights; repeatable.")
     ] = None,
     device: Annotated[
         list[str] | None,
-        typer.Option(
-            help="auto, cpu, cuda or cuda:N; repeatable. Not given: CPU, and a GPU if there is one."
-        ),
+        typer.Option(help="auto, cpu, cuda or cuda:N; repeatable. Default: CPU, and GPU if present."),
     ] = None,
-    threads: Threads = None,
-    seconds: Annotated[float, typer.Option(help="How long to measure each batch, about.", min=0)] = 5.0,
     out: Annotated[
-        Path | None, typer.Option(help="Write speed.json, table.md, atoms.png and batch.png here.")
+        Path | None, typer.Option(help="Folder for speed.json, table.md, atoms.png and batch.png.")
     ] = None,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Measure crystals a second and peak memory beside the ceilings of the machine, in the same run.
+    """Measure crystals per second and peak memory, and the limits of the machine in the same run.
 
-    Without --model and --published all models that ship are measured. Crystals are random alloys of fcc
-    metals, rattled. What fails, for want of memory or else, is a row with the reason.
+    The crystals are alloys of fcc metals with random displacements. A failed measurement, e.g. out of
+    memory, is a row with the reason.
 
-    Example: repose bench speed --published e3relax-h2 --batches 32 --atoms 10,50,200,1000,5000 --out speed
+    Example: repose bench speed --published e3relax-h2 --set batches=32 --set atoms=10,1000 --out speed
     """
     import json
 
     import torch
 
-    from repose.benchmark.cases import PATHS, cases
+    from repose.benchmark.cases import cases
     from repose.benchmark.ceilings import measure_ceilings
     from repose.benchmark.report import Report
+    from repose.benchmark.settings import SpeedSettings
     from repose.benchmark.speed import isolated, measure
     from repose.device import resolve_device
     from repose.errors import require
-    from repose.relaxer.direct import Computation, Precision
 
     with wrong_usage():
         if out is not None:
-            require("matplotlib", "plotting")  # found out before the work, not after it
+            require("matplotlib", "plotting")  # before the work
+        settings = read_settings(SpeedSettings, config, assignments)
         devices = device or ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
         devices = list(dict.fromkeys(str(resolve_device(name)) for name in devices))
-        threads = threads or torch.get_num_threads()
+        threads = settings.threads or torch.get_num_threads()
         todo = cases(
             model or ([] if published else _shipped()),
             published or [],
             devices,
             threads,
-            batches=_numbers(batches, "--batches"),
-            size=size,
-            atoms=_numbers(atoms, "--atoms"),
-            paths=_known(path or PATHS, Computation, "--path"),
-            precisions=_known(precision or ["float32"], Precision, "--precision"),
-            seconds=seconds,
+            batches=settings.batches,
+            size=settings.size,
+            atoms=settings.atoms,
+            paths=settings.computation,
+            precisions=settings.precision,
+            seconds=settings.seconds,
         )
     ceilings = tuple(isolated(measure_ceilings, name, threads) for name in devices)
     report, rows = Report(ceilings, (), threads), []
@@ -100,7 +82,7 @@ def speed(
             rows += found
             report = Report(ceilings, tuple(rows), threads)
             if out is not None:
-                report.write(out)  # after every batch, so that a run that is stopped leaves what it has
+                report.write(out)  # after every batch, so that an interrupted run keeps its results
             progress.step()
             progress.count(len(found))
     if as_json:
@@ -109,25 +91,21 @@ def speed(
         _print_report(report)
 
 
-@app.command()
+@app.command(cls=settings_command("repose.benchmark.settings:ProfileSettings", {"path": "computation"}))
 def profile(
-    model: Annotated[str, typer.Option(help="Model, by name or directory, or a family.")] = "default",
+    model: Annotated[str, typer.Option(help="Model, by name or folder, or a family.")] = "default",
     published: Annotated[
-        bool, typer.Option("--published", help="The model is a family: published size, random weights.")
+        bool, typer.Option("--published", help="Take a family at its published size, random weights.")
     ] = False,
-    batch: Annotated[int, typer.Option(help="Crystals in the batch.", min=1)] = 32,
-    size: Size = 9,
-    path: Annotated[str, typer.Option(help="plain, tabulated, compiled or auto.")] = "plain",
-    precision: Annotated[str, typer.Option(help="float32 or bfloat16 matrix products.")] = "float32",
+    config: ConfigFile = None,
+    assignments: Assignments = None,
     device: Device = "auto",
-    threads: Threads = None,
-    passes: Annotated[int, typer.Option(help="To average over.", min=1)] = 5,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Say where the time of a pass goes: by part of the network, and by operation of PyTorch.
+    """Measure the time of a forward pass by part of the network and by PyTorch operation.
 
-    Example: repose bench profile --model e3relax-h2 --published --path tabulated
+    Example: repose bench profile --model e3relax-h2 --published --set computation=tabulated
     """
     import json
 
@@ -135,21 +113,20 @@ def profile(
 
     from repose.benchmark.cases import Case, Way, load_relaxer
     from repose.benchmark.parts import by_operation, by_part
+    from repose.benchmark.settings import ProfileSettings
     from repose.device import resolve_device
-    from repose.relaxer.direct import Computation, Precision
 
     with wrong_usage():
-        place, threads = str(resolve_device(device)), threads or torch.get_num_threads()
+        settings = read_settings(ProfileSettings, config, assignments)
+        place, threads = str(resolve_device(device)), settings.threads or torch.get_num_threads()
         torch.set_num_threads(threads)
-        (computation,) = _known([path], Computation, "--path")
-        (products,) = _known([precision], Precision, "--precision")
-        way = Way(computation, products)
-        case = Case(model, published, place, threads, "batch", batch, size, (way,))
+        way = Way(settings.computation, settings.precision)
+        case = Case(model, published, place, threads, "batch", settings.batch, settings.size, (way,))
         relaxer = load_relaxer(case, way)
     crystals = case.batch()
     shares = {
-        "part": by_part(relaxer, crystals, passes),
-        "operation": by_operation(relaxer, crystals, passes),
+        "part": by_part(relaxer, crystals, settings.passes),
+        "operation": by_operation(relaxer, crystals, settings.passes),
     }
     if as_json:
         typer.echo(json.dumps({kind: [share._asdict() for share in part] for kind, part in shares.items()}))
@@ -158,31 +135,8 @@ def profile(
             _print_shares(kind, part)
 
 
-def _numbers(text: str, option: str) -> list[int]:
-    """Whole positive numbers between commas; none in an empty text."""
-    from repose.errors import ConfigError
-
-    words = [word.strip() for word in text.split(",") if word.strip()]
-    if not all(word.isdigit() and int(word) for word in words):
-        raise ConfigError(f"{option} takes whole positive numbers between commas, e.g. 1,8,32; got '{text}'.")
-    return list(dict.fromkeys(int(word) for word in words))
-
-
-def _known(names: Sequence[str], kind: Any, option: str) -> list[Any]:
-    """Names that must be among the values of a `Literal`, each once."""
-    from typing import get_args
-
-    from repose.errors import ConfigError, nearest
-
-    known = get_args(kind)
-    for name in names:
-        if name not in known:
-            raise ConfigError(f"{option} takes {', '.join(known)}; got '{name}'.{nearest(name, known)}")
-    return list(dict.fromkeys(names))
-
-
 def _shipped() -> list[str]:
-    """Names of the models that ship; a second name for the same one is left out."""
+    """Return the names of the shipped models, one name each."""
     from repose.models.checkpoint import shipped_models
 
     return list({directory: name for name, directory in shipped_models().items()}.values())

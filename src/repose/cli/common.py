@@ -1,4 +1,4 @@
-"""What all commands share: options, messages, progress."""
+"""Shared by all commands: options, messages and progress."""
 
 from __future__ import annotations
 
@@ -15,24 +15,38 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
 Device: TypeAlias = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
-# For commands that run nowhere in particular: scripts may pass it to every command all the same.
+# Accepted by commands that use no device, so that scripts can pass it to every command.
 NoDevice: TypeAlias = Annotated[str, typer.Option("--device", hidden=True)]
-Quiet: TypeAlias = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no table.")]
-Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON, for other programs to read.")]
+Quiet: TypeAlias = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress and no table.")]
+Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-# Width of tables where there is no terminal to fit into.
+# Options of the commands that write a dataset.
+Name: TypeAlias = Annotated[
+    str, typer.Option(help="Name of the dataset; that of its folder if not given.", show_default=False)
+]
+Licence: TypeAlias = Annotated[str, typer.Option(help="Licence of the dataset.", show_default=False)]
+Calculator: TypeAlias = Annotated[
+    str, typer.Option(help="Calculator or functional of the relaxed crystals.", show_default=False)
+]
+SplitBy: TypeAlias = Annotated[
+    str, typer.Option(help="chemical-system, or the name of a tag such as prototype.")
+]
+Fractions: TypeAlias = Annotated[str, typer.Option(help="Fractions of groups in train, val and test.")]
+Seed: TypeAlias = Annotated[int, typer.Option(help="Seed of all random choices.")]
+
+# Width of tables that are not printed on a terminal.
 PLAIN_WIDTH = 140
 SECONDS_BETWEEN_LINES = 5.0
 
 
 def fail(message: str) -> None:
-    """Print why a command cannot run, on standard error, in one line."""
+    """Print an error on standard error, in one line."""
     sys.stderr.write(f"repose: {' '.join(message.split())}\n")
 
 
 @contextmanager
 def wrong_usage() -> Iterator[None]:
-    """Turn errors about what the user asked for into one line and exit status 2."""
+    """End the command with one line and exit status 2 when a `ReposeError` is raised."""
     from repose.errors import ReposeError
 
     try:
@@ -42,44 +56,21 @@ def wrong_usage() -> Iterator[None]:
         raise typer.Exit(2) from None
 
 
-def named_value(text: str, option: str) -> tuple[str, Any]:
-    """Split ``NAME=VALUE``; the value is JSON, or else text.
-
-    Args:
-        text: What the user typed.
-        option: For the message.
-
-    Raises:
-        ConfigError: There is no ``=``.
-    """
-    import json
-
-    from repose.errors import ConfigError
-
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise ConfigError(f"{option} takes NAME=VALUE; got '{text}'.")
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value
-
-
 def console() -> Any:
-    """A rich console on standard output."""
+    """Return a rich console on standard output."""
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
 
 
 class Progress:
-    """Progress of long work on standard error: a bar on a terminal, elsewhere a line every few seconds.
+    """Progress of long work on standard error: a bar on a terminal, else a line every few seconds.
 
     Args:
-        total: Steps of the bar; 0 if they are not known.
-        what: Plural of what `count` counts, e.g. ``"crystals"``.
+        total: Steps of the bar; 0 if unknown.
+        what: Plural noun of the counted things, e.g. ``"crystals"``.
         quiet: Show nothing.
-        unit: What a step is, e.g. ``"file"``.
+        unit: Noun of one step, e.g. ``"file"``.
     """
 
     def __init__(self, total: int, what: str, quiet: bool = False, unit: str = "file") -> None:
@@ -93,8 +84,7 @@ class Progress:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-            # Standard output is left alone: what goes to a file or a pipe must not pass through the bar,
-            # which would wrap it. On the same terminal a line may cross the bar; it is drawn again.
+            # Standard output is redirected only on a terminal: in a file or a pipe rich would wrap its lines.
             self._bar = Progress(
                 BarColumn(),
                 MofNCompleteColumn(),
@@ -112,7 +102,7 @@ class Progress:
             self._bar.stop()
 
     def count(self, done: int) -> None:
-        """Add to what is done."""
+        """Add to the count."""
         self.done += done
         self._show()
 
@@ -122,7 +112,7 @@ class Progress:
         self._show()
 
     def advance(self, done: int) -> None:
-        """Advance both the count and the bar, where they are of the same things."""
+        """Advance both the count and the bar."""
         self.done += done
         self.step(done)
 
@@ -130,32 +120,32 @@ class Progress:
         now = time.monotonic()
         if self._bar is not None:
             total = max(self.total, self.steps) or None
-            self._bar.update(self._task, completed=self.steps, total=total, description=self._doing())
+            self._bar.update(self._task, completed=self.steps, total=total, description=self._rate())
         elif not self.quiet and now - self._last >= SECONDS_BETWEEN_LINES:
             sys.stderr.write(f"{self._line()}\n")
             sys.stderr.flush()
             self._last = now
 
-    def _doing(self) -> str:
-        """Count, rate and time left, as they stand beside the bar."""
+    def _rate(self) -> str:
+        """Return count, rate and remaining time, as shown beside the bar."""
         elapsed = max(1e-9, time.monotonic() - self._start)
-        ahead = ""
+        remaining = ""
         if self.total > self.steps > 0:
             left = timedelta(seconds=round(elapsed / self.steps * (self.total - self.steps)))
-            ahead = f", {left} left"
-        return f"{self.done:,} {self.what}, {self.done / elapsed:.1f} a second{ahead}"
+            remaining = f", {left} left"
+        return f"{self.done:,} {self.what}, {self.done / elapsed:.1f} per second{remaining}"
 
     def _line(self) -> str:
-        """Line that is written where there is no bar."""
+        """Return the line that is printed without a bar."""
         of = f"; {self.unit} {self.steps:,} of {self.total:,}" if self.total > 1 else ""
-        return f"{self._doing()}{of}"
+        return f"{self._rate()}{of}"
 
 
 class HourlyProgress(Progress):
-    """Progress of work that takes hours: how many an hour, and how much time is left.
+    """Progress of work that takes hours, with the rate per hour.
 
     Args:
-        what: Plural of what is worked on.
+        what: Plural noun of the counted things.
         quiet: Show nothing.
     """
 
@@ -164,12 +154,12 @@ class HourlyProgress(Progress):
         self.note = ""
 
     def update(self, done: int, total: int, note: str = "") -> None:
-        """Say how far it is.
+        """Show the state.
 
         Args:
-            done: Finished in this call.
-            total: To be finished in this call.
-            note: What else to say.
+            done: Items finished in this call.
+            total: Items of this call.
+            note: Text at the end of the line.
         """
         self.done = self.steps = done
         self.total, self.note = total, note
@@ -179,13 +169,13 @@ class HourlyProgress(Progress):
 
     @property
     def per_hour(self) -> float:
-        """How many are finished in an hour."""
+        """Items finished per hour."""
         return 3600 * self.done / max(1e-9, time.monotonic() - self._start)
 
-    def _doing(self) -> str:
+    def _rate(self) -> str:
         left = timedelta(hours=(self.total - self.done) / self.per_hour) if self.done else None
-        ahead = f", {str(left).partition('.')[0]} left" if left is not None else ""
-        return f"{self.per_hour:,.0f} {self.what} an hour{ahead}{self.note}"
+        remaining = f", {str(left).partition('.')[0]} left" if left is not None else ""
+        return f"{self.per_hour:,.0f} {self.what} per hour{remaining}{self.note}"
 
     def _line(self) -> str:
-        return f"{self.done} of {self.total}; {self._doing()}"
+        return f"{self.done} of {self.total}; {self._rate()}"

@@ -1,4 +1,4 @@
-"""`repose data`: import, inspect and split datasets."""
+"""`repose data`: make, inspect and split datasets."""
 
 from __future__ import annotations
 
@@ -7,64 +7,66 @@ from typing import Annotated, Any
 
 import typer
 
-from repose.cli.common import Json, NoDevice, Quiet, console, wrong_usage
+from repose.cli.common import (
+    Calculator,
+    Fractions,
+    Json,
+    Licence,
+    Name,
+    NoDevice,
+    Quiet,
+    Seed,
+    console,
+    wrong_usage,
+)
 from repose.cli.fetch import fetch
-from repose.cli.generate import generate
+from repose.cli.generate import GenerateCommand, generate
 from repose.cli.importing import (
     finish_import,
     plan_import,
     print_faults,
-    print_report,
-    report_of,
+    print_summary,
     run_import,
+    summarise_import,
     to_json,
 )
-from repose.cli.label import label
+from repose.cli.label import LabelCommand, label
 from repose.cli.pairs import pair
 
-app = typer.Typer(
-    help="Datasets of unrelaxed/relaxed pairs and of whole relaxation paths.", no_args_is_help=True
-)
+app = typer.Typer(help="Make, inspect and split datasets of relaxed crystals.", no_args_is_help=True)
 app.command()(fetch)
-app.command()(generate)
-app.command()(label)
-app.command()(pair)
-
-Fractions = Annotated[str, typer.Option(help="Shares of train, val and test among the groups.")]
-Seed = Annotated[int, typer.Option(help="Another seed gives another split.")]
 
 
 @app.command("import")
 def import_(
     source: Annotated[list[Path], typer.Argument(help="Files or folders.", exists=True)],
-    out: Annotated[Path, typer.Option(help="Directory of the dataset; an older dataset is replaced.")],
+    out: Annotated[Path, typer.Option(help="Dataset folder; an older dataset is replaced.")],
     format_: Annotated[
         str,
         typer.Option("--format", help="auto, extxyz, vasprun, ase-traj, cif-pairs, ase-db or pymatgen-json."),
     ] = "auto",
-    name: Annotated[str, typer.Option(help="What to call it; the directory's name if not given.")] = "",
-    licence: Annotated[str, typer.Option(help="Under which it may be used.")] = "",
-    calculator: Annotated[str, typer.Option(help="Calculator or functional of the relaxed states.")] = "",
+    name: Name = "",
+    licence: Licence = "",
+    calculator: Calculator = "",
     split_by: Annotated[
         str | None,
         typer.Option(
-            help="chemical-system, the name of a tag, or source (the source's own split). "
-            "Not given: source for folders with train.csv, chemical-system for the rest."
+            help="chemical-system, the name of a tag, or source (its own split; default with train.csv)."
         ),
     ] = None,
     fractions: Fractions = "0.8,0.1,0.1",
     seed: Seed = 0,
     align: Annotated[
-        bool, typer.Option(help="Turn relaxed crystals back where they are rotated against the input.")
+        bool, typer.Option(help="Rotate relaxed crystals back to the orientation of the input.")
     ] = True,
     device: NoDevice = "auto",
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Make a dataset of relaxation paths (extended XYZ, VASP, ASE), CIF pairs, databases or pymatgen JSON.
+    """Import relaxation paths (extended XYZ, VASP, ASE), CIF pairs, ASE databases or pymatgen JSON.
 
-    Crystals that are refused are named with the reason, and listed in DIR/refused.csv; the exit status is
-    then 1, and all others are in the dataset.
+    Refused crystals are listed with the reason in OUT/refused.csv; the exit status is then 1, and all other
+    crystals are imported.
 
     Example: repose data import archive/c2db --out datasets/c2db --calculator PBE
     """
@@ -79,18 +81,18 @@ def import_(
         licence=licence,
         calculator=calculator,
     )
-    report, refused = run_import(plan, info, align=align, quiet=quiet)
-    finish_import(plan, report, refused, quiet, as_json)
+    summary, refused = run_import(plan, info, align=align, quiet=quiet)
+    finish_import(out, summary, refused, quiet, as_json)
 
 
 @app.command()
 def inspect(
-    directory: Annotated[Path, typer.Argument(help="A dataset.")],
+    directory: Annotated[Path, typer.Argument(help="Dataset folder.")],
     device: NoDevice = "auto",
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Say what a dataset holds, and which of its pairs look wrong.
+    """Show the contents of a dataset and its suspicious pairs.
 
     Example: repose data inspect datasets/c2db
     """
@@ -104,14 +106,14 @@ def inspect(
         typer.echo(to_json(summary))
         return
     if not quiet:
-        _print_summary(summary)
+        _print_contents(summary)
     faults = [Suspicion(**fault) for fault in summary["suspicious"]]
     print_faults("suspicious", faults, more="see --json", err=False)
 
 
 @app.command()
 def split(
-    directory: Annotated[Path, typer.Argument(help="A dataset; it is rewritten.")],
+    directory: Annotated[Path, typer.Argument(help="Dataset folder; it is rewritten.")],
     by: Annotated[
         str, typer.Option(help="chemical-system, anion, or the name of a tag.")
     ] = "chemical-system",
@@ -120,18 +122,17 @@ def split(
     leave_out: Annotated[
         str | None,
         typer.Option(
-            help="What the test split, and no other, is to hold: anion=S,Se (the most electronegative "
-            "element), values of a tag (prototype=NAME,NAME), or a share of them (prototype=0.2); "
-            "--by divides the rest into train and val."
+            help="Test split: an anion (anion=S,Se), values of a tag (prototype=NAME,NAME), or a share of "
+            "them (prototype=0.2); --by splits the rest into train and val."
         ),
     ] = None,
     device: NoDevice = "auto",
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Split a dataset anew, so that no group stands in two splits.
+    """Split a dataset again, each group into one split only.
 
-    A group's split depends on its name and the seed alone, so that it is the same in every dataset.
+    The split of a group depends only on its name and the seed, so it is the same in every dataset.
 
     Example: repose data split datasets/mine --by prototype --fractions 0.7,0.1,0.2
     """
@@ -142,31 +143,29 @@ def split(
 
     with wrong_usage():
         if by == BY_SOURCE:
-            raise DatasetError("the source's split is taken at import: repose data import --split-by source.")
+            raise DatasetError(
+                "the split of the source is read at import: repose data import --split-by source."
+            )
         assign, dataset = parse_split(by, fractions, seed), Dataset(directory)
         if leave_out is not None:
             assign = parse_leave_out(leave_out, assign)
             assign.check(dataset.read(paths=False))
         dataset = resplit(dataset, assign, assign.description)
-    report = report_of(dataset, assign.by, assign)
-    if as_json:
-        typer.echo(to_json(report))
-    elif not quiet:
-        print_report(report)
+    _show(summarise_import(dataset, assign.by, assign), quiet, as_json)
 
 
 @app.command()
 def pack(
-    source: Annotated[list[Path], typer.Argument(help="Datasets of the same labels.")],
-    out: Annotated[Path, typer.Option(help="Directory of the new dataset.")],
-    frames: Annotated[int, typer.Option(min=0, help="Frames kept of a path; 0 keeps none.")] = 6,
-    share: Annotated[float, typer.Option(min=0, max=1, help="Share of crystals that keep a path.")] = 1.0,
-    name: Annotated[str, typer.Option(help="What to call it; the directory's name if not given.")] = "",
+    source: Annotated[list[Path], typer.Argument(help="Datasets with the same labels.")],
+    out: Annotated[Path, typer.Option(help="Folder of the new dataset.")],
+    frames: Annotated[int, typer.Option(min=0, help="Frames kept of each path; 0 keeps none.")] = 6,
+    share: Annotated[float, typer.Option(min=0, max=1, help="Fraction of crystals that keep a path.")] = 1.0,
+    name: Name = "",
     device: NoDevice = "auto",
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Join datasets into a small one to keep and to share: single precision, few frames of the paths.
+    """Join datasets into a smaller one: single precision, and few frames of each path.
 
     Example: repose data pack datasets/a datasets/b --out datasets/shared --frames 6 --share 0.5
     """
@@ -174,14 +173,23 @@ def pack(
     from repose.data.compact import pack as join
 
     with wrong_usage():
-        report = report_of(join(source, out, frames=frames, share=share, name=name), "", None)
+        summary = summarise_import(join(source, out, frames=frames, share=share, name=name), "", None)
+    _show(summary, quiet, as_json)
+
+
+app.command(cls=GenerateCommand)(generate)
+app.command(cls=LabelCommand)(label)
+app.command()(pair)
+
+
+def _show(summary: dict[str, Any], quiet: bool, as_json: bool) -> None:
     if as_json:
-        typer.echo(to_json(report))
+        typer.echo(to_json(summary))
     elif not quiet:
-        print_report(report)
+        print_summary(summary)
 
 
-def _print_summary(summary: dict[str, Any]) -> None:
+def _print_contents(summary: dict[str, Any]) -> None:
     from rich.table import Table
 
     info, out = summary["info"], console()
@@ -199,7 +207,7 @@ def _print_summary(summary: dict[str, Any]) -> None:
     quantiles.add_row("volume", *(f"{v:+.0%}" for v in summary["volume_change"].values()))
     quantiles.add_row("moved, A", *(f"{v:.2f}" for v in summary["max_displacement"].values()))
     out.print(quantiles)
-    out.print("volume: change; moved: farthest atom, beyond the cell's deformation")
+    out.print("volume: relative change; moved: largest displacement relative to the strained cell")
     lines = [f"elements: {', '.join(f'{symbol} {n}' for symbol, n in summary['elements'].items())}"]
     if shared := summary["shared_chemical_systems"]:
         lines.append(f"chemical systems in several splits: {len(shared)}, e.g. {shared[0]}")

@@ -1,4 +1,4 @@
-"""`repose data fetch`: public archives, downloaded, checked and imported."""
+"""`repose data fetch`: download, check and import public archives."""
 
 from __future__ import annotations
 
@@ -24,27 +24,28 @@ MEGABYTE = 1_000_000
 
 def fetch(
     name: Annotated[
-        str | None, typer.Argument(help="Archive; none: list the archives.", show_default=False)
+        str | None,
+        typer.Argument(help="Name of the archive; without it, list the archives.", show_default=False),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Directory of the dataset; datasets/NAME if not given. An older dataset is replaced.",
+            help="Dataset folder; datasets/NAME if not given. An older dataset is replaced.",
             show_default=False,
         ),
     ] = None,
     cache: Annotated[
         Path | None,
         typer.Option(
-            help="Where downloads are kept; the user's cache if not given. NAME is a folder in it.",
+            help="Folder of downloads, with a folder NAME in it; the user's cache if not given.",
             show_default=False,
         ),
     ] = None,
-    url: Annotated[str, typer.Option(help="Download the archive's file from here instead.")] = "",
+    url: Annotated[str, typer.Option(help="Another address of the file.")] = "",
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Download without asking.")] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the downloaded file after the import.")] = False,
     align: Annotated[
-        bool, typer.Option(help="Turn relaxed crystals back where they are rotated against the input.")
+        bool, typer.Option(help="Rotate relaxed crystals back to the orientation of the input.")
     ] = True,
     device: NoDevice = "auto",
     quiet: Quiet = False,
@@ -52,10 +53,10 @@ def fetch(
 ) -> None:
     """Download a public archive, check it, and import it as a dataset; without a name, list the archives.
 
-    Size, licence and record are shown first, and a question is asked; without a terminal --yes must answer
-    it. A download that broke off goes on when the command is run again. Without a network, save the file by
-    hand where the message says, and run the command again. Exit status 1: nothing was downloaded, or crystals
-    were refused.
+    Size, licence and record are shown before a question; without a terminal, answer it with `--yes`. Run the
+    command again to continue an interrupted download. Without a network, save the file at the place that the
+    message names, and run the command again. The exit status is 1 if the download failed or crystals were
+    refused.
 
     Example: repose data fetch xmno --out datasets/xmno
     """
@@ -78,21 +79,20 @@ def fetch(
         out = out or Path("datasets") / name
         check_target(out)
     folder = (cache or default_cache()) / name
-    said = not (quiet and yes)
-    with _refusing():
-        archive, asked = _known(archive, folder, url)
+    with _failed_import():
+        archive, complete = _with_files(archive, folder, url)
         missing = [file for file in archive.files if not (folder / file.name).is_file()]
-        if said:
-            _describe(archive, asked, missing, folder, out, err=as_json or quiet)
+        if not (quiet and yes):
+            _describe(archive, complete, missing, folder, out, err=as_json or quiet)
         for file in archive.files:
-            if file not in missing:  # it may have been put there by hand
+            if file not in missing:  # perhaps saved by hand
                 verify(folder / file.name, size=file.size, checksum=file.checksum)
         if missing:
             _ask(yes)
             for file in missing:
                 _download(archive, file, folder, quiet)
         unpacked = folder / "unpacked"
-        shutil.rmtree(unpacked, ignore_errors=True)  # what a kill left
+        shutil.rmtree(unpacked, ignore_errors=True)  # from an interrupted run
         try:
             for file in archive.files:
                 unpack(folder / file.name, unpacked, archive.unpacked)
@@ -103,7 +103,7 @@ def fetch(
                 licence=archive.licence,
                 calculator=archive.calculator,
             )
-            report, refused = run_import(plan, info, align=align, quiet=quiet)
+            summary, refused = run_import(plan, info, align=align, quiet=quiet)
         finally:
             shutil.rmtree(unpacked, ignore_errors=True)
     for file in missing:
@@ -111,40 +111,40 @@ def fetch(
             (folder / file.name).unlink(missing_ok=True)
         elif not quiet:
             _notify(f"kept: {folder / file.name}")
-    about = {"archive": name, "files": [asdict(file) for file in archive.files], "licence": archive.licence}
-    finish_import(plan, report | about, refused, quiet, as_json)
+    source = {"archive": name, "files": [asdict(file) for file in archive.files], "licence": archive.licence}
+    finish_import(out, summary | source, refused, quiet, as_json)
 
 
-def _known(archive: Archive, folder: Path, url: str) -> tuple[Archive, bool]:
-    """The archive with its files, and what is published about them, as far as it can be known now.
+def _with_files(archive: Archive, folder: Path, url: str) -> tuple[Archive, bool]:
+    """Add the files of an archive, with sizes and checksums from its record.
 
     Returns:
-        The archive, and whether all that is published is in it.
+        The archive, and whether its record could be read.
 
     Raises:
-        DatasetError: Nothing can be known and nothing is there.
+        DatasetError: The record cannot be read and no file is present.
     """
     from repose.data.archives.record import archives_in, complete_from_record
     from repose.data.archives.registry import ArchiveFile, by_hand
     from repose.errors import DatasetError
 
-    def there(files: tuple[ArchiveFile, ...]) -> bool:
+    def present(files: tuple[ArchiveFile, ...]) -> bool:
         return bool(files) and all((folder / file.name).is_file() for file in files)
 
-    if archive.request and not url and not there(archive.files):
+    if archive.request and not url and not present(archive.files):
         raise DatasetError(
             f"'{archive.name}' cannot be downloaded: {archive.request}. {by_hand(archive, folder)}"
         )
-    asked = True
+    complete = True
     try:
         archive = complete_from_record(archive, folder, _notify)
     except DatasetError as error:
-        # What was put there by hand, or comes from elsewhere, can be used all the same.
+        # Files saved by hand or from another address are used without the record.
         files = archive.files or archives_in(folder)
-        if not url and not there(files):
+        if not url and not present(files):
             raise DatasetError(f"{error} {by_hand(archive, folder)}") from None
         _notify(str(error))
-        archive, asked = replace(archive, files=files), False
+        archive, complete = replace(archive, files=files), False
     if url:
         guess = PurePosixPath(urlsplit(url).path).name or f"{archive.name}.zip"
         first, *others = archive.files or (ArchiveFile(guess),)
@@ -154,7 +154,7 @@ def _known(archive: Archive, folder: Path, url: str) -> tuple[Archive, bool]:
                     f"--url gives one file; '{archive.name}' has more. {by_hand(archive, folder)}"
                 )
         archive = replace(archive, files=(replace(first, url=url),))
-    return archive, asked
+    return archive, complete
 
 
 def _download(archive: Archive, file: ArchiveFile, folder: Path, quiet: bool) -> None:
@@ -171,7 +171,7 @@ def _download(archive: Archive, file: ArchiveFile, folder: Path, quiet: bool) ->
             if progress is None:
                 progress = stack.enter_context(Progress((total or 0) // MEGABYTE, "MB", quiet, unit="MB"))
             elif now > progress.steps:
-                # What an earlier run brought does not count.
+                # Bytes of an earlier run are not counted.
                 progress.count(now - progress.steps)
             progress.step(now - progress.steps)
 
@@ -188,32 +188,33 @@ def _download(archive: Archive, file: ArchiveFile, folder: Path, quiet: bool) ->
 
 
 def _ask(yes: bool) -> None:
-    """Ask whether to go on.
+    """Ask for confirmation.
 
     Raises:
-        typer.Exit: With status 2: there is nobody to ask.
-        typer.Abort: No.
+        typer.Exit: Status 2: there is no terminal.
+        typer.Abort: The answer is no.
     """
     if yes:
         return
-    if not _on_terminal():
-        fail("there is no terminal to ask on: pass --yes to download.")
+    if not on_terminal():
+        fail("there is no terminal for the question: pass --yes to download.")
         raise typer.Exit(2)
     typer.confirm("Download?", default=True, abort=True, err=True)
 
 
-def _on_terminal() -> bool:
+def on_terminal() -> bool:
+    """Return whether a question can be answered."""
     return sys.stdin.isatty()
 
 
 def _describe(
-    archive: Archive, asked: bool, missing: list[ArchiveFile], folder: Path, out: Path, err: bool
+    archive: Archive, complete: bool, missing: list[ArchiveFile], folder: Path, out: Path, err: bool
 ) -> None:
-    """Say what is about to be done."""
+    """Print source, licence, files and destination."""
     lines = [
         f"{archive.name}: {archive.title}",
         f"record: {archive.record}",
-        f"licence: {archive.licence or 'not known; see the record'}",
+        f"licence: {archive.licence or 'unknown; see the record'}",
         f"cite: {archive.citation}",
     ]
     if archive.note:
@@ -221,11 +222,11 @@ def _describe(
     for file in archive.files:
         path = folder / file.name
         part = path.with_name(f"{path.name}.part")
-        there = "is there" if file not in missing else "to be downloaded"
+        state = "present" if file not in missing else "to be downloaded"
         if file in missing and part.is_file():
-            there += f", {_megabytes(part.stat().st_size)} of it are there"
-        published = file.checksum or ("no checksum is published" if asked else "checksum not known")
-        lines.append(f"file: {path}: {_megabytes(file.size)}, {published}; {there}")
+            state += f", {_megabytes(part.stat().st_size)} of it present"
+        published = file.checksum or ("no checksum is published" if complete else "checksum unknown")
+        lines.append(f"file: {path}: {_megabytes(file.size)}, {published}; {state}")
     for line in [*lines, f"dataset: {out}"]:
         typer.echo(line, err=err)
 
@@ -238,18 +239,18 @@ def _list(as_json: bool) -> None:
     if as_json:
         typer.echo(to_json([asdict(archive) for archive in ARCHIVES.values()]))
         return
-    table = Table("name", "holds", "size", "licence", "record")
+    table = Table("name", "content", "size", "licence", "record")
     for archive in ARCHIVES.values():
         sizes = [file.size for file in archive.files]
         size = _megabytes(sum(s for s in sizes if s)) if sizes and all(sizes) else "-"
         record = f"{archive.record} (by request)" if archive.request else archive.record
         table.add_row(archive.name, archive.title, size, archive.licence or "-", record)
     console().print(table)
-    typer.echo("-: not in this list; the record is asked for it, and for checksums, before a download")
+    typer.echo("-: unknown; read from the record, with checksums, before a download")
 
 
 def _megabytes(size: int | None) -> str:
-    return "size not known" if size is None else f"{size / MEGABYTE:.1f} MB"
+    return "size unknown" if size is None else f"{size / MEGABYTE:.1f} MB"
 
 
 def _notify(message: str) -> None:
@@ -257,8 +258,8 @@ def _notify(message: str) -> None:
 
 
 @contextmanager
-def _refusing() -> Iterator[None]:
-    """What goes wrong with a network, an archive or a disk ends the program with status 1."""
+def _failed_import() -> Iterator[None]:
+    """End the command with status 1 after an error of network, archive or disk."""
     from repose.data.pairing import describe
     from repose.errors import ReposeError
 

@@ -1,4 +1,4 @@
-"""Importing as commands do it: with progress, a list of refusals, and a report of what was written."""
+"""Imports of the commands: checks, progress, a list of refused crystals, and a summary of the dataset."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     from repose.data.splits import GroupSplit, LeaveOut
 
 REFUSED = "refused.csv"
-# Refusals and suspicions printed; all of them stand in refused.csv and in --json.
+# Refused or suspicious crystals that are printed; refused.csv and --json list all of them.
 PRINTED = 20
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is to be imported.
+class ImportPlan:
+    """Sources and splits of an import.
 
     Attributes:
         sources: Files and folders, with their formats.
-        out: Directory of the dataset.
-        split_by: As the user says it.
-        assign: Gives a crystal its split; None keeps the source's.
+        out: Folder of the dataset.
+        split_by: Value of ``--split-by``.
+        assign: Split of each crystal; None keeps the split of the source.
     """
 
     sources: list[Source]
@@ -47,19 +47,19 @@ def plan_import(
     split_by: str | None = None,
     fractions: str = "0.8,0.1,0.1",
     seed: int = 0,
-) -> Plan:
-    """Find out before the work whether it can be done.
+) -> ImportPlan:
+    """Check the arguments of an import before any work.
 
     Args:
         paths: Files and folders to import.
-        out: Directory of the dataset.
+        out: Folder of the dataset.
         format_: See `repose.data.importers.formats.find_sources`.
-        split_by: ``"chemical-system"``, a tag, or ``"source"``; None: the source's where tables give one.
-        fractions: Shares of train, val and test, joined by commas.
-        seed: Of the split.
+        split_by: ``"chemical-system"``, a tag, or ``"source"``; None: the split of the source if it has one.
+        fractions: Fractions of train, val and test, separated by commas.
+        seed: Seed of the split.
 
     Raises:
-        ReposeError: Something is missing or unknown, or the directory holds something else.
+        ReposeError: A source, package or format is missing, or the folder holds something else.
     """
     from repose.data.dataset import check_target
     from repose.data.importers.cif_pairs import has_tables
@@ -74,25 +74,25 @@ def plan_import(
         tabled = all(s.format == "cif-pairs" and has_tables(s.path) for s in sources)
         split_by = BY_SOURCE if tabled else BY_SYSTEM
     assign = None if split_by == BY_SOURCE else parse_split(split_by, fractions, seed)
-    return Plan(sources, out, split_by, assign)
+    return ImportPlan(sources, out, split_by, assign)
 
 
 def run_import(
-    plan: Plan, info: DatasetInfo, *, align: bool = True, quiet: bool = False
+    plan: ImportPlan, info: DatasetInfo, *, align: bool = True, quiet: bool = False
 ) -> tuple[dict[str, Any], list[Refusal]]:
-    """Write the dataset, and the refusals into it.
+    """Write the dataset, with the list of refused crystals.
 
     Args:
-        plan: What to import.
-        info: Description; how it was split is filled in here.
+        plan: Sources and splits.
+        info: Description of the dataset; the splits are added.
         align: See `repose.data.importers.formats.import_sources`.
         quiet: Show no progress.
 
     Returns:
-        The report, and the refusals.
+        The summary of the dataset, and the refused crystals.
 
     Raises:
-        typer.Exit: With status 1: there was nothing but refusals; they are printed, and no dataset is made.
+        typer.Exit: Status 1: every crystal was refused; no dataset is written.
     """
     from repose.data.dataset import write_dataset
     from repose.data.importers.formats import import_sources
@@ -123,29 +123,29 @@ def run_import(
         print_faults("refused", refused)
         fail(str(error))
         raise typer.Exit(1) from None
-    return report_of(dataset, plan.split_by, plan.assign), refused
+    return summarise_import(dataset, plan.split_by, plan.assign), refused
 
 
 def finish_import(
-    plan: Plan, report: dict[str, Any], refused: list[Refusal], quiet: bool, as_json: bool
+    out: Path, summary: dict[str, Any], refused: list[Refusal], quiet: bool, as_json: bool
 ) -> None:
-    """Print the report and the refusals.
+    """Print the summary and the refused crystals.
 
     Raises:
-        typer.Exit: With status 1: crystals were refused.
+        typer.Exit: Status 1: crystals were refused.
     """
     if as_json:
-        typer.echo(to_json(report | {"refused": [{"id": r.id, "reason": r.reason} for r in refused]}))
+        typer.echo(to_json(summary | {"refused": [{"id": r.id, "reason": r.reason} for r in refused]}))
     else:
         if not quiet:
-            print_report(report)
-        print_faults("refused", refused, more=f"see {plan.out / REFUSED}")
+            print_summary(summary)
+        print_faults("refused", refused, more=f"see {out / REFUSED}")
     if refused:
         raise typer.Exit(1)
 
 
-def report_of(dataset: Dataset, by: str, assign: GroupSplit | LeaveOut | None) -> dict[str, Any]:
-    """Counts of a dataset as it was written, read back, and the groups that its splits share."""
+def summarise_import(dataset: Dataset, by: str, assign: GroupSplit | LeaveOut | None) -> dict[str, Any]:
+    """Read a written dataset; return its counts, and the groups that are in several splits."""
     from repose.data.splits import BY_SYSTEM, GroupSplit, shared_groups
 
     split = assign or GroupSplit(BY_SYSTEM)
@@ -159,23 +159,23 @@ def report_of(dataset: Dataset, by: str, assign: GroupSplit | LeaveOut | None) -
     }
 
 
-def print_report(report: dict[str, Any]) -> None:
-    """Print what `report_of` found."""
-    counts, groups = report["counts"], report["groups"]
+def print_summary(summary: dict[str, Any]) -> None:
+    """Print the result of `summarise_import`."""
+    counts, groups = summary["counts"], summary["groups"]
     typer.echo(
-        f"{report['dataset']}: {sum(counts.values())} crystals "
+        f"{summary['dataset']}: {sum(counts.values())} crystals "
         f"({', '.join(f'{name} {count}' for name, count in counts.items())})"
     )
-    typer.echo(f"split {report['splits']}")
+    typer.echo(f"split {summary['splits']}")
     shared = groups["in_several_splits"]
     some = f": {', '.join(shared[:5])}{', ...' if len(shared) > 5 else ''}" if shared else ""
     typer.echo(
-        f"checked: of {groups['count']} groups by {groups['of']}, {len(shared)} stand in several splits{some}"
+        f"checked: {len(shared)} of {groups['count']} groups by {groups['of']} in several splits{some}"
     )
 
 
 def print_faults(what: str, faults: Iterable[Any], more: str = "", err: bool = True) -> None:
-    """Print the first faults, each with ``id`` and ``reason``, and how many there are besides."""
+    """Print the first faults, each with ``id`` and ``reason``, and the number of the others."""
     faults = list(faults)
     for fault in faults[:PRINTED]:
         typer.echo(f"{what}: {fault.id}: {fault.reason}", err=err)
@@ -184,14 +184,14 @@ def print_faults(what: str, faults: Iterable[Any], more: str = "", err: bool = T
 
 
 def to_json(value: Any) -> str:
-    """One line of JSON."""
+    """Return one line of JSON."""
     import json
 
     return json.dumps(value, ensure_ascii=False)
 
 
 def write_refused(path: Path, refused: list[Refusal]) -> None:
-    """Write ids and reasons as CSV; nothing if there are none."""
+    """Write ids and reasons as CSV; no file if the list is empty."""
     import csv
 
     if refused:
@@ -200,7 +200,7 @@ def write_refused(path: Path, refused: list[Refusal]) -> None:
 
 
 def _stepped(sources: Iterable[Source], progress: Progress) -> Iterator[Source]:
-    """Advance the progress as one source after the other is done with."""
+    """Yield the sources and advance the progress after each."""
     for source in sources:
         yield source
         progress.step()

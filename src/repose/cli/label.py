@@ -10,62 +10,70 @@ from typing import Annotated
 
 import typer
 
-from repose.cli.common import Device, HourlyProgress, Json, Quiet, fail, named_value, wrong_usage
+from repose.cli.common import (
+    Device,
+    Fractions,
+    HourlyProgress,
+    Json,
+    Licence,
+    Name,
+    Quiet,
+    Seed,
+    SplitBy,
+    fail,
+    wrong_usage,
+)
+from repose.cli.settings import Assignments, ConfigFile, read_settings, settings_command
 
-# Processes that share a GPU, so that one finds neighbours while another computes.
-PER_GPU = 4
+# Processes that share a GPU: some prepare batches while others compute.
+PROCESSES_PER_GPU = 4
+
+LabelCommand = settings_command(
+    "repose.data.labelling.settings:LabelSettings",
+    {"option": "options.NAME", "fix_cell": "relaxation.fixed_cell"},
+)
 
 
 def label(
     source: Annotated[
         list[Path], typer.Argument(help="Folders of candidates, or files of crystals.", exists=True)
     ],
-    out: Annotated[Path, typer.Option(help="Directory of the dataset; one of the same labels is added to.")],
+    out: Annotated[Path, typer.Option(help="Dataset folder; a dataset with the same labels is extended.")],
     calculator: Annotated[
-        str, typer.Option(help="chgnet, chgnet-r2scan, or MODULE:NAME of an ASE calculator.")
-    ] = "chgnet",
-    option: Annotated[
-        list[str] | None,
-        typer.Option("--option", help="Argument of the calculator, NAME=VALUE; may be repeated."),
-    ] = None,
-    workers: Annotated[
-        int, typer.Option(min=0, help="Processes, one thread each; 0: one per core, on a GPU four.")
-    ] = 0,
-    fmax: Annotated[float, typer.Option(min=1e-6, help="Largest force in eV/A of a relaxed crystal.")] = 0.05,
-    max_steps: Annotated[int, typer.Option(min=1, help="Steps after which a crystal is given up.")] = 500,
-    frames: Annotated[int, typer.Option(min=0, help="Frames kept of each path; 0 keeps all.")] = 0,
-    fix_cell: Annotated[bool, typer.Option("--fix-cell", help="Relax the atoms alone.")] = False,
-    bonds_kept: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of bonds that must survive, or else the crystal fails.")
-    ] = 0.1,
-    batch_atoms: Annotated[
-        int, typer.Option(min=0, help="Atoms relaxed side by side in a process; 0: what suits it.")
-    ] = 0,
-    hours: Annotated[
-        float | None,
+        str | None,
         typer.Option(
-            min=0, help="Stop after so many, and make a dataset of what is finished; 0: do that now."
+            help="chgnet (default), chgnet-r2scan, or MODULE:NAME of an ASE calculator.", show_default=False
         ),
     ] = None,
-    minutes: Annotated[
+    fmax: Annotated[
         float | None,
-        typer.Option(min=0, help="A crystal that takes longer, looked at after every step, has failed."),
+        typer.Option(min=1e-6, help="Largest force of a relaxed crystal, eV/Å; 0.05 by default."),
     ] = None,
-    split_by: Annotated[
-        str, typer.Option(help="chemical-system, or the name of a tag such as prototype.")
-    ] = "chemical-system",
-    fractions: Annotated[str, typer.Option(help="Shares of train, val and test.")] = "0.8,0.1,0.1",
-    seed: Annotated[int, typer.Option(help="Another seed gives another split.")] = 0,
-    name: Annotated[str, typer.Option(help="What to call the dataset; the directory's name if empty.")] = "",
-    licence: Annotated[str, typer.Option(help="Under which it may be used.")] = "",
+    workers: Annotated[
+        int, typer.Option(min=0, help="Processes of one thread; 0: one per core, or four on a GPU.")
+    ] = 0,
+    minutes: Annotated[
+        float | None, typer.Option(min=0, help="Longest time for one crystal; slower ones count as failed.")
+    ] = None,
+    hours: Annotated[
+        float | None,
+        typer.Option(min=0, help="Stop after this time and write the dataset; 0: only write the dataset."),
+    ] = None,
+    split_by: SplitBy = "chemical-system",
+    fractions: Fractions = "0.8,0.1,0.1",
+    seed: Seed = 0,
+    name: Name = "",
+    licence: Licence = "",
+    config: ConfigFile = None,
+    assignments: Assignments = None,
     device: Device = "auto",
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Relax candidates with a calculator, and keep whole paths with energies, forces and stresses.
+    """Relax candidates with a calculator; keep all steps with energies, forces and stresses.
 
-    May be stopped at any moment; the same command goes on. Crystals that cannot be labelled stand in
-    DIR/failed.parquet with the reason; the exit status is then 1.
+    Stop it at any time; the same command continues. Crystals that cannot be labelled are listed with the
+    reason in OUT/failed.parquet; the exit status is then 1.
 
     Example: repose data label candidates --calculator chgnet --out datasets/mine
     """
@@ -75,29 +83,21 @@ def label(
     from repose.data.labelling.settings import LabelSettings
     from repose.data.splits import parse_split
     from repose.errors import require
-    from repose.potentials.settings import LbfgsSettings
 
     progress = HourlyProgress("crystals", quiet)
-    before: list[State] = []
+    first: list[State] = []
 
     def show(state: State) -> None:
-        if not before:
-            before.append(state)
+        if not first:
+            first.append(state)
             return
-        done = state.labelled + state.failed - before[0].labelled - before[0].failed
+        done = state.labelled + state.failed - first[0].labelled - first[0].failed
         progress.update(done, done + state.left, f"; {state.failed} failed")
 
     with wrong_usage():
         require("pyarrow", "writing datasets")
-        settings = LabelSettings(
-            calculator=calculator,
-            options=dict(named_value(text, "--option") for text in option or ()),
-            relaxation=LbfgsSettings(
-                fmax=fmax, max_steps=max_steps, fixed_cell=fix_cell, batch_atoms=batch_atoms or None
-            ),
-            frames=frames,
-            bonds_kept=bonds_kept,
-        )
+        options = {"calculator": calculator, "relaxation.fmax": fmax}
+        settings = read_settings(LabelSettings, config, assignments, options)
         assign = parse_split(split_by, fractions, seed)
         try:
             with progress:
@@ -108,14 +108,14 @@ def label(
                     assign,
                     name=name,
                     licence=licence,
-                    workers=workers or _default_workers(calculator, device),
+                    workers=workers or _default_workers(settings.calculator, device),
                     device=device,
                     hours=hours,
                     minutes=minutes,
                     report=show,
                 )
         except KeyboardInterrupt:
-            fail("stopped; nothing that was finished is lost, and the same command goes on.")
+            fail("stopped; finished crystals are kept, and the same command continues.")
             raise typer.Exit(130) from None
     kinds = Counter(failure.kind for failure in read_failures(out))
     summary = {
@@ -130,11 +130,9 @@ def label(
     if as_json:
         typer.echo(json.dumps(summary))
     elif not quiet:
-        typer.echo(
-            f"{out}: {len(dataset)} crystals "
-            f"({', '.join(f'{name} {count}' for name, count in dataset.info.counts.items())})"
-        )
-        typer.echo(f"of these candidates {state.labelled} labelled, {state.failed} failed, {state.left} left")
+        counts = ", ".join(f"{split} {count}" for split, count in dataset.info.counts.items())
+        typer.echo(f"{out}: {len(dataset)} crystals ({counts})")
+        typer.echo(f"candidates: {state.labelled} labelled, {state.failed} failed, {state.left} left")
         for kind, count in kinds.most_common():
             typer.echo(f"failed: {count} {kind}")
     if state.failed or state.left:
@@ -146,5 +144,5 @@ def _default_workers(calculator: str, device: str) -> int:
     from repose.potentials.loading import CHGNET
 
     if calculator in CHGNET and resolve_device(device).type == "cuda":
-        return PER_GPU
+        return PROCESSES_PER_GPU
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

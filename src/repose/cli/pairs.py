@@ -8,8 +8,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from repose.cli.common import Json, NoDevice, Progress, Quiet, fail, wrong_usage
-from repose.cli.importing import REFUSED, Plan, finish_import, print_faults, report_of, write_refused
+from repose.cli.common import (
+    Calculator,
+    Fractions,
+    Json,
+    Licence,
+    Name,
+    NoDevice,
+    Progress,
+    Quiet,
+    Seed,
+    fail,
+    wrong_usage,
+)
+from repose.cli.importing import REFUSED, finish_import, print_faults, summarise_import, write_refused
 
 if TYPE_CHECKING:
     from repose.data.dataset import Pair
@@ -20,41 +32,35 @@ def pair(
     source: Annotated[
         list[Path],
         typer.Argument(
-            help="Relaxed crystals: tables (.csv, .csv.gz) with id and cif, datasets, files or folders.",
+            help="Relaxed crystals: tables (.csv, .csv.gz) of id and cif, datasets, files or folders.",
             exists=True,
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Directory of the dataset; an older dataset is replaced.")],
-    per_crystal: Annotated[
-        int, typer.Option(min=1, help="Inputs of every crystal, as far as there are.")
-    ] = 1,
+    out: Annotated[Path, typer.Option(help="Dataset folder; an older dataset is replaced.")],
+    per_crystal: Annotated[int, typer.Option(min=1, help="Most inputs for each relaxed crystal.")] = 1,
     similar: Annotated[
         bool,
         typer.Option(
             "--similar/--any",
-            help="Start from the relatives of fewest other, and chemically nearest, elements; or from any.",
+            help="Parents with the fewest and chemically most similar replaced elements, or any parents.",
         ),
     ] = True,
-    name: Annotated[str, typer.Option(help="What to call it; the directory's name if not given.")] = "",
-    licence: Annotated[str, typer.Option(help="Under which it may be used.")] = "",
-    calculator: Annotated[str, typer.Option(help="Calculator or functional of the relaxed crystals.")] = "",
+    name: Name = "",
+    licence: Licence = "",
+    calculator: Calculator = "",
     split_by: Annotated[
-        str,
-        typer.Option(help="chemical-system, the name of a tag, or source (the source's own split)."),
+        str, typer.Option(help="chemical-system, the name of a tag, or source (its own split).")
     ] = "chemical-system",
-    fractions: Annotated[
-        str, typer.Option(help="Shares of train, val and test among the groups.")
-    ] = "0.8,0.1,0.1",
-    seed: Annotated[int, typer.Option(help="Another seed gives another split, and other parents.")] = 0,
+    fractions: Fractions = "0.8,0.1,0.1",
+    seed: Seed = 0,
     device: NoDevice = "auto",
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Make pairs by substitution: inputs are other crystals of the same structure type, elements replaced.
+    """Make pairs by substitution: the input is a parent of the same structure type with replaced elements.
 
-    Crystals that have no relative to start from are refused with the reason, and listed in DIR/refused.csv;
-    the exit status is then 1, and all others are in the dataset. Relatives are those of the train split, for
-    val and test, too, so that no tested crystal is an input in training.
+    Parents are always taken from the train split. Crystals without a parent are listed with the reason in
+    OUT/refused.csv; the exit status is then 1, and all other crystals are in the dataset.
 
     Example: repose data pair relaxed.csv.gz --out datasets/substituted --calculator PBE
     """
@@ -113,9 +119,8 @@ def pair(
     try:
         dataset = write_dataset(out, info, kept(), finish=lambda new: write_refused(new / REFUSED, refused))
     except DatasetError as error:
-        # Nothing but refusals: no dataset is made of them.
+        # Every crystal was refused.
         print_faults("refused", refused)
         fail(str(error))
         raise typer.Exit(1) from None
-    plan = Plan([], out, split_by, assign)
-    finish_import(plan, report_of(dataset, split_by, assign), refused, quiet, as_json)
+    finish_import(out, summarise_import(dataset, split_by, assign), refused, quiet, as_json)

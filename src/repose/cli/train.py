@@ -3,43 +3,40 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from repose.cli.common import Json, Quiet, named_value
+from repose.cli.common import Json, Quiet
+from repose.cli.settings import Assignments, ConfigFile, read_settings, settings_command
+
+TrainCommand = settings_command("repose.config:TrainSettings")
 
 
 def train(
     model: Annotated[str, typer.Option(help="Model family, e.g. e3relax.")],
-    data: Annotated[list[Path], typer.Option(help="Dataset directory; may be given several times.")],
-    out: Annotated[Path, typer.Option(help="Directory of the run: model, checkpoint, logs.")],
-    init_from: Annotated[str | None, typer.Option(help="Fine-tune this model (name or directory).")] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="JSON file with settings; see the documentation.")
-    ] = None,
-    setting: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="One setting, e.g. sampling.path_frames=0.5; repeatable."),
-    ] = None,
+    data: Annotated[list[Path], typer.Option(help="Dataset folder; repeatable.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run: model, checkpoint, logs.")],
+    init_from: Annotated[str | None, typer.Option(help="Model to fine-tune, by name or folder.")] = None,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda (all GPUs) or cuda:N.")] = "auto",
     processes: Annotated[
-        int | None,
-        typer.Option(min=1, help="Share the work among so many; one per GPU, or one on a CPU, by default."),
+        int | None, typer.Option(min=1, help="Parallel processes. Default: one per GPU, or one on a CPU.")
     ] = None,
     compiled: Annotated[
-        bool, typer.Option("--compile", help="Compile kernels first, for faster steps; needs a C++ compiler.")
+        bool, typer.Option("--compile", help="Compile the network for faster steps; needs a C++ compiler.")
     ] = False,
     members: Annotated[
-        int,
-        typer.Option(
-            min=1, help="Train so many networks from seeds that follow each other, as one ensemble."
-        ),
+        int, typer.Option(min=1, help="Networks of an ensemble, trained with consecutive seeds.")
     ] = 1,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Train a model, or fine-tune one; stop it at any moment and give the same command to go on.
+    """Train or fine-tune a model. Stop it at any time; the same command continues.
+
+    Hyperparameters of the family are settings too, e.g. `--set model.features=64`; the documentation lists
+    them.
 
     Example: repose train --model e3relax --data datasets/mine --out runs/mine
     """
@@ -51,10 +48,7 @@ def train(
 
     require("lightning", "training")
     require("pyarrow", "training")
-    values = _read(config)
-    for assignment in setting or []:
-        _assign(values, assignment)
-    settings = TrainSettings.parse(values)
+    settings = read_settings(TrainSettings, config, assignments)
 
     from repose.training.ensemble import train_members
 
@@ -76,28 +70,3 @@ def train(
     else:
         errors = ", ".join(f"{name} {value:g}" for name, value in report["test_error"].items())
         typer.echo(f"best model: {directory} ({errors})")
-
-
-def _read(path: Path | None) -> dict[str, Any]:
-    import json
-
-    from repose.errors import ConfigError
-
-    if path is None:
-        return {}
-    try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read as JSON: {error}.") from None
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} must hold a JSON object of settings; got {type(values).__name__}.")
-    return values
-
-
-def _assign(values: dict[str, Any], assignment: str) -> None:
-    """Enter ``a.b=value`` into nested settings."""
-    name, value = named_value(assignment, "--set")
-    *parents, last = name.split(".")
-    for parent in parents:
-        values = values.setdefault(parent, {})
-    values[last] = value
