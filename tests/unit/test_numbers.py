@@ -40,12 +40,12 @@ def test_a_wrong_number_is_noticed():
 
 @pytest.mark.parametrize("model", EVALUATIONS)
 def test_evaluations_are_those_of_the_shipped_models(model):
-    """The errors that a model directory states are those of the stored evaluation."""
+    """Errors in a model directory are those of the stored evaluation, which may be of another machine."""
     config = json.loads((WEIGHTS / model / "config.json").read_text())
     block = update_docs.stored(f"{EVALUATIONS[model]}/table.json")["blocks"][-1]
     (row,) = (row for row in block["rows"] if row["relaxer"] == model)
     for key, unit in (("coordinates", "Å"), ("lattice", "Å"), ("volume", "Å³"), ("match", "%")):
-        assert config["test_error"][f"{key} ({unit})"] == pytest.approx(row[key], abs=1e-4)
+        assert config["test_error"][f"{key} ({unit})"] == pytest.approx(row[key], rel=5e-3)
 
 
 RESULTS = sorted((ROOT / "studies").glob("*/result.json"))
