@@ -1,4 +1,4 @@
-"""What a relaxation must respect, and the nearest geometry that does."""
+"""Constraints on a relaxation, and the projection of a geometry on them."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from repose.crystal.frame import Frame
 from repose.crystal.symmetry import SpaceGroup, constrain_cell, symmetrise
 from repose.errors import ConfigError
 
-INDICES = "fix_atoms must be indices of atoms, counted from 0, or a mask with one bool an atom"
+INDICES = "fix_atoms must be indices of atoms, counted from 0, or a mask with one bool per atom"
 
 
 @dataclass(frozen=True)
 class Constraints:
-    """What a relaxation must respect; see `Relaxer.relax`.
+    """Symmetry, lattice vectors and atoms to keep; the fields are options of `Relaxer.relax`.
 
     Raises:
-        ConfigError: A value is not one of those allowed.
+        ConfigError: A value is not allowed.
     """
 
     symmetry: str = "keep"
@@ -40,14 +40,14 @@ class Constraints:
 
 
 def atom_indices(fix_atoms: Iterable[Any], sizes: Iterable[int]) -> tuple[int, ...]:
-    """Indices of the atoms to hold, from indices or from a mask.
+    """Indices of the atoms to fix, from indices or from a mask.
 
     Args:
-        fix_atoms: Indices of atoms from 0 (integers of Python or numpy), or a mask of bools, one an atom.
-        sizes: Atoms of every crystal that is to be relaxed; all of them must fit a mask.
+        fix_atoms: Indices of atoms from 0 (integers of Python or numpy), or a mask with one bool per atom.
+        sizes: Numbers of atoms of the crystals to relax; each must equal the length of a mask.
 
     Raises:
-        ConfigError: It is neither, or a mask does not fit.
+        ConfigError: The value is neither, or a mask does not fit.
     """
     try:
         values = list(fix_atoms)
@@ -64,14 +64,14 @@ def atom_indices(fix_atoms: Iterable[Any], sizes: Iterable[int]) -> tuple[int, .
     for size in sizes:
         if size != len(values):
             raise ConfigError(
-                f"fix_atoms is a mask of {len(values)} atoms, but a crystal has {size}. Pass one bool an "
-                "atom, or indices, and relax crystals of other sizes in calls of their own."
+                f"fix_atoms is a mask of {len(values)} atoms, but a crystal has {size}. Pass one bool "
+                "per atom, or indices; relax crystals of different sizes in separate calls."
             )
     return tuple(np.flatnonzero(values).tolist())
 
 
-class Projection:
-    """The nearest geometry that a crystal's symmetry and constraints allow.
+class ConstraintProjection:
+    """Projection of a predicted geometry on a crystal's symmetry and constraints.
 
     Args:
         positions: Input positions in A, ``(N, 3)``.
@@ -80,8 +80,8 @@ class Projection:
         fix_cell: Keep the cell.
         fix_axes: Lattice vectors to keep, letters out of ``abc``.
         fixed: Fractional coordinates to keep, ``(N, 3)``.
-        physical: Whether energies and forces of a path remain those of its frames, since nothing but the
-            symmetry and directions that are not periodic is kept.
+        keeps_energies: Whether energies and forces of a path stay valid, because only the symmetry and
+            vectors that are not periodic are kept.
     """
 
     def __init__(
@@ -93,28 +93,31 @@ class Projection:
         fix_cell: bool,
         fix_axes: str,
         fixed: NDArray[np.bool_],
-        physical: bool,
+        keeps_energies: bool,
     ) -> None:
         self.positions, self.cell, self.group = positions, cell, group
-        self.fix_cell, self.fix_axes, self.fixed, self.physical = fix_cell, fix_axes, fixed, physical
+        self.fix_cell, self.fix_axes, self.fixed = fix_cell, fix_axes, fixed
+        self.keeps_energies = keeps_energies
 
     def __call__(self, positions: NDArray[Any], cell: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Project predicted positions ``(N, 3)`` and a predicted cell ``(3, 3)``, A."""
+        """Project positions ``(N, 3)`` and a cell ``(3, 3)`` in A."""
         if self.group is not None:
             positions, cell = symmetrise(self.group, self.positions, self.cell, positions, cell)
         fractional = positions @ np.linalg.inv(cell)
         cell = self.cell.copy() if self.fix_cell else constrain_cell(self.cell, cell, self.fix_axes)
         if self.fixed.any():
-            fractional = _hold(fractional, self.positions @ np.linalg.inv(self.cell), self.fixed)
+            fractional = _restore_fixed(fractional, self.positions @ np.linalg.inv(self.cell), self.fixed)
         return fractional @ cell, cell
 
     def frame(self, frame: Frame) -> Frame:
-        """A frame of a path, without its energy and forces where those are of another geometry."""
+        """Project a frame of a path; drop energy and forces that do not belong to the projected geometry."""
         positions, cell = self(frame.positions, frame.cell)
-        return replace(frame, positions=positions, cell=cell) if self.physical else Frame(positions, cell)
+        if self.keeps_energies:
+            return replace(frame, positions=positions, cell=cell)
+        return Frame(positions, cell)
 
 
-def _hold(fractional: NDArray[Any], given: NDArray[Any], fixed: NDArray[np.bool_]) -> NDArray[Any]:
-    """Keep fixed coordinates; the rest is shifted as a whole, to stay as predicted relative to them."""
+def _restore_fixed(fractional: NDArray[Any], given: NDArray[Any], fixed: NDArray[np.bool_]) -> NDArray[Any]:
+    """Reset fixed coordinates to the given ones and shift the others by the mean of this reset."""
     moved = np.where(fixed, fractional - given, 0.0).sum(axis=0) / np.maximum(fixed.sum(axis=0), 1)
     return np.where(fixed, given, fractional - moved)

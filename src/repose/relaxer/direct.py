@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 import warnings
+from dataclasses import replace
 from math import pi
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,54 +16,36 @@ from repose.crystal.batch import CrystalBatch
 from repose.crystal.graph import PeriodicGraph
 from repose.crystal.lattice import volume
 from repose.models.checkpoint import ModelConfig
-from repose.models.deeprelax.positions import settle
 from repose.models.ensemble import Ensemble
 from repose.models.network import Network
 from repose.models.prediction import Geometry, Trajectory
-from repose.models.uncertainty.estimate import (
-    Errors,
-    Estimate,
-    expected_errors,
-    split_bonds,
-    split_trajectory,
-)
+from repose.models.uncertainty.expected_errors import expected_errors
 from repose.relaxer.base import Relaxer
+from repose.relaxer.batch_relaxation import BatchRelaxation, split_bonds, split_trajectory
 
-# Bytes of memory that one forward pass needs, measured on a CPU with 200 to 6,000 atoms: on all but the plain
-# path (`Network.plain_edge_bytes`) for an edge and feature, for an edge, and for an atom and feature; for a
-# pair of atoms within the cutoff while the graph is made. On a GPU every batch corrects them for the next.
+# Bytes of memory of one forward pass, measured on a CPU with 200 to 6,000 atoms, for all but the plain
+# computation (`Network.plain_edge_bytes`): per edge and feature, per edge, and per atom and feature; and per
+# pair of atoms within the cutoff while the graph is built. On a GPU each batch corrects them for the next.
 EDGE_FEATURE_BYTES, EDGE_BYTES, ATOM_BYTES = 12, 900, 150
 PAIR_BYTES = 250
 
-# Seconds of predicting after which compiling, some ten seconds, is worth its while.
+# Seconds of predicting after which compiling, which takes some ten seconds, pays off.
 COMPILE_AFTER = 30.0
-
-
-class Answer(NamedTuple):
-    """What comes out of a forward pass, on the device and in the type of the batch that went in."""
-
-    geometry: Geometry
-    errors: Errors | None
-    distance: Tensor  # of the features from those of training, (S,)
-    violation: Tensor | None
-    graph: PeriodicGraph
-    trajectory: Trajectory | None
 
 
 class DirectRelaxer(Relaxer):
     """A trained network as a relaxer: one forward pass.
 
     Args:
-        network: Weights; moved to the device, made ready for inference.
-        config: What the model directory says about it.
-        device: Where it runs.
-        path: How the numbers are computed; they are the same to 1e-4 A. ``"plain"`` as in training;
-            ``"tabulated"`` with radial filters read from splines; ``"compiled"`` with these and with kernels
-            that torch makes, where there is a compiler; ``"auto"``: tabulated, and compiled once that has
-            been at work for `COMPILE_AFTER` seconds.
-        precision: ``"float32"``, or ``"bfloat16"`` in the matrix products, for processors and GPUs that have
-            it: faster, answers differ by 1e-3 A in the mean and 0.03 A at most (the shipped `e3relax`, 100
-            crystals); geometry keeps its digits.
+        network: Network; moved to the device and prepared for inference.
+        config: Configuration of the model directory.
+        device: Device that it computes on.
+        path: Computation path; results agree within 1e-4 A. ``"plain"``: as in training; ``"tabulated"``:
+            radial filters are read from splines; ``"compiled"``: also with compiled kernels, where there is a
+            compiler; ``"auto"``: tabulated, and compiled after `COMPILE_AFTER` seconds of predicting.
+        precision: ``"float32"``, or ``"bfloat16"`` in matrix products, for processors and GPUs that support
+            it: faster, results differ by 1e-3 A on average and 0.03 A at most (shipped `e3relax`, 100
+            crystals). Geometry stays in full precision.
     """
 
     def __init__(
@@ -76,11 +59,11 @@ class DirectRelaxer(Relaxer):
         self.device = torch.device(device)
         self.network = network.to(self.device).eval()
         self.path: Computation = path
-        self.worked = 0.0
+        self.seconds_predicting = 0.0
         if path != "plain":
             self.network.accelerate(compiled=path == "compiled")
         self.reduced = precision == "bfloat16"
-        if self.reduced:  # weights once and for all; autocast sees to what they are multiplied with
+        if self.reduced:  # weights are converted here, activations by autocast
             for module in self.network.modules():
                 if isinstance(module, nn.Linear):
                     module.to(torch.bfloat16)
@@ -96,75 +79,72 @@ class DirectRelaxer(Relaxer):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of geometries and features."""
+        """Floating-point type of geometries and features."""
         return torch.float32 if self.reduced else next(self.network.parameters()).dtype
 
     def predict(self, batch: CrystalBatch) -> Geometry:
         """See `Relaxer.predict`."""
-        return self._answer(batch).geometry
+        return self._forward(batch)[0].geometry
 
-    def estimate(self, batch: CrystalBatch) -> Estimate:
-        """See `Relaxer.estimate`."""
-        answer = self._answer(batch)
-        calibration, expected = self.config.calibration, answer.errors
-        paths = None if answer.trajectory is None else split_trajectory(answer.trajectory, batch.counts.cpu())
+    def relax_batch(self, batch: CrystalBatch) -> BatchRelaxation:
+        """See `Relaxer.relax_batch`."""
+        relaxed, latent_distance, graph = self._forward(batch)
+        calibration, expected = self.config.calibration, relaxed.expected
         if calibration is None or expected is None:
-            return Estimate(answer.geometry, expected=expected, violation=answer.violation, paths=paths)
+            return relaxed
         strains = None
         if expected.strains is not None and calibration.strains is not None:
             strains = calibration.strains * expected.strains
-        numbers, distances = batch.numbers.cpu().split(batch.counts.tolist()), answer.distance.tolist()
-        return Estimate(
-            answer.geometry,
-            calibration.bounds(expected),
-            expected,
-            calibration.atoms * expected.atoms,
-            strains,
-            split_bonds(
-                answer.graph, answer.geometry, calibration.bonds * expected.bonds, batch.counts.cpu()
-            ),
-            [calibration.outside(own, far) for own, far in zip(numbers, distances, strict=True)],
-            answer.violation,
-            paths,
+        counts = batch.counts.cpu()
+        crystals = zip(batch.numbers.cpu().split(counts.tolist()), latent_distance.tolist(), strict=True)
+        return replace(
+            relaxed,
+            bounds=calibration.bounds(expected),
+            atom_uncertainty=calibration.atoms * expected.atoms,
+            strain_uncertainty=strains,
+            bond_uncertainty=split_bonds(graph, relaxed.geometry, calibration.bonds * expected.bonds, counts),
+            outside=[calibration.outside(numbers, distance) for numbers, distance in crystals],
         )
 
-    def _answer(self, batch: CrystalBatch) -> Answer:
-        """Forward pass, search for positions where distances are predicted, and what errors to expect."""
+    def _forward(self, batch: CrystalBatch) -> tuple[BatchRelaxation, Tensor, PeriodicGraph]:
+        """Relaxed geometry and expected errors, not calibrated; latent distances ``(S,)``; the graph."""
         start = time.perf_counter()
         mixed = torch.autocast(self.device.type, torch.bfloat16, enabled=self.reduced)
-        # Families that differentiate on the way need tensors that can be, though nothing remembers how.
-        frozen = torch.no_grad() if self.network.differentiates else torch.inference_mode()
-        with frozen, mixed:
-            # Positions lose in single precision what bonds are made of, and every pass enlarges that.
-            double = self.network.double_geometry and self.device.type != "mps"  # which has no doubles
+        # Tensors of inference mode cannot be differentiated in the forward pass.
+        no_gradients = torch.no_grad() if self.network.differentiates else torch.inference_mode()
+        with no_gradients, mixed:
+            # Bond lengths are differences of positions: single precision loses digits in every pass.
+            double = self.network.double_geometry and self.device.type != "mps"  # without float64
             dtype = torch.float64 if double else self.dtype
             first, graph = self.network.prepare(batch.to(self.device, dtype))
             prediction = self.network(first, graph)
-            geometry, violation = settle(prediction, first.system_index, graph)
-            errors = expected_errors(prediction, geometry, first.system_index, graph)
-            distance = self.network.out_of_distribution(prediction.latent)
+            geometry, violation = self.network.solve_positions(prediction, first, graph)
+            expected = expected_errors(prediction, geometry, first.system_index, graph)
+            latent_distance = self.network.out_of_distribution(prediction.latent)
 
         def back(tensor: Tensor) -> Tensor:
             return tensor.to(batch.device, batch.dtype)
 
-        answer = Answer(
+        paths = None
+        if prediction.trajectory is not None:
+            paths = split_trajectory(Trajectory(*map(back, prediction.trajectory)), batch.counts.cpu())
+        relaxed = BatchRelaxation(
             Geometry(*map(back, geometry)),
-            None if errors is None else errors.map(back),
-            back(distance),
-            None if violation is None else back(violation),
-            graph.to(batch.device, batch.dtype),
-            None if prediction.trajectory is None else Trajectory(*map(back, prediction.trajectory)),
+            expected=None if expected is None else expected.map(back),
+            violation=None if violation is None else back(violation),
+            paths=paths,
         )
-        self.worked += time.perf_counter() - start
-        if self.path == "auto" and self.worked > COMPILE_AFTER:
+        latent_distance, graph = back(latent_distance), graph.to(batch.device, batch.dtype)
+        self.seconds_predicting += time.perf_counter() - start
+        if self.path == "auto" and self.seconds_predicting > COMPILE_AFTER:
             self.path = "compiled"
-            with warnings.catch_warnings():  # nobody asked for it
+            with warnings.catch_warnings():  # the user did not choose to compile
                 warnings.simplefilter("ignore")
                 self.network.accelerate(compiled=True)
-        return answer
+        return relaxed, latent_distance, graph
 
     def memory(self, crystal: CrystalBatch) -> float:
-        """See `Relaxer.memory`: by the edges that the cap on neighbours lets in."""
+        """See `Relaxer.memory`; estimated from the number of edges under the limit on neighbours."""
         settings: Any = self.network.settings
         graph: GraphSettings = getattr(settings, "graph", None) or GraphSettings.parse({})
         atoms = crystal.n_atoms

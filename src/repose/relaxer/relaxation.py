@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from importlib.metadata import version
 from textwrap import shorten
@@ -20,18 +20,17 @@ from repose.crystal.frame import Frame
 from repose.errors import require
 from repose.io import convert
 from repose.io.kinds import plain
-from repose.models.uncertainty.estimate import Bonds
+from repose.relaxer.batch_relaxation import Bonds
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 Status = Literal["relaxed", "suspect", "refused"]
 
-# Where relaxed structures carry bounds: `info` and `arrays` of Atoms, properties of Structures and sites.
+# Keys of uncertainties on structures: in `info` and `arrays` of Atoms, properties of Structures and sites.
 UNCERTAINTY, OUTSIDE, ATOM_UNCERTAINTY = "repose_uncertainty", "repose_outside", "repose_atom_uncertainty"
-WIDTH = 200  # characters of a line of `repr`
-
-_ARRAYS = ("positions", "cell", "forces", "stress")
+REPR_WIDTH = 200  # characters of a line of `repr`
+FRAME_ARRAYS = ("positions", "cell", "forces", "stress")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -40,33 +39,33 @@ class Relaxation:
 
     Attributes:
         structure: The relaxed crystal, of the type that was given. If the input was refused, or the
-            prediction is no crystal at all (not finite), the input itself, the very object. A relaxed one
-            carries the bounds: `ase.Atoms` as ``info["repose_uncertainty"]``, ``info["repose_outside"]`` and
-            the array ``repose_atom_uncertainty``; a pymatgen Structure as properties of the same names and as
-            a site property.
+            prediction is not finite or has no volume, the input object itself. A relaxed structure carries
+            uncertainties: `ase.Atoms` as ``info["repose_uncertainty"]``, ``info["repose_outside"]`` and the
+            array ``repose_atom_uncertainty``; a pymatgen Structure as properties of the same names and as a
+            site property.
         status: ``"relaxed"``; ``"suspect"``: relaxed, but the prediction fails a sanity check;
-            ``"refused"``: not a crystal that can be relaxed.
-        reason: Why it is suspect or refused, in words a user can act on; None if it is neither.
+            ``"refused"``: the crystal cannot be relaxed.
+        reason: Why it is suspect or refused, and what to do; otherwise None.
         volume_change: Relaxed over input volume, minus one.
-        max_displacement: How far an atom moved at most beyond the deformation of the cell, in A: change of
-            fractional coordinates times the new cell. It does not depend on where the crystal is written.
-        uncertainty: Where the model gives one, a bound in A that the mean error of coordinates stays below
-            for 90 % of crystals like those it was calibrated on, constraints left out.
+        max_displacement: Largest displacement of an atom in A, without the deformation of the cell: change
+            of fractional coordinates times the new cell.
+        uncertainty: Bound in A on the mean error of coordinates, where the model gives one. It holds for
+            90 % of crystals like the calibration crystals, before constraints are applied.
         atom_uncertainty: The same for every atom, ``(N,)``.
         strain_uncertainty: The same for the strain from this cell to the relaxed one, root mean square of its
             nine entries.
         bond_uncertainty: The same for the length of every bond.
-        outside: Why the crystal lies outside of the training data, so that bounds may not hold; None if it
-            does not, or if the model cannot tell.
-        path: The way from the input to the output, both included, where the model gives it: energies in eV
-            and forces in eV/A are the model's. Where constraints hold something back, frames have none.
-        seconds: Time this crystal took, its share of the batch's.
-        remarks: What else the user should know, e.g. that vacuum was recognised and kept.
-        source: The file that the crystal was read from, if it was, with the number of the frame in brackets
-            where there are several.
-        before: The input as numbers, None if it was refused; `spacegroup_in` is found from it.
-        after: The output as numbers, None if there is none.
-        known_group: Space group number of the input, if it had to be found anyway.
+        outside: Why the crystal is out of distribution, so that bounds may not hold; None if it is not, or if
+            the model cannot tell.
+        path: Predicted relaxation path from the input to the output, both included, where the model gives
+            it: energies in eV and forces in eV/A are the model's. Frames changed by constraints have none.
+        seconds: Time for this crystal, including its share of the batch.
+        remarks: Further messages for the user, e.g. that vacuum was found and kept.
+        source: File that the crystal was read from, followed by the frame number in brackets if the file
+            has several frames.
+        before: The input as a batch of one, None if it was refused; `spacegroup_in` is computed from it.
+        after: The output as a batch of one, None if there is none.
+        known_group: Space group number of the input, if it is known already.
     """
 
     structure: Any
@@ -87,7 +86,7 @@ class Relaxation:
     after: CrystalBatch | None = field(default=None)
     known_group: int | None = field(default=None)
 
-    # Found when asked for: on a cubic crystal spglib takes longer than the model.
+    # Computed on demand: for a cubic crystal spglib takes longer than the model.
     @cached_property
     def spacegroup_in(self) -> int:
         """Space group number of the input; 0 if it was refused."""
@@ -100,17 +99,17 @@ class Relaxation:
 
     @property
     def formula(self) -> str:
-        """Chemical formula, not reduced, metals first; empty if it is no crystal."""
+        """Chemical formula, not reduced, metals first; empty for an input that is not a crystal."""
         return convert.formula_of(self.structure)
 
     @property
     def n_atoms(self) -> int:
-        """Number of atoms; 0 if it is no crystal."""
+        """Number of atoms; 0 for an input that is not a crystal."""
         known = convert.is_atoms(self.structure) or convert.is_structure(self.structure)
         return len(self.structure) if known else 0
 
     def summary(self) -> dict[str, Any]:
-        """Numbers and words that fit into a row of a table, by name; None where there is no prediction."""
+        """Scalar values by name, for a row of a table; None where there is no prediction."""
         predicted = self.after is not None
         return {
             "source": self.source,
@@ -138,9 +137,9 @@ class Relaxation:
         if self.uncertainty is not None:
             parts.append(f"error below {self.uncertainty:.3f} A")
         lines = [f"Relaxation({', '.join(parts)})"]
-        said = [text for text in (self.reason, self.outside and f"outside: {self.outside}") if text]
-        lines += ["; ".join(part) for part in (said, self.remarks) if part]
-        return "\n  ".join(shorten(line, WIDTH, placeholder=" ...") for line in lines)
+        reasons = [text for text in (self.reason, self.outside and f"outside: {self.outside}") if text]
+        lines += ["; ".join(part) for part in (reasons, self.remarks) if part]
+        return "\n  ".join(shorten(line, REPR_WIDTH, placeholder=" ...") for line in lines)
 
     def _repr_html_(self) -> str:
         shown = {
@@ -150,7 +149,7 @@ class Relaxation:
             "volume change": f"{100 * self.volume_change:+.1f} %" if self.after is not None else None,
             "largest displacement": f"{self.max_displacement:.3f} Å" if self.after is not None else None,
             "error below (90 %)": None if self.uncertainty is None else f"{self.uncertainty:.3f} Å",
-            "outside of the training data": self.outside,
+            "out of distribution": self.outside,
             "space group": f"{self.spacegroup_in} → {self.spacegroup_out}"
             if self.after is not None
             else None,
@@ -165,51 +164,41 @@ class Relaxation:
         return f"<table>{''.join(rows)}</table>"
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it as values of JSON, with the keys that monty uses for objects.
+        """Fields and space groups as values of JSON, with the keys that monty uses for objects.
 
-        A pymatgen Structure is given by its own ``as_dict``, `ase.Atoms` as ASE's JSON has them, anything
-        else that was refused by its ``repr``; so are objects in ``info`` or properties that JSON cannot hold.
+        A pymatgen Structure becomes its own ``as_dict``, `ase.Atoms` become ASE's JSON, any other input its
+        ``repr``; so do objects in ``info`` or properties that JSON cannot represent.
         """
-        bonds = self.bond_uncertainty
         return {
             "@module": type(self).__module__,
             "@class": type(self).__name__,
             "@version": version("repose-crystal"),
             "structure": _structure_to_dict(self.structure),
-            "status": self.status,
-            "reason": self.reason,
-            "volume_change": self.volume_change,
-            "max_displacement": self.max_displacement,
-            "uncertainty": self.uncertainty,
-            "atom_uncertainty": _listed(self.atom_uncertainty),
-            "strain_uncertainty": self.strain_uncertainty,
-            "bond_uncertainty": None
-            if bonds is None
-            else {k: v.tolist() for k, v in bonds._asdict().items()},
-            "outside": self.outside,
-            "path": None if self.path is None else [_frame_to_dict(frame) for frame in self.path],
-            "seconds": self.seconds,
-            "remarks": list(self.remarks),
-            "source": self.source,
+            **{f.name: _to_json(getattr(self, f.name)) for f in fields(self) if f.name not in _NOT_IN_JSON},
             "spacegroup_in": self.spacegroup_in,
             "spacegroup_out": self.spacegroup_out,
         }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Make it again from `as_dict`; `before` is lost."""
-        known: dict[str, Any] = {k: v for k, v in values.items() if not k.startswith(("@", "spacegroup"))}
-        known["structure"] = _structure_from_dict(known["structure"])
-        known["remarks"] = tuple(known["remarks"])
-        if known["atom_uncertainty"] is not None:
-            known["atom_uncertainty"] = np.array(known["atom_uncertainty"])
-        if (bonds := known["bond_uncertainty"]) is not None:
+        """Construct from `as_dict`; `before` is not restored."""
+        known: dict[str, Any] = {
+            key: np.array(value) if isinstance(value, list) else value
+            for key, value in values.items()
+            if not key.startswith(("@", "spacegroup"))
+        }
+        known["structure"] = _structure_from_dict(values["structure"])
+        known["remarks"] = tuple(values["remarks"])
+        if (bonds := values["bond_uncertainty"]) is not None:
             known["bond_uncertainty"] = Bonds(**{name: np.array(column) for name, column in bonds.items()})
-        if known["path"] is not None:
-            known["path"] = tuple(map(_frame_from_dict, known["path"]))
+        if values["path"] is not None:
+            known["path"] = tuple(map(_frame_from_dict, values["path"]))
         if values["spacegroup_out"]:
             known["after"] = convert.to_batch(known["structure"])
         return cls(**known, known_group=values["spacegroup_in"])
+
+
+_NOT_IN_JSON = ("structure", "before", "after", "known_group")
 
 
 def to_dataframe(results: Iterable[Relaxation]) -> DataFrame:
@@ -228,22 +217,22 @@ def to_dataframe(results: Iterable[Relaxation]) -> DataFrame:
     return pandas.DataFrame([result.summary() for result in results], columns=columns)  # type: ignore[arg-type]
 
 
-def write_bounds(
+def attach_uncertainties(
     structure: Any, uncertainty: float | None, atoms: NDArray[np.float64] | None, outside: str | None
 ) -> None:
-    """Let a structure carry the bounds of its geometry, in place of any that it carried before.
+    """Store uncertainties on a structure, replacing any that it has.
 
     Args:
         structure: `ase.Atoms` or a pymatgen Structure; changed.
         uncertainty: Bound on the mean error of coordinates in A.
         atoms: The same for every atom, ``(N,)``.
-        outside: Why the crystal lies outside of the training data.
+        outside: Why the crystal is out of distribution.
     """
-    noted = structure.info if convert.is_atoms(structure) else structure.properties
+    properties = structure.info if convert.is_atoms(structure) else structure.properties
     for name, value in ((UNCERTAINTY, uncertainty), (OUTSIDE, outside)):
-        noted.pop(name, None)
+        properties.pop(name, None)
         if value is not None:
-            noted[name] = value
+            properties[name] = value
     if convert.is_atoms(structure):
         structure.arrays.pop(ATOM_UNCERTAINTY, None)
         if atoms is not None:
@@ -263,17 +252,20 @@ def _space_group(crystal: CrystalBatch | None) -> int:
     )
 
 
-def _listed(values: NDArray[Any] | None) -> list[Any] | None:
-    return None if values is None else values.tolist()
-
-
-def _frame_to_dict(frame: Frame) -> dict[str, Any]:
-    return {name: _listed(getattr(frame, name)) for name in _ARRAYS} | {"energy": frame.energy}
+def _to_json(value: Any) -> Any:
+    """Value of a field of `Relaxation` as lists, dictionaries and scalars."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, Bonds):
+        return {name: column.tolist() for name, column in value._asdict().items()}
+    if isinstance(value, Frame):
+        return {name: _to_json(getattr(value, name)) for name in (*FRAME_ARRAYS, "energy")}
+    return list(map(_to_json, value)) if isinstance(value, tuple) else value
 
 
 def _frame_from_dict(values: Mapping[str, Any]) -> Frame:
     known: dict[str, Any] = dict(values)
-    for name in _ARRAYS:
+    for name in FRAME_ARRAYS:
         known[name] = None if known[name] is None else np.array(known[name])
     return Frame(**known)
 
@@ -291,7 +283,7 @@ def _structure_to_dict(structure: Any) -> Any:
 
 
 def _as_json(value: Any) -> Any:
-    """What stands in JSON for an object that users have attached."""
+    """Plain value, or the ``repr``, of an object that users have attached."""
     try:
         return plain(value)
     except TypeError:

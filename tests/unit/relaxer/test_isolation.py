@@ -6,8 +6,10 @@ from ase.build import bulk
 from pymatgen.core import Lattice, Molecule, Structure
 
 import repose
+from repose.crystal import checks, symmetry
 from repose.errors import ConfigError, ModelError
-from repose.relaxer import base
+from repose.io import convert
+from repose.relaxer import base, constraints, single_crystal
 from support.tiny import Known, save_tiny_model
 
 
@@ -61,17 +63,17 @@ def test_what_is_no_crystal_s_fault_is_raised(error):
 
 
 STEPS = {
-    "conversion": (base.convert, "to_batch"),
-    "duplicates": (base.checks, "close_atoms"),
-    "layout": (base, "layout"),
-    "constraints": (base.convert, "fixed_coordinates"),
+    "conversion": (convert, "to_batch"),
+    "duplicates": (checks, "close_atoms"),
+    "layout": (single_crystal, "layout"),
+    "constraints": (convert, "fixed_coordinates"),
     "memory": (Known, "memory"),
-    "symmetry": (base.symmetry, "find_space_group"),
+    "symmetry": (symmetry, "find_space_group"),
     "images": (base, "near_home"),
-    "projection": (base.Projection, "__call__"),
-    "checks": (base.checks, "sanity_warnings"),
-    "result": (base.convert, "with_geometry"),
-    "bounds": (base, "write_bounds"),
+    "projection": (constraints.ConstraintProjection, "__call__"),
+    "checks": (checks, "sanity_warnings"),
+    "result": (convert, "with_geometry"),
+    "bounds": (single_crystal, "attach_uncertainties"),
 }
 
 

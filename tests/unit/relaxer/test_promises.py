@@ -220,10 +220,10 @@ def test_chains_and_slabs_keep_their_vacuum(atoms, kept):
 
 def test_the_path_is_held_like_the_answer():
     class WithPath(Known):
-        def estimate(self, batch):
-            estimate = super().estimate(batch)
-            end = Frame(estimate.geometry.positions.numpy(), estimate.geometry.cells[0].numpy(), -1.0)
-            return replace(estimate, paths=[(end, end)])
+        def relax_batch(self, batch):
+            relaxed = super().relax_batch(batch)
+            end = Frame(relaxed.geometry.positions.numpy(), relaxed.geometry.cells[0].numpy(), -1.0)
+            return replace(relaxed, paths=[(end, end)])
 
     (result,) = WithPath(STRETCH).relax(sheet(), symmetry="free")
     for frame in result.path:

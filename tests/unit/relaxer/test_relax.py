@@ -17,6 +17,7 @@ from pymatgen.core import Lattice, Structure
 import repose
 from repose.device import resolve_device
 from repose.errors import ConfigError, InvalidCrystalError, ModelError
+from repose.io import convert
 from repose.relaxer import memory
 from support.tiny import Known, needs_default, save_tiny_model
 
@@ -262,9 +263,9 @@ def test_out_of_memory_halves_the_batch():
 def counting(tiny, monkeypatch):
     """A relaxer, and the numbers of crystals in the batches that it predicts."""
     relaxer, batches = repose.load(tiny), []
-    estimate = relaxer.estimate
+    relax_batch = relaxer.relax_batch
     monkeypatch.setattr(
-        relaxer, "estimate", lambda batch: (batches.append(batch.n_crystals), estimate(batch))[1]
+        relaxer, "relax_batch", lambda batch: (batches.append(batch.n_crystals), relax_batch(batch))[1]
     )
     return relaxer, batches
 
@@ -273,7 +274,7 @@ def test_batches_follow_the_memory_model(tiny, monkeypatch):
     relaxer, batches = counting(tiny, monkeypatch)
     monkeypatch.setattr("repose.relaxer.base.batch_bytes", lambda device: 2.5 * size)
     structures = [bulk("MgO", "rocksalt", a=4.2)] * 6
-    size = relaxer.memory(repose.relaxer.base.convert.to_batch(structures[0]))
+    size = relaxer.memory(convert.to_batch(structures[0]))
     relaxer.relax(structures)
     assert batches == [2, 2, 2]
     monkeypatch.setattr("repose.relaxer.base.free_memory", lambda device: size / 2)
@@ -284,17 +285,17 @@ def test_batches_follow_the_memory_model(tiny, monkeypatch):
 def test_batches_learn_from_the_memory_that_they_took(tiny, monkeypatch):
     """As on a GPU, where it can be counted: batches take three times what the model says."""
     relaxer, batches = counting(tiny, monkeypatch)
-    size = relaxer.memory(repose.relaxer.base.convert.to_batch(bulk("MgO", "rocksalt", a=4.2)))
-    monkeypatch.setattr(memory, "WORTH_MEASURING", 0.0)
+    size = relaxer.memory(convert.to_batch(bulk("MgO", "rocksalt", a=4.2)))
+    monkeypatch.setattr(memory, "MIN_MEASURED_BYTES", 0.0)
     monkeypatch.setattr("repose.relaxer.base.batch_bytes", lambda device: 8.0 * size)
 
     @contextmanager
-    def watched(device):
+    def measured_peak(device):
         peak = memory.Peak()
         yield peak
         peak.taken = 3 * batches[-1] * size
 
-    monkeypatch.setattr("repose.relaxer.base.watched", watched)
+    monkeypatch.setattr("repose.relaxer.base.measured_peak", measured_peak)
     relaxer.relax([bulk("MgO", "rocksalt", a=4.2)] * 12)
     assert relaxer.memory_ratio == pytest.approx(3.3)
     assert batches == [8, 2, 2]

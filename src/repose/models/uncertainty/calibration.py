@@ -1,10 +1,10 @@
-"""Bounds that hold: split-conformal calibration of expected errors on crystals that were held out.
+"""Split-conformal calibration of expected errors on held-out crystals.
 
-A model expects an error for every crystal; on crystals it was not trained on, the ratio of the true error to
-the expected one is known. A bound at a level of 90 % is the expected error times the ratio that 90 % of these
-crystals stay below, with the correction for their finite number. It then holds for at least that share of
-further crystals of the same kind, however good the model is (Lei et al., J. Am. Stat. Assoc. 113, 1094,
-2018). It says nothing about crystals of another kind, so inputs unlike the training crystals are named.
+A network predicts an expected error for every crystal. On held-out crystals the ratio of true to expected
+error is known. The bound at 90 % is the expected error times the ratio that 90 % of the held-out crystals
+stay below, corrected for their finite number. It then holds for at least that share of further crystals of
+the same distribution, for any network (Lei et al., J. Am. Stat. Assoc. 113, 1094, 2018). It need not hold for
+other crystals, so inputs that are out of distribution are flagged.
 """
 
 from __future__ import annotations
@@ -19,55 +19,54 @@ from torch import Tensor
 
 from repose.config import Settings
 from repose.crystal.elements import symbol
-from repose.models.uncertainty.estimate import LEVEL, Errors
+from repose.models.uncertainty.expected_errors import ExpectedErrors
 
+LEVEL = 90  # %, of bounds whose level is not named
 LEVELS = (50, 80, 90, 95)  # %
-IN_DISTRIBUTION = 99  # %, of the crystals held out lie within the latent distance that counts as known
+IN_DISTRIBUTION = 99  # %, share of the held-out crystals that count as in distribution
 
 
 class Calibration(Settings):
     """Contents of ``calibration`` in ``config.json``."""
 
-    on: str = Field(description="crystals it was made on")
-    crystals: int = Field(description="how many these were")
+    on: str = Field(description="name of the held-out crystals")
+    crystals: int = Field(description="number of held-out crystals")
     factors: dict[int, float] = Field(
-        description="level in % to the bound on the coordinate error over the error expected"
+        description="level in % to the bound on the coordinate error over the expected error"
     )
-    atoms: float = Field(description="the same at 90 % for atoms")
-    bonds: float = Field(description="the same at 90 % for bonds")
-    strains: float | None = Field(default=None, description="the same at 90 % for strains")
-    farthest: float = Field(description="latent distance beyond which a crystal counts as unlike training")
-    neighbours: dict[str, str] = Field(
-        description="element to the elements that stood with it in a crystal in training"
+    atoms: float = Field(description="bound over expected error at 90 %, for atoms")
+    bonds: float = Field(description="bound over expected error at 90 %, for bonds")
+    strains: float | None = Field(default=None, description="bound over expected error at 90 %, for strains")
+    max_distance: float = Field(description="latent distance beyond which a crystal is out of distribution")
+    element_pairs: dict[str, str] = Field(
+        description="element to the elements that occur with it in a training crystal"
     )
 
-    def bounds(self, expected: Errors) -> dict[int, Tensor]:
-        """Bounds on the coordinate error in A by level, each ``(S,)``."""
+    def bounds(self, expected: ExpectedErrors) -> dict[int, Tensor]:
+        """Bounds on the coordinate error in A by level in %, each ``(S,)``."""
         return {level: factor * expected.crystals for level, factor in self.factors.items()}
 
     def outside(self, numbers: Tensor, distance: float) -> str | None:
-        """Why a crystal lies outside of what the model knows, or None.
+        """Reason why a crystal is out of distribution, or None.
 
         Args:
             numbers: Atomic numbers, ``(N,)``.
-            distance: Its latent distance.
+            distance: Latent distance of the crystal.
         """
         reasons = []
-        unseen = []
-        elements = sorted(set(numbers.tolist()))
-        for position, first in enumerate(elements):
-            partners = self.neighbours.get(symbol(first), "").split()
-            unseen += [
-                f"{symbol(first)}-{symbol(second)}"
-                for second in elements[position:]
-                if second != first and symbol(second) not in partners
-            ]
+        elements = [symbol(z) for z in sorted(set(numbers.tolist()))]
+        unseen = [
+            f"{first}-{second}"
+            for position, first in enumerate(elements)
+            for second in elements[position + 1 :]
+            if second not in self.element_pairs.get(first, "").split()
+        ]
         if unseen:
-            reasons.append(f"no training crystal held {', '.join(unseen)} together")
-        if not distance <= self.farthest:
+            reasons.append(f"no training crystal contains {', '.join(unseen)} together")
+        if not distance <= self.max_distance:
             reasons.append(
-                f"it is unlike the training crystals: {distance:.1f} from them, where "
-                f"{IN_DISTRIBUTION} % of those held out lie within {self.farthest:.1f}"
+                f"it is unlike the training crystals: its latent distance is {distance:.1f}, and "
+                f"{IN_DISTRIBUTION} % of held-out crystals are within {self.max_distance:.1f}"
             )
         return "; ".join(reasons) or None
 
@@ -77,7 +76,7 @@ def conformal_factor(errors: np.ndarray, expected: np.ndarray, level: float = LE
 
     Args:
         errors: True errors of n cases.
-        expected: What the model expected of them.
+        expected: Expected errors of the same cases.
         level: Share in %.
 
     Returns:
@@ -88,12 +87,12 @@ def conformal_factor(errors: np.ndarray, expected: np.ndarray, level: float = LE
     return float(ratios[rank - 1]) if rank <= len(ratios) else math.inf
 
 
-def neighbours(crystals: Iterable[np.ndarray], before: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Which elements stood together.
+def element_pairs(crystals: Iterable[np.ndarray], before: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Elements that occur together in a crystal: for each element the others, joined by spaces.
 
     Args:
         crystals: Atomic numbers ``(N,)`` of every crystal.
-        before: What a model that was fine-tuned had seen already.
+        before: Pairs to include, e.g. those of the model that was fine-tuned.
     """
     from ase.data import atomic_numbers
 
@@ -109,5 +108,5 @@ def neighbours(crystals: Iterable[np.ndarray], before: Mapping[str, str] | None 
 
 
 def quantile(values: Tensor, level: float) -> float:
-    """The value that a share of them, in %, does not exceed."""
+    """Smallest of the values that a share of them, in %, does not exceed."""
     return float(torch.quantile(values.double(), level / 100, interpolation="higher"))

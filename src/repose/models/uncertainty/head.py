@@ -1,4 +1,4 @@
-"""Errors to expect of predicted positions and cells: a head for families that predict these (ours)."""
+"""Uncertainty head for families that predict positions and cells."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from repose.models.prediction import ErrorScales, Geometry
 from repose.nn.equivariant import mlp
 from repose.nn.ops import safe_norm, segment_mean
 
-# Logarithms of scales stay between these: 1 mA to 7 A, and 5e-5 to 1 for strains.
-ATOMS, STRAINS = (-7.0, 2.0), (-10.0, 0.0)
+# Range of the logarithms of error scales: 1 mA to 7 A for atoms, 5e-5 to 1 for strains.
+LOG_ATOM_SCALES, LOG_STRAIN_SCALES = (-7.0, 2.0), (-10.0, 0.0)
 
 
 class UncertaintyHead(nn.Module):
-    """Laplace scales from the last features of a network and from how far it moved things.
+    """Laplace scales of the errors, from a network's last features and its predicted displacements.
 
-    Features and geometry come without gradients, so that learning how large errors are leaves the
-    predictions as they would be without this head.
+    Features and geometry are detached, so that training this head leaves the predictions unchanged.
 
     Args:
         features: Width F of the scalars.
@@ -28,18 +27,18 @@ class UncertaintyHead(nn.Module):
         super().__init__()
         self.atoms = mlp(2 * features + 3, features, 1)
         self.strains = mlp(features + 3, features, 1)
-        with torch.no_grad():  # errors of some tenths of an A, and of some percent, are a good first guess
-            for head, guess in ((self.atoms, -1.5), (self.strains, -3.0)):
+        with torch.no_grad():  # initial scales: some tenths of an A, and some percent
+            for head, log_scale in ((self.atoms, -1.5), (self.strains, -3.0)):
                 head[-1].weight.mul_(0.1)  # type: ignore[operator, union-attr]
-                head[-1].bias.fill_(guess)  # type: ignore[operator, union-attr]
+                head[-1].bias.fill_(log_scale)  # type: ignore[operator, union-attr]
 
     def forward(self, x: Tensor, before: Geometry, after: Geometry, system_index: Tensor) -> ErrorScales:
-        """Errors to expect of ``after``.
+        """Expected errors of ``after``.
 
         Args:
             x: Scalars of atoms, ``(N, F)``.
-            before: Where the network started.
-            after: Where it ended.
+            before: Input geometry of the network.
+            after: Predicted geometry.
             system_index: Crystal of every atom, ``(N,)``.
         """
         after = Geometry(*(tensor.detach() for tensor in after))
@@ -53,9 +52,9 @@ class UncertaintyHead(nn.Module):
         dilation = torch.diagonal(strain, dim1=1, dim2=2).sum(-1)
         whole = torch.stack([size, 10 * dilation], dim=-1).to(x)  # (S, 2)
         of_atoms = torch.cat([x, mean[system_index], moved.unsqueeze(-1), whole[system_index]], dim=-1)
-        farthest = segment_mean(moved.unsqueeze(-1), system_index, len(mean))
-        of_crystals = torch.cat([mean, farthest, whole], dim=-1)
+        mean_moved = segment_mean(moved.unsqueeze(-1), system_index, len(mean))
+        of_crystals = torch.cat([mean, mean_moved, whole], dim=-1)
         return ErrorScales(
-            self.atoms(of_atoms).squeeze(-1).clamp(*ATOMS).exp(),
-            self.strains(of_crystals).squeeze(-1).clamp(*STRAINS).exp(),
+            self.atoms(of_atoms).squeeze(-1).clamp(*LOG_ATOM_SCALES).exp(),
+            self.strains(of_crystals).squeeze(-1).clamp(*LOG_STRAIN_SCALES).exp(),
         )

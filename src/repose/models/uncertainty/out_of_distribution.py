@@ -1,4 +1,4 @@
-"""How far features are from those of the training crystals."""
+"""Distance of a crystal's features from those of the training crystals."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 
 class MahalanobisDistance(nn.Module):
-    """Mahalanobis distance of features from a set of them, over the square root of their number.
+    """Mahalanobis distance of features from a fitted set, over the square root of the number of features.
 
-    Its mean square over the set is about one. Until it is fitted, everything is familiar: distances are zero.
+    Its mean square over the set is about one. Before `fit` all distances are zero.
 
     Args:
         features: Width F.
@@ -24,7 +24,7 @@ class MahalanobisDistance(nn.Module):
 
     @torch.no_grad()
     def fit(self, latent: Tensor) -> None:
-        """Take mean and covariance of features ``(M, F)``; directions without any spread get a little."""
+        """Set mean and covariance from features ``(M, F)``; a small ridge keeps the covariance invertible."""
         centred = (latent - latent.mean(0)).double()
         values, vectors = torch.linalg.eigh(centred.T @ centred / len(latent))
         scale = (values + 1e-4 * values.mean().clamp(min=1e-12)).rsqrt() / len(values) ** 0.5
@@ -32,6 +32,6 @@ class MahalanobisDistance(nn.Module):
         self.whitening.copy_(vectors * scale)
 
     def forward(self, latent: Tensor) -> Tensor:
-        """Distance of features ``(S, F)``: ``(S,)``."""
+        """Distances ``(S,)`` of features ``(S, F)``."""
         centred = latent.to(self.mean) - self.mean
         return (centred @ self.whitening).square().sum(-1).sqrt()
