@@ -80,12 +80,12 @@ def measure(relaxer: Relaxer, pairs: Sequence[Pair]) -> dict:
     errors, outside, bounds = [], [], {level: [] for level in LEVELS}
     for packed in pack(pairs, 6000):
         batch, target = to_batch(packed)
-        estimate = relaxer.estimate(batch)
-        error = coordinate_error(estimate.geometry, target, batch.positions, batch.system_index)
+        relaxed = relaxer.relax_batch(batch)
+        error = coordinate_error(relaxed.geometry, target, batch.positions, batch.system_index)
         errors.append(error.numpy())
-        outside += [reason is not None for reason in estimate.outside or []]
+        outside += [reason is not None for reason in relaxed.outside or []]
         for level in LEVELS:
-            bounds[level].append(estimate.bounds[level].numpy())
+            bounds[level].append(relaxed.bounds[level].numpy())
     error, flagged = np.concatenate(errors), np.array(outside)
     bound = {level: np.concatenate(parts) for level, parts in bounds.items()}
     within = {level: error <= bound[level] for level in LEVELS}

@@ -32,10 +32,10 @@ from repose.data.dataset import Dataset
 from repose.evaluation.paths import evaluate_paths
 from repose.io.convert import to_atoms, to_batch
 from repose.models.prediction import Geometry
-from repose.models.uncertainty.estimate import Estimate
 from repose.potentials.base import Evaluation, Potential
 from repose.potentials.loading import load_potential
 from repose.relaxer.base import Relaxer
+from repose.relaxer.batch_relaxation import BatchRelaxation
 from repose.relaxer.loading import load
 
 MAX_STEP = 0.2  # A; the paper's, as are the bounds of `main`
@@ -85,14 +85,16 @@ class Iterative(Relaxer):
         self.fmax, self.max_steps = fmax, steps
         self.steps, self.converged = [], []
 
-    def estimate(self, batch):
+    def relax_batch(self, batch):
         paths = [self.relaxed(atoms) for atoms in to_atoms(batch)]
         ends = [path[-1] for path in paths]
         positions = torch.from_numpy(np.concatenate([end.positions for end in ends]))
-        return Estimate(Geometry(positions, torch.from_numpy(np.stack([e.cell for e in ends]))), paths=paths)
+        return BatchRelaxation(
+            Geometry(positions, torch.from_numpy(np.stack([e.cell for e in ends]))), paths=paths
+        )
 
     def predict(self, batch):
-        return self.estimate(batch).geometry
+        return self.relax_batch(batch).geometry
 
     def relaxed(self, atoms) -> tuple[Frame, ...]:
         atoms.calc = self.calculator

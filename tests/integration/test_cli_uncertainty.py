@@ -167,7 +167,7 @@ def test_calibrated_in_place_it_covers_what_it_was_calibrated_on(run, models, tm
     held_out = random_pairs(39)[20:]
     batch = CrystalBatch.collate([crystal(p.numbers, p.positions, p.cell, p.pbc) for p in held_out])
     target = CrystalBatch.collate(list(map(target_of, held_out)))
-    after = repose.load(model, "cpu").estimate(batch)
+    after = repose.load(model, "cpu").relax_batch(batch)
     old = before.predict(batch)
     torch.testing.assert_close(after.geometry.positions, old.positions)
     errors = coordinate_error(
@@ -221,7 +221,7 @@ def test_a_model_without_a_word_on_its_errors(run, models, tmp_path):
     short = ["--set", "max_epochs=1", "--set", "sampling.epoch_steps=1", "--device", "cpu", "--quiet"]
     assert run(*shlex.split(command), *short)[0] == 0
     batch = CrystalBatch.collate([crystal(p.numbers, p.positions, p.cell, p.pbc) for p in random_pairs(3)])
-    old, new = (repose.load(model, "cpu").estimate(batch) for model in (models / "silent", "run"))
+    old, new = (repose.load(model, "cpu").relax_batch(batch) for model in (models / "silent", "run"))
     torch.testing.assert_close(new.geometry.positions, old.geometry.positions)
     assert (old.bounds, bool((new.bounds[90] > 0).all())) == ({}, True)
     model = save_random_model(tmp_path / "published", "deeprelax", bond_uncertainty=False)
@@ -256,7 +256,7 @@ def test_crystals_that_the_model_refuses_are_left_out(run, tmp_path):
     _, out, _ = run("calibrate", tmp_path / "m", "--data", data, "--json")
     line = json.loads(out)
     assert (line["crystals"], line["left_out"]) == (40 - barium, barium)
-    assert "Ba" not in load_config(tmp_path / "m").calibration.neighbours
+    assert "Ba" not in load_config(tmp_path / "m").calibration.element_pairs
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import typer
+from repose.relaxer.batch_relaxation import BatchRelaxation
 from typer.testing import CliRunner
 
 from repose.cli import main
@@ -22,7 +23,6 @@ from repose.models.checkpoint import ModelConfig, load_model, save_model
 from repose.models.e3relax.network import E3Relax
 from repose.models.e3relax.settings import E3RelaxSettings
 from repose.models.prediction import Geometry
-from repose.models.uncertainty.estimate import Estimate
 from repose.relaxer.base import Relaxer
 from repose.relaxer.baselines import Dummy
 from repose.relaxer.direct import DirectRelaxer
@@ -119,7 +119,7 @@ def test_gain_by_hand():
 
     def scores(name, error, match):
         values = {metric.key: np.array([0.5, 1.5]) * error for metric in METRICS} | {"match": np.array(match)}
-        silent = Uncertainty.of(Estimate(Geometry(torch.zeros(4, 3), torch.zeros(2, 3, 3))), {})
+        silent = Uncertainty.of(BatchRelaxation(Geometry(torch.zeros(4, 3), torch.zeros(2, 3, 3))), {})
         return Scores(name, values, np.full(2, 110.0), np.full(2, True), np.full(2, 0.25), silent)
 
     trivial = scores("Dummy", 4.0, [0.0, 100.0]), scores("Rescale", 2.0, [0.0, 0.0])

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from repose.relaxer.batch_relaxation import BatchRelaxation
 from typer.testing import CliRunner
 
 from repose.cli import app
@@ -18,7 +19,6 @@ from repose.errors import ConfigError, DatasetError
 from repose.evaluation.paths import aligned_rmsd, evaluate_paths, kabsch
 from repose.models.checkpoint import save_model
 from repose.models.prediction import Geometry
-from repose.models.uncertainty.estimate import Estimate
 from repose.relaxer.base import Relaxer
 from support.crystals import random_rotation
 from support.reference_pairs import REFERENCE
@@ -39,7 +39,7 @@ class Told(Relaxer):
         self.change, self.seen = change, []
         self.paths = {p.cell.tobytes(): equidistant(p.path, frames) for p in pairs}
 
-    def estimate(self, batch):
+    def relax_batch(self, batch):
         self.seen.append(batch)
         paths = [
             tuple(self.change(frame, k) for k, frame in enumerate(self.paths[one.cells[0].numpy().tobytes()]))
@@ -47,10 +47,10 @@ class Told(Relaxer):
         ]
         ends = [path[-1] for path in paths]
         positions = torch.from_numpy(np.concatenate([end.positions for end in ends]))
-        return Estimate(Geometry(positions, torch.from_numpy(np.stack([e.cell for e in ends]))), paths=paths)
+        return BatchRelaxation(Geometry(positions, torch.from_numpy(np.stack([e.cell for e in ends]))), paths=paths)
 
     def predict(self, batch):
-        return self.estimate(batch).geometry
+        return self.relax_batch(batch).geometry
 
 
 def row(report, relaxer, block=0):

@@ -59,8 +59,8 @@ CALIBRATION = Calibration(
     atoms=5.0,
     bonds=7.0,
     strains=11.0,
-    farthest=2.0,
-    neighbours={"Ca": "O", "O": "Ca"},
+    max_distance=2.0,
+    element_pairs={"Ca": "O", "O": "Ca"},
 )
 
 

@@ -76,7 +76,7 @@ def calibrate(
 
     first = held_out[0]
     one = crystal(first.numbers, first.positions, first.cell, first.pbc)
-    if load(directory, "cpu").estimate(one).expected is None:  # found out before the work, not after it
+    if load(directory, "cpu").relax_batch(one).expected is None:  # found out before the work, not after it
         raise _silent(model, directory)
 
     total = len(held_out) + min(len(train), MAX_REFERENCE_CRYSTALS)
@@ -89,7 +89,7 @@ def calibrate(
             raise _silent(model, directory)
     left_out = sum(dataset.info.counts.get(split, 0) for dataset in datasets) - len(held_out)
     if as_json:
-        summary = calibration.model_dump(mode="json", exclude={"neighbours", "farthest"})
+        summary = calibration.model_dump(mode="json", exclude={"element_pairs", "max_distance"})
         typer.echo(json.dumps({"model": str(target), **summary, "left_out": left_out}))
     elif not quiet:
         _print(target, calibration, left_out)

@@ -11,7 +11,7 @@ from repose.errors import ConfigError
 
 if TYPE_CHECKING:
     from repose.io.files import Entry, ExtxyzWriter, Format
-    from repose.relaxer.base import Relaxation
+    from repose.relaxer.relaxation import Relaxation
 
 # Folder, below that of the output, of predictions whose bound exceeds --max-uncertainty.
 UNCERTAIN = "uncertain"

@@ -19,7 +19,9 @@ from repose.errors import ConfigError
 
 if TYPE_CHECKING:
     from repose.io.files import Entry
-    from repose.relaxer.base import Constraints, Relaxation, Relaxer
+    from repose.relaxer.base import Relaxer
+    from repose.relaxer.constraints import Constraints
+    from repose.relaxer.relaxation import Relaxation
 
 # Crystals read, relaxed and written together: enough to fill batches, few enough to see results come.
 CHUNK_CRYSTALS, CHUNK_ATOMS = 128, 4000
@@ -93,7 +95,7 @@ def relax(
                 if file.is_dir():
                     raise ConfigError(f"{option} must be a file; '{file}' is a folder.")
 
-        from repose.relaxer.base import Constraints
+        from repose.relaxer.constraints import Constraints
         from repose.relaxer.loading import load
 
         options = Constraints(symmetry, fix_cell, fix_axes, atoms)
@@ -157,7 +159,7 @@ class _Job:
             self.bar.advance(count - done)
             done = count
 
-        results = iter(self.relaxer.relax(readable, **vars(self.options), progress=progress))
+        results = iter(self.relaxer.relax(readable, constraints=self.options, progress=progress))
         for name, entry in chunk:
             if entry.crystal is None:
                 self.report.add(entry, None)

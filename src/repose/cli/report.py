@@ -13,7 +13,7 @@ from repose.cli.common import console
 
 if TYPE_CHECKING:
     from repose.io.files import Entry
-    from repose.relaxer.base import Relaxation
+    from repose.relaxer.relaxation import Relaxation
 
 # Longer tables show only what went wrong.
 TABLE_ROWS = 100

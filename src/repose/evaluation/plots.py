@@ -1,34 +1,55 @@
-"""Plots of an evaluation; drawn without a display and without matplotlib's global state."""
+"""Plots of an evaluation, without a display and without matplotlib's global state."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from repose.evaluation.metrics import METRICS
-from repose.evaluation.uncertainty import Example
-from repose.models.uncertainty.estimate import LEVEL
+from repose.evaluation.uncertainty import BondExample
+from repose.models.uncertainty.calibration import LEVEL
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from repose.evaluation.report import Report
+    from repose.evaluation.results import EvaluationResult
 
 SHOWN = ("coordinates", "shape", "volume")
-# Okabe and Ito's colours, told apart by colour-blind readers; Dummy stays grey, Rescale black.
+# Colours of Okabe and Ito, safe for colour-blind readers; Dummy is grey, Rescale black.
 COLOURS = ("#888888", "#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
-# Crystals that are drawn, by the share in % that the model is surer of.
+# Percentiles of the bound, at which crystals are drawn.
 DRAWN = (50, 90)
 
 
-def error_distributions(report: Report) -> Figure:
-    """Share of crystals with an error below x, for every relaxer; Dummy dashed.
+def figures(result: EvaluationResult) -> dict[str, Callable[[], Figure]]:
+    """Functions that draw the plots that these results have, by file name."""
+    found: dict[str, Callable[[], Figure]] = {
+        "errors.png": lambda: error_distributions(result),
+        "volumes.png": lambda: volumes(result),
+    }
+    if result.uncertainty:
+        found["uncertainty.png"] = lambda: uncertainty(result)
+    if drawn(result):
+        found["bonds.png"] = lambda: bonds(result)
+    return found
+
+
+def log_range(errors: np.ndarray) -> tuple[float, float]:
+    """Range of a logarithmic axis; smaller errors, also zero, are drawn at its lower end."""
+    positive = errors[errors > 1e-6]
+    low, high = (positive.min(), positive.max()) if len(positive) else (1e-3, 1.0)
+    return max(low, high / 1e4), high
+
+
+def error_distributions(result: EvaluationResult) -> Figure:
+    """Cumulative share of crystals by error, a line for every relaxer; Dummy dashed.
 
     Args:
-        report: What was measured.
+        result: The errors.
 
     Returns:
         One panel each for coordinates, cell shape and volume.
@@ -38,65 +59,62 @@ def error_distributions(report: Report) -> Figure:
     figure = Figure(figsize=(12, 3.8), layout="constrained")
     axes = figure.subplots(1, len(SHOWN))
     for axis, metric in zip(axes, [m for m in METRICS if m.key in SHOWN], strict=True):
-        every = np.concatenate([scores.values[metric.key] for scores in report.scores])
-        # A logarithmic axis has no room for errors of zero; they count from its left end.
-        positive = every[every > 1e-6]
-        low, high = (positive.min(), positive.max()) if len(positive) else (1e-3, 1.0)
-        low = max(low, high / 1e4)
-        for index, scores in enumerate(report.scores):
+        low, high = log_range(np.concatenate([scores.values[metric.key] for scores in result.scores]))
+        for index, scores in enumerate(result.scores):
             errors = np.sort(scores.values[metric.key])
             share = 100 * np.arange(1, len(errors) + 1) / len(errors)
             style = "--" if index == 0 else "-"
             x = np.concatenate([[low], np.clip(errors, low, None), [high]])
             axis.step(x, [0, *share, 100], style, where="post", color=colour(index), label=scores.relaxer)
         axis.set(xscale="log", xlabel=f"error in {metric.label}, {metric.unit}", ylim=(0, 100))
-    axes[0].set_ylabel(f"crystals of the {report.split} split, %")
+    axes[0].set_ylabel(f"crystals of the {result.split} split, %")
     axes[0].legend(frameon=False)
     return figure
 
 
-def volumes(report: Report) -> Figure:
-    """Predicted against target volume per atom, one panel a relaxer.
+def volumes(result: EvaluationResult) -> Figure:
+    """Predicted against target volume per atom, one panel per relaxer.
 
     Args:
-        report: What was measured.
+        result: The errors.
 
     Returns:
-        Panels with one point a crystal and the diagonal.
+        Panels with one point per crystal, and the diagonal.
     """
     from matplotlib.figure import Figure
 
-    columns = min(4, len(report.scores))
-    rows = -(-len(report.scores) // columns)
+    columns = min(4, len(result.scores))
+    rows = -(-len(result.scores) // columns)
     figure = Figure(figsize=(3.4 * columns, 3.4 * rows), layout="constrained")
     axes = list(figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat)
-    atoms = np.array([crystal.n_atoms for crystal in report.crystals])
-    target = np.array([crystal.target_volume for crystal in report.crystals]) / atoms
+    atoms = np.array([crystal.n_atoms for crystal in result.crystals])
+    target = np.array([crystal.target_volume for crystal in result.crystals]) / atoms
     bounds = [target.min() / 1.2, target.max() * 1.2]
-    for index, (axis, scores) in enumerate(zip(axes, report.scores, strict=False)):
+    for index, (axis, scores) in enumerate(zip(axes, result.scores, strict=False)):
         axis.plot(bounds, bounds, color="#888888", linewidth=0.8)
         axis.plot(target, scores.volumes / atoms, ".", color=colour(index), markersize=3, alpha=0.6)
         axis.set(title=scores.relaxer, xlim=bounds, ylim=bounds, aspect="equal")
         axis.set(xlabel="target volume, Å³ per atom", ylabel="predicted volume, Å³ per atom")
         axis.label_outer()
-    for axis in axes[len(report.scores) :]:
+    for axis in axes[len(result.scores) :]:
         axis.set_visible(False)
     return figure
 
 
-def uncertainty(report: Report) -> Figure:
-    """Coordinate error against its bound at 90 %, one panel for every relaxer that states bounds.
+def uncertainty(result: EvaluationResult) -> Figure:
+    """Coordinate error against its bound at 90 %, one panel per relaxer that predicts bounds.
 
     Args:
-        report: What was measured; at least one relaxer states bounds.
+        result: The errors; at least one relaxer predicts bounds.
 
     Returns:
-        Panels with hexagons coloured by the crystals in them, and the diagonal, above which bounds fail.
+        Panels with hexagons coloured by the number of crystals in them. Above the diagonal the error exceeds
+        the bound.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    shown = [scores for scores in report.scores if scores.relaxer in report.uncertainty]
+    shown = [scores for scores in result.scores if scores.relaxer in result.uncertainty]
     columns = min(4, len(shown))
     rows = -(-len(shown) // columns)
     figure = Figure(figsize=(4.4 * columns, 3.8 * rows), layout="constrained")
@@ -104,7 +122,7 @@ def uncertainty(report: Report) -> Figure:
     for axis, scores in zip(axes, shown, strict=False):
         bound, error = scores.uncertainty.bounds[LEVEL], scores.values["coordinates"]
         known = scores.finite & np.isfinite(bound)
-        # One scale for both, so that the diagonal is in sight; what is lower, zeros too, counts at its end.
+        # The same range for both axes; lower values, also zero, are drawn at its lower end.
         values = np.stack([bound[known], error[known]])
         high = 1.2 * values.max(initial=1e-3)
         low = max(values.min(where=values > 0, initial=high) / 1.2, high / 1e3)
@@ -115,7 +133,7 @@ def uncertainty(report: Report) -> Figure:
         ends = [low, high]
         axis.plot(ends, ends, color="#888888", linewidth=0.8)
         axis.set(xlim=ends, ylim=ends, xlabel=f"bound at {LEVEL} %, Å", ylabel="coordinate error, Å")
-        row = report.uncertainty[scores.relaxer]
+        row = result.uncertainty[scores.relaxer]
         covered = row["coverage"][str(LEVEL)]["share"]
         axis.set_title(f"{scores.relaxer}: rho = {row['rho']['coordinates']:.2f}, {covered:.1f} % below")
     for axis in axes[len(shown) :]:
@@ -123,10 +141,10 @@ def uncertainty(report: Report) -> Figure:
     return figure
 
 
-def drawn(report: Report) -> dict[str, list[int]]:
-    """Crystals whose bonds are shown, by relaxer that states bounds for bonds: of `DRAWN` uncertainty."""
+def drawn(result: EvaluationResult) -> dict[str, list[int]]:
+    """Indices of the crystals whose bonds are drawn, at the percentiles `DRAWN`, by relaxer."""
     chosen = {}
-    for scores in report.scores:
+    for scores in result.scores:
         bound = scores.uncertainty.bounds[LEVEL]
         small = [index for index in scores.uncertainty.examples if not np.isnan(bound[index])]
         small.sort(key=lambda index: bound[index])
@@ -136,47 +154,47 @@ def drawn(report: Report) -> dict[str, list[int]]:
     return chosen
 
 
-def bonds(report: Report) -> Figure:
-    """Predicted crystals with their shortest bonds, coloured by uncertainty and, beside it, by error.
+def bonds(result: EvaluationResult) -> Figure:
+    """Predicted crystals with their shortest bonds, coloured by bound and by error.
 
     Args:
-        report: What was measured; at least one relaxer states bounds for bonds.
+        result: The errors; at least one relaxer predicts bounds for bonds.
 
     Returns:
-        Two panels for each of up to two crystals, of the middle uncertainty and of one that is higher than
-        that of 90 % of the small ones; a row for every relaxer. Every colour scale begins at zero.
+        A row for every relaxer with two panels for each of up to two crystals, at the percentiles `DRAWN`.
+        Every colour scale begins at zero.
     """
     from matplotlib.figure import Figure
 
-    chosen = drawn(report)
+    chosen = drawn(result)
     panels = 2 * max(map(len, chosen.values()))
     figure = Figure(figsize=(4.2 * panels, 4.2 * len(chosen)), layout="constrained")
     axes = figure.subplots(len(chosen), panels, squeeze=False)
     for row, (relaxer, indices) in zip(axes, chosen.items(), strict=True):
-        (scores,) = (scores for scores in report.scores if scores.relaxer == relaxer)
+        (scores,) = (scores for scores in result.scores if scores.relaxer == relaxer)
         for axis in row[2 * len(indices) :]:
             axis.set_visible(False)
         for place, index in enumerate(indices):
-            crystal, example = report.crystals[index], scores.uncertainty.examples[index]
+            crystal, example = result.crystals[index], scores.uncertainty.examples[index]
             of_crystal = f"{scores.uncertainty.bounds[LEVEL][index]:.3f} Å"
-            kinds = (
+            quantities = (
                 (example.bonds.uncertainty, f"bound at {LEVEL} %", f"{of_crystal} for the crystal"),
                 (example.errors, "error", f"{scores.values['coordinates'][index]:.3f} Å for the crystal"),
             )
-            for axis, (values, what, said) in zip(row[2 * place :], kinds, strict=False):
+            for axis, (values, label, of_all) in zip(row[2 * place :], quantities, strict=False):
                 lines = _draw(axis, example, values)
-                figure.colorbar(lines, ax=axis, label=f"{what} of the bond length, Å", shrink=0.8)
-                axis.set_title(f"{relaxer}, {crystal.formula}\n{what}: {said}", fontsize="medium")
+                figure.colorbar(lines, ax=axis, label=f"{label} of the bond length, Å", shrink=0.8)
+                axis.set_title(f"{relaxer}, {crystal.formula}\n{label}: {of_all}", fontsize="medium")
     return figure
 
 
-def _draw(axis: Axes, example: Example, values: np.ndarray) -> Any:
-    """Draw one crystal, bonds coloured by a value; returns the bonds, for the colour bar."""
+def _draw(axis: Axes, example: BondExample, values: np.ndarray) -> Any:
+    """Draw one crystal, bonds coloured by a value; returns the bonds for the colour bar."""
     from ase.data import chemical_symbols, covalent_radii
     from ase.data.colors import jmol_colors
     from matplotlib.collections import LineCollection
 
-    # Seen from the front, a little from the right and from above, so that rows of atoms do not hide another.
+    # View from the front, slightly from the right and from above: rows of atoms do not hide each other.
     turn, tilt = np.radians([18.0, 12.0])
     right = np.array([np.cos(turn), np.sin(turn), 0.0])
     back = np.array([-np.sin(turn) * np.cos(tilt), np.cos(turn) * np.cos(tilt), -np.sin(tilt)])
@@ -196,7 +214,7 @@ def _draw(axis: Axes, example: Example, values: np.ndarray) -> Any:
     lines.set(array=values[order], clim=(0.0, max(values.max(), 1e-6)), capstyle="round", cmap="viridis")
     axis.add_collection(lines)
 
-    # Every atom once, and those of neighbouring cells that bonds lead to, paler.
+    # The atoms of the cell, and paler their bonded neighbours in other cells.
     images = {(int(atom), 0, 0, 0): 1.0 for atom in range(len(example.numbers))}
     images |= {(int(j), *map(int, k)): 0.35 for j, k in zip(second, shift, strict=True) if k.any()}
     for (atom, *cell), opaque in images.items():
@@ -217,5 +235,5 @@ def _draw(axis: Axes, example: Example, values: np.ndarray) -> Any:
 
 
 def colour(index: int) -> str:
-    """Colour of the relaxer that stands in this place of the table."""
+    """Colour of the relaxer in this row of the table."""
     return COLOURS[index] if index < len(COLOURS) else f"C{index}"

@@ -1,4 +1,4 @@
-"""Whether what relaxers say about their errors holds: rank correlation, coverage, errors of the surest."""
+"""Predicted bounds against errors: rank correlation, coverage, and error of the lowest bounds."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from torch import Tensor
 
 from repose.crystal.batch import CrystalBatch
 from repose.evaluation.metrics import move_to_image
-from repose.evaluation.tables import markdown_table, number
+from repose.evaluation.tables import format_number, markdown_table
 from repose.models.prediction import Geometry
-from repose.models.uncertainty.calibration import LEVELS
-from repose.models.uncertainty.estimate import LEVEL, Bonds, Estimate
+from repose.models.uncertainty.calibration import LEVEL, LEVELS
+from repose.relaxer.batch_relaxation import BatchRelaxation, Bonds
 
-SUREST = (25, 50, 75, 100)  # %, of the crystals, by their bound
-CONFIDENCE = 95  # %, of the intervals of coverage
-# What is drawn: crystals so small that bonds can be told apart, and the bonds to the nearest atoms.
+LOWEST_BOUNDS = (25, 50, 75, 100)  # %, shares of the crystals, by ascending bound
+CONFIDENCE = 95  # %, of confidence intervals
+# Limits of what is drawn: atoms of a crystal, and lengths of bonds.
 DRAWN_ATOMS, DRAWN_LENGTH = 12, 1.25  # count, times the distance to an atom's nearest neighbour
 
 
-class Example(NamedTuple):
-    """A predicted crystal of few atoms, to be drawn.
+class BondExample(NamedTuple):
+    """Predicted crystal of few atoms, for drawing.
 
     Attributes:
         numbers: Atomic numbers, ``(N,)``.
         positions: Predicted, A, ``(N, 3)``.
         cell: Predicted, A, rows, ``(3, 3)``.
-        bonds: Those to the nearest atoms.
-        errors: Of the length of these bonds in A, ``(E,)``.
+        bonds: Bonds to the nearest atoms.
+        errors: Absolute errors of their lengths, A, ``(E,)``.
     """
 
     numbers: np.ndarray
@@ -43,44 +43,44 @@ class Example(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Uncertainty:
-    """What one relaxer said about its errors on S crystals.
+class PredictedUncertainty:
+    """Uncertainties that one relaxer predicts for S crystals.
 
     Attributes:
-        bounds: Bounds on the coordinate error in A for every level of `LEVELS` in %, each ``(S,)``; NaN where
-            nothing is said.
-        expected: Error behind the bounds, not calibrated, A, ``(S,)``, or NaN.
-        outside: Why a crystal lies outside of what the model knows, ``(S,)`` str; empty where it does not, or
-            where the model cannot tell.
-        violation: What remains to be met of predicted distances in A, ``(S,)``, or NaN.
-        examples: Crystals that can be drawn, by index.
+        bounds: Bounds on the coordinate error in A for every level of `LEVELS` in %, each ``(S,)``; NaN
+            without a bound.
+        expected: Expected error before calibration, A, ``(S,)``, or NaN.
+        outside: Why a crystal is out of distribution, ``(S,)`` str; empty if it is not, or if the model does
+            not check.
+        violation: Mean deviation from predicted distances, A, ``(S,)``, or NaN.
+        examples: Crystals to draw, by index.
     """
 
     bounds: dict[int, np.ndarray]
     expected: np.ndarray
     outside: np.ndarray
     violation: np.ndarray
-    examples: dict[int, Example]
+    examples: dict[int, BondExample]
 
     @classmethod
-    def of(cls, estimate: Estimate, examples: dict[int, Example]) -> Uncertainty:
-        """What an estimate says; see `examples`."""
-        n = len(estimate.geometry.cells)
+    def from_batch(cls, relaxed: BatchRelaxation, examples: dict[int, BondExample]) -> PredictedUncertainty:
+        """Uncertainties of a batch; see `examples`."""
+        n = len(relaxed.geometry.cells)
 
         def array(values: Tensor | None) -> np.ndarray:
             return np.full(n, np.nan) if values is None else values.detach().cpu().double().numpy()
 
         return cls(
-            {level: array(estimate.bounds.get(level)) for level in LEVELS},
-            array(None if estimate.expected is None else estimate.expected.crystals),
-            np.array([reason or "" for reason in estimate.outside or [None] * n], dtype=object),
-            array(estimate.violation),
+            {level: array(relaxed.bounds.get(level)) for level in LEVELS},
+            array(None if relaxed.expected is None else relaxed.expected.crystals),
+            np.array([reason or "" for reason in relaxed.outside or [None] * n], dtype=object),
+            array(relaxed.violation),
             examples,
         )
 
     @classmethod
-    def join(cls, parts: Sequence[Uncertainty]) -> Uncertainty:
-        """That of several batches, one after the other."""
+    def join(cls, parts: Sequence[PredictedUncertainty]) -> PredictedUncertainty:
+        """Concatenate batches."""
         first = np.cumsum([0, *(len(part.expected) for part in parts)])
         return cls(
             {level: np.concatenate([part.bounds[level] for part in parts]) for level in LEVELS},
@@ -95,7 +95,7 @@ class Uncertainty:
         )
 
     def row(self, index: int) -> dict[str, Any]:
-        """Said of one crystal: ``bound_90`` and those at other levels, and the other attributes by name."""
+        """Values of one crystal: ``bound_90`` and so on by level, and the other attributes by name."""
         return {
             **{f"bound_{level}": float(values[index]) for level, values in self.bounds.items()},
             "expected": float(self.expected[index]),
@@ -105,39 +105,41 @@ class Uncertainty:
 
 
 def examples(
-    batch: CrystalBatch, predicted: Geometry, target: Geometry, estimate: Estimate, finite: Tensor
-) -> dict[int, Example]:
-    """Crystals of a batch that are small enough to be drawn, by index.
+    batch: CrystalBatch, predicted: Geometry, target: Geometry, relaxed: BatchRelaxation, finite: Tensor
+) -> dict[int, BondExample]:
+    """Crystals of a batch that are small enough to draw, by index.
 
     Args:
         batch: The unrelaxed crystals.
         predicted: Positions ``(N, 3)`` and cells ``(S, 3, 3)`` in A.
         target: The same, relaxed, in any image.
-        estimate: What the relaxer said.
-        finite: Crystals whose prediction is one, ``(S,)`` bool.
+        relaxed: Output of the relaxer.
+        finite: Crystals with a finite prediction, ``(S,)`` bool.
     """
-    if estimate.bonds is None:
+    if relaxed.bond_uncertainty is None:
         return {}
-    # Bonds lead to the images in which the prediction has the atoms, so there the target stands.
+    # Shifts of bonds refer to the predicted images, so the target is moved to these.
     near = move_to_image(target, predicted.positions, batch.system_index)
     counts = batch.counts.tolist()
     atoms = zip(*(t.split(counts) for t in (batch.numbers, predicted.positions, near)), strict=True)
     found = {}
-    for index, ((numbers, positions, relaxed), bonds) in enumerate(zip(atoms, estimate.bonds, strict=True)):
+    for index, ((numbers, positions, final), bonds) in enumerate(
+        zip(atoms, relaxed.bond_uncertainty, strict=True)
+    ):
         if len(numbers) > DRAWN_ATOMS or not finite[index] or not len(bonds.length):
             continue
         bonds = _shortest(bonds, len(numbers))
         if not np.isfinite(bonds.uncertainty).all():
             continue
         images = torch.from_numpy(bonds.shift).to(target.cells) @ target.cells[index]
-        length = (relaxed[bonds.second] + images - relaxed[bonds.first]).norm(dim=1).numpy()
+        length = (final[bonds.second] + images - final[bonds.first]).norm(dim=1).numpy()
         arrays = numbers.numpy(), positions.numpy(), predicted.cells[index].numpy()
-        found[index] = Example(*arrays, bonds, np.abs(bonds.length - length))
+        found[index] = BondExample(*arrays, bonds, np.abs(bonds.length - length))
     return found
 
 
 def _shortest(bonds: Bonds, n_atoms: int) -> Bonds:
-    """Bonds to the nearest neighbours of an atom and to those hardly farther away."""
+    """Bonds up to `DRAWN_LENGTH` times the distance to an atom's nearest neighbour."""
     nearest = np.full(n_atoms, np.inf)
     np.minimum.at(nearest, bonds.first, bonds.length)
     short = bonds.length <= DRAWN_LENGTH * nearest[bonds.first]
@@ -145,48 +147,48 @@ def _shortest(bonds: Bonds, n_atoms: int) -> Bonds:
 
 
 def summarise(
-    said: Uncertainty, errors: dict[str, np.ndarray], finite: np.ndarray, which: np.ndarray
+    predicted: PredictedUncertainty, errors: dict[str, np.ndarray], finite: np.ndarray, which: np.ndarray
 ) -> dict[str, Any] | None:
-    """How the bounds on some crystals compare with their errors.
+    """Comparison of bounds with errors on some crystals.
 
     Args:
-        said: About S crystals.
+        predicted: Uncertainties of S crystals.
         errors: ``coordinates`` and ``bonds`` in A, ``(S,)``.
-        finite: Crystals with a prediction, ``(S,)`` bool; what is said of the others does not count.
-        which: Indices of the crystals.
+        finite: Crystals with a finite prediction, ``(S,)`` bool; the others are left out.
+        which: Indices of the crystals to compare.
 
     Returns:
         ``crystals`` (count) and ``left_out`` (without a bound or a prediction); Spearman's ``rho`` of the
-        bound at 90 % against both errors; ``coverage`` by level and, at 90 %, ``inside`` and ``outside`` of
-        what the model knows; the mean error of coordinates of the ``surest``; the ``median_bound``. None if
-        no crystal has a bound.
+        bound at 90 % against both errors; ``coverage`` by level and, at 90 %, for crystals ``inside`` and
+        ``outside`` of the training distribution; ``surest``, the mean coordinate error of the crystals with
+        the lowest bounds; the ``median_bound``. None if no crystal has a bound.
     """
-    bound = said.bounds[LEVEL]
+    bound = predicted.bounds[LEVEL]
     known = which[finite[which] & ~np.isnan(bound[which])]
     if not len(known):
         return None
-    coordinates, bound, flagged = errors["coordinates"][known], bound[known], said.outside[known] != ""
+    coordinates, bound, flagged = errors["coordinates"][known], bound[known], predicted.outside[known] != ""
     return {
         "crystals": len(known),
         "left_out": len(which) - len(known),
         "rho": {key: spearman(bound, errors[key][known]) for key in ("coordinates", "bonds")},
-        "coverage": {str(level): coverage(said.bounds[level][known], coordinates) for level in LEVELS},
+        "coverage": {str(level): coverage(predicted.bounds[level][known], coordinates) for level in LEVELS},
         "inside": coverage(bound[~flagged], coordinates[~flagged]),
         "outside": coverage(bound[flagged], coordinates[flagged]),
-        "surest": {str(share): surest(bound, coordinates, share) for share in SUREST},
+        "surest": {str(share): error_of_lowest(bound, coordinates, share) for share in LOWEST_BOUNDS},
         "median_bound": float(np.median(bound)),
     }
 
 
 def spearman(first: np.ndarray, second: np.ndarray) -> float:
-    """Spearman's rank correlation, equal values sharing the mean of their ranks.
+    """Spearman's rank correlation; equal values share the mean of their ranks.
 
     Args:
-        first: Numbers; a pair with NaN does not count.
-        second: As many.
+        first: Numbers, ``(n,)``; pairs with NaN are left out.
+        second: Numbers, ``(n,)``.
 
     Returns:
-        Between -1 and 1; NaN if there are less than two pairs or if either is constant.
+        Between -1 and 1; NaN for fewer than two pairs or a constant input.
     """
     known = ~(np.isnan(first) | np.isnan(second))
     ranks = [_ranks(values[known]) for values in (first, second)]
@@ -204,12 +206,12 @@ def coverage(bounds: np.ndarray, errors: np.ndarray) -> dict[str, Any]:
     """Share of crystals whose error does not exceed the bound.
 
     Args:
-        bounds: A, ``(S,)``; NaN where there is none, which does not count.
+        bounds: A, ``(S,)``; crystals with NaN are left out.
         errors: A, ``(S,)``.
 
     Returns:
-        ``crystals`` (count), the ``share`` in % and its Wilson ``interval``, which takes crystals to be
-        independent of each other (Wilson, J. Am. Stat. Assoc. 22, 209, 1927); NaN without crystals.
+        ``crystals`` (count), the ``share`` in % and its Wilson ``interval`` for independent crystals (Wilson,
+        J. Am. Stat. Assoc. 22, 209, 1927); NaN without crystals.
     """
     known = ~np.isnan(bounds)
     n, below = int(known.sum()), int((errors[known] <= bounds[known]).sum())
@@ -218,13 +220,15 @@ def coverage(bounds: np.ndarray, errors: np.ndarray) -> dict[str, Any]:
     z, p = NormalDist().inv_cdf(0.5 + CONFIDENCE / 200), below / n
     centre = p + z**2 / (2 * n)
     half = z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-    # At p of 0 and 1 an end of the interval is p, but for the last digit.
+    # For p = 0 and p = 1 rounding could move an end of the interval beyond 0 or 100 %.
     ends = [float(np.clip(100 * (centre + side) / (1 + z**2 / n), 0, 100)) for side in (-half, half)]
     return {"crystals": n, "share": 100 * p, "interval": ends}
 
 
-def surest(bounds: np.ndarray, errors: np.ndarray, share: float) -> float:
-    """Mean error of the share of crystals with the lowest bounds; equal bounds count alike.
+def error_of_lowest(bounds: np.ndarray, errors: np.ndarray, share: float) -> float:
+    """Mean error of a share of crystals, those with the lowest bounds.
+
+    Crystals with equal bounds count with the mean of their errors.
 
     Args:
         bounds: ``(S,)``, at least one.
@@ -240,7 +244,7 @@ def uncertainty_table(rows: dict[str, dict[str, Any]]) -> list[str]:
     """Lines of the table of one block.
 
     Args:
-        rows: What `summarise` gives, by relaxer.
+        rows: Results of `summarise` by relaxer.
     """
 
     def covered(part: dict[str, Any]) -> str:
@@ -250,11 +254,11 @@ def uncertainty_table(rows: dict[str, dict[str, Any]]) -> list[str]:
     def column(row: dict[str, Any]) -> list[str]:
         return [
             str(row["crystals"]),
-            *(number(rho, 2) for rho in row["rho"].values()),
+            *(format_number(rho, 2) for rho in row["rho"].values()),
             *(covered(row["coverage"][str(level)]) for level in LEVELS),
             *(f"{covered(row[side])} of {row[side]['crystals']}" for side in ("inside", "outside")),
-            *(number(error, 4) for error in row["surest"].values()),
-            number(row["median_bound"], 4),
+            *(format_number(error, 4) for error in row["surest"].values()),
+            format_number(row["median_bound"], 4),
         ]
 
     labels = [
@@ -264,7 +268,7 @@ def uncertainty_table(rows: dict[str, dict[str, Any]]) -> list[str]:
         *(f"coverage at {level} %, %" for level in LEVELS),
         f"coverage at {LEVEL} %, not flagged, %",
         f"coverage at {LEVEL} %, flagged, %",
-        *(f"coordinates, surest {share} %, Å" for share in SUREST),
+        *(f"coordinates, surest {share} %, Å" for share in LOWEST_BOUNDS),
         f"median bound at {LEVEL} %, Å",
     ]
     columns = [labels, *map(column, rows.values())]
@@ -272,8 +276,8 @@ def uncertainty_table(rows: dict[str, dict[str, Any]]) -> list[str]:
 
 
 NOTE = (
-    f"Uncertainty is a model's bound on the coordinate error at {LEVEL} %, compared by rank with the errors "
-    "of coordinates and bonds. Coverage is the share of crystals whose coordinate error does not exceed the "
-    f"bound, with its {CONFIDENCE} % interval (Wilson's; crystals taken to be independent). Surest: the "
-    "crystals with the lowest bounds. Flagged: the model says that the crystal lies outside of what it knows."
+    f"Spearman's rho compares the bound on the coordinate error at {LEVEL} % with the errors of coordinates "
+    "and bonds. Coverage is the share of crystals whose coordinate error does not exceed the bound, with its "
+    f"{CONFIDENCE} % interval (Wilson, for independent crystals). Surest: the crystals with the lowest "
+    "bounds. Flagged: crystals out of distribution."
 )

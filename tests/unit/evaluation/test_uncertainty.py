@@ -10,6 +10,7 @@ import torch
 import typer
 from hypothesis import given
 from hypothesis import strategies as st
+from repose.models.uncertainty.expected_errors import ExpectedErrors
 from scipy.stats import spearmanr
 from typer.testing import CliRunner
 
@@ -22,9 +23,9 @@ from repose.evaluation.uncertainty import coverage, spearman, surest
 from repose.models.checkpoint import save_model
 from repose.models.prediction import Geometry
 from repose.models.uncertainty.calibration import LEVELS, Calibration
-from repose.models.uncertainty.estimate import Errors, Estimate, split_bonds
 from repose.relaxer.base import Relaxer
 from repose.relaxer.baselines import Dummy
+from repose.relaxer.batch_relaxation import BatchRelaxation, split_bonds
 from support.crystals import make_crystal, perovskite, random_crystal, rock_salt
 from support.tiny import random_relaxer
 
@@ -65,9 +66,9 @@ class Stated(Relaxer):
         self.flagged, self.bond, self.levels = flagged, bond, levels
 
     def predict(self, batch):
-        return self.estimate(batch).geometry
+        return self.relax_batch(batch).geometry
 
-    def estimate(self, batch):
+    def relax_batch(self, batch):
         names, errors, expected = zip(
             *(self.stated[cell.numpy().tobytes()] for cell in batch.cells), strict=True
         )
@@ -80,11 +81,11 @@ class Stated(Relaxer):
             graph = periodic_graph(batch, 4.0, None)
             own = torch.full((len(graph.receiver),), self.bond, dtype=torch.float64)
             bonds = split_bonds(graph, geometry, own, batch.counts)
-        return Estimate(
+        return BatchRelaxation(
             geometry,
             {level: FACTORS[level] * said for level in self.levels},
-            Errors(said / 10, said[batch.system_index], torch.zeros(0)),
-            bonds=bonds,
+            ExpectedErrors(said / 10, said[batch.system_index], torch.zeros(0)),
+            bond_uncertainty=bonds,
             outside=["far away" if name in self.flagged else None for name in names],
         )
 
@@ -281,12 +282,12 @@ class Strained(Dummy):
     def __init__(self, strain):
         self.strain = strain
 
-    def estimate(self, batch):
+    def relax_batch(self, batch):
         geometry = Geometry(batch.positions * (1 + self.strain), batch.cells * (1 + self.strain))
         graph = periodic_graph(batch, 6.0, 50)
         bound = torch.linspace(0.1, 0.2, len(graph.receiver), dtype=torch.float64)
         bounds = {90: torch.ones(len(batch), dtype=torch.float64)}
-        return Estimate(geometry, bounds, bonds=split_bonds(graph, geometry, bound, batch.counts))
+        return BatchRelaxation(geometry, bounds, bond_uncertainty=split_bonds(graph, geometry, bound, batch.counts))
 
 
 def test_errors_of_bonds_are_those_of_a_strain():
@@ -356,7 +357,7 @@ def studied(tmp_path_factory):
     relaxer = random_relaxer("e3relax", uncertainty_head=True)
     calibration = Calibration(
         on="nothing", crystals=9, factors={50: 1.0, 80: 2.0, 90: 3.0}, atoms=3.0, bonds=3.0, strains=3.0,
-        farthest=1e9, neighbours={"O": "Mg Al Ti Mn Ba"},
+        max_distance=1e9, element_pairs={"O": "Mg Al Ti Mn Ba"},
     )  # fmt: skip
     config = relaxer.config.model_copy(update={"calibration": calibration})
     save_model(root / "model", relaxer.network, config, "# card\n")

@@ -18,7 +18,7 @@ from repose.crystal.lattice import polar
 from repose.errors import ConfigError
 from repose.models.checkpoint import load_model, save_model
 from repose.models.prediction import ErrorScales, Geometry
-from repose.models.uncertainty.calibration import Calibration, conformal_factor, neighbours, quantile
+from repose.models.uncertainty.calibration import Calibration, conformal_factor, element_pairs, quantile
 from repose.models.uncertainty.out_of_distribution import MahalanobisDistance
 from repose.relaxer.direct import DirectRelaxer
 from repose.training.calibrate import calibrate, calibrate_model
@@ -34,8 +34,8 @@ CALIBRATION = Calibration(
     atoms=5.0,
     bonds=7.0,
     strains=11.0,
-    farthest=2.0,
-    neighbours={"Mg": "O", "O": "Mg Zn", "Zn": "O", "Na": "Cl", "Cl": "Na"},
+    max_distance=2.0,
+    element_pairs={"Mg": "O", "O": "Mg Zn", "Zn": "O", "Na": "Cl", "Cl": "Na"},
 )
 
 
@@ -90,9 +90,9 @@ def test_too_few_crystals_are_said_to_be_too_few():
 
 
 def test_element_pairs_that_never_stood_together_are_named():
-    seen = neighbours([np.array([12, 8, 8]), np.array([30, 8]), np.array([11, 17]), np.array([29])])
+    seen = element_pairs([np.array([12, 8, 8]), np.array([30, 8]), np.array([11, 17]), np.array([29])])
     assert seen == {"O": "Mg Zn", "Na": "Cl", "Mg": "O", "Cl": "Na", "Cu": "", "Zn": "O"}
-    assert neighbours([np.array([8, 20])], {"O": "Mg", "Mg": "O"}) == {"O": "Mg Ca", "Mg": "O", "Ca": "O"}
+    assert element_pairs([np.array([8, 20])], {"O": "Mg", "Mg": "O"}) == {"O": "Mg Ca", "Mg": "O", "Ca": "O"}
     assert CALIBRATION.outside(torch.tensor([12, 8]), 1.0) is None
     assert CALIBRATION.outside(torch.tensor([8, 8]), 1.0) is None  # with itself always
     reason = CALIBRATION.outside(torch.tensor([12, 30, 17]), 1.0)
@@ -206,24 +206,24 @@ def test_errors_that_scales_are_about(batch):
 @pytest.mark.parametrize("family", ["deeprelax", "e3relax", "e3relax-h2", "reposenet"])
 def test_an_estimate_is_expectation_times_factor(family, batch):
     relaxer = random_relaxer(family)
-    assert relaxer.estimate(batch).bounds == {}
+    assert relaxer.relax_batch(batch).bounds == {}
     relaxer.config = relaxer.config.model_copy(update={"calibration": CALIBRATION})
-    estimate = relaxer.estimate(batch)
-    assert torch.equal(estimate.geometry.positions, relaxer.predict(batch).positions)
-    assert set(estimate.bounds) == {50, 80, 90, 95}
-    assert torch.allclose(estimate.bounds[90], 3 * estimate.expected.crystals)
-    assert torch.allclose(estimate.atoms, 5 * estimate.expected.atoms)
-    assert (estimate.strains is None) == (family == "deeprelax")
-    assert sum(len(bonds.first) for bonds in estimate.bonds) == len(estimate.expected.bonds)
+    relaxed = relaxer.relax_batch(batch)
+    assert torch.equal(relaxed.geometry.positions, relaxer.predict(batch).positions)
+    assert set(relaxed.bounds) == {50, 80, 90, 95}
+    assert torch.allclose(relaxed.bounds[90], 3 * relaxed.expected.crystals)
+    assert torch.allclose(relaxed.atom_uncertainty, 5 * relaxed.expected.atoms)
+    assert (relaxed.strain_uncertainty is None) == (family == "deeprelax")
+    assert sum(len(bonds.first) for bonds in relaxed.bond_uncertainty) == len(relaxed.expected.bonds)
     graph = relaxer.network.prepare(batch)[1]
     start = 0
-    for k, (bonds, one) in enumerate(zip(estimate.bonds, batch.split(), strict=True)):
+    for k, (bonds, one) in enumerate(zip(relaxed.bond_uncertainty, batch.split(), strict=True)):
         inside = graph.system_index == k
         assert torch.equal(torch.from_numpy(bonds.first) + start, graph.receiver[inside])
         assert torch.equal(torch.from_numpy(bonds.second) + start, graph.sender[inside])
-        lengths = edge_vectors(graph, *estimate.geometry).norm(dim=-1)[inside]
+        lengths = edge_vectors(graph, *relaxed.geometry).norm(dim=-1)[inside]
         assert np.allclose(bonds.length, lengths)
-        assert np.allclose(bonds.uncertainty, 7 * estimate.expected.bonds[inside])
+        assert np.allclose(bonds.uncertainty, 7 * relaxed.expected.bonds[inside])
         start += one.n_atoms
 
 
@@ -239,7 +239,7 @@ def test_results_say_how_sure_they_are(family):
     assert plain.uncertainty is None
     assert plain.bond_uncertainty is None
     assert plain.outside is None
-    known = CALIBRATION.model_copy(update={"farthest": math.inf})
+    known = CALIBRATION.model_copy(update={"max_distance": math.inf})
     relaxer.config = relaxer.config.model_copy(update={"calibration": known})
     oxide, salt, sulfide = relaxer.relax(crystals)
     (alone,) = relaxer.relax(crystals[1])
@@ -295,11 +295,11 @@ def test_a_calibrated_directory_covers_and_predicts_as_before(family, tmp_path):
     samples = [(crystal(p.numbers, p.positions, p.cell, p.pbc), target_of(p)) for p in held_out]
     batch = CrystalBatch.collate([first for first, _ in samples])
     assert torch.equal(before.predict(batch).positions, after.predict(batch).positions)
-    estimate = after.estimate(batch)
+    relaxed = after.relax_batch(batch)
     target = collate(after.network, samples).target
-    errors = (estimate.geometry.positions - target.positions).abs().mean(-1)
+    errors = (relaxed.geometry.positions - target.positions).abs().mean(-1)
     error = torch.stack([part.mean() for part in errors.split(batch.counts.tolist())])
-    for level, bound in estimate.bounds.items():
+    for level, bound in relaxed.bounds.items():
         # On the very crystals it was calibrated on the share is the level, up to the correction of one.
         assert level / 100 <= (error <= bound * (1 + 1e-4)).double().mean() <= level / 100 + 2.5 / 60
 
@@ -329,4 +329,4 @@ def test_models_from_before_there_was_uncertainty_are_read(tmp_path, batch):
     network, read = load_model(tmp_path / "m")
     assert network.uncertainty_head is None
     assert read.calibration is None
-    assert DirectRelaxer(network, read).estimate(batch).bounds == {}
+    assert DirectRelaxer(network, read).relax_batch(batch).bounds == {}

@@ -1,0 +1,211 @@
+"""Steps for one crystal before and after the prediction: checks, symmetry, constraints, result."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from repose.crystal import checks, symmetry
+from repose.crystal.batch import CrystalBatch
+from repose.crystal.connectivity import layout
+from repose.crystal.frame import Frame
+from repose.errors import ConfigError, InvalidCrystalError, MissingExtraError, ModelError
+from repose.io import convert
+from repose.models.prediction import MAX_VOLUME_RATIO
+from repose.relaxer.constraints import ConstraintProjection, Constraints
+from repose.relaxer.inputs import Input
+from repose.relaxer.relaxation import Relaxation, attach_uncertainties
+from repose.relaxer.vacuum import ISOLATED, MOLECULAR, vacuum_remarks
+
+# Errors of the set-up, not of a crystal: they are raised, while any other error refuses the crystal.
+SETUP_ERRORS = (ConfigError, ModelError, MissingExtraError)
+
+
+@dataclass(eq=False)
+class PreparedCrystal:
+    """A checked crystal with its symmetry and constraints, ready for the prediction.
+
+    Attributes:
+        index: Position in the list of inputs.
+        input: Structure and source.
+        crystal: The crystal as a batch of one, float64.
+        group: Space group to keep, or None.
+        projection: Applies symmetry and constraints to a prediction.
+        vacuum: Whether the cell contains vacuum or separate molecules.
+        remarks: Messages for the user.
+        memory: Estimated bytes that the prediction takes.
+        seconds: Time spent on this crystal so far.
+    """
+
+    index: int
+    input: Input
+    crystal: CrystalBatch
+    group: symmetry.SpaceGroup | None
+    projection: ConstraintProjection
+    vacuum: bool
+    remarks: tuple[str, ...]
+    memory: float
+    seconds: float = 0.0
+
+
+def prepare(
+    index: int,
+    given: Input,
+    constraints: Constraints,
+    elements: Collection[int] | None,
+    required_memory: Callable[[CrystalBatch], float],
+) -> PreparedCrystal:
+    """Check a crystal, find its symmetry and set up its constraints.
+
+    Args:
+        index: Position in the list of inputs.
+        given: Structure and source.
+        constraints: Constraints of the user.
+        elements: Atomic numbers that the relaxer supports; None for all.
+        required_memory: Returns the bytes that a prediction takes, and raises if that is too much.
+
+    Raises:
+        InvalidCrystalError: The crystal cannot be relaxed.
+    """
+    start = time.perf_counter()
+    if given.reason is not None:
+        raise InvalidCrystalError(given.reason)
+    crystal = convert.to_batch(given.structure)
+    numbers, positions, cell, pbc = _arrays(crystal)
+    reason = checks.unknown_elements(numbers, elements)
+    if reason := reason or checks.close_atoms(numbers, positions, cell, pbc):
+        raise InvalidCrystalError(reason)
+    found = layout(numbers, positions, cell, pbc)
+    if found.isolated:
+        raise InvalidCrystalError(ISOLATED)
+    fixed = convert.fixed_coordinates(given.structure)
+    for k in constraints.fix_atoms:
+        if k >= len(numbers):
+            raise InvalidCrystalError(
+                f"fix_atoms names atom {k}, but there are {len(numbers)}, counted from 0."
+            )
+        fixed[k] = True
+    memory = required_memory(crystal)
+    group = None
+    if constraints.symmetry == "keep":
+        group = symmetry.find_space_group(numbers, positions, cell, pbc)
+    open_axes = "".join(axis for axis, periodic in zip("abc", pbc, strict=True) if not periodic)
+    projection = ConstraintProjection(
+        positions,
+        cell,
+        group,
+        fix_cell=constraints.fix_cell or found.oblique,
+        fix_axes=constraints.fix_axes + open_axes + found.empty,
+        fixed=fixed,
+        keeps_energies=not any(
+            (constraints.fix_axes, constraints.fix_cell, fixed.any(), found.empty, found.oblique)
+        ),
+    )
+    remarks = given.remarks + vacuum_remarks(found, crystal, constraints) + (MOLECULAR,) * found.molecular
+    vacuum = bool(found.empty) or found.oblique or found.molecular
+    seconds = time.perf_counter() - start
+    return PreparedCrystal(index, given, crystal, group, projection, vacuum, remarks, memory, seconds)
+
+
+def finish(prepared: PreparedCrystal, predicted: dict[str, Any] | str) -> Relaxation:
+    """Apply symmetry, constraints and checks to a prediction; an error refuses the crystal.
+
+    Args:
+        prepared: The crystal.
+        predicted: Values from `BatchRelaxation.split`, or the reason why there is no prediction.
+    """
+    start = time.perf_counter()
+    try:
+        if isinstance(predicted, str):
+            raise InvalidCrystalError(predicted)
+        result = _finish(prepared, **predicted)
+    except SETUP_ERRORS:
+        raise
+    except Exception as error:  # the other crystals are not affected
+        return refuse(prepared.input, error_message(error), prepared.seconds)
+    return replace(result, seconds=prepared.seconds + time.perf_counter() - start)
+
+
+def refuse(given: Input, reason: str, seconds: float) -> Relaxation:
+    """Result for a crystal that cannot be relaxed."""
+    return Relaxation(
+        given.structure, "refused", reason, seconds=seconds, remarks=given.remarks, source=given.source
+    )
+
+
+def error_message(error: Exception) -> str:
+    """Reason for the user: the message of an InvalidCrystalError; type and message of any other error."""
+    if isinstance(error, InvalidCrystalError):
+        return str(error)
+    return " ".join(f"an unexpected error, {type(error).__name__}: {error}".split())
+
+
+def _finish(
+    prepared: PreparedCrystal,
+    positions: NDArray[Any],
+    cell: NDArray[Any],
+    violation: float | None,
+    path: tuple[Frame, ...] | None,
+    **uncertainties: Any,
+) -> Relaxation:
+    numbers, old_positions, old_cell, pbc = _arrays(prepared.crystal)
+    unchanged = Relaxation(
+        prepared.input.structure,
+        "suspect",
+        remarks=prepared.remarks,
+        source=prepared.input.source,
+        before=prepared.crystal,
+        known_group=prepared.group.number if prepared.group else None,
+    )
+    reason = _path_divergence(path, old_cell)
+    if reason := reason or checks.invalid_reason(positions, cell, old_cell, violation):
+        return replace(unchanged, reason=f"{reason} The input is returned; try another model.")
+    positions, new_cell = prepared.projection(positions, cell)
+    fractional = positions @ np.linalg.inv(new_cell)
+    moved = (fractional - old_positions @ np.linalg.inv(old_cell)) @ new_cell
+    change = float(abs(np.linalg.det(new_cell) / np.linalg.det(old_cell)) - 1)
+    reason = checks.invalid_reason(positions, new_cell, old_cell) or checks.sanity_warnings(
+        numbers, positions, new_cell, pbc, change, violation, prepared.vacuum
+    )
+    structure = convert.with_geometry(prepared.input.structure, positions, new_cell)
+    result = replace(
+        unchanged,
+        structure=structure,
+        status="suspect" if reason else "relaxed",
+        reason=reason,
+        volume_change=change,
+        max_displacement=float(np.linalg.norm(moved, axis=1).max()),
+        after=prepared.crystal.with_geometry(torch.from_numpy(positions), torch.from_numpy(new_cell)[None]),
+        path=None if path is None else tuple(map(prepared.projection.frame, path)),
+        **uncertainties,
+    )
+    attach_uncertainties(structure, result.uncertainty, result.atom_uncertainty, result.outside)
+    return result
+
+
+def _arrays(crystal: CrystalBatch) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Numbers, positions, cell and pbc of one crystal."""
+    c = crystal
+    return c.numbers.numpy(), c.positions.numpy(), c.cells[0].numpy(), c.pbc[0].numpy()
+
+
+def _path_divergence(path: tuple[Frame, ...] | None, old_cell: NDArray[Any]) -> str | None:
+    """First frame of a path that is not finite, flat, or far too large, with the reason."""
+    for index, frame in enumerate(path or ()):
+        reason = checks.invalid_reason(frame.positions, frame.cell, old_cell)
+        if reason is None and not (
+            np.isfinite(frame.energy or 0.0)
+            and np.isfinite(0.0 if frame.forces is None else frame.forces).all()
+        ):
+            reason = "its energy or a force is not finite (NaN or infinity)."
+        if reason is None and abs(np.linalg.det(frame.cell) / np.linalg.det(old_cell)) > MAX_VOLUME_RATIO:
+            reason = f"the volume is more than {MAX_VOLUME_RATIO:g} times that of the input."
+        if reason is not None:
+            return f"the path diverges at frame {index + 1} of {len(path or ())}: {reason}"
+    return None
