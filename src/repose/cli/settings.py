@@ -73,13 +73,16 @@ def setting_rows(kind: type[Settings], prefix: str = "", nested: bool = True) ->
         prefix: Put before the names.
         nested: List the settings within settings; if not, they are one line.
     """
+    from repose.config import Settings
+
     schema = kind.model_json_schema()["properties"]
     for name, field in kind.model_fields.items():
         default = field.get_default(call_default_factory=True)
-        if nested and hasattr(default, "model_fields"):
+        inner = isinstance(default, Settings)
+        if nested and inner:
             yield from setting_rows(type(default), f"{prefix}{name}.")
             continue
-        plain = not hasattr(default, "model_fields") and default != {}
+        plain = not inner and default != {}
         shown = json.dumps(default) if plain else ""
         allowed = _allowed(schema[name]) if plain else ""
         yield SettingRow(prefix + name, shown, allowed, field.description or name.replace("_", " "))
