@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 
 from repose.crystal.batch import CrystalBatch
 from repose.data.dataset import INFO, Dataset
@@ -47,13 +46,7 @@ def test_labels_are_those_of_chgnet(directory):
     pytest.importorskip("chgnet")
     pairs = [pair for pair in Dataset(directory).read("test") if pair.path][:12]
     crystals = [
-        CrystalBatch(
-            torch.from_numpy(pair.numbers),
-            torch.from_numpy(pair.relaxed_positions),
-            torch.from_numpy(pair.relaxed_cell)[None],
-            torch.zeros(len(pair.numbers), dtype=torch.int64),
-            torch.from_numpy(pair.pbc)[None],
-        )
+        CrystalBatch.single(pair.numbers, pair.relaxed_positions, pair.relaxed_cell, pair.pbc)
         for pair in pairs
     ]
     found = load_potential("chgnet", "cpu").evaluate(CrystalBatch.collate(crystals))

@@ -9,14 +9,7 @@ from repose.data.dataset import Pair
 
 def make_crystal(numbers, fractional, cell, pbc=(True, True, True), dtype=torch.float64) -> CrystalBatch:
     """Return one crystal as a batch, from fractional coordinates."""
-    cell = torch.as_tensor(np.asarray(cell, dtype=float), dtype=dtype)
-    return CrystalBatch(
-        numbers=torch.tensor(numbers),
-        positions=torch.as_tensor(np.asarray(fractional, dtype=float), dtype=dtype) @ cell,
-        cells=cell[None],
-        system_index=torch.zeros(len(numbers), dtype=torch.int64),
-        pbc=torch.tensor(pbc)[None],
-    )
+    return CrystalBatch.single(numbers, np.asarray(fractional, dtype=float) @ cell, cell, pbc, dtype)
 
 
 def rock_salt(a: float = 4.8) -> CrystalBatch:

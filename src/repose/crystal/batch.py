@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from repose.errors import InvalidCrystalError, ShapeError
@@ -97,6 +99,39 @@ class CrystalBatch:
     def dtype(self) -> torch.dtype:
         """Floating-point type of positions and cells."""
         return self.positions.dtype
+
+    @classmethod
+    def single(
+        cls,
+        numbers: ArrayLike,
+        positions: ArrayLike,
+        cell: ArrayLike,
+        pbc: ArrayLike,
+        dtype: torch.dtype = torch.float64,
+    ) -> CrystalBatch:
+        """Return one crystal as a batch; the arrays are copied.
+
+        Args:
+            numbers: Atomic numbers, ``(N,)``.
+            positions: Cartesian positions in A, ``(N, 3)``.
+            cell: Lattice vectors as rows in A, ``(3, 3)``.
+            pbc: Periodic directions, ``(3,)``.
+            dtype: Floating-point type of the batch.
+
+        Raises:
+            ShapeError: An array has another shape.
+            InvalidCrystalError: As for the class.
+        """
+        positions, cell = (
+            torch.from_numpy(np.array(a, dtype=np.float64)).to(dtype) for a in (positions, cell)
+        )
+        return cls(
+            numbers=torch.from_numpy(np.array(numbers, dtype=np.int64)),
+            positions=positions,
+            cells=cell[None],
+            system_index=torch.zeros(len(positions), dtype=torch.int64),
+            pbc=torch.from_numpy(np.array(pbc, dtype=bool))[None],
+        )
 
     @classmethod
     def collate(cls, batches: Sequence[CrystalBatch]) -> CrystalBatch:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repose.crystal.elements import symbol
+from repose.crystal.neighbours import neighbours
 from repose.crystal.volumes import known_volumes
 
 MIN_DISTANCE = 0.5  # A; the bond of H2 is 0.74
@@ -60,17 +61,12 @@ def close_atoms(
         overlap: Least distance over the sum of covalent radii; `MIN_DISTANCE` holds in any case.
     """
     from ase.data import covalent_radii
-    from vesin import NeighborList
 
-    fractional = positions @ np.linalg.inv(cell)
-    home = (fractional - np.where(pbc, np.floor(fractional), 0.0)) @ cell
     radii = overlap * covalent_radii[numbers]
     cutoff = max(MIN_DISTANCE, 2 * float(radii.max()))
-    search = NeighborList(cutoff=cutoff, full_list=False, n_threads=1)
-    first, second, distance = search.compute(points=home, box=cell, periodic=pbc, quantities="ijd")
+    first, second, _, distance = neighbours(positions, cell, pbc, cutoff, half=True)
     if len(distance) == 0:
         return None
-    first, second = first.astype(np.int64), second.astype(np.int64)
     least = np.maximum(MIN_DISTANCE, radii[first] + radii[second])
     pair = int((distance / least).argmin())
     if distance[pair] >= least[pair]:

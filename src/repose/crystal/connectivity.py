@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from repose.crystal.neighbours import neighbours
+
 # A; gap of the longest covalent bond. Hydrogen bonds have 0.75 and more, contacts of iodine molecules 0.7.
 BOND = 0.6
 # A; gap of the longest contact between neighbours. Of 24,048 crystals of the Materials Project only four,
@@ -139,19 +141,13 @@ def pairs(
         and the gaps in A ``(E,)``.
     """
     from ase.data import covalent_radii
-    from vesin import NeighborList
 
     radii = covalent_radii[numbers]
-    home = np.where(pbc, np.floor(positions @ np.linalg.inv(cell)), 0.0)
-    search = NeighborList(cutoff=2 * float(radii.max()) + gap, full_list=True, n_threads=1)
-    first, second, shift, distance = search.compute(
-        points=positions - home @ cell, box=cell, periodic=pbc, quantities="ijSd"
-    )
-    first, second = first.astype(np.int64), second.astype(np.int64)
+    first, second, shift, distance = neighbours(positions, cell, pbc, 2 * float(radii.max()) + gap)
     found = distance - radii[first] - radii[second]
     near = found < gap
     first, second = first[near], second[near]
-    return first, second, np.rint(shift[near] + home[first] - home[second]).astype(np.int64), found[near]
+    return first, second, np.rint(shift[near]).astype(np.int64), found[near]
 
 
 def independent(vectors: NDArray[np.int64]) -> NDArray[np.int64]:

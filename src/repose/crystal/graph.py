@@ -12,6 +12,7 @@ from torch import Tensor
 
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.lattice import to_cartesian, to_fractional
+from repose.crystal.neighbours import neighbours
 from repose.errors import ConfigError
 
 # Distances closer than this belong to one shell; also the width by which a cutoff is widened, so that
@@ -56,7 +57,7 @@ class Rows(NamedTuple):
         return cls(owner, torch.where(valid, edge, 0), valid.to(torch.get_default_dtype()))
 
 
-class Neighbours(NamedTuple):
+class Edges(NamedTuple):
     """Receivers and senders ``(E,)``, shifts ``(E, 3)`` and distances in A ``(E,)``, both in float64."""
 
     receiver: Tensor
@@ -64,9 +65,9 @@ class Neighbours(NamedTuple):
     shift: Tensor
     distance: Tensor
 
-    def take(self, index: Tensor) -> Neighbours:
+    def take(self, index: Tensor) -> Edges:
         """Some of them, by numbers or by a mask."""
-        return Neighbours(*(column[index] for column in self))
+        return Edges(*(column[index] for column in self))
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,19 +183,19 @@ def periodic_graph(
     )
 
 
-def _neighbours(batch: CrystalBatch, reach: float) -> Neighbours:
+def _neighbours(batch: CrystalBatch, reach: float) -> Edges:
     """All pairs within reach, crystal by crystal."""
     parts = []
     first = 0
     for positions, cell, pbc in _geometries(batch):
-        receiver, sender, shift, distance = _of_crystal(positions, cell, pbc, reach)
+        receiver, sender, shift, distance = neighbours(positions, cell, pbc, reach)
         parts.append((receiver + first, sender + first, shift, distance))
         first += len(positions)
     columns = (torch.from_numpy(np.concatenate(column)) for column in zip(*parts, strict=True))
-    return Neighbours(*(column.to(batch.device) for column in columns))
+    return Edges(*(column.to(batch.device) for column in columns))
 
 
-def neighbours_by_pairs(batch: CrystalBatch, reach: float) -> Neighbours:
+def neighbours_by_pairs(batch: CrystalBatch, reach: float) -> Edges:
     """All pairs within reach, by measuring every pair of every crystal in all images that can be near enough.
 
     Args:
@@ -229,9 +230,9 @@ def neighbours_by_pairs(batch: CrystalBatch, reach: float) -> Neighbours:
         offset = to_cartesian(shift.double(), cells, crystal)
         distance = (wrapped[sender] + offset - wrapped[receiver]).norm(dim=1)
         near = (distance <= reach) & ((receiver != sender) | (shift != 0).any(dim=1))
-        parts.append(Neighbours(receiver[near], sender[near], shift[near].double(), distance[near]))
+        parts.append(Edges(receiver[near], sender[near], shift[near].double(), distance[near]))
     receiver, sender, shift, distance = (torch.cat(column) for column in zip(*parts, strict=True))
-    return Neighbours(receiver, sender, shift + home[receiver] - home[sender], distance)
+    return Edges(receiver, sender, shift + home[receiver] - home[sender], distance)
 
 
 def _in_parts(sizes: Tensor, most: int) -> list[Tensor]:
@@ -255,32 +256,14 @@ def _geometries(batch: CrystalBatch) -> list[tuple[np.ndarray, np.ndarray, np.nd
     return list(zip(np.split(positions, borders), cells, pbc, strict=True))
 
 
-def _of_crystal(
-    positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, reach: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Receivers, senders, shifts and distances of all pairs of one crystal."""
-    from vesin import NeighborList
-
-    # Wrapped positions keep vesin's shifts small for atoms that lie many cells away.
-    fractional = positions @ np.linalg.inv(cell)
-    home = np.where(pbc, np.floor(fractional), 0.0)
-    search = NeighborList(cutoff=reach, full_list=True, n_threads=1)
-    receiver, sender, shift, distance = search.compute(
-        points=(fractional - home) @ cell, box=cell, periodic=pbc, quantities="ijSd"
-    )
-    receiver, sender = receiver.astype(np.int64), sender.astype(np.int64)
-    shift = shift + home[receiver] - home[sender]
-    return receiver, sender, shift, distance
-
-
-def _with_self_images(found: Neighbours, batch: CrystalBatch) -> Neighbours:
+def _with_self_images(found: Edges, batch: CrystalBatch) -> Edges:
     """Replace plain self edges by the six self-images along periodic directions."""
     images = torch.tensor(SELF_IMAGES, device=batch.device)
     allowed = (batch.pbc.unsqueeze(1) | (images == 0)).all(dim=-1)  # (S, 6)
     atoms, image = allowed[batch.system_index].nonzero(as_tuple=True)
     plain = found.receiver != found.sender
     # Distance -1 marks them as always kept by the cap on neighbours, which counts other atoms.
-    return Neighbours(
+    return Edges(
         torch.cat([found.receiver[plain], atoms]),
         torch.cat([found.sender[plain], atoms]),
         torch.cat([found.shift[plain], images[image].to(found.shift)]),
@@ -288,7 +271,7 @@ def _with_self_images(found: Neighbours, batch: CrystalBatch) -> Neighbours:
     )
 
 
-def _nearest(found: Neighbours, max_neighbours: int | None, ties: str) -> Neighbours:
+def _nearest(found: Edges, max_neighbours: int | None, ties: str) -> Edges:
     """The edges to keep, sorted by receiver, distance, sender and shift."""
     if not len(found.receiver):
         return found

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from repose.crystal.frame import Frame
+from repose.crystal.neighbours import neighbours
 from repose.data.dataset import SPLITS, Pair
 from repose.data.matching import SMALLEST_ROTATION, match, rotation_angle, stretch_and_rotation
 from repose.errors import DatasetError, InvalidCrystalError, ReposeError
@@ -206,13 +207,7 @@ def check_split(split: str) -> str:
 
 
 def _check_distances(atoms: Atoms, which: str) -> None:
-    from vesin import NeighborList
-
-    search = NeighborList(cutoff=CLOSEST, full_list=False, n_threads=1)
-    wrapped = atoms.get_scaled_positions(wrap=True) @ atoms.cell.array
-    first, second, distance = search.compute(
-        points=wrapped, box=atoms.cell.array, periodic=atoms.pbc, quantities="ijd"
-    )
+    first, second, _, distance = neighbours(atoms.positions, atoms.cell.array, atoms.pbc, CLOSEST, half=True)
     if len(distance):
         k = distance.argmin()
         raise InvalidCrystalError(

@@ -57,13 +57,7 @@ def to_batch(structure: Crystal) -> CrystalBatch:
             "with ase.io.read, or give it to the command 'repose relax'; a Molecule needs a lattice."
         )
     _check(numbers, positions, cell, pbc)
-    return CrystalBatch(
-        numbers=torch.from_numpy(numbers),
-        positions=torch.from_numpy(positions),
-        cells=torch.from_numpy(cell)[None],
-        system_index=torch.zeros(len(numbers), dtype=torch.int64),
-        pbc=torch.from_numpy(pbc)[None],
-    )
+    return CrystalBatch.single(numbers, positions, cell, pbc)
 
 
 def to_atoms(batch: CrystalBatch) -> list[Atoms]:

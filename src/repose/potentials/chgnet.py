@@ -18,6 +18,7 @@ from torch import Tensor
 
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.lattice import to_cartesian
+from repose.crystal.neighbours import neighbours
 from repose.errors import require
 from repose.nn.ops import segment_sum
 from repose.potentials.base import Evaluation, Potential
@@ -167,21 +168,15 @@ def _gated(block: Any, parts: Sequence[tuple[Tensor, Tensor | None]]) -> Tensor:
 
 def _bonds(batch: CrystalBatch, cutoff: float) -> Bonds:
     """All pairs within the cutoff, on the CPU."""
-    from vesin import NeighborList
-
     positions = batch.positions.detach().cpu().double().numpy()
     cells = batch.cells.detach().cpu().double().numpy()
     counts = batch.counts.tolist()
-    search = NeighborList(cutoff=cutoff, full_list=False, n_threads=1)
     columns: list[tuple[np.ndarray, ...]] = []
     first = 0
     for index, (count, cell, pbc) in enumerate(zip(counts, cells, batch.pbc.cpu().numpy(), strict=True)):
         own = positions[first : first + count]
-        # Wrapped positions keep vesin's shifts small for atoms that lie many cells away.
-        home = np.where(pbc, np.floor(own @ np.linalg.inv(cell)), 0.0)
-        i, j, shift = search.compute(points=own - home @ cell, box=cell, periodic=pbc, quantities="ijS")
-        i, j = i.astype(np.int64), j.astype(np.int64)
-        columns.append((i + first, j + first, shift + home[i] - home[j], np.full(len(i), index)))
+        i, j, shift, _ = neighbours(own, cell, pbc, cutoff, half=True)
+        columns.append((i + first, j + first, shift, np.full(len(i), index)))
         first += count
     return Bonds(*(torch.from_numpy(np.concatenate(column)) for column in zip(*columns, strict=True)))
 

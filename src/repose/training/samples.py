@@ -44,13 +44,7 @@ class Sample:
 
 def crystal(numbers: np.ndarray, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> CrystalBatch:
     """One crystal in float32 as a batch; shapes as in `repose.data.dataset.Pair`."""
-    return CrystalBatch(
-        numbers=torch.from_numpy(np.ascontiguousarray(numbers)),
-        positions=torch.tensor(positions, dtype=torch.float32),
-        cells=torch.tensor(cell, dtype=torch.float32)[None],
-        system_index=torch.zeros(len(numbers), dtype=torch.int64),
-        pbc=torch.tensor(np.asarray(pbc))[None],
-    )
+    return CrystalBatch.single(numbers, positions, cell, pbc, torch.float32)
 
 
 def collate(network: Network[Any], drawn: Sequence[tuple[CrystalBatch, CrystalBatch]]) -> Sample:

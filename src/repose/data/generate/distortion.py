@@ -6,6 +6,8 @@ import numpy as np
 from ase import Atoms
 from ase.data import covalent_radii
 
+from repose.crystal.neighbours import neighbours
+
 # Bonds shorter than this share of the sum of covalent radii are none that a relaxation starts from.
 CLOSEST = 0.6
 
@@ -55,14 +57,9 @@ def closeness(atoms: Atoms) -> float:
     Returns:
         The ratio; 1 where all atoms are farther apart than their radii add up to.
     """
-    from vesin import NeighborList
-
     radii = covalent_radii[atoms.numbers]
-    search = NeighborList(cutoff=float(2 * radii.max()), full_list=False, n_threads=1)
-    wrapped = atoms.get_scaled_positions(wrap=True) @ atoms.cell.array
-    first, second, distance = search.compute(
-        points=wrapped, box=atoms.cell.array, periodic=atoms.pbc, quantities="ijd"
-    )
+    cutoff = float(2 * radii.max())
+    first, second, _, distance = neighbours(atoms.positions, atoms.cell.array, atoms.pbc, cutoff, half=True)
     if not len(distance):
         return 1.0
     return min(1.0, float((distance / (radii[first] + radii[second])).min()))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from repose.crystal.neighbours import neighbours
 from repose.data.candidates import Candidate
 from repose.errors import DatasetError, InvalidCrystalError
 
@@ -127,12 +128,8 @@ def _as_monolayer(atoms: Atoms, name: str) -> Atoms:
 def too_close(atoms: Atoms) -> bool:
     """Whether two atoms, images included, are closer than `CLOSEST` times the sum of their covalent radii."""
     from ase.data import covalent_radii
-    from vesin import NeighborList
 
     radii = covalent_radii[atoms.numbers]
-    search = NeighborList(cutoff=2 * CLOSEST * float(radii.max()), full_list=False, n_threads=1)
-    wrapped = atoms.get_scaled_positions(wrap=True) @ atoms.cell.array
-    first, second, distance = search.compute(
-        points=wrapped, box=atoms.cell.array, periodic=atoms.pbc, quantities="ijd"
-    )
+    cutoff = 2 * CLOSEST * float(radii.max())
+    first, second, _, distance = neighbours(atoms.positions, atoms.cell.array, atoms.pbc, cutoff, half=True)
     return bool((distance < CLOSEST * (radii[first] + radii[second])).any())

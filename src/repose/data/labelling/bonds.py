@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from repose.crystal.neighbours import neighbours
+
 # Atoms are bonded up to this multiple of the sum of their covalent radii.
 REACH = 1.25
 
@@ -47,17 +49,11 @@ def _bonds(
 ) -> set[tuple[int, ...]]:
     """Bonds as (atom, atom, cell shift), each in one of its two directions."""
     from ase.data import covalent_radii
-    from vesin import NeighborList
 
     radii = covalent_radii[numbers]
-    # Wrapped positions keep vesin's shifts small for atoms that lie many cells away.
-    home = np.where(pbc, np.floor(positions @ np.linalg.inv(cell)), 0.0)
-    search = NeighborList(cutoff=2 * REACH * float(radii.max()), full_list=False, n_threads=1)
-    first, second, shift, distance = search.compute(
-        points=positions - home @ cell, box=cell, periodic=pbc, quantities="ijSd"
-    )
-    first, second = first.astype(np.int64), second.astype(np.int64)
-    shift = np.rint(shift + home[first] - home[second]).astype(np.int64)
+    cutoff = 2 * REACH * float(radii.max())
+    first, second, shift, distance = neighbours(positions, cell, pbc, cutoff, half=True)
+    shift = np.rint(shift).astype(np.int64)
     near = distance < REACH * (radii[first] + radii[second])
     there = np.column_stack([first, second, shift])[near]
     back = np.column_stack([second, first, -shift])[near]

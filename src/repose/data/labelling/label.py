@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from repose.atomic_write import locked_directory, replacing_file
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.frame import Frame
@@ -76,7 +74,12 @@ class Labelling:
                     )
                     fail(Failure.of(candidate, reason))
                     continue
-                yield candidate, _crystal(candidate)
+                yield (
+                    candidate,
+                    CrystalBatch.single(
+                        candidate.numbers, candidate.positions, candidate.cell, candidate.pbc
+                    ),
+                )
 
         for walk in descend(potential, crystals(), settings.relaxation, still_wanted, self.minutes):
             made = judge(walk, settings)
@@ -178,16 +181,6 @@ def label(
             splits=assign.description,
         )
         return job.collect(info, assign), job.state
-
-
-def _crystal(candidate: Candidate) -> CrystalBatch:
-    return CrystalBatch(
-        numbers=torch.from_numpy(candidate.numbers),
-        positions=torch.from_numpy(candidate.positions),
-        cells=torch.from_numpy(candidate.cell)[None],
-        system_index=torch.zeros(len(candidate.numbers), dtype=torch.int64),
-        pbc=torch.from_numpy(candidate.pbc)[None],
-    )
 
 
 def _note(workshop: Path, out: Path, settings: LabelSettings) -> None:
