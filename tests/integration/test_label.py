@@ -1,6 +1,7 @@
 """`repose data label`: whole paths from any calculator, whatever is killed whenever."""
 
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from multiprocessing.util import register_after_fork
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +40,7 @@ from repose.errors import ConfigError, DatasetError
 from repose.potentials.batched_lbfgs import Step, Walk
 from repose.potentials.settings import LbfgsSettings
 from support.crystals import rock_salt
+from support.processes import children, close_files, eventually
 
 METALS = ("Al", "Cu", "Ni", "Ag", "Au", "Pd", "Pt")
 EMT_PATH = "ase.calculators.emt:EMT"
@@ -48,7 +51,7 @@ from ase.calculators.emt import EMT
 
 class Slow(EMT):
     def calculate(self, *arguments, **options):
-        time.sleep(0.01)
+        time.sleep(0.005)
         super().calculate(*arguments, **options)
 
 class Deadly(EMT):
@@ -74,6 +77,12 @@ def alloys(n: int, seed: int = 0) -> list[Candidate]:
 def candidates(tmp_path) -> Path:
     write_candidates(tmp_path / "candidates", CandidatesInfo(preset="alloys", seed=0), alloys(12))
     return tmp_path / "candidates"
+
+
+@pytest.fixture(autouse=True)
+def forked_workers(monkeypatch):
+    """Fork workers, which saves their imports; a command in a process of its own starts them as users do."""
+    monkeypatch.setattr("repose.data.labelling.workers.START_METHOD", "fork")
 
 
 def settings(**changes) -> LabelSettings:
@@ -242,60 +251,43 @@ def command(candidates, out, calculator, *more):
     ]  # fmt: skip
 
 
-def children(process: int) -> list[int]:
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[1]) == process:
-            found.append(int(stat.parent.name))
-    return found
+def label_in_a_group(candidates: Path, out: Path) -> None:
+    """Label with two workers, as the leader of a process group."""
+    os.setsid()
+    # A forked worker would hold the lock of its parent, which a spawned one does not inherit.
+    register_after_fork(label_in_a_group, lambda _: close_files(".claim"))
+    label([candidates], out, LabelSettings(calculator="calculators:Slow"), GroupSplit(), workers=2)
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds processes in /proc")
-def test_killed_at_ten_random_moments_it_ends_with_the_same_set(tmp_path):
-    """The whole group, the parent alone, or a worker alone; nothing finished is lost or changed."""
+def test_killed_at_ten_random_moments_it_ends_with_the_same_set(tmp_path, monkeypatch):
+    """Kill the whole group, the parent alone, or a worker alone: no finished crystal is lost or changed."""
     (tmp_path / "calculators.py").write_text(CALCULATORS)
-    write_candidates(tmp_path / "c", CandidatesInfo(), alloys(49))
-    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-    calculator = "calculators:Slow"
-    subprocess.run(
-        command(tmp_path / "c", tmp_path / "calm", calculator), check=True, cwd=tmp_path, env=environment
-    )
+    monkeypatch.syspath_prepend(tmp_path)
+    write_candidates(tmp_path / "c", CandidatesInfo(), alloys(30))
+    slow = settings().model_copy(update={"calculator": "calculators:Slow"})
+    label([tmp_path / "c"], tmp_path / "calm", slow, GroupSplit())
     workshop = tmp_path / "set.labelling"
     dice = random.Random(0)
-    finished = []
+    finished = [0]
+    kills = 0
 
     def lines() -> int:
         with suppress(FileNotFoundError):  # folded into the dataset meanwhile
             return sum(path.read_text().count("\n") for path in workshop.glob("ledger-*"))
         return 0
 
-    for kind in [
-        "group",
-        "parent",
-        "worker",
-        "group",
-        "parent",
-        "worker",
-        "group",
-        "parent",
-        "worker",
-        "group",
-    ]:
-        process = subprocess.Popen(
-            command(tmp_path / "c", tmp_path / "set", calculator),
-            cwd=tmp_path, env=environment, start_new_session=True,
-        )  # fmt: skip
+    for kind in [*("group", "parent", "worker") * 3, "group"]:
+        process = multiprocessing.get_context("fork").Process(
+            target=label_in_a_group, args=(tmp_path / "c", tmp_path / "set")
+        )
+        process.start()
         # From the moment that it has finished something: on a slow machine, starting alone takes long.
-        began = time.monotonic()
-        while lines() <= sum(finished[-1:]) and process.poll() is None and time.monotonic() - began < 90:
-            time.sleep(0.02)
-        time.sleep(dice.uniform(0.0, 0.4))
-        if process.poll() is not None:
+        eventually(lambda p=process: lines() > finished[-1] or not p.is_alive(), 90)
+        time.sleep(dice.uniform(0.0, 0.3))
+        if not process.is_alive():
             break
+        kills += 1
         if kind == "group":
             os.killpg(process.pid, signal.SIGKILL)
         elif kind == "parent":
@@ -304,19 +296,18 @@ def test_killed_at_ten_random_moments_it_ends_with_the_same_set(tmp_path):
             # None is there any more where all work is done.
             for child in children(process.pid)[:1]:
                 os.kill(child, signal.SIGKILL)
-            time.sleep(dice.uniform(0.0, 0.5))
+            time.sleep(dice.uniform(0.0, 0.3))
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        if process.returncode == 0:
+        process.join()
+        if process.exitcode == 0:
             break
         finished.append(lines())
+    assert kills > 5
     assert finished == sorted(finished)
-    assert finished[0] < 49
+    assert finished[1] < 30
     assert finished[-1] > 0
-    subprocess.run(
-        command(tmp_path / "c", tmp_path / "set", calculator), check=True, cwd=tmp_path, env=environment
-    )
+    label([tmp_path / "c"], tmp_path / "set", slow, GroupSplit(), workers=2)
     assert contents(tmp_path / "set") == contents(tmp_path / "calm")
     assert [p.id for p in Dataset(tmp_path / "set")] == [p.id for p in Dataset(tmp_path / "calm")]
 

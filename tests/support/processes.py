@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,14 @@ def children(pid: int) -> list[int]:
         if int(fields[1]) == pid:
             found.append(int(stat.parent.name))
     return found
+
+
+def close_files(name: str) -> None:
+    """Close the descriptors of this process that belong to files of this name."""
+    for link in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            if link.readlink().name == name:
+                os.close(int(link.name))
 
 
 def eventually(look: Callable[[], Any], seconds: float = 60) -> Any:

@@ -20,6 +20,8 @@ from repose.errors import ConfigError, DatasetError, ReposeError
 
 # A crystal under which so many processes have died is not tried again.
 DEATHS = 2
+# A forked process could not use a GPU that its parent has used.
+START_METHOD = "spawn"
 # With more than one thread, 3x3 linear algebra and small batches are many times slower.
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -111,7 +113,7 @@ def work_off(
 
 
 def _start(part: Sequence[Candidate], work: Work, ledgers: Path, deadline: float | None) -> _Worker:
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context(START_METHOD)
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_run, args=(work, part, ledgers, theirs, os.getpid(), deadline))
     process.start()
