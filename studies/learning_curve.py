@@ -15,6 +15,7 @@ from pathlib import Path
 from repose.config import TrainSettings
 from repose.data.dataset import Dataset
 from repose.evaluation.runner import evaluate
+from repose.evaluation.tables import finite_or_none
 from repose.relaxer.loading import load
 from repose.training.run import train
 
@@ -63,8 +64,8 @@ def measure(size: int, values: dict, arguments: argparse.Namespace) -> dict:
     pairs = [pair for path in arguments.data for pair in Dataset(path).read("train")]
     report = evaluate(
         [relaxer], {d.info.name: d.read("test") for d in tests}, train=pairs, match=False
-    ).to_dict()
-    blocks = {block["dataset"]: block["rows"] for block in report["blocks"]}
+    )
+    blocks = {block["dataset"]: block["rows"] for block in finite_or_none(report.blocks())}
     rows = list(blocks.values())[-1]  # of all datasets together, where there are several
     row = next(row for row in rows if row["relaxer"] == "model")
     crystals = min(size, len({pair.id for pair in pairs}))

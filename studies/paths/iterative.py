@@ -29,6 +29,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from repose.crystal.frame import Frame
 from repose.crystal.lattice import volume
 from repose.data.dataset import Dataset
+from repose.evaluation.path_report import markdown, to_dict
 from repose.evaluation.paths import evaluate_paths
 from repose.io.convert import to_atoms, to_batch
 from repose.models.prediction import Geometry
@@ -149,7 +150,7 @@ def main() -> None:
         for name, potential in potentials.items()
         for rule, fmax in rules.items()
     ]
-    report = evaluate_paths([*models, *peers], data, train=train, edges_per_batch=1)
+    result = evaluate_paths([*models, *peers], data, train=train, edges_per_batch=1)
     results = {
         "processor": platform.processor() or platform.machine(),
         "threads": arguments.threads,
@@ -164,9 +165,9 @@ def main() -> None:
             }
             for peer in peers
         },
-        **report.to_dict(),
+        **to_dict(result),
     }
-    print(report.markdown())
+    print(markdown(result))
     print(f"C1 {rules['C1']:.4f}, C2 {rules['C2']:.4f} eV/A; labels: {dataset.info.calculator}")
     for name, row in results["optimiser"].items():
         print(f"{name}: {row['converged']} of {len(pairs)} converged, median {row['median steps']} steps")

@@ -16,6 +16,7 @@ from statistics import mean
 from repose.config import TrainSettings
 from repose.data.dataset import Dataset
 from repose.evaluation.runner import evaluate
+from repose.evaluation.tables import finite_or_none
 from repose.models.checkpoint import find_model, load_config
 from repose.relaxer.loading import load
 from repose.training.run import train
@@ -96,10 +97,9 @@ def errors(model: Path, split: str, arguments: argparse.Namespace) -> dict:
     dataset = Dataset(arguments.data)
     report = evaluate(
         [relaxer], {dataset.info.name: dataset.read(split)}, train=dataset.read("train"), match=False
-    ).to_dict()
-    return {
-        row["relaxer"]: {column: row[column] for column in COLUMNS} for row in report["blocks"][-1]["rows"]
-    }
+    )
+    rows = finite_or_none(report.blocks())[-1]["rows"]
+    return {row["relaxer"]: {column: row[column] for column in COLUMNS} for row in rows}
 
 
 def table(points: list[dict]) -> str:

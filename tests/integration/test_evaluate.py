@@ -8,7 +8,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import typer
-from repose.relaxer.batch_relaxation import BatchRelaxation
 from typer.testing import CliRunner
 
 from repose.cli import main
@@ -16,15 +15,17 @@ from repose.cli.evaluate import evaluate as command
 from repose.data.dataset import DatasetInfo, Pair, write_dataset
 from repose.errors import ConfigError, DatasetError
 from repose.evaluation.metrics import METRICS
-from repose.evaluation.report import Crystal, Report, Scores
+from repose.evaluation.report import markdown, to_dict
+from repose.evaluation.results import CrystalInfo, EvaluationResult, Scores
 from repose.evaluation.runner import evaluate, finite_or_input, pack
-from repose.evaluation.uncertainty import Uncertainty
+from repose.evaluation.uncertainty import PredictedUncertainty
 from repose.models.checkpoint import ModelConfig, load_model, save_model
 from repose.models.e3relax.network import E3Relax
 from repose.models.e3relax.settings import E3RelaxSettings
 from repose.models.prediction import Geometry
 from repose.relaxer.base import Relaxer
 from repose.relaxer.baselines import Dummy
+from repose.relaxer.batch_relaxation import BatchRelaxation
 from repose.relaxer.direct import DirectRelaxer
 from support.crystals import perovskite, random_crystal, rock_salt
 
@@ -94,8 +95,8 @@ def test_rescale_is_exact_where_volumes_are_linear():
     numbers = {z for pair in test for z in pair.numbers.tolist()}
     assert numbers <= {z for pair in train for z in pair.numbers.tolist()}
     # Many copies leave the small prior of the fit without weight.
-    report = evaluate([], {"made": test}, train=train * 1000, match=False)
-    block = report.blocks()[0]
+    result = evaluate([], {"made": test}, train=train * 1000, match=False)
+    block = result.blocks()[0]
     assert row(block, "Dummy")["volume"] > 10
     for key in ("coordinates", "bonds", "lattice", "shape", "volume"):
         assert row(block, "Rescale")[key] < 0.05, key
@@ -103,8 +104,8 @@ def test_rescale_is_exact_where_volumes_are_linear():
 
 def test_a_perfect_model_gains_everything():
     test = some_pairs("test")
-    report = evaluate([Exact(test)], {"made": test}, train=some_pairs("train", 40, first=50))
-    (block,) = report.blocks()
+    result = evaluate([Exact(test)], {"made": test}, train=some_pairs("train", 40, first=50))
+    (block,) = result.blocks()
     assert [entry["relaxer"] for entry in block["rows"]] == ["Dummy", "Rescale", "exact"]
     for key in ("coordinates", "coordinates_predicted_image", "bonds", "lattice", "shape", "volume"):
         assert row(block, "exact")[key] == pytest.approx(0, abs=1e-9)
@@ -115,31 +116,33 @@ def test_a_perfect_model_gains_everything():
 
 
 def test_gain_by_hand():
-    crystals = tuple(Crystal(f"c{k}", "made", "CaO", 2, 100.0, 120.0) for k in range(2))
+    crystals = tuple(CrystalInfo(f"c{k}", "made", "CaO", 2, 100.0, 120.0) for k in range(2))
 
     def scores(name, error, match):
         values = {metric.key: np.array([0.5, 1.5]) * error for metric in METRICS} | {"match": np.array(match)}
-        silent = Uncertainty.of(BatchRelaxation(Geometry(torch.zeros(4, 3), torch.zeros(2, 3, 3))), {})
+        silent = PredictedUncertainty.from_batch(
+            BatchRelaxation(Geometry(torch.zeros(4, 3), torch.zeros(2, 3, 3))), {}
+        )
         return Scores(name, values, np.full(2, 110.0), np.full(2, True), np.full(2, 0.25), silent)
 
     trivial = scores("Dummy", 4.0, [0.0, 100.0]), scores("Rescale", 2.0, [0.0, 0.0])
     better = scores("m", 1.5, [100.0, 100.0])
-    block = Report("test", crystals, (*trivial, better)).blocks()[0]
+    block = EvaluationResult("test", crystals, (*trivial, better)).blocks()[0]
     assert row(block, "m")["ms_per_crystal"] == 250
     # Against Rescale's 2.0, and against Dummy's 50 % of matches.
     gains = {"match": pytest.approx(100), **{metric.key: pytest.approx(25) for metric in METRICS}}
     assert block["gains"] == {"m": gains}
 
     worse = scores("m", 3.0, [0.0, 0.0])
-    gains = Report("test", crystals, (*trivial, worse)).blocks()[0]["gains"]["m"]
+    gains = EvaluationResult("test", crystals, (*trivial, worse)).blocks()[0]["gains"]["m"]
     assert gains["volume"] == pytest.approx(-50)
     assert gains["match"] == pytest.approx(-100)
 
 
 def test_blocks_and_thirds_add_up():
     first, second = some_pairs("test", 7), some_pairs("test", 4, first=20)
-    report = evaluate([], {"one": first, "two": second}, train=some_pairs("train", 20, first=50), match=False)
-    one, two, everything = report.blocks()
+    result = evaluate([], {"one": first, "two": second}, train=some_pairs("train", 20, first=50), match=False)
+    one, two, everything = result.blocks()
     assert [block["dataset"] for block in (one, two, everything)] == ["one", "two", "all"]
     for key in ("coordinates", "volume"):
         mean = (7 * row(one, "Rescale")[key] + 4 * row(two, "Rescale")[key]) / 11
@@ -155,15 +158,15 @@ def test_blocks_and_thirds_add_up():
 
 def test_predictions_that_are_not_finite_are_named_and_scored_as_dummy():
     pairs = [make_pair("salt", rock_salt(), "test", 1.1), make_pair("bad", perovskite(), "test", 1.1)]
-    report = evaluate([Broken()], {"made": pairs}, match=False)
-    dummy, broken = report.scores
-    assert report.not_finite == {"broken": ["bad"]}
+    result = evaluate([Broken()], {"made": pairs}, match=False)
+    dummy, broken = result.scores
+    assert result.not_finite == {"broken": ["bad"]}
     for key in broken.values:
         assert np.isfinite(broken.values[key]).all()
         assert broken.values[key][1] == dummy.values[key][1]
     assert broken.values["volume"][0] != dummy.values["volume"][0]
-    assert "broken: 1 of 2 predictions were not finite and are scored as Dummy: bad." in report.markdown()
-    assert report.to_dict()["not_finite"] == {"broken": ["bad"]}
+    assert "broken: 1 of 2 predictions were not finite and are scored as Dummy: bad." in markdown(result)
+    assert to_dict(result)["not_finite"] == {"broken": ["bad"]}
 
 
 def test_a_cell_that_is_not_finite_counts_too(crystals):
@@ -200,7 +203,7 @@ def test_packing_keeps_order_and_loses_nothing():
 def test_errors_say_what_to_do():
     with pytest.raises(DatasetError, match="test split of made is empty"):
         evaluate([], {"made": []})
-    with pytest.raises(ConfigError, match="names of their own; got Dummy, Dummy"):
+    with pytest.raises(ConfigError, match="distinct names; got Dummy, Dummy"):
         evaluate([Dummy()], {"made": some_pairs("test", 1)})
     pair = make_pair("flat", rock_salt(), "test", 1.0)
     pair.relaxed_cell[2] = 0
@@ -230,7 +233,7 @@ def test_command_writes_everything(studied, tmp_path):
     out = tmp_path / "deep" / "out"
     result = call(
         "--model", studied / "model1", "--model", studied / "model2", "--data", studied / "bulk",
-        "--data", studied / "subst", "--out", out, "--device", "cpu",
+        "--data", studied / "subst", "--out", out, "--plots", "--device", "cpu",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert sorted(path.name for path in out.iterdir()) == [

@@ -9,17 +9,19 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from repose.relaxer.batch_relaxation import BatchRelaxation
 from typer.testing import CliRunner
 
 from repose.cli import app
 from repose.data.dataset import DatasetInfo, write_dataset
 from repose.data.frames import equidistant, paths_of
 from repose.errors import ConfigError, DatasetError
-from repose.evaluation.paths import aligned_rmsd, evaluate_paths, kabsch
+from repose.evaluation.metrics import aligned_rmsd, kabsch
+from repose.evaluation.path_report import markdown, to_dict
+from repose.evaluation.paths import evaluate_paths
 from repose.models.checkpoint import save_model
 from repose.models.prediction import Geometry
 from repose.relaxer.base import Relaxer
+from repose.relaxer.batch_relaxation import BatchRelaxation
 from support.crystals import random_rotation
 from support.reference_pairs import REFERENCE
 from support.tiny import Known, random_relaxer
@@ -47,14 +49,16 @@ class Told(Relaxer):
         ]
         ends = [path[-1] for path in paths]
         positions = torch.from_numpy(np.concatenate([end.positions for end in ends]))
-        return BatchRelaxation(Geometry(positions, torch.from_numpy(np.stack([e.cell for e in ends]))), paths=paths)
+        return BatchRelaxation(
+            Geometry(positions, torch.from_numpy(np.stack([e.cell for e in ends]))), paths=paths
+        )
 
     def predict(self, batch):
         return self.relax_batch(batch).geometry
 
 
-def row(report, relaxer, block=0):
-    return next(row for row in report.blocks()[block]["rows"] if row["relaxer"] == relaxer)
+def row(result, relaxer, block=0):
+    return next(row for row in result.blocks()[block]["rows"] if row["relaxer"] == relaxer)
 
 
 def run(change=lambda frame, k: frame, **options):
@@ -67,38 +71,38 @@ def test_crystals_are_told_apart():
 
 
 def test_the_reference_has_no_errors():
-    report = run()
+    result = run()
     for key in ERRORS:
-        assert row(report, "told")[key] == pytest.approx(0, abs=1e-9), key
+        assert row(result, "told")[key] == pytest.approx(0, abs=1e-9), key
         if key not in ("aligned", "coordinates"):
-            assert row(report, "Dummy")[key] > 1e-3
-    assert row(report, "told")["rising"] == report.blocks()[0]["reference"]["rising"]
-    gains = report.blocks()[0]["gains"]["told"]
+            assert row(result, "Dummy")[key] > 1e-3
+    assert row(result, "told")["rising"] == result.blocks()[0]["reference"]["rising"]
+    gains = result.blocks()[0]["gains"]["told"]
     assert gains["energy_end"] == pytest.approx(100)
-    assert report.blocks()[0]["curves"]["told"]["forces"] == pytest.approx([0] * T, abs=1e-9)
+    assert result.blocks()[0]["curves"]["told"]["forces"] == pytest.approx([0] * T, abs=1e-9)
 
 
 def test_an_offset_of_energies_is_their_error_in_all_units():
     # 0.3 eV a cell everywhere, but 0.8 eV at the end.
-    report = run(lambda frame, k: replace(frame, energy=frame.energy + (0.8 if k == T - 1 else 0.3)))
+    result = run(lambda frame, k: replace(frame, energy=frame.energy + (0.8 if k == T - 1 else 0.3)))
     atoms = np.array([len(pair.numbers) for pair in PAIRS])
-    found, mean = row(report, "told"), (0.3 * (T - 1) + 0.8) / T
+    found, mean = row(result, "told"), (0.3 * (T - 1) + 0.8) / T
     assert found["energy_end"] == pytest.approx(0.8)
     assert found["energy_all"] == pytest.approx(mean)
     assert found["energy_per_atom_end"] == pytest.approx(np.mean(0.8 / atoms))
     assert found["energy_per_atom_all"] == pytest.approx(np.mean(mean / atoms))
-    curve = report.blocks()[0]["curves"]["told"]["energies"]
+    curve = result.blocks()[0]["curves"]["told"]["energies"]
     np.testing.assert_allclose(curve, [np.mean(0.3 / atoms)] * (T - 1) + [np.mean(0.8 / atoms)], atol=1e-12)
 
 
 def test_forces_count_by_component_and_frame():
     along_x = np.array([0.1, 0.0, 0.0])
-    report = run(lambda frame, k: replace(frame, forces=frame.forces + (k + 1) * along_x))
-    found = row(report, "told")
+    result = run(lambda frame, k: replace(frame, forces=frame.forces + (k + 1) * along_x))
+    found = row(result, "told")
     assert found["forces_end"] == pytest.approx(0.1 * T / 3)
     assert found["forces_all"] == pytest.approx(0.1 * (T + 1) / 2 / 3)
     largest = np.linalg.norm(PAIRS[0].path[-1].forces + T * along_x, axis=1).max()
-    assert report.plain["told"].largest[0, -1] == pytest.approx(largest)
+    assert result.scores["told"].largest[0, -1] == pytest.approx(largest)
 
 
 def test_a_turned_end_lies_at_zero_after_alignment_alone():
@@ -122,8 +126,8 @@ def test_images_of_atoms_do_not_matter_in_the_reference():
         )
         for pair in PAIRS
     ]
-    report = evaluate_paths([Told()], {"moved": moved})
-    assert row(report, "told")["coordinates"] == pytest.approx(0, abs=1e-9)
+    result = evaluate_paths([Told()], {"moved": moved})
+    assert row(result, "told")["coordinates"] == pytest.approx(0, abs=1e-9)
 
 
 def test_rising_energies_are_counted_per_atom():
@@ -135,11 +139,11 @@ def test_rising_energies_are_counted_per_atom():
         rise = 2e-3 if n == sizes[0] else 0.5e-3
         return replace(frame, energy=n * (0.0, -0.01, -0.01 + rise, -0.02, -0.03)[k])
 
-    report = run(change)
+    result = run(change)
     small = np.array([len(pair.numbers) == sizes[0] for pair in PAIRS])
     assert 0 < small.mean() < 1
-    assert row(report, "told")["rising"] == pytest.approx(100 * small.mean())
-    rise = report.values(report.plain["told"])["rise"]
+    assert row(result, "told")["rising"] == pytest.approx(100 * small.mean())
+    rise = result.values(result.scores["told"])["rise"]
     np.testing.assert_allclose(rise, np.where(small, 2e-3, 0.5e-3), rtol=0, atol=1e-9)
 
 
@@ -149,8 +153,8 @@ def test_reference_paths_that_rise_are_counted():
         return replace(pair, path=tuple(frames))
 
     pairs = [uphill(PAIRS[0]), *(replace(p, path=_downhill(p)) for p in PAIRS[1:])]
-    report = evaluate_paths([Told()], {"real": pairs})
-    assert report.blocks()[0]["reference"]["rising"] == pytest.approx(100 / len(PAIRS))
+    result = evaluate_paths([Told()], {"real": pairs})
+    assert result.blocks()[0]["reference"]["rising"] == pytest.approx(100 / len(PAIRS))
 
 
 def _downhill(pair):
@@ -162,16 +166,16 @@ def test_dummy_has_the_energies_of_the_elements_and_the_input():
         replace(pair, path=tuple(replace(f, energy=float(pair.numbers.sum())) for f in pair.path))
         for pair in PAIRS
     ]
-    report = evaluate_paths([Told(pairs=train)], {"made": train}, train=train)
-    found = row(report, "Dummy")
+    result = evaluate_paths([Told(pairs=train)], {"made": train}, train=train)
+    found = row(result, "Dummy")
     assert found["energy_end"] == pytest.approx(0, abs=1e-6)
-    assert report.plain["Dummy"].coordinates[:, 0] == pytest.approx(0, abs=1e-9)
+    assert result.scores["Dummy"].coordinates[:, 0] == pytest.approx(0, abs=1e-9)
     forces = np.mean([np.abs(pair.path[-1].forces).mean() for pair in PAIRS])
     assert found["forces_end"] == pytest.approx(forces)
     alone = evaluate_paths([Told()], {"made": PAIRS})
-    assert list(alone.plain) == ["Dummy", "told"]
+    assert list(alone.scores) == ["Dummy", "told"]
     assert np.isnan(row(alone, "Dummy")["energy_end"])
-    assert "says nothing of energies" in alone.markdown()
+    assert "has no energies and forces" in markdown(alone)
 
 
 def test_paths_that_are_not_finite_count_as_dummys():
@@ -181,34 +185,34 @@ def test_paths_that_are_not_finite_count_as_dummys():
         bad = len(frame.positions) == lost and k == 3
         return replace(frame, cell=frame.cell * np.nan) if bad else frame
 
-    report = run(broken)
+    result = run(broken)
     which = [len(pair.numbers) == lost for pair in PAIRS]
-    assert report.not_finite == {"told": [p.id for p, bad in zip(PAIRS, which, strict=True) if bad]}
-    told, dummy = report.plain["told"], report.plain["Dummy"]
+    assert result.not_finite == {"told": [p.id for p, bad in zip(PAIRS, which, strict=True) if bad]}
+    told, dummy = result.scores["told"], result.scores["Dummy"]
     np.testing.assert_array_equal(told.coordinates[which], dummy.coordinates[which])
     np.testing.assert_array_equal(told.energies[which], dummy.energies[which])
-    assert np.isnan(report.values(told)["rising"][which]).all()
-    assert "paths were not finite" in report.markdown()
+    assert np.isnan(result.values(told)["rising"][which]).all()
+    assert "paths were not finite" in markdown(result)
 
 
 def test_crystals_without_enough_frames_are_left_out_and_shown():
     short = replace(PAIRS[0], id="short", path=PAIRS[0].path[:2])
     dark = replace(PAIRS[0], id="dark", path=tuple(replace(f, energy=None) for f in PAIRS[0].path))
     done = []
-    report = evaluate_paths([Told()], {"real": [*PAIRS, short, dark]}, progress=done.append)
-    assert len(report.crystals) == len(PAIRS)
+    result = evaluate_paths([Told()], {"real": [*PAIRS, short, dark]}, progress=done.append)
+    assert len(result.crystals) == len(PAIRS)
     assert sum(done) == len(PAIRS) + 2
-    assert "1 too short, 1 without energies" in report.markdown()
-    assert report.to_dict()["left_out"] == {"real": {"too_short": 1, "unlabelled": 1}}
+    assert "1 too short, 1 without energies" in markdown(result)
+    assert to_dict(result)["left_out"] == {"real": {"too_short": 1, "unlabelled": 1}}
 
 
 def test_noise_is_that_of_the_seed_and_of_the_scale():
     def starts(**options):
         told = Told()
-        report = evaluate_paths([told], {"real": PAIRS}, perturb=[1e-3, 1e-1], edges_per_batch=1, **options)
-        return report, [batch.positions for batch in told.seen[1:]]  # the first warms up
+        result = evaluate_paths([told], {"real": PAIRS}, perturb=[1e-3, 1e-1], edges_per_batch=1, **options)
+        return result, [batch.positions for batch in told.seen[1:]]  # the first warms up
 
-    report, seen = starts()
+    result, seen = starts()
     again, one = starts()[1], starts(seed=1)[1]
     for k, pair in enumerate(PAIRS):
         plain, weak, strong = seen[3 * k : 3 * k + 3]
@@ -218,7 +222,7 @@ def test_noise_is_that_of_the_seed_and_of_the_scale():
     assert all(torch.equal(a, b) for a, b in zip(seen, again, strict=True))
     assert not torch.equal(seen[1], one[1])
     # The answer is the same, whatever the start; Dummy's is as wrong as its input.
-    rows = {(row["relaxer"], row["scale"]): row for row in report.perturbed()}
+    rows = {(row["relaxer"], row["scale"]): row for row in result.perturbed()}
     assert rows["told", 0.1]["coordinates"] == pytest.approx(0, abs=1e-9)
     assert rows["Dummy", 0.1]["coordinates"] != rows["Dummy", 0.0]["coordinates"]
 
@@ -290,7 +294,7 @@ def test_command_writes_everything(studied, tmp_path):
     out = tmp_path / "out"
     result = call(
         "--paths", "--model", studied / "model", "--data", studied / "data",
-        "--perturb", "0.001,0.1", "--out", out,
+        "--perturb", "0.001,0.1", "--out", out, "--plots",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     names = ["path_errors.png", "path_examples.png", "paths.json", "paths.md", "paths.parquet"]

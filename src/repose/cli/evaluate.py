@@ -24,15 +24,18 @@ def evaluate(
     ] = None,
     split: Annotated[str, typer.Option(help="Which crystals: train, val or test.")] = "test",
     out: Annotated[
-        Path | None, typer.Option(help="Write table.md, table.json, per_crystal.parquet and plots here.")
+        Path | None, typer.Option(help="Folder for table.md, table.json and per_crystal.parquet.")
     ] = None,
+    plots: Annotated[
+        bool, typer.Option("--plots", help="With --out: also draw plots (PNG) of errors and bounds.")
+    ] = False,
     match: Annotated[bool, typer.Option(help="Also compute the match rate, which takes longest.")] = True,
     paths: Annotated[
         bool,
         typer.Option(
             "--paths",
             help="Measure whole relaxation paths with their energies and forces instead, for models that "
-            "predict them; with --out, write paths.md, paths.json, paths.parquet and plots.",
+            "predict them; with --out, write paths.md, paths.json and paths.parquet.",
         ),
     ] = False,
     perturb: Annotated[
@@ -54,11 +57,15 @@ def evaluate(
 
     from repose.data.dataset import SPLITS, Dataset
     from repose.errors import require
+    from repose.evaluation import path_report, report
 
     if split not in SPLITS:
         raise typer.BadParameter(f"expected {', '.join(SPLITS)}; got '{split}'.", param_hint="--split")
+    if plots and out is None:
+        raise typer.BadParameter("plots need a folder; add --out.", param_hint="--plots")
     if out is not None:
-        # Found out before the work, not after it.
+        require("pyarrow", "writing errors per crystal")  # before the work
+    if plots:
         require("matplotlib", "plotting")
     datasets = [Dataset(directory) for directory in data]
     if perturb and not paths:
@@ -67,15 +74,19 @@ def evaluate(
     relaxers = load_all(model or [], device)
     if paths:
         by_name = dict(zip(_names(datasets), datasets, strict=True))
-        found = evaluate_paths(relaxers, by_name, split=split, perturb=scales, out=out, quiet=quiet)
-        typer.echo(json.dumps(found.to_dict()) if as_json else found.markdown(), nl=as_json)
+        found = evaluate_paths(
+            relaxers, by_name, split=split, perturb=scales, out=out, plots=plots, quiet=quiet
+        )
+        typer.echo(
+            json.dumps(path_report.to_dict(found)) if as_json else path_report.markdown(found), nl=as_json
+        )
         return
 
     from repose.evaluation.runner import evaluate as run
 
     total = sum(dataset.info.counts.get(split, 0) for dataset in datasets)
     with Progress(total, "crystals", quiet, unit="crystal") as progress:
-        report = run(
+        result = run(
             relaxers,
             {name: d.read(split, paths=False) for name, d in zip(_names(datasets), datasets, strict=True)},
             train=chain.from_iterable(dataset.read("train", paths=False) for dataset in datasets),
@@ -84,8 +95,8 @@ def evaluate(
             progress=progress.advance,
         )
     if out is not None:
-        report.write(out)
-    typer.echo(json.dumps(report.to_dict()) if as_json else report.markdown(), nl=as_json)
+        report.write(result, out, plots=plots)
+    typer.echo(json.dumps(report.to_dict(result)) if as_json else report.markdown(result), nl=as_json)
 
 
 def load_all(models: Sequence[str], device: str) -> list[Relaxer]:

@@ -10,7 +10,7 @@ from repose.cli.common import Progress
 
 if TYPE_CHECKING:
     from repose.data.dataset import Dataset
-    from repose.evaluation.path_report import PathReport
+    from repose.evaluation.path_results import PathEvaluation
     from repose.relaxer.base import Relaxer
 
 
@@ -21,8 +21,9 @@ def evaluate_paths(
     split: str,
     perturb: Sequence[float],
     out: Path | None,
+    plots: bool,
     quiet: bool,
-) -> PathReport:
+) -> PathEvaluation:
     """Score paths, showing how far it is, and write the report where it is wanted.
 
     Args:
@@ -31,16 +32,18 @@ def evaluate_paths(
         split: Which crystals.
         perturb: Scales in A of the noise on the input.
         out: Directory, or None.
+        plots: Draw the plots.
         quiet: Show nothing.
     """
     from itertools import chain
 
+    from repose.evaluation.path_report import write_paths
     from repose.evaluation.paths import evaluate_paths as run
 
     total = sum(dataset.info.counts.get(split, 0) for dataset in datasets.values())
     train = chain.from_iterable(dataset.read("train") for dataset in datasets.values())
     with Progress(total, "crystals", quiet, unit="crystal") as progress:
-        report = run(
+        result = run(
             relaxers,
             {name: dataset.read(split) for name, dataset in datasets.items()},
             train=train,
@@ -49,8 +52,8 @@ def evaluate_paths(
             progress=progress.advance,
         )
     if out is not None:
-        report.write(out)
-    return report
+        write_paths(result, out, plots=plots)
+    return result
 
 
 def parse_scales(text: str) -> list[float]:

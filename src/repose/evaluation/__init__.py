@@ -1,1 +1,1 @@
-"""How good a relaxer is: metrics, tables, plots."""
+"""Errors of relaxers: metrics, tables, plots."""

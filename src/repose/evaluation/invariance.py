@@ -1,9 +1,9 @@
-"""Whether an answer depends on the crystal alone: the table of `repose compare --invariance`."""
+"""Invariance of relaxers to equivalent cells: the table of `repose compare --invariance`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,30 +15,46 @@ from repose.evaluation.runner import EDGES_PER_BATCH, pack, to_batch
 from repose.evaluation.tables import markdown_table
 from repose.models.prediction import Geometry
 from repose.relaxer.base import Relaxer
-from repose.relaxer.invariance import WRITINGS
+from repose.relaxer.invariance import INVARIANCE_CHECKS
 
-# An answer keeps a space group if it lies no farther from it than this, in A: float32 gives some 1e-5 A. What
-# of a symmetry the input itself lacks an answer may enlarge, so only inputs count that have it to rounding.
+# Tolerances in A: a result keeps the space group of its input within the first, as float32 gives some 1e-5 A.
+# Inputs count as symmetric within the second, because results may amplify deviations of the input.
 KEPT, EXACT = 1e-3, 1e-5
 
 
-@dataclass(frozen=True)
+@dataclass
 class Invariance:
-    """How much the answers of a relaxer depend on how crystals are written.
+    """Dependence of the results of a relaxer on the description of the crystals.
 
     Attributes:
         relaxer: Its name.
-        changes: Largest change of an answer in A, by writing.
-        symmetric: How many of the crystals have a symmetry, exactly but for rounding.
-        kept: How many of those answers have it, too, before anything is projected.
-        broken: Farthest that any answer lies from its input's space group, in A.
+        changes: Largest change of a result in A, by transformation of the input.
+        symmetric: Number of crystals with a symmetry other than translations, within `EXACT`.
+        kept: Number of these whose predicted geometry, without projection, has the symmetry within `KEPT`.
+        broken: Largest deviation of a result from the space group of its input, A.
     """
 
     relaxer: str
-    changes: dict[str, float]
-    symmetric: int
-    kept: int
-    broken: float
+    changes: dict[str, float] = field(default_factory=dict)
+    symmetric: int = 0
+    kept: int = 0
+    broken: float = 0.0
+
+    def add_symmetry(self, pair: Pair, result: Geometry) -> None:
+        """Measure the deviation of a result from the space group of its input."""
+        group = find_space_group(pair.numbers, pair.positions, pair.cell, pair.pbc)
+        ideal, ideal_cell = idealise(group, pair.positions, pair.cell)
+        missing = max(np.abs(ideal - pair.positions).max(), np.abs(ideal_cell - pair.cell).max())
+        if group.n_operations == 1 or missing > EXACT:
+            return
+        positions, cell = (np.asarray(part, dtype=np.float64) for part in result)
+        ideal, ideal_cell = symmetrise(group, pair.positions, pair.cell, positions, cell)
+        # A rigid shift of the crystal does not change its symmetry.
+        shift = ideal - positions
+        far = max(np.abs(shift - shift.mean(axis=0)).max(), np.abs(ideal_cell - cell).max())
+        self.symmetric += 1
+        self.kept += bool(far <= KEPT)
+        self.broken = max(self.broken, float(far))
 
 
 def invariances(
@@ -48,50 +64,48 @@ def invariances(
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> list[Invariance]:
-    """Write crystals differently, and see how much the answers change.
+    """Measure how much results change for equivalent inputs.
 
     Args:
-        relaxers: What is compared.
-        pairs: Crystals; their unrelaxed states are taken.
-        seed: Source of the rotations, orders, images and bases.
+        relaxers: Relaxers to compare.
+        pairs: Crystals; the unrelaxed states are the inputs.
+        seed: Seed of the random rotations, orders, images and bases.
         progress: Called with the number of crystals just done.
 
     Returns:
-        A row for every relaxer.
+        One entry per relaxer.
 
     Raises:
-        DatasetError: There are no crystals, or one is not valid.
+        DatasetError: There are no crystals, or one is invalid.
     """
-    rows = [_Row(relaxer) for relaxer in relaxers]
+    found = [Invariance(relaxer.name) for relaxer in relaxers]
     n = 0
-    for number, packed in enumerate(pack(pairs, EDGES_PER_BATCH // 4)):  # a supercell has four times as many
+    for number, packed in enumerate(pack(pairs, EDGES_PER_BATCH // 4)):  # supercells are up to 4 times larger
         batch, _ = to_batch(packed)
-        for row in rows:
-            for name, change in WRITINGS.items():
-                row.changes[name] = max(row.changes.get(name, 0.0), change(row.relaxer, batch, seed + number))
-            answer = row.relaxer.predict(batch)
-            first = 0
-            for index, pair in enumerate(packed):
-                last = first + len(pair.numbers)
-                row.add(pair, Geometry(answer.positions[first:last], answer.cells[index]))
-                first = last
+        for row, relaxer in zip(found, relaxers, strict=True):
+            for name, change in INVARIANCE_CHECKS.items():
+                row.changes[name] = max(row.changes.get(name, 0.0), change(relaxer, batch, seed + number))
+            result = relaxer.predict(batch)
+            positions = result.positions.split(batch.counts.tolist())
+            for pair, own, cell in zip(packed, positions, result.cells, strict=True):
+                row.add_symmetry(pair, Geometry(own, cell))
         n += len(packed)
         if progress is not None:
             progress(len(packed))
     if not n:
-        raise DatasetError("no crystal to write differently: the split is empty.")
-    return [row.result() for row in rows]
+        raise DatasetError("no crystal to compare: the split is empty.")
+    return found
 
 
 def table(found: Sequence[Invariance]) -> str:
-    """The rows in Markdown; changes in A."""
-    header = ["", *(f"{name}, Å" for name in WRITINGS), "space group kept, %", "farthest from it, Å"]
+    """Table in Markdown; changes in A."""
+    header = ["", *(f"{name}, Å" for name in INVARIANCE_CHECKS), "space group kept, %", "farthest from it, Å"]
     rows = [
         [
             row.relaxer,
-            *(_short(row.changes[name]) for name in WRITINGS),
+            *(_format(row.changes[name]) for name in INVARIANCE_CHECKS),
             f"{100 * row.kept / row.symmetric:.1f} of {row.symmetric}" if row.symmetric else "-",
-            _short(row.broken),
+            _format(row.broken),
         ]
         for row in found
     ]
@@ -99,39 +113,9 @@ def table(found: Sequence[Invariance]) -> str:
 
 
 def as_dicts(found: Sequence[Invariance]) -> list[dict[str, Any]]:
-    """The rows for JSON."""
+    """Rows for JSON."""
     return [asdict(row) for row in found]
 
 
-def _short(value: float) -> str:
+def _format(value: float) -> str:
     return f"{value:.2g}" if value >= 0.01 else f"{value:.0e}"
-
-
-class _Row:
-    """What is collected about one relaxer."""
-
-    def __init__(self, relaxer: Relaxer) -> None:
-        self.relaxer = relaxer
-        self.changes: dict[str, float] = {}
-        self.symmetric = self.kept = 0
-        self.broken = 0.0
-
-    def add(self, pair: Pair, answer: Geometry) -> None:
-        """See how far an answer lies from the space group of its input."""
-        group = find_space_group(pair.numbers, pair.positions, pair.cell, pair.pbc)
-        ideal, ideal_cell = idealise(group, pair.positions, pair.cell)
-        missing = max(np.abs(ideal - pair.positions).max(), np.abs(ideal_cell - pair.cell).max())
-        if group.n_operations == 1 or missing > EXACT:
-            return
-        positions, cell = (np.asarray(part, dtype=np.float64) for part in answer)
-        ideal, ideal_cell = symmetrise(group, pair.positions, pair.cell, positions, cell)
-        # A rigid shift of the crystal is none of the symmetry's business.
-        shift = ideal - positions
-        far = max(np.abs(shift - shift.mean(axis=0)).max(), np.abs(ideal_cell - cell).max())
-        self.symmetric += 1
-        self.kept += bool(far <= KEPT)
-        self.broken = max(self.broken, float(far))
-
-    def result(self) -> Invariance:
-        """The row."""
-        return Invariance(self.relaxer.name, self.changes, self.symmetric, self.kept, self.broken)

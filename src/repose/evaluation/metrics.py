@@ -1,7 +1,6 @@
-"""Errors of predicted crystals, one number a crystal, as the papers define them.
+"""Errors of predicted crystals, one number per crystal, as defined in the papers.
 
-Predictions p are compared with targets t (relaxed); N atoms, S crystals, cells hold lattice vectors as rows.
-Lower is better everywhere except for `matches`.
+Shapes: N atoms, S crystals. Lower is better, except for `matches`.
 """
 
 from __future__ import annotations
@@ -18,16 +17,18 @@ from repose.crystal.lattice import carried, nearest_image, volume
 from repose.models.prediction import Geometry
 from repose.nn.ops import segment_mean
 
-# Neighbours whose distances the bond-length error compares: the graph of the papers, whole shells.
+# Graph of the bond-length error, as in the papers, with whole shells.
 BOND_CUTOFF, BOND_NEIGHBOURS = 6.0, 50  # A, count
 
 
+# An energy that rises by more than this between consecutive frames of a path counts as rising.
+ENERGY_RISE = 1e-3  # eV per atom
 # Positions (n, 3) and cell (3, 3) of one crystal, A.
 Arrays = tuple[np.ndarray, np.ndarray]
 
 
 class Metric(NamedTuple):
-    """What a column of the table is.
+    """Column of a table.
 
     Attributes:
         key: Name in JSON and Parquet.
@@ -53,59 +54,59 @@ METRICS = (
 
 
 def errors(batch: CrystalBatch, predicted: Geometry, target: Geometry) -> dict[str, Tensor]:
-    """All errors of `METRICS`, one value a crystal.
+    """All errors of `METRICS`, one value per crystal.
 
     Args:
         batch: The unrelaxed crystals.
         predicted: Positions ``(N, 3)`` and cells ``(S, 3, 3)`` in A; finite.
-        target: The relaxed ones, atom k being input atom k; both in any image.
+        target: The relaxed crystals; atom k is input atom k. Any images.
 
     Returns:
         Values ``(S,)`` by key of `METRICS`.
     """
-    # An atom that follows a cell under shear may end nearer to another image of where it began. Which image
-    # an answer names says nothing of the crystal, so it stands where the target does, nearest to the input.
+    # Images are equivalent: under shear, an atom may come nearer to another image of its initial position.
+    # As the targets, predictions are moved to the images nearest to the input.
     crystal = batch.system_index
     near = Geometry(move_to_image(predicted, batch.positions, crystal), predicted.cells)
     graph = periodic_graph(batch, BOND_CUTOFF, BOND_NEIGHBOURS, ties="shell")
     return {
         "coordinates": coordinate_error(near, target, batch.positions, crystal),
         "coordinates_predicted_image": coordinate_error(near, target, near.positions, crystal),
-        "bonds": bond_error(following(batch, predicted), following(batch, target), graph),
+        "bonds": bond_error(follow_cell(batch, predicted), follow_cell(batch, target), graph),
         "lattice": lattice_error(predicted.cells, target.cells),
         "shape": shape_deviation(predicted.cells, target.cells),
         "volume": volume_error(predicted.cells, target.cells),
     }
 
 
-def move_to_image(state: Geometry, reference: Tensor, system_index: Tensor) -> Tensor:
-    """Positions, each in the periodic image nearest to a reference.
+def move_to_image(geometry: Geometry, reference: Tensor, system_index: Tensor) -> Tensor:
+    """Positions in the periodic images nearest to a reference.
 
     Args:
-        state: Positions ``(N, 3)`` and cells ``(S, 3, 3)`` in A; images are those of these cells.
-        reference: Positions to be near to, A, ``(N, 3)``.
+        geometry: Positions ``(N, 3)`` and cells ``(S, 3, 3)`` in A; images are those of these cells.
+        reference: Positions in A, ``(N, 3)``.
         system_index: Crystal of every atom, ``(N,)``.
 
     Returns:
         Positions in A, ``(N, 3)``.
     """
-    return reference + nearest_image(state.positions - reference, state.cells, system_index)
+    return reference + nearest_image(geometry.positions - reference, geometry.cells, system_index)
 
 
-def following(batch: CrystalBatch, state: Geometry) -> Geometry:
-    """A geometry of crystals, each atom in the image nearest to where it comes by following the cell.
+def follow_cell(batch: CrystalBatch, geometry: Geometry) -> Geometry:
+    """Geometry with each atom in the image nearest to its input position carried along with the cell.
 
-    So an edge of the input is the same edge in the result, and a result that is turned has the same edges.
+    Edges of the input then connect the same atoms in the result, also if the result is rotated.
 
     Args:
         batch: The unrelaxed crystals.
-        state: Positions ``(N, 3)`` and cells ``(S, 3, 3)`` in A.
+        geometry: Positions ``(N, 3)`` and cells ``(S, 3, 3)`` in A.
 
     Returns:
         The same crystals, in A.
     """
-    place = carried(batch.positions, batch.cells, state.cells, batch.system_index)
-    return Geometry(move_to_image(state, place, batch.system_index), state.cells)
+    moved = carried(batch.positions, batch.cells, geometry.cells, batch.system_index)
+    return Geometry(move_to_image(geometry, moved, batch.system_index), geometry.cells)
 
 
 def coordinate_error(
@@ -116,8 +117,8 @@ def coordinate_error(
     Args:
         predicted: Positions and cells in A.
         target: The same, relaxed.
-        reference: Which positions the target is moved near to: the unrelaxed ones (DeepRelax, E3Relax) or
-            the predicted ones (E3Relax-H2), ``(N, 3)``.
+        reference: Positions to whose nearest images the target is moved: the unrelaxed ones (DeepRelax,
+            E3Relax) or the predicted ones (E3Relax-H2), ``(N, 3)``.
         system_index: Crystal of every atom, ``(N,)``.
     """
     difference = predicted.positions - move_to_image(target, reference, system_index)
@@ -129,7 +130,7 @@ def bond_error(predicted: Geometry, target: Geometry, graph: PeriodicGraph) -> T
 
     Args:
         predicted: Positions and cells in A.
-        target: The same, relaxed; both in images that follow those of the crystal the graph was built at.
+        target: The same, relaxed; both as from `follow_cell`.
         graph: Edges of the unrelaxed crystals.
     """
     n = len(target.cells)
@@ -146,7 +147,7 @@ def lattice_error(predicted: Tensor, target: Tensor) -> Tensor:
 def shape_deviation(predicted: Tensor, target: Tensor) -> Tensor:
     """Frobenius norm of the difference of ``L @ L.T``, in A^2 (the papers print A), ``(S,)``.
 
-    Does not depend on how the predicted crystal is turned.
+    It is invariant to rotations of the predicted crystal.
     """
     return torch.linalg.matrix_norm(predicted @ predicted.mT - target @ target.mT)
 
@@ -156,10 +157,45 @@ def volume_error(predicted: Tensor, target: Tensor) -> Tensor:
     return (volume(predicted) - volume(target)).abs()
 
 
-def matches(batch: CrystalBatch, predicted: Geometry, target: Geometry) -> np.ndarray:
-    """Whether pymatgen's StructureMatcher, with its defaults, finds prediction and target alike.
+def kabsch(points: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Rotation R that minimises the root mean square distance of ``points @ R`` from the target.
 
-    Much slower than everything else here (tens of milliseconds a crystal).
+    Never a reflection. If the minimum is degenerate, as for points on a line, any of the rotations.
+
+    Args:
+        points: ``(n, 3)``, with their mean at the origin.
+        target: The same atoms, ``(n, 3)``, with their mean at the origin.
+
+    Returns:
+        Orthogonal, of determinant 1, ``(3, 3)``.
+
+    Source: Kabsch, Acta Crystallographica A 32, 922 (1976).
+    """
+    left, _, right = np.linalg.svd(points.T @ target)
+    # If the best orthogonal matrix is a reflection, flip the direction of the smallest singular value.
+    handed = np.sign(np.linalg.det(left) * np.linalg.det(right))
+    return (left * [1.0, 1.0, handed]) @ right
+
+
+def aligned_rmsd(points: np.ndarray, target: np.ndarray) -> float:
+    """Root mean square distance of atoms in A after the best shift and rotation.
+
+    The atoms of one cell are aligned as a molecule, with equal weights; lattice vectors are ignored. The
+    result for a crystal of one atom is zero.
+
+    Args:
+        points: A, ``(n, 3)``.
+        target: The same atoms, A, ``(n, 3)``.
+    """
+    points, target = points - points.mean(axis=0), target - target.mean(axis=0)
+    difference = points @ kabsch(points, target) - target
+    return float(np.sqrt(np.square(difference).sum(axis=1).mean()))
+
+
+def matches(batch: CrystalBatch, predicted: Geometry, target: Geometry) -> np.ndarray:
+    """Match prediction and target with pymatgen's StructureMatcher and its default tolerances.
+
+    Much slower than the other metrics: tens of milliseconds per crystal.
 
     Args:
         batch: The unrelaxed crystals.
@@ -167,7 +203,7 @@ def matches(batch: CrystalBatch, predicted: Geometry, target: Geometry) -> np.nd
         target: The same, relaxed.
 
     Returns:
-        ``(S,)`` bool; False too where the matcher cannot make sense of a prediction.
+        ``(S,)`` bool; False also for predictions that the matcher refuses.
     """
     from pymatgen.core import Structure
     from pymatgen.core.structure_matcher import StructureMatcher
@@ -190,6 +226,6 @@ def matches(batch: CrystalBatch, predicted: Geometry, target: Geometry) -> np.nd
 
 
 def _arrays(geometry: Geometry, counts: list[int]) -> list[Arrays]:
-    """The crystals of a geometry one by one."""
+    """Positions and cell of each crystal."""
     positions, cells = (tensor.cpu().numpy() for tensor in geometry)
     return list(zip(np.split(positions, np.cumsum(counts)[:-1]), cells, strict=True))

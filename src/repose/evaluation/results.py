@@ -1,0 +1,220 @@
+"""Results of an evaluation: errors of every crystal, and their means by dataset and by severity."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from repose.data.dataset import Pair
+from repose.evaluation.metrics import METRICS, Metric
+from repose.evaluation.tables import nan_mean
+from repose.evaluation.uncertainty import PredictedUncertainty, summarise
+from repose.relaxer.baselines import Dummy, Rescale
+
+TRIVIAL = (Dummy.name, Rescale.name)
+MATCH = Metric("match", "match", "%", 1)
+SPEED = Metric("ms_per_crystal", "time", "ms per crystal", 2)
+THIRDS = ("mildest", "middle", "most severe")
+
+
+class CrystalInfo(NamedTuple):
+    """Description of a crystal of the evaluation.
+
+    Attributes:
+        id: Name in its dataset.
+        dataset: Name of the dataset.
+        formula: Chemical formula of the cell, Hill order.
+        n_atoms: Atoms of the cell.
+        input_volume: Volume of the unrelaxed cell, A^3.
+        target_volume: Volume of the relaxed cell, A^3.
+    """
+
+    id: str
+    dataset: str
+    formula: str
+    n_atoms: int
+    input_volume: float
+    target_volume: float
+
+    @classmethod
+    def from_pair(cls, pair: Pair, dataset: str) -> CrystalInfo:
+        """Description of a pair of a dataset."""
+        from ase.symbols import Symbols
+
+        return cls(
+            id=pair.id,
+            dataset=dataset,
+            formula=Symbols(pair.numbers).get_chemical_formula("hill"),
+            n_atoms=len(pair.numbers),
+            input_volume=abs(float(np.linalg.det(pair.cell))),
+            target_volume=abs(float(np.linalg.det(pair.relaxed_cell))),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Errors of one relaxer on S crystals.
+
+    Attributes:
+        relaxer: Its name.
+        values: By key of a metric, ``(S,)``; ``match`` is 0 or 100 %, and absent where not computed.
+        volumes: Predicted volumes, A^3, ``(S,)``.
+        finite: False where the prediction was not finite and the input was scored instead, ``(S,)``.
+        seconds: Share of the time of its batch, graph included, ``(S,)``.
+        uncertainty: Predicted bounds on the errors.
+    """
+
+    relaxer: str
+    values: dict[str, np.ndarray]
+    volumes: np.ndarray
+    finite: np.ndarray
+    seconds: np.ndarray
+    uncertainty: PredictedUncertainty
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationResult:
+    """Errors of every crystal for every relaxer, trivial ones first.
+
+    Attributes:
+        split: Name of the evaluated split.
+        crystals: The S crystals, dataset by dataset.
+        scores: One entry per relaxer, Dummy first; values in the order of ``crystals``.
+    """
+
+    split: str
+    crystals: tuple[CrystalInfo, ...]
+    scores: tuple[Scores, ...]
+
+    @property
+    def columns(self) -> tuple[Metric, ...]:
+        """Columns of the table."""
+        return (*METRICS, *((MATCH,) if MATCH.key in self.scores[0].values else ()), SPEED)
+
+    @property
+    def not_finite(self) -> dict[str, list[str]]:
+        """Ids of the crystals whose prediction was not finite, by relaxer that has any."""
+        return ids_not_finite(self.crystals, {scores.relaxer: scores.finite for scores in self.scores})
+
+    @cached_property
+    def uncertainty(self) -> dict[str, dict[str, Any]]:
+        """Bounds against errors on all crystals, see `summarise`, by relaxer that predicts any."""
+        return self._uncertainty(np.arange(len(self.crystals)))
+
+    def blocks(self) -> list[dict[str, Any]]:
+        """One block per dataset, and one of all crystals where there are several datasets.
+
+        Returns:
+            Each with ``dataset``, ``crystals`` (count), ``rows`` (mean of every column by relaxer), ``gains``
+            (see `gains`, by relaxer), ``severity`` (rows of the three thirds of the crystals by Dummy's
+            coordinate error, with the range of that error in A) and ``uncertainty`` (see `summarise`, by
+            relaxer that predicts any).
+        """
+        return [self._block(name, which) for name, which in group_by_dataset(self.crystals)]
+
+    def _block(self, name: str, which: np.ndarray) -> dict[str, Any]:
+        rows = self._rows(which)
+        metrics = [column for column in self.columns if column is not SPEED]
+        return {
+            "dataset": name,
+            "crystals": len(which),
+            "rows": rows,
+            "gains": {
+                row["relaxer"]: gains(row, rows, metrics) for row in rows if row["relaxer"] not in TRIVIAL
+            },
+            "severity": self._severity(which),
+            "uncertainty": self._uncertainty(which),
+        }
+
+    def _rows(self, which: np.ndarray) -> list[dict[str, Any]]:
+        return [
+            {
+                "relaxer": scores.relaxer,
+                **{key: nan_mean(values[which]) for key, values in scores.values.items()},
+                SPEED.key: 1000 * nan_mean(scores.seconds[which]),
+                "not_finite": int((~scores.finite[which]).sum()),
+            }
+            for scores in self.scores
+        ]
+
+    def _severity(self, which: np.ndarray) -> list[dict[str, Any]]:
+        dummy = self.scores[0].values["coordinates"]
+        ordered = which[np.argsort(dummy[which], kind="stable")]
+        return [
+            {
+                "third": third,
+                "crystals": len(part),
+                "dummy_error": [float(dummy[part[0]]), float(dummy[part[-1]])],
+                "rows": self._rows(part),
+            }
+            for third, part in zip(THIRDS, np.array_split(ordered, 3), strict=True)
+            if len(part)
+        ]
+
+    def _uncertainty(self, which: np.ndarray) -> dict[str, dict[str, Any]]:
+        rows = {s.relaxer: summarise(s.uncertainty, s.values, s.finite, which) for s in self.scores}
+        return {relaxer: row for relaxer, row in rows.items() if row is not None}
+
+    def per_crystal(self) -> list[dict[str, Any]]:
+        """One row per relaxer and crystal: description, errors, volumes in A^3, uncertainty."""
+        return [
+            {
+                "id": crystal.id,
+                "dataset": crystal.dataset,
+                "relaxer": scores.relaxer,
+                "formula": crystal.formula,
+                "n_atoms": crystal.n_atoms,
+                **{key: float(values[index]) for key, values in scores.values.items()},
+                SPEED.key: 1000 * float(scores.seconds[index]),
+                "input_volume": crystal.input_volume,
+                "target_volume": crystal.target_volume,
+                "predicted_volume": float(scores.volumes[index]),
+                "finite": bool(scores.finite[index]),
+                **scores.uncertainty.row(index),
+            }
+            for scores in self.scores
+            for index, crystal in enumerate(self.crystals)
+        ]
+
+
+def group_by_dataset(crystals: Sequence[CrystalInfo]) -> list[tuple[str, np.ndarray]]:
+    """Name and indices of the crystals of each dataset; then ``"all"``, if there are several datasets."""
+    owner = np.array([crystal.dataset for crystal in crystals])
+    groups = [(name, np.flatnonzero(owner == name)) for name in dict.fromkeys(owner.tolist())]
+    return groups if len(groups) == 1 else [*groups, ("all", np.arange(len(owner)))]
+
+
+def ids_not_finite(crystals: tuple[CrystalInfo, ...], finite: dict[str, np.ndarray]) -> dict[str, list[str]]:
+    """Ids of the crystals whose flag in ``finite``, ``(S,)``, is False, by relaxer that has any."""
+    return {
+        relaxer: [crystals[index].id for index in np.flatnonzero(~flags)]
+        for relaxer, flags in finite.items()
+        if not flags.all()
+    }
+
+
+def gains(
+    row: dict[str, Any], rows: Sequence[dict[str, Any]], metrics: Iterable[Metric], zero: float = 0.0
+) -> dict[str, float]:
+    """Improvement of a relaxer over the better trivial relaxer.
+
+    Args:
+        row: Mean errors of the relaxer by key of a metric.
+        rows: Those of all relaxers.
+        metrics: Lower is better, except for `MATCH`.
+        zero: Trivial errors up to this count as zero.
+
+    Returns:
+        By key in %; NaN where the trivial value is zero or absent.
+    """
+    trivial = [other for other in rows if other["relaxer"] in TRIVIAL]
+    found = {}
+    for metric in metrics:
+        known = [other[metric.key] for other in trivial if not np.isnan(other[metric.key])]
+        sign, best = (1, max(known, default=0)) if metric is MATCH else (-1, min(known, default=0))
+        found[metric.key] = sign * 100 * (row[metric.key] / best - 1) if best > zero else np.nan
+    return found
