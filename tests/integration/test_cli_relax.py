@@ -32,6 +32,7 @@ KEYS = [
     "volume_change",
     "max_displacement",
     "uncertainty",
+    "strain_uncertainty",
     "outside",
     "spacegroup_in",
     "spacegroup_out",
@@ -147,7 +148,7 @@ def test_quiet(work, model):
 
 
 def test_long_tables_show_what_went_wrong(work, model, monkeypatch):
-    monkeypatch.setattr("repose.cli.report.TABLE_ROWS", 2)
+    monkeypatch.setattr("repose.cli.relax_table.TABLE_ROWS", 2)
     monkeypatch.setattr(sys.modules["repose.cli.relax"], "CHUNK_CRYSTALS", 2)  # repose.cli.relax: the command
     Path("zzz.cif").write_text("no")
     text = relax("three.extxyz", "CaO.cif", "zzz.cif", "--model", model, code=1)

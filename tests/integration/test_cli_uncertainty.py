@@ -15,7 +15,7 @@ from ase.io import read, write
 
 import repose
 from repose.cli import main
-from repose.cli.report import shown_bound
+from repose.cli.relax_table import shown_bound
 from repose.crystal.batch import CrystalBatch
 from repose.data.dataset import DatasetInfo, write_dataset
 from repose.evaluation.metrics import coordinate_error
@@ -85,10 +85,10 @@ def test_the_table_has_the_bound_and_marks_what_is_outside(run, models, oxides):
     for cell, result in zip((cells[0], cells[1][2:]), (known, strange), strict=True):
         assert 0 <= float(cell) - result.uncertainty < 0.01
     (remark,) = (line for line in out.splitlines() if line.startswith("!"))
-    assert remark.startswith(f"! {oxides}, crystal 1: outside of the training data")
-    assert strange.outside == "no training crystal held O-Mg together"
+    assert remark.startswith(f"! {oxides}, crystal 1: out of distribution")
+    assert strange.outside == "no training crystal contains O-Mg together"
     assert strange.outside in remark
-    assert "1 outside of the training data" in out
+    assert "1 out of distribution" in out
 
 
 def test_json_has_the_bound_and_why_a_crystal_is_outside(run, models, oxides):
@@ -96,7 +96,7 @@ def test_json_has_the_bound_and_why_a_crystal_is_outside(run, models, oxides):
     assert status == 0
     lines = [json.loads(line) for line in out.splitlines()]
     results = repose.load(models / "calibrated", "cpu").relax(read(oxides, index=":"))
-    assert [line["outside"] for line in lines] == [None, "no training crystal held O-Mg together"]
+    assert [line["outside"] for line in lines] == [None, "no training crystal contains O-Mg together"]
     assert {line["status"] for line in lines} == {"relaxed"}
     assert [line["uncertainty"] for line in lines] == pytest.approx([r.uncertainty for r in results])
     assert all(line["uncertainty"] > 0 for line in lines)

@@ -246,7 +246,7 @@ def test_train_relax_and_read_the_path_again(repose, pairs, tmp_path):
 
     status, _, err = repose("relax", crystal, "--model", "e3relax", *options)
     assert status == 2
-    assert "gives no paths; use --model relaxnet" in err
+    assert "predicts no paths; use --model relaxnet" in err
     status, _, err = repose("relax", crystal, "--model", run, "--path", crystal, "--out", tmp_path / "o")
     assert status == 2
     assert "would replace an input" in err

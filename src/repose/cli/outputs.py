@@ -1,4 +1,4 @@
-"""The files that `repose relax` writes."""
+"""Output files of `repose relax`."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from repose.io.files import Entry, ExtxyzWriter, Format
     from repose.relaxer.relaxation import Relaxation
 
-# Folder, below that of the output, of predictions whose bound exceeds --max-uncertainty.
+# Folder inside the output folder for predictions whose bound exceeds --max-uncertainty.
 UNCERTAIN = "uncertain"
 SUFFIX = {"cif": ".cif", "poscar": ".vasp", "extxyz": ".extxyz", "json": ".json"}
 
 
-class Outputs:
-    """Output files of relaxed crystals: one name each, and never that of an input.
+class OutputFiles:
+    """Output files of relaxed crystals, each with its own name. No input is ever replaced.
 
     Args:
-        folder: Output folder; made at once, removed at the end if it stayed empty.
+        folder: Output folder; created at once, and removed at the end if it is empty.
         form: Format, or ``"same"``.
         sources: Pairs of an input file and its name relative to the folder.
 
@@ -35,27 +35,25 @@ class Outputs:
         self.inputs = {Path(source).resolve() for source, _ in sources if source != "-"}
         self.taken: dict[Path, tuple[str, int]] = {}
         self._streams: dict[Path, ExtxyzWriter] = {}
-        self._streaming: str | None = None  # the source whose frames are being written
+        self._streaming: str | None = None  # source of the open streams
         for source, name in sources:
             self.keep_inputs(self._target(name, self._format(source)), "--out")
         self._made = make_writable(folder, "--out")
 
     def keep_inputs(self, target: Path, option: str) -> None:
-        """Make sure that an output is not an input.
+        """Check that an output is not an input.
 
         Args:
             target: Path of the output.
-            option: Option that names it, for the message.
+            option: Option that gives it, for the message.
 
         Raises:
             ConfigError: It is an input.
         """
         if target.resolve() in self.inputs:
-            raise ConfigError(
-                f"the output '{target}' would replace an input, which must not be; choose another {option}."
-            )
+            raise ConfigError(f"the output '{target}' would replace an input; choose another {option}.")
 
-    def __enter__(self) -> Outputs:
+    def __enter__(self) -> OutputFiles:
         return self
 
     def __exit__(self, kind: object, *error: object) -> None:
@@ -67,31 +65,33 @@ class Outputs:
                     folder.rmdir()
 
     def existing(self, name: str, entry: Entry) -> Path | None:
-        """The output that an earlier run left for a crystal, or None.
+        """Return the output of an earlier run for a crystal, or None.
 
         Args:
             name: Name of the input relative to the output folder.
             entry: The crystal as read.
         """
-        for apart in (False, True):
-            target = self._path(name, entry, apart)
+        for uncertain in (False, True):
+            target = self._path(name, entry, uncertain)
             if target not in self._streams and target.exists():
                 return target
         return None
 
-    def write(self, name: str, entry: Entry, structure: Any, apart: bool = False) -> tuple[Path, list[str]]:
+    def write(
+        self, name: str, entry: Entry, structure: Any, uncertain: bool = False
+    ) -> tuple[Path, list[str]]:
         """Write a relaxed crystal.
 
-        Frames of one file go to one file in extended XYZ, else to numbered ones.
+        Frames of one file are written to one extended XYZ file, or to numbered files of another format.
 
         Args:
             name: Name of the input relative to the output folder.
             entry: The input.
             structure: `ase.Atoms` or a pymatgen Structure.
-            apart: Write into the folder of uncertain predictions.
+            uncertain: Write into the folder of uncertain predictions.
 
         Returns:
-            The file, and what the format could not keep.
+            The file, and the properties that the format cannot hold.
 
         Raises:
             OSError: The file cannot be written.
@@ -102,7 +102,7 @@ class Outputs:
             self._end_streams()
             self._streaming = entry.source
         format = self._format(entry.source, entry.format)
-        target = self._path(name, entry, apart)
+        target = self._path(name, entry, uncertain)
         if not (format == "extxyz" and entry.many):
             return target, write(structure, target, format)
         if target not in self._streams:
@@ -114,11 +114,11 @@ class Outputs:
         for stream in streams.values():
             stream.close() if keep else stream.discard()
 
-    def _path(self, name: str, entry: Entry, apart: bool) -> Path:
-        """The file for a crystal; the first free name, which is from now on its own."""
+    def _path(self, name: str, entry: Entry, uncertain: bool) -> Path:
+        """Reserve the first free file name for a crystal."""
         format = self._format(entry.source, entry.format)
         together = format == "extxyz" and entry.many
-        target = self._target(os.path.join(UNCERTAIN, name) if apart else name, format)
+        target = self._target(os.path.join(UNCERTAIN, name) if uncertain else name, format)
         if entry.many and not together:
             target = target.with_name(f"{target.stem}-{entry.index}{target.suffix}")
         owner = (entry.source, 0 if together else entry.index)
@@ -143,18 +143,18 @@ class Outputs:
         path = self.folder / name
         path = path.with_suffix("") if path.suffix == ".gz" else path
         if kind_of(path) == format:
-            return path  # POSCAR stays POSCAR
+            return path  # e.g. POSCAR keeps its name
         known = kind_of(path.with_name(f"x{path.suffix}"))
         return path.with_suffix(SUFFIX[format]) if known else Path(f"{path}{SUFFIX[format]}")
 
 
 class TrajectoryWriter:
-    """Writes the relaxation paths of crystals into one extended XYZ file, which appears when it is closed.
+    """Writer of relaxation paths to one extended XYZ file, which appears when the writer is closed.
 
-    Frames of a crystal share an ``id`` and are numbered by ``step``, as `repose data import` reads them.
+    Frames have ``id`` and ``step``, as `repose data import` reads them.
 
     Args:
-        path: Output file; replaced if it is there.
+        path: Output file; replaced if it exists.
 
     Raises:
         ConfigError: Its folder cannot be written.
@@ -174,7 +174,7 @@ class TrajectoryWriter:
         self._writer.close() if kind is None else self._writer.discard()
 
     def write(self, entry: Entry, result: Relaxation) -> None:
-        """Append the path of one crystal; nothing where there is none.
+        """Append the path of one crystal, if it has one.
 
         Args:
             entry: The input.
@@ -192,14 +192,14 @@ class TrajectoryWriter:
 
 
 def make_writable(folder: Path, option: str) -> list[Path]:
-    """Make a folder and try to write into it, before any work is done for it.
+    """Create a folder and check that files can be written there.
 
     Args:
-        folder: The folder; those above it are made, too.
-        option: Option that names it, for the message.
+        folder: The folder; its parents are created too.
+        option: Option that gives it, for the message.
 
     Returns:
-        The folders that were not there before, the deepest first.
+        The created folders, the deepest first.
 
     Raises:
         ConfigError: It is a file, or cannot be made or written.

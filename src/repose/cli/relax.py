@@ -1,4 +1,4 @@
-"""`repose relax`, the main job."""
+"""`repose relax`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from repose.cli.common import Device, Json, Progress, Quiet
-from repose.cli.outputs import UNCERTAIN, Outputs, TrajectoryWriter, make_writable
-from repose.cli.report import Report
-from repose.cli.sources import count_crystals, find_sources
+from repose.cli.inputs import count_crystals, find_inputs
+from repose.cli.outputs import UNCERTAIN, OutputFiles, TrajectoryWriter, make_writable
+from repose.cli.relax_table import RelaxTable
 from repose.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,71 +23,71 @@ if TYPE_CHECKING:
     from repose.relaxer.constraints import Constraints
     from repose.relaxer.relaxation import Relaxation
 
-# Crystals read, relaxed and written together: enough to fill batches, few enough to see results come.
+# Crystals that are read, relaxed and written together: enough to fill a batch.
 CHUNK_CRYSTALS, CHUNK_ATOMS = 128, 4000
-# Other names of formats, as users of ASE and VASP type them.
+# Other names of formats, as in ASE and VASP.
 ALIASES = {"vasp": "poscar", "xyz": "extxyz"}
 
 
 def relax(
     paths: Annotated[
-        list[str], typer.Argument(metavar="PATH", help="Files, folders, globs; - reads standard input.")
+        list[str], typer.Argument(metavar="PATH", help="Files, folders or globs; - is standard input.")
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the relaxed crystals.")] = Path(
-        "relaxed"
-    ),
-    model: Annotated[str, typer.Option(help="Name of a model that ships, or a model directory.")] = "default",
+    out: Annotated[Path, typer.Option("--out", "-o", help="Output folder.")] = Path("relaxed"),
+    model: Annotated[
+        str, typer.Option(help="Shipped model (see `repose models`) or model folder.")
+    ] = "default",
     form: Annotated[
         Literal["same", "cif", "poscar", "vasp", "extxyz", "xyz", "json"],
-        typer.Option("--format", help="Format of the output."),
+        typer.Option("--format", help="Output format."),
     ] = "same",
     symmetry: Annotated[
-        Literal["keep", "free"], typer.Option(help="Keep the space group of the input?")
+        Literal["keep", "free"], typer.Option(help="Keep the space group of the input, or not.")
     ] = "keep",
-    fix_cell: Annotated[bool, typer.Option("--fix-cell", help="Move atoms only.")] = False,
+    fix_cell: Annotated[bool, typer.Option("--fix-cell", help="Keep the cell fixed.")] = False,
     fix_axes: Annotated[
-        str, typer.Option(help="Lattice vectors to keep, e.g. c for the vacuum of a sheet.")
+        str, typer.Option(help="Lattice vectors to keep fixed, e.g. c for the vacuum of a sheet.")
     ] = "",
-    fix_atoms: Annotated[str, typer.Option(help="Atoms to keep in place, counted from 0, e.g. 0,4-7.")] = "",
+    fix_atoms: Annotated[str, typer.Option(help="Atoms to keep fixed, counted from 0, e.g. 0,4-7.")] = "",
     path: Annotated[
         Path | None,
-        typer.Option(help="Write relaxation paths to this extxyz file, for models that predict them."),
+        typer.Option(help="File (.extxyz) for predicted relaxation paths; needs a model that predicts them."),
     ] = None,
     max_uncertainty: Annotated[
         float | None,
-        typer.Option(min=0, help=f"Bound in Å; predictions above it go to the folder '{UNCERTAIN}'."),
+        typer.Option(
+            min=0, help=f"Largest bound, Å; other predictions are written to the folder {UNCERTAIN}."
+        ),
     ] = None,
     sort: Annotated[
         Literal["input", "uncertainty"], typer.Option(help="Order of the table; uncertainty: smallest first.")
     ] = "input",
-    summary: Annotated[
-        Path | None, typer.Option(help="Write a table of all crystals to this CSV file.")
-    ] = None,
+    summary: Annotated[Path | None, typer.Option(help="CSV file for the table of all crystals.")] = None,
     skip_existing: Annotated[
-        bool, typer.Option("--skip-existing", help="Pass over crystals whose output file exists.")
+        bool, typer.Option("--skip-existing", help="Skip crystals whose output exists.")
     ] = False,
     device: Device = "auto",
     quiet: Quiet = False,
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Print the model and a line a crystal on standard error.")
+        bool, typer.Option("--verbose", "-v", help="Print the model and each crystal on standard error.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Relax crystals; one forward pass of a model each.
+    """Relax crystals in one forward pass each.
 
-    Reads CIF, POSCAR, extended XYZ (many frames), pymatgen JSON and ASE files, also as .gz. What cannot be
-    relaxed is refused with a reason, and the rest is done; the exit status is then 1. The column ± Å is a
-    bound on the mean error of coordinates that holds for 90 % of crystals of the kind the model is calibrated
-    on; a ! beside it marks crystals that are not of this kind.
+    Reads CIF, POSCAR, extended XYZ (many frames), pymatgen JSON and ASE files, also as .gz. Crystals that
+    cannot be relaxed are refused with a reason; the exit status is then 1. The column ± Å is a bound on the
+    mean error of coordinates. It holds for 90 % of the crystals that resemble the calibration data; ! marks
+    crystals that are out of distribution.
 
     Example: repose relax POSCAR crystals/ --out relaxed --format cif
     """
-    atoms = _indices(fix_atoms)
+    atoms = _atom_indices(fix_atoms)
     if path is not None and path.suffix not in (".extxyz", ".xyz"):
         raise ConfigError(f"--path must be a file that ends in .extxyz; got '{path}'.")
-    sources = find_sources(paths, skip=out)
+    sources = find_inputs(paths, skip=out)
     with ExitStack() as stack:
-        outputs = stack.enter_context(Outputs(out, ALIASES.get(form, form), sources))
+        outputs = stack.enter_context(OutputFiles(out, ALIASES.get(form, form), sources))
         for option, file in (("--path", path), ("--summary", summary)):
             if file is not None:
                 outputs.keep_inputs(file, option)
@@ -101,55 +101,55 @@ def relax(
         options = Constraints(symmetry, fix_cell, fix_axes, atoms)
         relaxer = load(model, device)
         if path is not None and not relaxer.gives_paths:
-            raise ConfigError(f"model '{relaxer.name}' gives no paths; use --model relaxnet.")
+            raise ConfigError(f"model '{relaxer.name}' predicts no paths; use --model relaxnet.")
         if max_uncertainty is not None and not relaxer.gives_bounds:
             raise ConfigError(
-                f"--max-uncertainty needs a calibrated model, which '{relaxer.name}' is not; "
+                f"--max-uncertainty needs a calibrated model; '{relaxer.name}' is not calibrated, "
                 "see 'repose calibrate'."
             )
-        report = Report(as_json, quiet, sort, summary, verbose, relaxer.name)
+        table = RelaxTable(as_json, quiet, sort, summary, verbose, relaxer.name)
         trajectories = None if path is None else stack.enter_context(TrajectoryWriter(path))
         if verbose:
             sys.stderr.write(f"model {relaxer.name} on {relaxer.device}; {len(sources)} files\n")
-        # JSON lines on a terminal are progress enough, and a bar would run into them.
+        # On a terminal a bar would be mixed with JSON lines.
         bar = stack.enter_context(Progress(0, "crystals", quiet or (as_json and sys.stdout.isatty())))
         if not bar.quiet:
             bar.total = sum(count_crystals(source) for source, _ in sources)
-        job = _Job(relaxer, options, outputs, report, trajectories, bar, skip_existing, max_uncertainty)
+        job = _RelaxJob(relaxer, options, outputs, table, trajectories, bar, skip_existing, max_uncertainty)
         for chunk in _chunks(job.read(sources)):
             job.relax(chunk)
-    report.close(out, out / UNCERTAIN)
-    if report.counts["refused"]:
+    table.close(out, out / UNCERTAIN)
+    if table.counts["refused"]:
         raise typer.Exit(1)
 
 
 @dataclass
-class _Job:
-    """One call of the command: what its crystals pass through."""
+class _RelaxJob:
+    """Objects and options of one call of the command."""
 
     relaxer: Relaxer
     options: Constraints
-    outputs: Outputs
-    report: Report
+    outputs: OutputFiles
+    table: RelaxTable
     trajectories: TrajectoryWriter | None
     bar: Progress
     skip_existing: bool
     max_uncertainty: float | None
 
     def read(self, sources: list[tuple[str, str]]) -> Iterator[tuple[str, Entry]]:
-        """Read the crystals that are to be relaxed, each with the name of its output."""
+        """Read the crystals to relax, each with the name of its output."""
         from repose.io.files import read
 
         for source, name in sources:
             for entry in read(source):
                 if self.skip_existing and entry.crystal is not None and self.outputs.existing(name, entry):
-                    self.report.skip(entry)
+                    self.table.skip(entry)
                     self.bar.advance(1)
                 else:
                     yield name, entry
 
     def relax(self, chunk: list[tuple[str, Entry]]) -> None:
-        """Relax and write some crystals, and report them in order."""
+        """Relax and write some crystals, and add them to the table in order."""
         readable = [entry.crystal for _, entry in chunk if entry.crystal is not None]
         self.bar.advance(len(chunk) - len(readable))
         done = 0
@@ -162,52 +162,52 @@ class _Job:
         results = iter(self.relaxer.relax(readable, constraints=self.options, progress=progress))
         for name, entry in chunk:
             if entry.crystal is None:
-                self.report.add(entry, None)
+                self.table.add(entry, None)
             else:
                 self._write(name, entry, next(results))
 
     def _write(self, name: str, entry: Entry, result: Relaxation) -> None:
-        """Write one crystal and report it; what cannot be written is refused."""
-        if result.structure is entry.crystal:  # there is no prediction
-            self.report.add(entry, result)
+        """Write one crystal and add it to the table; it is refused if it cannot be written."""
+        if result.structure is entry.crystal:  # no prediction
+            self.table.add(entry, result)
             return
         from repose.io import convert
 
         bound = result.uncertainty
-        apart = self.max_uncertainty is not None and bound is not None and bound > self.max_uncertainty
+        uncertain = self.max_uncertainty is not None and bound is not None and bound > self.max_uncertainty
         if entry.many:
-            _number(result.structure, entry.index)
+            _add_index(result.structure, entry.index)
         try:
-            written, dropped = self.outputs.write(name, entry, result.structure, apart)
+            written, dropped = self.outputs.write(name, entry, result.structure, uncertain)
             if self.trajectories is not None:
                 self.trajectories.write(entry, result)
-        except Exception as error:  # whatever it is, the other crystals go on
-            said = " ".join(f"{type(error).__name__}: {error}".split())
-            refused = replace(result, status="refused", reason=f"it cannot be written: {said}")
-            self.report.add(entry, refused)
+        except Exception as error:  # the other crystals are still written
+            message = " ".join(f"{type(error).__name__}: {error}".split())
+            refused = replace(result, status="refused", reason=f"it cannot be written: {message}")
+            self.table.add(entry, refused)
             return
         if entry.format == "cif" and "orientation of the cell" in dropped:
-            dropped.remove("orientation of the cell")  # the input has none
+            dropped.remove("orientation of the cell")  # a CIF has no orientation
         dropped += [f"{name} of the input" for name in convert.stale_labels(entry.crystal)]
-        self.report.add(entry, result, written, dropped, apart)
+        self.table.add(entry, result, written, dropped, uncertain)
 
 
-def _number(structure: Any, index: int) -> None:
-    """Note the place in the input, which frames that are refused would shift."""
+def _add_index(structure: Any, index: int) -> None:
+    """Store the index in the input file; in the output file refused frames are missing."""
     from repose.io import convert
 
-    noted = structure.info if convert.is_atoms(structure) else structure.properties
-    noted["repose_index"] = index
+    properties = structure.info if convert.is_atoms(structure) else structure.properties
+    properties["repose_index"] = index
 
 
-def _indices(text: str) -> tuple[int, ...]:
-    """Numbers of atoms out of ``"0,4-7"``."""
+def _atom_indices(text: str) -> tuple[int, ...]:
+    """Return the indices of atoms in ``"0,4-7"``."""
     found: list[int] = []
     for part in filter(None, text.replace(" ", "").split(",")):
         first, _, last = part.partition("-")
         if not first.isdigit() or (last and not last.isdigit()) or part.endswith("-"):
             raise ConfigError(
-                f"--fix-atoms takes numbers of atoms, counted from 0, such as 0,4-7; got '{text}'."
+                f"--fix-atoms takes indices of atoms, counted from 0, such as 0,4-7; got '{text}'."
             )
         found += range(int(first), int(last or first) + 1)
     return tuple(dict.fromkeys(found))

@@ -1,4 +1,4 @@
-"""The inputs of `repose relax`: files, the names of their outputs, and how many crystals they hold."""
+"""Inputs of `repose relax`: files, the names of their outputs, and their numbers of crystals."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from pathlib import Path
 STDIN = ("-", "stdin")
 
 
-def find_sources(patterns: Iterable[str], skip: Path) -> list[tuple[str, str]]:
-    """Files that the arguments of the command line stand for.
+def find_inputs(patterns: Iterable[str], skip: Path) -> list[tuple[str, str]]:
+    """Return the files that match the arguments of the command line.
 
-    A folder or a glob keeps its tree: below the folder, or below the part of the glob without wildcards.
-    Files that would share a name keep the tree below their common parent.
+    The names of outputs keep the folders below a given folder, or below the part of a glob without
+    wildcards. Files that would share a name keep the folders below their common parent.
 
     Args:
         patterns: Files, folders and globs; ``-`` is standard input.
-        skip: Folder that is never searched, the output's.
+        skip: The output folder, which is not searched.
 
     Returns:
-        Pairs of a file and its name relative to the output folder, each file once. What matches nothing
-        stands for itself, so that reading it gives the reason.
+        Pairs of a file and its name relative to the output folder, each file once. A pattern without a
+        match is returned itself; reading it gives an error with the reason.
     """
     found: dict[str, str] = {}
     for pattern in patterns:
@@ -65,10 +65,10 @@ def _matches(pattern: str, skip: Path) -> list[tuple[str, str]]:
 
 
 def count_crystals(source: str) -> int:
-    """Number of crystals in a file for a progress bar, counted without parsing; 1 where it is not known.
+    """Count the crystals in a file without parsing it, for a progress bar.
 
     Args:
-        source: Path of a file; standard input and files that cannot be read count as one.
+        source: Path of a file; standard input and unreadable files count as one crystal.
     """
     from repose.io.files import kind_of
 
@@ -88,17 +88,17 @@ def count_crystals(source: str) -> int:
         from ase.db import connect
 
         return connect(source).count()
-    except Exception:  # a broken file, which reading will explain
+    except Exception:  # reading it will give the reason
         return 1
 
 
 def _count_frames(source: str) -> int:
-    """Frames of an extended XYZ file, by the numbers of atoms that head them."""
+    """Count the frames of an extended XYZ file by their numbers of atoms."""
     count = 0
     with open(source, "rb") as stream:
         for head in stream:
             if head.strip():
                 count += 1
                 atoms = int(head)
-                next(islice(stream, atoms, atoms + 1), None)  # the comment line and all atoms but the last
+                next(islice(stream, atoms, atoms + 1), None)  # skip the comment line and the atoms
     return count

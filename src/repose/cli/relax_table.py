@@ -1,4 +1,4 @@
-"""Reports of `repose relax`: table, JSON lines, remarks, and the summary as CSV."""
+"""Results of `repose relax`: table, JSON lines, remarks, and the summary as CSV."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ if TYPE_CHECKING:
     from repose.io.files import Entry
     from repose.relaxer.relaxation import Relaxation
 
-# Longer tables show only what went wrong.
+# Longer tables list only suspect and refused crystals.
 TABLE_ROWS = 100
 HEADINGS = ("source", "formula", "atoms", "status", "dV %", "max move Å", "± Å", "space group", "ms")
 NUMBERS = ("atoms", "dV %", "max move Å", "± Å", "ms")
 COLOURS = {"relaxed": "green", "suspect": "yellow", "refused": "red"}
-# Keys of a JSON line and columns of the summary, part of the public interface.
+# Keys of a JSON line and columns of the summary; part of the public interface.
 KEYS = (
     "source", "index", "formula", "n_atoms", "status", "reason", "output", "model", "volume_change",
-    "max_displacement", "uncertainty", "outside", "spacegroup_in", "spacegroup_out", "seconds",
-    "remarks", "dropped",
+    "max_displacement", "uncertainty", "strain_uncertainty", "outside", "spacegroup_in", "spacegroup_out",
+    "seconds", "remarks", "dropped",
 )  # fmt: skip
 
 Order = Literal["input", "uncertainty"]
 
 
-class Report:
-    """Reports every crystal: JSON lines as they come, or a table at the end.
+class RelaxTable:
+    """Table of relaxed crystals, printed at the end, or JSON lines, printed one by one.
 
     Args:
-        as_json: Print one JSON object a line instead of the table.
+        as_json: Print one JSON object per line instead of the table.
         quiet: Print no table.
-        order: Order of the table, the JSON lines and the summary: that of the input, or the surest first.
-        summary: CSV file with one row a crystal, or None.
-        verbose: Print a line a crystal on standard error as soon as it is done.
-        model: Name of the model, for the lines.
+        order: Order of table, JSON lines and summary: that of the input, or smallest uncertainty first.
+        summary: CSV file with one row per crystal, or None.
+        verbose: Print one line per crystal on standard error at once.
+        model: Name of the model.
     """
 
     def __init__(
@@ -54,10 +54,10 @@ class Report:
         self.as_json, self.quiet, self.order = as_json, quiet, order
         self.summary, self.verbose, self.model = summary, verbose, model
         self.earlier = _read_csv(summary) if summary is not None else {}
-        self.lines: list[dict[str, Any]] = []  # of the table or the summary
-        self.skipped: list[dict[str, Any]] = []  # rows of an earlier summary
+        self.lines: list[dict[str, Any]] = []  # rows of the table or the summary
+        self.skipped: list[dict[str, Any]] = []  # rows of an earlier summary, which are kept
         self.remarks: list[str] = []
-        self.notes: dict[str, tuple[str, int]] = {}  # remark: the first crystal it was made on, how many
+        self.notes: dict[str, tuple[str, int]] = {}  # first crystal and number of crystals of each remark
         self.dropped: Counter[tuple[str, str]] = Counter()
         self.counts: Counter[str] = Counter()
         self.seconds = 0.0
@@ -68,16 +68,16 @@ class Report:
         result: Relaxation | None,
         output: Path | None = None,
         dropped: list[str] | None = None,
-        apart: bool = False,
+        uncertain: bool = False,
     ) -> None:
-        """Report one crystal.
+        """Add one crystal.
 
         Args:
             entry: The crystal as read.
-            result: Its relaxation; None where reading failed.
-            output: The file written, or None.
-            dropped: What the format of the output could not keep.
-            apart: Whether it went to the folder of uncertain predictions.
+            result: Its relaxation; None if it could not be read.
+            output: Written file, or None.
+            dropped: Properties of the input that the output format cannot hold.
+            uncertain: The file is in the folder of uncertain predictions.
         """
         where = entry.source + (f", crystal {entry.index}" if entry.many else "")
         status = "refused" if result is None else result.status
@@ -85,15 +85,13 @@ class Report:
         reason = None if reason is None else f"{where}: {reason}"
         remarks = [*entry.remarks, *(result.remarks if result else ())]
         self.counts.update((status, "all"))
-        self.counts["apart"] += apart
+        self.counts["uncertain"] += uncertain
         self.counts["outside"] += result is not None and result.outside is not None
         self.seconds += result.seconds if result else 0.0
         if reason is not None:
             self.remarks.append(f"{status}: {reason}")
         if result is not None and result.outside is not None:
-            self.remarks.append(
-                f"! {where}: outside of the training data, its bound may not hold: {result.outside}."
-            )
+            self.remarks.append(f"! {where}: out of distribution, its bound may not hold: {result.outside}.")
         for remark in remarks:
             first, many = self.notes.get(remark, (where, 0))
             self.notes[remark] = (first, many + 1)
@@ -112,24 +110,20 @@ class Report:
                 self.lines.append(line)
 
     def skip(self, entry: Entry) -> None:
-        """Count a crystal whose output was there already; its row in an earlier summary stays.
-
-        Args:
-            entry: The crystal as read.
-        """
+        """Count a crystal whose output exists; its row in an earlier summary is kept."""
         self.counts["skipped"] += 1
         if row := self.earlier.get((entry.source, entry.index)):
             self.skipped.append(row)
 
     def close(self, out: Path, uncertain: Path) -> None:
-        """Print what is wanted at the end, and write the summary.
+        """Print table, remarks and counts, and write the summary.
 
         Args:
-            out: Folder of the output.
+            out: Output folder.
             uncertain: Folder of uncertain predictions.
         """
         if self.order == "uncertainty":
-            self.lines.sort(key=_certainty)
+            self.lines.sort(key=_by_uncertainty)
         if self.summary is not None:
             _write_csv([*self.skipped, *self.lines], self.summary)
         if self.as_json:
@@ -151,17 +145,17 @@ class Report:
     def _print_counts(self, out: Path, uncertain: Path) -> None:
         counts = self.counts
         done = counts["relaxed"] + counts["suspect"]
-        pace = f", {1000 * self.seconds / done:.0f} ms each" if done else ""
+        mean = f", {1000 * self.seconds / done:.0f} ms each" if done else ""
         sys.stdout.write(
             f"{counts['relaxed']} of {counts['all']} crystals relaxed, {counts['suspect']} suspect, "
-            f"{counts['refused']} refused{f'; written into {out}/' if done else ''}{pace}.\n"
+            f"{counts['refused']} refused{f'; written into {out}/' if done else ''}{mean}.\n"
         )
         if counts["skipped"]:
-            sys.stdout.write(f"{counts['skipped']} more skipped: their outputs were there.\n")
-        if counts["apart"]:
-            sys.stdout.write(f"{counts['apart']} above --max-uncertainty, in {uncertain}/.\n")
+            sys.stdout.write(f"{counts['skipped']} more skipped: their output exists.\n")
+        if counts["uncertain"]:
+            sys.stdout.write(f"{counts['uncertain']} above --max-uncertainty, in {uncertain}/.\n")
         if counts["outside"]:
-            sys.stdout.write(f"{counts['outside']} outside of the training data (!).\n")
+            sys.stdout.write(f"{counts['outside']} out of distribution (!).\n")
 
     def _print_table(self) -> None:
         from rich.table import Table
@@ -181,9 +175,7 @@ class Report:
         if shown:
             console().print(table)
         if self.counts["all"] > shown:
-            sys.stdout.write(
-                f"... and {self.counts['all'] - shown} more, all relaxed; --json lists every one.\n"
-            )
+            sys.stdout.write(f"... and {self.counts['all'] - shown} more, all relaxed; --json lists all.\n")
 
 
 def _line(
@@ -196,7 +188,7 @@ def _line(
     dropped: list[str],
     model: str,
 ) -> dict[str, Any]:
-    """All that is known of a crystal: `KEYS`, and whether its file holds more."""
+    """Return the values of `KEYS` for a crystal, and whether its file has several crystals."""
     formula, count = _describe(entry.crystal)
     predicted = result if result is not None and status != "refused" and result.after is not None else None
     return {
@@ -211,6 +203,7 @@ def _line(
         "volume_change": predicted.volume_change if predicted else None,
         "max_displacement": predicted.max_displacement if predicted else None,
         "uncertainty": result.uncertainty if result else None,
+        "strain_uncertainty": result.strain_uncertainty if result else None,
         "outside": result.outside if result else None,
         "spacegroup_in": result.spacegroup_in if result else 0,
         "spacegroup_out": result.spacegroup_out if result else 0,
@@ -227,7 +220,7 @@ def _print_json(line: dict[str, Any]) -> None:
 
 
 def _cells(line: dict[str, Any]) -> tuple[str, ...]:
-    """A row of the table."""
+    """Return a row of the table."""
     index = f" [{line['index']}]" if line["many"] else ""
     head = (f"{line['source']}{index}", line["formula"], str(line["n_atoms"] or ""), line["status"])
     if line["volume_change"] is None:  # there is no prediction
@@ -243,13 +236,13 @@ def _cells(line: dict[str, Any]) -> tuple[str, ...]:
 
 
 def shown_bound(value: float | None, outside: str | None) -> str:
-    """A bound in A rounded up, marked where the crystal lies outside of the training data."""
+    """Return a bound in Å, rounded up, with ``!`` if the crystal is out of distribution."""
     bound = "-" if value is None else f"{math.ceil(round(100 * value, 6)) / 100:.2f}"
     return bound if outside is None else f"! {bound}"
 
 
-def _certainty(line: dict[str, Any]) -> tuple[bool, bool, float]:
-    """Key that sorts the surest first, then those without a bound, then the refused."""
+def _by_uncertainty(line: dict[str, Any]) -> tuple[bool, bool, float]:
+    """Return a sort key: smallest bound first, then crystals without a bound, then refused ones."""
     value = line["uncertainty"]
     return line["status"] == "refused", value is None, value or 0.0
 
@@ -268,7 +261,7 @@ def _write_csv(lines: list[dict[str, Any]], path: Path) -> None:
 
 
 def _read_csv(path: Path) -> dict[tuple[str, int], dict[str, Any]]:
-    """Rows of an earlier summary by source and index; none if there is no such file."""
+    """Return the rows of an earlier summary by source and index; none if the file does not exist."""
     import csv
 
     try:
@@ -279,12 +272,12 @@ def _read_csv(path: Path) -> dict[tuple[str, int], dict[str, Any]]:
 
 
 def _describe(crystal: Any) -> tuple[str, int]:
-    """Formula and number of atoms; empty and 0 where nothing could be read."""
+    """Return formula and number of atoms; empty and 0 if the crystal could not be read."""
     from repose.io import convert
 
     if crystal is None:
         return "", 0
     try:
         return convert.formula_of(crystal), len(crystal)
-    except Exception:  # an object that reading let through and that cannot be named; it is refused elsewhere
+    except Exception:  # an invalid crystal, which the relaxer refuses
         return "", 0
