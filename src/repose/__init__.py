@@ -1,7 +1,7 @@
 """Crystal structure relaxation in one forward pass.
 
 ``repose.relax(structure)`` relaxes an `ase.Atoms`, a pymatgen Structure or a file; ``repose.load(name)``
-gives a `repose.Relaxer` for more than one call. Importing this package imports nothing heavy.
+returns a `repose.Relaxer` for more than one call. Importing this package does not import torch.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = [
     "to_dataframe",
 ]
 
-_HOMES = {
+_MODULES = {
     "DirectOptimizer": "repose.relaxer.ase_optimizer",
     "Relaxation": "repose.relaxer.relaxation",
     "Relaxer": "repose.relaxer.base",
@@ -45,8 +45,8 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("repose-crystal")
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'repose' has no attribute '{name}'")
 
 

@@ -8,10 +8,10 @@ from repose.errors import ConfigError
 
 
 def resolve_device(name: str) -> torch.device:
-    """Device of a name; ``"auto"`` is a GPU if there is one.
+    """Device by name; ``"auto"`` is a GPU if there is one.
 
     Raises:
-        ConfigError: The name is unknown, or this machine has no such device.
+        ConfigError: The name is not valid, or the device does not exist.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -20,6 +20,6 @@ def resolve_device(name: str) -> torch.device:
         raise ConfigError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:N'; got '{name}'.")
     if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
         raise ConfigError(
-            f"there is no device '{name}': PyTorch sees {torch.cuda.device_count()} GPUs. Use 'cpu'."
+            f"there is no device '{name}': PyTorch finds {torch.cuda.device_count()} GPUs. Use 'cpu'."
         )
     return torch.device(name)

@@ -1,8 +1,8 @@
-"""Checks that every relaxer must pass; use them on your own (`check_relaxer`).
+"""Checks of the contract of relaxers; run them on your own relaxer with `check_relaxer`.
 
-Each check changes the input in a way that must not change the physics, relaxes both, and compares; those
-of the writing alone are in `repose.relaxer.invariance`. All are meant for float64, where the differences of a
-sound model are around 1e-12 A.
+Each check changes the input in a way that does not change the physics, relaxes both inputs and compares the
+results; see also `repose.relaxer.invariance`. Use them in float64, where differences of a correct relaxer are
+around 1e-12 A.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from repose.crystal.batch import CrystalBatch
 from repose.errors import ReposeError
 from repose.models.prediction import Geometry
 from repose.relaxer.base import Relaxer
-from repose.relaxer.invariance import WRITINGS, difference
+from repose.relaxer.invariance import INVARIANCE_CHECKS, difference
 
 
 class ContractError(ReposeError, AssertionError):
-    """A relaxer broke one of the promises that every relaxer makes."""
+    """A relaxer fails a check of the contract."""
 
 
 def batch_composition(relaxer: Relaxer, batch: CrystalBatch, seed: int = 0) -> float:
-    """Every crystal alone: the answer must not depend on its neighbours in the batch.
+    """Relax each crystal alone: the result must be that in the batch.
 
     Args:
-        relaxer: What is checked.
+        relaxer: Relaxer to check.
         batch: Crystals in float64.
-        seed: Not used; all checks take one.
+        seed: Not used; all checks have this argument.
 
     Returns:
         Largest difference of a position or lattice vector component in A.
@@ -40,7 +40,7 @@ def batch_composition(relaxer: Relaxer, batch: CrystalBatch, seed: int = 0) -> f
 
 
 def input_unchanged(relaxer: Relaxer, batch: CrystalBatch, seed: int = 0) -> float:
-    """The batch must hold the same numbers after relaxing it.
+    """Relax a batch: the input tensors must not change.
 
     Returns:
         As `batch_composition`.
@@ -51,14 +51,13 @@ def input_unchanged(relaxer: Relaxer, batch: CrystalBatch, seed: int = 0) -> flo
     return difference(before, Geometry(batch.positions, batch.cells))
 
 
-# What every relaxer promises, and what only those promise whose answer depends on the crystal alone.
-ALWAYS = ("rotation", "reflection", "translation", "atom order")
+# The contract of every relaxer, and that of relaxers whose results do not depend on the unit cell chosen.
 CHECKS: dict[str, Callable[[Relaxer, CrystalBatch, int], float]] = {
-    **{name: WRITINGS[name] for name in ALWAYS},
+    **{name: INVARIANCE_CHECKS[name] for name in ("rotation", "reflection", "translation", "atom order")},
     "batch composition": batch_composition,
     "input unchanged": input_unchanged,
 }
-STRICT = CHECKS | WRITINGS
+ALL_CHECKS = CHECKS | INVARIANCE_CHECKS
 
 
 def check_relaxer(
@@ -68,14 +67,14 @@ def check_relaxer(
     seed: int = 0,
     checks: Iterable[str] = tuple(CHECKS),
 ) -> dict[str, float]:
-    """Run checks.
+    """Run checks on a relaxer.
 
     Args:
-        relaxer: What is checked; it must compute in the batch's floating-point type.
-        batch: A few crystals, float64, among them one of a single atom and some that are centrosymmetric.
+        relaxer: Relaxer to check; it must compute in the floating-point type of the batch.
+        batch: A few crystals in float64, including one of a single atom and some that are centrosymmetric.
         tolerance: Largest difference allowed in A.
-        seed: Source of randomness.
-        checks: Names in `STRICT`; by default what every relaxer promises.
+        seed: Seed of the random numbers.
+        checks: Names of checks in `ALL_CHECKS`; by default the contract of every relaxer, `CHECKS`.
 
     Returns:
         Largest difference in A by check.
@@ -83,9 +82,9 @@ def check_relaxer(
     Raises:
         ContractError: A difference exceeds the tolerance or is not finite; names the check.
     """
-    found = {name: STRICT[name](relaxer, batch, seed) for name in checks}
-    broken = {name: value for name, value in found.items() if not value <= tolerance}
-    if broken:
-        listed = ", ".join(f"{name} by {value:.2g} A" for name, value in broken.items())
-        raise ContractError(f"relaxer '{relaxer.name}' breaks {listed}; at most {tolerance:g} A is allowed.")
+    found = {name: ALL_CHECKS[name](relaxer, batch, seed) for name in checks}
+    failed = {name: value for name, value in found.items() if not value <= tolerance}
+    if failed:
+        listed = ", ".join(f"{name} by {value:.2g} A" for name, value in failed.items())
+        raise ContractError(f"relaxer '{relaxer.name}' fails {listed}; at most {tolerance:g} A is allowed.")
     return found

@@ -194,7 +194,7 @@ def test_from_forces_to_relaxed_crystals(dataset, tmp_path):
     assert config.calibration is None
     assert set(config.test_error) == {"val forces (eV/A)", "val virial (eV/atom)", "val energy (eV/atom)"}
     assert "frames of" in config.trained_on
-    with pytest.raises(ModelError, match="trained on forces, to begin a training from: repose train"):
+    with pytest.raises(ModelError, match="trained on forces and does not relax; train a model from it: repose train"):
         load(out)
     before = load_model(out / "model")[0].state_dict()
     run = settings(target="relaxed", model={"passes": 2}, learning_rate=1e-9, max_epochs=1)

@@ -17,7 +17,7 @@ from repose.evaluation.runner import to_batch
 from repose.io.files import find, read
 from repose.models.checkpoint import DEFAULT, load_model, shipped_models
 from repose.relaxer.direct import DirectRelaxer
-from repose.testing import CHECKS, STRICT, check_relaxer
+from repose.testing import ALL_CHECKS, CHECKS, check_relaxer
 from support.crystals import fcc, perovskite, random_crystal, rock_salt
 from support.paths import ROOT
 
@@ -44,7 +44,7 @@ def test_package_stays_small():
 @pytest.mark.parametrize("name", NAMES)
 def test_contract_on_shipped_weights(name, crystals):
     relaxer = exact(name)
-    checks = STRICT if relaxer.config.family in ("reposenet", "relaxnet") else CHECKS
+    checks = ALL_CHECKS if relaxer.config.family in ("reposenet", "relaxnet") else CHECKS
     check_relaxer(relaxer, crystals, checks=checks)
 
 
@@ -53,7 +53,7 @@ def test_the_house_model_is_invariant_in_single_precision(path, crystals):
     relaxer = DirectRelaxer(*load_model(shipped_models()["repose"]), path=path)
     single = crystals.to("cpu", torch.float32)
     assert relaxer.dtype == torch.float32
-    check_relaxer(relaxer, single, tolerance=1e-4, checks=STRICT)
+    check_relaxer(relaxer, single, tolerance=1e-4, checks=ALL_CHECKS)
 
 
 @settings(max_examples=10)
@@ -62,7 +62,7 @@ def test_contract_property_on_shipped_weights(seed):
     batch = CrystalBatch.collate(
         [random_crystal(seed), rock_salt(4.2 + seed % 11 / 10), fcc(), random_crystal(seed + 1)]
     )
-    check_relaxer(exact("default"), batch, seed=seed, checks=STRICT)
+    check_relaxer(exact("default"), batch, seed=seed, checks=ALL_CHECKS)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,4 +1,4 @@
-"""An ASE-style optimizer that relaxes in one step, for scripts and for pymatgen's Structure.relax."""
+"""An ASE optimizer that relaxes in one step, also for pymatgen's Structure.relax."""
 
 from __future__ import annotations
 
@@ -13,33 +13,34 @@ from ase.calculators.calculator import PropertyNotImplementedError
 from ase.filters import Filter, StrainFilter, UnitCellFilter
 from ase.optimize.optimize import DEFAULT_MAX_STEPS, Optimizer
 
-from repose.crystal.symmetry import apply_cell
 from repose.errors import ConfigError, InvalidCrystalError
 from repose.relaxer.base import Relaxer
 from repose.relaxer.cell_filters import allowed_cell, check_filter
+from repose.relaxer.constraints import Constraints
 from repose.relaxer.loading import load
 
 
 class DirectOptimizer(Optimizer):
     """Moves atoms, and the cell if it is wrapped in a cell filter, to the predicted geometry in one step.
 
-    The step needs no calculator. Where there is one, it is asked for forces after the step, and `run` says
-    whether they are below ``fmax``; without one nothing confirms that, and `run` returns False. Run another
-    optimizer afterwards to converge forces. Constraints of ASE (FixAtoms, FixScaled) hold. With pymatgen:
+    The step needs no calculator. With one, forces are computed after the step, and `run` returns whether they
+    are below ``fmax``; without one `run` returns False. Run another optimizer afterwards to converge forces.
+    ASE constraints (FixAtoms, FixScaled) are kept. With pymatgen:
     ``structure.relax(calculator, optimizer=DirectOptimizer)``.
 
     Args:
-        atoms: `ase.Atoms` (the cell stays), or a filter around them. A cell filter such as FrechetCellFilter
-            lets the cell relax as far as its mask, ``hydrostatic_strain`` and ``constant_volume`` allow, see
-            `repose.relaxer.cell_filters.allowed_cell`. A plain filter holds the atoms that it hides.
+        atoms: `ase.Atoms` (the cell is kept), or a filter around them. With a cell filter such as
+            FrechetCellFilter the cell relaxes as far as its mask, ``hydrostatic_strain`` and
+            ``constant_volume`` allow, see `repose.relaxer.cell_filters.allowed_cell`. With a plain filter the
+            atoms that it hides are fixed.
         restart: Not used; there is no history.
         logfile: As for every ASE optimizer.
-        trajectory: The same; without a calculator the frames carry no energies.
+        trajectory: The same; without a calculator the frames have no energies.
         append_trajectory: The same.
         model: Name or directory of a model, or a loaded `repose.Relaxer`.
         device: See `repose.load`.
         symmetry: ``"keep"`` or ``"free"``, see `repose.Relaxer.relax`.
-        maxstep: Accepted because scripts pass it to all optimizers; a direct model has no step length.
+        maxstep: Not used; accepted because scripts pass it to all optimizers.
         **kwargs: Those of ASE's ``Dynamics``: ``master``, ``comm``, ``loginterval``.
     """
 
@@ -62,15 +63,14 @@ class DirectOptimizer(Optimizer):
         self.restart = restart
         self.relaxer = model if isinstance(model, Relaxer) else load(model, device)
         self.symmetry = symmetry
-        self._reached: tuple[np.ndarray, ...] | None = None  # geometry after the last step
+        self._relaxed: tuple[np.ndarray, ...] | None = None  # geometry after the last step
 
     def irun(  # type: ignore[override]
         self, fmax: float = 0.05, steps: int = DEFAULT_MAX_STEPS
     ) -> Iterator[bool]:
-        """Relax, yielding whether forces are confirmed to be converged, before and after the step.
+        """Relax, yielding whether forces are converged, before and after the step.
 
-        Atoms that stand where an earlier step left them are not moved again; those that were changed since
-        are.
+        Atoms that have not changed since an earlier step are not relaxed again.
 
         Args:
             fmax: Largest force in eV/A, and of the cell as its filter defines it.
@@ -84,7 +84,7 @@ class DirectOptimizer(Optimizer):
         if self.nsteps == 0:
             self.call_observers()
         yield self.converged()
-        if self._reached is None or not self._stands():
+        if not self._is_relaxed():
             if self.nsteps >= self.max_steps:
                 return
             self.step()
@@ -108,31 +108,30 @@ class DirectOptimizer(Optimizer):
         return list(self.irun(fmax, steps))[-1]
 
     def converged(self, *args: Any, **kwargs: Any) -> bool:
-        """Whether the step was made and a calculator confirms that forces are below ``fmax``."""
-        if self._reached is None or not self._stands() or _bare(self.atoms).calc is None:
+        """Return whether the step was made and a calculator confirms that forces are below ``fmax``."""
+        if not self._is_relaxed() or _without_filters(self.atoms).calc is None:
             return False
         try:
             return bool(super().converged(*args, **kwargs))
-        except PropertyNotImplementedError:  # a calculator without stress confirms nothing about a cell
+        except PropertyNotImplementedError:  # convergence of the cell needs the stress
             return False
 
-    def _stands(self) -> bool:
-        """Whether the atoms stand where the last step left them."""
-        now = _geometry(_bare(self.atoms))
-        return self._reached is not None and all(map(np.array_equal, now, self._reached))
+    def _is_relaxed(self) -> bool:
+        """Return whether the geometry is that after the last step."""
+        now = _geometry(_without_filters(self.atoms))
+        return self._relaxed is not None and all(map(np.array_equal, now, self._relaxed))
 
     def step(self, *args: Any) -> None:  # type: ignore[override]
         """Move the atoms in place.
 
         Raises:
-            InvalidCrystalError: They cannot be relaxed, or the prediction is no crystal.
-            ConfigError: The filter cannot be honoured.
+            InvalidCrystalError: They cannot be relaxed, or the prediction has no finite geometry or volume.
+            ConfigError: The filter is not supported.
         """
         del args
-        atoms, cell_filter, held = _unwrap(self.atoms)
-        (result,) = self.relaxer.relax(
-            [atoms], symmetry=self.symmetry, fix_cell=cell_filter is None, fix_atoms=held
-        )
+        atoms, cell_filter, fixed = _unwrap(self.atoms)
+        constraints = Constraints(self.symmetry, fix_cell=cell_filter is None, fix_atoms=fixed)
+        (result,) = self.relaxer.relax([atoms], constraints=constraints)
         if result.structure is atoms:
             raise InvalidCrystalError(f"the atoms cannot be relaxed: {result.reason}")
         if result.status == "suspect":
@@ -142,10 +141,10 @@ class DirectOptimizer(Optimizer):
         cell, positions = result.structure.cell.array, result.structure.positions
         if cell_filter is not None:
             predicted, cell = cell, allowed_cell(cell_filter, cell)
-            positions = apply_cell(positions, predicted, cell)
+            positions = positions @ np.linalg.solve(predicted, cell)
         atoms.set_cell(cell, scale_atoms=False, apply_constraint=False)
         atoms.set_positions(positions, apply_constraint=False)
-        self._reached = _geometry(atoms)
+        self._relaxed = _geometry(atoms)
 
     def log(self, *args: Any) -> None:  # type: ignore[override]
         """Write one line to the log file, if there is one."""
@@ -157,7 +156,7 @@ class DirectOptimizer(Optimizer):
             )
 
     def todict(self) -> dict[str, Any]:
-        """What a trajectory says about its maker."""
+        """Description of this optimizer in trajectory files."""
         return {
             "type": "optimization",
             "optimizer": type(self).__name__,
@@ -166,8 +165,7 @@ class DirectOptimizer(Optimizer):
         }
 
 
-def _bare(atoms: Any) -> Any:
-    """The atoms behind any filters."""
+def _without_filters(atoms: Any) -> Any:
     while isinstance(atoms, Filter):
         atoms = atoms.atoms
     return atoms
@@ -177,24 +175,24 @@ def _geometry(atoms: Any) -> tuple[np.ndarray, ...]:
     return atoms.numbers.copy(), atoms.positions.copy(), atoms.cell.array.copy()
 
 
-def _unwrap(atoms: Any) -> tuple[Any, UnitCellFilter | None, list[int]]:
-    """The atoms behind filters, the filter that frees their cell, and the atoms held.
+def _unwrap(atoms: Any) -> tuple[Any, UnitCellFilter | None, tuple[int, ...]]:
+    """Atoms without filters, the filter that lets their cell relax, and the fixed atoms.
 
     Raises:
-        ConfigError: A filter cannot be honoured.
+        ConfigError: A filter is not supported.
     """
-    cell_filter, held = None, set[int]()
+    cell_filter, fixed = None, set[int]()
     while isinstance(atoms, Filter):
         if isinstance(atoms, UnitCellFilter):
             check_filter(atoms)
             cell_filter = atoms
         elif isinstance(atoms, StrainFilter):
             raise ConfigError(
-                "StrainFilter keeps the atoms in place; use FrechetCellFilter, or none to keep the cell."
+                "StrainFilter keeps the atoms in place; use FrechetCellFilter, or no filter to keep the cell."
             )
         else:
-            held |= set(range(len(atoms.atoms))) - set(np.arange(len(atoms.atoms))[atoms.index].tolist())
+            fixed |= set(range(len(atoms.atoms))) - set(np.arange(len(atoms.atoms))[atoms.index].tolist())
         atoms = atoms.atoms
     if cell_filter is not None and not np.any(cell_filter.mask):
         cell_filter = None
-    return atoms, cell_filter, sorted(held)
+    return atoms, cell_filter, tuple(sorted(fixed))

@@ -1,4 +1,4 @@
-"""The two trivial ways of relaxing that stand in every table; a model is worth what it gains over them."""
+"""Trivial baselines of every table: the input unchanged, and the input at the expected volume."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from repose.models.prediction import Geometry
 from repose.nn.ops import segment_mean
 from repose.relaxer.base import Relaxer
 
-# Weight of the prior, counted in crystals made of one element alone: so much data of an element moves its
-# coefficient half-way from the mean. On the prototype data (2,954 training crystals, 68 elements) the volume
-# error on the validation split is flat below 1 (18.1 A^3 at 0, 17.9 at 1) and rises above it (22.6 at 10).
+# Weight of the prior in pure crystals of an element: this much data moves its coefficient half-way from the
+# mean. On the prototype data (2,954 training crystals, 68 elements) the volume error on the validation split
+# is flat below 1 (18.1 A^3 at 0, 17.9 at 1) and rises above it (22.6 at 10).
 RIDGE = 1.0
 
 
 def fit_atomic_volumes(
     numbers: Sequence[np.ndarray], volumes: Sequence[float] | np.ndarray, ridge: float = RIDGE
 ) -> np.ndarray:
-    """Volume that an atom of every element takes up, by ridge regression of the volume per atom.
+    """Fit the volume of an atom of every element by ridge regression of the volume per atom.
 
     Minimises over the coefficients c the sum over crystals of ``(V/n - fractions @ c)^2`` plus
-    ``ridge * sum (c - mean)^2``, where mean is the average of V/n: a rare element leans towards the mean
-    volume of an atom, not towards zero.
+    ``ridge * sum (c - mean)^2``, where mean is the average of V/n: the coefficient of a rare element is near
+    the mean volume of an atom.
 
     Args:
         numbers: Atomic numbers of every crystal, each ``(n,)`` int.
         volumes: Volumes of the same crystals in A^3, ``(S,)``.
-        ridge: Strength of the prior, in crystals; 0 gives the least-squares solution of least deviation
-            from the mean.
+        ridge: Strength of the prior, in crystals; 0 gives the least-squares solution that deviates
+            least from the mean.
 
     Returns:
-        Coefficients in A^3 per atom by atomic number, ``(119,)`` float64; 0 marks elements never seen.
+        Coefficients in A^3 per atom by atomic number, ``(119,)`` float64; 0 for elements without data.
 
     Raises:
-        ShapeError: There are no crystals, or not one volume for each.
+        ShapeError: There are no crystals, or the numbers of crystals and volumes differ.
     """
     volumes = np.asarray(volumes, dtype=float)
     if len(numbers) == 0 or volumes.shape != (len(numbers),):
@@ -53,9 +53,9 @@ def fit_atomic_volumes(
     per_atom = volumes / np.array([len(z) for z in numbers])
     mean = per_atom.mean()
     seen = fractions.any(axis=0)
-    # Fractions add up to one, so the mean can be taken out before and put back after.
+    # Fractions sum to one, so the mean can be subtracted before the fit and added after it.
     design, target = fractions[:, seen], per_atom - mean
-    # The prior as further rows keeps the conditioning of the problem; normal equations would square it.
+    # The prior as additional rows: normal equations would square the condition number.
     design = np.concatenate([design, np.sqrt(ridge) * np.eye(design.shape[1])])
     target = np.concatenate([target, np.zeros(design.shape[1])])
     atomic = np.zeros(MAX_NUMBER + 1)
@@ -76,8 +76,8 @@ class Dummy(Relaxer):
 class Rescale(Relaxer):
     """Scales the input isotropically to the volume that its composition suggests.
 
-    Fractional coordinates stay. A crystal with an element that the fit never saw stays as it is, and so
-    does one whose suggested volume is not positive.
+    Fractional coordinates are kept. A crystal is unchanged if the fit has no data on one of its elements or
+    if the suggested volume is not positive.
 
     Args:
         atomic_volumes: From `fit_atomic_volumes`, A^3 per atom, ``(119,)``.
@@ -96,7 +96,7 @@ class Rescale(Relaxer):
         return Geometry(batch.positions * scale[batch.system_index, None], batch.cells * scale[:, None, None])
 
     def _scale(self, batch: CrystalBatch) -> Tensor:
-        """Factor of all lengths, ``(S,)``."""
+        """Scale factors of lengths, ``(S,)``."""
         atomic = self.atomic_volumes.to(batch.device, batch.dtype)[batch.numbers]
         target = segment_mean(atomic, batch.system_index, batch.n_crystals) * batch.counts
         unseen = segment_mean((atomic == 0).to(batch.dtype), batch.system_index, batch.n_crystals) > 0

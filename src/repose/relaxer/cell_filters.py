@@ -1,8 +1,8 @@
-"""Cells that a cell filter of ASE allows.
+"""Cells that an ASE cell filter allows.
 
-UnitCellFilter and those derived from it (Exp-, FrechetCellFilter) describe a cell by the deformation F from
-the cell that they were made with, ``cell = original @ F``, and change only those entries of F - 1 that their
-mask frees. The mask is in Cartesian axes, whatever the lattice vectors.
+UnitCellFilter and its subclasses (Exp-, FrechetCellFilter) describe a cell by the deformation F of the
+original cell, ``cell = original @ F``, and change only the entries of F - 1 that their mask frees. The mask
+refers to Cartesian axes.
 """
 
 from __future__ import annotations
@@ -17,21 +17,20 @@ from repose.errors import ConfigError
 if TYPE_CHECKING:
     from ase.filters import UnitCellFilter
 
-LEAST_VOLUME = 0.1  # over the volume before; a mask that takes away more than that contradicts the prediction
+MIN_VOLUME_RATIO = 0.1  # of the allowed to the present volume
 
 
 def check_filter(cell_filter: UnitCellFilter) -> None:
-    """Make sure that `allowed_cell` can honour a filter.
+    """Check that `allowed_cell` supports a filter.
 
     Raises:
-        ConfigError: It has a pressure, a mask of other values than 0 and 1, or options that contradict each
-            other.
+        ConfigError: The filter has a pressure, mask values other than 0 and 1, or contradictory options.
     """
     mask = np.asarray(cell_filter.mask, dtype=float)
     if cell_filter.scalar_pressure:
         raise ConfigError(
-            "a cell filter with scalar_pressure cannot be honoured: the models relax at zero pressure; use "
-            "one without."
+            "a cell filter with scalar_pressure is not supported: the models relax at zero pressure; use one "
+            "without."
         )
     if not np.isin(mask, (0.0, 1.0)).all():
         raise ConfigError(f"the mask of a cell filter must hold bools; got {mask.tolist()}.")
@@ -39,26 +38,26 @@ def check_filter(cell_filter: UnitCellFilter) -> None:
     if len(names) == 2:
         raise ConfigError(f"a cell filter with {names[0]} and {names[1]} frees nothing; use one of them.")
     if names and not mask.all():
-        raise ConfigError(f"a cell filter with {names[0]} and a mask cannot be honoured; use one of them.")
+        raise ConfigError(f"a cell filter with {names[0]} and a mask is not supported; use one of them.")
 
 
 def allowed_cell(cell_filter: UnitCellFilter, cell: NDArray[Any]) -> NDArray[np.float64]:
-    """The cell that a filter allows for a predicted one.
+    """Cell that a filter allows for a predicted cell.
 
-    Where the filter restricts anything, the rotation from the present to the predicted cell is taken out.
-    With a mask the entries of F that it frees are then those of the prediction, and the others stay exactly.
-    With ``hydrostatic_strain`` the present cell is scaled to the predicted volume, with ``constant_volume``
-    the predicted one to the present volume.
+    If the filter restricts the cell, the rotation from the present to the predicted cell is removed first.
+    With a mask the free entries of F are those of the prediction, and the others are kept exactly. With
+    ``hydrostatic_strain`` the present cell is scaled to the predicted volume; with ``constant_volume`` the
+    predicted cell is scaled to the present volume.
 
     Args:
-        cell_filter: Around the atoms as they are.
+        cell_filter: Filter around the atoms before the step.
         cell: Predicted lattice vectors as rows in A, ``(3, 3)``.
 
     Returns:
         Lattice vectors as rows in A, ``(3, 3)``.
 
     Raises:
-        ConfigError: Hardly any volume is left, or a lattice vector would change that is not periodic.
+        ConfigError: The allowed volume is too small, or a lattice vector that is not periodic changes.
     """
     present, pbc = cell_filter.atoms.cell.array, cell_filter.atoms.pbc
     mask = np.asarray(cell_filter.mask, dtype=bool)
@@ -74,7 +73,7 @@ def allowed_cell(cell_filter: UnitCellFilter, cell: NDArray[Any]) -> NDArray[np.
         original = np.asarray(cell_filter.orig_cell, dtype=float)
         now, then = (np.linalg.solve(original, c) for c in (present, present @ (left * stretches) @ left.T))
         new = original @ np.where(mask, then, now)
-    if np.linalg.det(new) / np.linalg.det(present) < LEAST_VOLUME:
+    if np.linalg.det(new) / np.linalg.det(present) < MIN_VOLUME_RATIO:
         raise ConfigError(
             f"the mask {mask.tolist()} of the cell filter leaves hardly any volume of the predicted cell; "
             "free more components."

@@ -1,4 +1,4 @@
-"""What users hand over: structures, files, or lists of both."""
+"""Inputs of a relaxation: structures, files, or lists of both."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from repose.io import convert
 
 
 class Input(NamedTuple):
-    """One crystal, or why there is none.
+    """One crystal, or the reason why it could not be read.
 
     Attributes:
-        structure: As given, or as read; the path where nothing could be read.
-        reason: Why nothing could be read, else None.
-        source: The file that it was read from, with the number of the frame where there are several.
-        remarks: What reading has to say.
+        structure: The structure; the path if nothing could be read.
+        reason: Why nothing could be read, or None.
+        source: File that it was read from, with the frame number if the file has several frames.
+        remarks: Messages of the reader for the user.
     """
 
     structure: Any
@@ -27,19 +27,19 @@ class Input(NamedTuple):
 
 
 def is_crystal(value: object) -> bool:
-    """Whether this is an `ase.Atoms` or a pymatgen Structure."""
+    """Return whether a value is an `ase.Atoms` or a pymatgen Structure."""
     return convert.is_atoms(value) or convert.is_structure(value)
 
 
 def is_path(value: object) -> bool:
-    """Whether this names files: a string or a path object."""
+    """Return whether a value is a string or a path object."""
     return isinstance(value, str | os.PathLike)
 
 
 def is_single(value: object) -> bool:
-    """Whether this is one thing to relax, not a list of such.
+    """Return whether a value is a single input and not a list of inputs.
 
-    A molecule of pymatgen and a dictionary can be iterated over, but hold no crystals.
+    Pymatgen molecules and dictionaries are iterable, but single inputs.
     """
     sites = getattr(sys.modules.get("pymatgen.core.structure"), "SiteCollection", ())
     single = convert.is_atoms(value) or isinstance(value, sites) or is_path(value)
@@ -47,16 +47,16 @@ def is_single(value: object) -> bool:
 
 
 def expand(given: Any) -> list[Input]:
-    """List what is to be relaxed, in order; files contribute all of their crystals.
+    """List the inputs in order; a file contributes all of its crystals.
 
     Args:
         given: A structure, a path (of a file, a folder or a glob), or any iterable of these.
     """
     values = [given] if is_single(given) else given
-    return [one for value in values for one in (_from_path(value) if is_path(value) else [Input(value)])]
+    return [one for value in values for one in (_read(value) if is_path(value) else [Input(value)])]
 
 
-def _from_path(path: str | os.PathLike[str]) -> list[Input]:
+def _read(path: str | os.PathLike[str]) -> list[Input]:
     from repose.io.files import find, read
 
     name = os.fspath(path)

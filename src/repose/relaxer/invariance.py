@@ -1,8 +1,8 @@
-"""The same crystal, written differently: how much an answer changes when only the writing does.
+"""Invariance of relaxers: equivalent descriptions of a crystal must give equivalent results.
 
-A crystal can be turned, reflected and moved, its atoms listed in another order or in other images, its
-lattice spanned by other vectors, a larger cell taken. Each check writes the input in another way, relaxes
-both, and gives the largest difference in A between the answer and the other answer, written back.
+Equivalent descriptions are rotated, reflected or translated; list the atoms in another order or in other
+periodic images; use other vectors of the same lattice; or use a supercell. Each check relaxes both
+descriptions and returns the largest difference in A between the results, after mapping them onto each other.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from repose.models.prediction import Geometry
 from repose.nn.ops import segment_mean
 from repose.relaxer.base import Relaxer
 
-# Rows are the vectors of a larger cell in terms of those of the smaller one.
+# Rows are the lattice vectors of the supercell in terms of those of the cell.
 SUPERCELLS = {
     "2x1x1": ((2, 0, 0), (0, 1, 0), (0, 0, 1)),
     "2x2x1": ((2, 0, 0), (0, 2, 0), (0, 0, 1)),
@@ -27,29 +27,29 @@ SUPERCELLS = {
 
 
 def rotation(relaxer: Relaxer, batch: CrystalBatch, seed: int = 0) -> float:
-    """Positions AND cell turned by a random rotation: the answer must turn with them.
+    """Rotate positions and cell at random: the result must rotate with them.
 
     Args:
-        relaxer: What is checked.
-        batch: Crystals; in float64 a sound relaxer differs by some 1e-12 A.
-        seed: Source of randomness.
+        relaxer: Relaxer to check.
+        batch: Crystals; in float64 an invariant relaxer differs by about 1e-12 A.
+        seed: Seed of the random numbers.
 
     Returns:
         Largest difference of a position or lattice vector component in A.
     """
-    return _turned(relaxer, batch, seed, sign=1.0)
+    return _rotated(relaxer, batch, seed, sign=1.0)
 
 
 def reflection(relaxer: Relaxer, batch: CrystalBatch, seed: int = 0) -> float:
-    """As `rotation`, with an improper rotation."""
-    return _turned(relaxer, batch, seed, sign=-1.0)
+    """Rotate and reflect, as `rotation`."""
+    return _rotated(relaxer, batch, seed, sign=-1.0)
 
 
 def translation(relaxer: Relaxer, batch: CrystalBatch, seed: int = 0) -> float:
-    """Every crystal moved as a whole: the answer must be the same crystal, moved as a whole.
+    """Translate every crystal at random: the result must be equal up to a translation.
 
-    How far it moves is not compared: under a change of the cell a rigid translation is kept either in
-    Cartesian or in fractional coordinates, not in both.
+    The length of the translation is not compared: when the cell changes, a translation is kept either in
+    Cartesian or in fractional coordinates.
 
     Returns:
         As `rotation`.
@@ -62,7 +62,7 @@ def translation(relaxer: Relaxer, batch: CrystalBatch, seed: int = 0) -> float:
 
 
 def atom_order(relaxer: Relaxer, batch: CrystalBatch, seed: int = 0) -> float:
-    """Atoms of every crystal in another order: every atom must get the same answer.
+    """Permute the atoms of every crystal: the results of the atoms must be permuted alike.
 
     Returns:
         As `rotation`.
@@ -79,8 +79,8 @@ def atom_order(relaxer: Relaxer, batch: CrystalBatch, seed: int = 0) -> float:
     return difference(Geometry(expected.positions[shuffled], expected.cells), got)
 
 
-def other_images(relaxer: Relaxer, batch: CrystalBatch, seed: int = 0) -> float:
-    """Atoms moved by lattice vectors, one by one: their answers must move by those of the new cell.
+def periodic_images(relaxer: Relaxer, batch: CrystalBatch, seed: int = 0) -> float:
+    """Move each atom by lattice vectors: its result must move by the same vectors of the new cell.
 
     Returns:
         As `rotation`.
@@ -90,12 +90,12 @@ def other_images(relaxer: Relaxer, batch: CrystalBatch, seed: int = 0) -> float:
     moved = batch.positions + to_cartesian(steps, batch.cells, batch.system_index)
     expected, got = relaxer.predict(batch), relaxer.predict(batch.with_geometry(moved, batch.cells))
     positions = expected.positions + to_cartesian(steps, expected.cells, batch.system_index)
-    # Where the mean of a crystal's atoms goes depends on their images, see `translation`.
+    # The mean of a crystal's atoms depends on their images, see `translation`.
     return difference(_centred(Geometry(positions, expected.cells), batch), _centred(got, batch))
 
 
 def lattice_basis(relaxer: Relaxer, batch: CrystalBatch, seed: int = 0) -> float:
-    """Other vectors that span the same lattice: the atoms must go to the same places.
+    """Use other vectors of the same lattice: the positions of the result must be the same.
 
     Returns:
         As `rotation`.
@@ -109,9 +109,9 @@ def lattice_basis(relaxer: Relaxer, batch: CrystalBatch, seed: int = 0) -> float
 
 
 def supercell(relaxer: Relaxer, batch: CrystalBatch, seed: int = 0) -> float:
-    """Two or four cells as one, straight and skewed: all copies of an atom must move alike.
+    """Use supercells, straight and skewed: all copies of an atom must have equivalent results.
 
-    Crystals that do not repeat in all directions are left as they are.
+    Crystals that are not periodic in all directions stay unchanged.
 
     Returns:
         As `rotation`.
@@ -119,35 +119,35 @@ def supercell(relaxer: Relaxer, batch: CrystalBatch, seed: int = 0) -> float:
     del seed
     expected, differences = relaxer.predict(batch), []
     for rows in SUPERCELLS.values():
-        larger, source, shift, multiples = repeated(batch, torch.tensor(rows))
+        larger, source, shift, multiples = supercells(batch, torch.tensor(rows))
         copies = expected.positions[source] + to_cartesian(shift, expected.cells, larger.system_index)
         wanted = Geometry(copies, multiples @ expected.cells)
         differences.append(difference(_centred(wanted, larger), _centred(relaxer.predict(larger), larger)))
     return max(differences)
 
 
-WRITINGS: dict[str, Callable[[Relaxer, CrystalBatch, int], float]] = {
+INVARIANCE_CHECKS: dict[str, Callable[[Relaxer, CrystalBatch, int], float]] = {
     "rotation": rotation,
     "reflection": reflection,
     "translation": translation,
     "atom order": atom_order,
-    "other images": other_images,
+    "periodic images": periodic_images,
     "lattice basis": lattice_basis,
     "supercell": supercell,
 }
 
 
-def repeated(batch: CrystalBatch, rows: Tensor) -> tuple[CrystalBatch, Tensor, Tensor, Tensor]:
-    """Every crystal in a larger cell, where it repeats in all directions.
+def supercells(batch: CrystalBatch, rows: Tensor) -> tuple[CrystalBatch, Tensor, Tensor, Tensor]:
+    """Supercells of the crystals that are periodic in all directions; the others stay unchanged.
 
     Args:
         batch: S crystals.
-        rows: Vectors of the larger cell in terms of those of the smaller one, ``(3, 3)`` int64.
+        rows: Lattice vectors of the supercell in terms of those of the cell, ``(3, 3)`` int64.
 
     Returns:
-        The larger crystals, of M atoms; the atom of ``batch`` that each atom is a copy of, ``(M,)``, and
-        the lattice vectors it is away from it, ``(M, 3)``; and the cells of the larger crystals in terms of
-        those of the smaller ones, ``(S, 3, 3)``.
+        The supercells with M atoms; for each of these the atom of ``batch`` that it is a copy of, ``(M,)``,
+        and the lattice vectors between them, ``(M, 3)``; the lattice vectors of the supercells in terms of
+        those of the cells, ``(S, 3, 3)``.
     """
     one, (cells, home) = torch.eye(3, dtype=torch.int64), (_cells_within(rows), torch.zeros(1, 3))
     whole = batch.pbc.all(dim=1).tolist()
@@ -172,7 +172,7 @@ def repeated(batch: CrystalBatch, rows: Tensor) -> tuple[CrystalBatch, Tensor, T
 
 
 def _cells_within(rows: Tensor) -> Tensor:
-    """Lattice points of the small cell within the larger one, ``(det, 3)``."""
+    """Lattice points of the cell within the supercell, ``(det, 3)``."""
     reach = int(rows.abs().sum(dim=0).max())
     points = torch.cartesian_prod(*[torch.arange(-reach, reach + 1)] * 3).double()
     inside = points @ torch.linalg.inv(rows.double()) + 1e-9
@@ -180,7 +180,7 @@ def _cells_within(rows: Tensor) -> Tensor:
 
 
 def _unimodular(pbc: Tensor, generator: torch.Generator) -> Tensor:
-    """A random change of basis of the periodic directions, ``(3, 3)``: order, signs, and two shears."""
+    """Random change of basis of the periodic directions, ``(3, 3)``: order, signs, and two shears."""
     axes = pbc.nonzero().flatten()
     basis = torch.eye(3, dtype=torch.float64)
     if not len(axes):
@@ -194,7 +194,7 @@ def _unimodular(pbc: Tensor, generator: torch.Generator) -> Tensor:
     return basis
 
 
-def _turned(relaxer: Relaxer, batch: CrystalBatch, seed: int, sign: float) -> float:
+def _rotated(relaxer: Relaxer, batch: CrystalBatch, seed: int, sign: float) -> float:
     q, _ = torch.linalg.qr(_normal(batch, seed, 3, 3))
     q = q * (torch.linalg.det(q) * sign)
     expected = relaxer.predict(batch)
@@ -208,7 +208,7 @@ def _centred(geometry: Geometry, batch: CrystalBatch) -> Geometry:
 
 
 def difference(a: Geometry, b: Geometry) -> float:
-    """Largest difference of a component of two geometries in A."""
+    """Largest difference of a position or lattice vector component in A."""
     return max(float((x - y).abs().max()) for x, y in zip(a, b, strict=True))
 
 

@@ -20,12 +20,12 @@ class IterativeRelaxer(Relaxer):
 
     Args:
         calculator: Any ASE calculator with forces and stress, e.g. CHGNet's.
-        name: What tables call it.
-        fmax: Largest force in eV/A at which it stops; the cell's gradient counts as in ASE's filter.
-        max_steps: Steps after which it gives up; the last geometry is the answer then.
+        name: Name in tables.
+        fmax: Convergence threshold on the largest force in eV/A, and on the cell as ASE's filter defines it.
+        max_steps: Largest number of steps; the last geometry is returned if forces have not converged.
 
     Attributes:
-        steps: Optimiser steps of every crystal relaxed so far.
+        steps: Optimizer steps of every crystal relaxed so far.
         converged: Whether each of them reached ``fmax``.
     """
 

@@ -1,4 +1,4 @@
-"""From the name of a model to a relaxer, and from a crystal to a relaxed one in one call."""
+"""Load models by name, and relax crystals in one call."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from repose.errors import InvalidCrystalError, ModelError
 from repose.io.exchange import as_atoms
 from repose.models.checkpoint import find_model, load_model
 from repose.relaxer.base import Relaxer
+from repose.relaxer.constraints import Constraints
 from repose.relaxer.direct import DirectRelaxer
 from repose.relaxer.inputs import is_single
 
@@ -35,30 +36,29 @@ def load(
     """Load a model.
 
     Args:
-        name: One of the models that ship (`repose models` lists them), or a directory that `repose train`
-            wrote.
+        name: A shipped model (`repose models` lists them), or a directory written by `repose train`.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:N"``, or ``"auto"``: a GPU if there is one.
-        path: How the numbers are computed, see `repose.relaxer.direct.DirectRelaxer`; they are the same.
-        precision: ``"float32"`` or, faster and less exact, ``"bfloat16"``; see there.
+        path: Computation path, see `repose.relaxer.direct.DirectRelaxer`; results are the same.
+        precision: ``"float32"``, or the faster and less exact ``"bfloat16"``; see there.
 
     Returns:
-        A relaxer; loading takes much longer than relaxing, so keep it.
+        The relaxer. Loading takes much longer than relaxing, so keep it.
 
     Raises:
-        ModelError: There is no such model, it is broken, or it was trained on forces alone.
-        ConfigError: There is no such device.
+        ModelError: The model does not exist, is broken, or was trained on forces only.
+        ConfigError: The device does not exist.
     """
     network, config = load_model(find_model(name))
     if config.target != "relaxed":
         raise ModelError(
-            f"model '{name}' was trained on {config.target}, to begin a training from: "
+            f"model '{name}' was trained on {config.target} and does not relax; train a model from it: "
             f"repose train --model {config.family} --init-from {name} ..."
         )
     return DirectRelaxer(network, config, resolve_device(device), path, precision)
 
 
 class Options(TypedDict, total=False):
-    """Options of `relax`; see `repose.Relaxer.relax` for the last five."""
+    """Options of `relax`; see `repose.Relaxer.relax` for all but the first two."""
 
     model: str | Path | Relaxer
     device: str
@@ -66,10 +66,11 @@ class Options(TypedDict, total=False):
     fix_cell: bool
     fix_axes: str
     fix_atoms: Iterable[int] | Iterable[bool]
+    constraints: Constraints
     progress: bool | Callable[[int], None] | None
 
 
-# Structures and strings can be iterated over, too; the first match counts.
+# Structures and strings are iterable, too; the first matching overload counts.
 @overload
 def relax(structure: A, **options: Unpack[Options]) -> A: ...  # pyright: ignore[reportOverlappingOverload]
 @overload
@@ -89,29 +90,29 @@ def relax(structure: Iterable[Any], **options: Unpack[Options]) -> list[Any]: ..
 def relax(
     structure: Any, *, model: str | Path | Relaxer = "default", device: str = "auto", **options: Any
 ) -> Any:
-    """Relax one crystal or some of them.
+    """Relax one crystal or several.
 
-    What goes in comes out: `ase.Atoms` for `ase.Atoms`, a pymatgen Structure for a Structure, a list for a
-    list. Relaxed structures carry the bound on their error, see `repose.Relaxation`.
+    Returns the type that was given: `ase.Atoms` for `ase.Atoms`, a pymatgen Structure for a Structure, a list
+    for a list. Relaxed structures carry the bound on their error, see `repose.Relaxation`.
 
     Args:
-        structure: `ase.Atoms`, a pymatgen Structure, a path, or a list of these; not changed. A path names a
-            file, a folder or a glob. It gives `ase.Atoms`, whatever the format; if there are several crystals
-            in it, a list. In a list, every path stands for all of its crystals.
+        structure: `ase.Atoms`, a pymatgen Structure, a path, or a list of these; not changed. A path is
+            that of a file, a folder or a glob. It gives `ase.Atoms` for any format, and a list if it contains
+            several crystals. In a list, every path stands for all of its crystals.
         model: Name or directory, see `load`, or a loaded relaxer.
         device: See `load`.
-        **options: ``symmetry``, ``fix_cell``, ``fix_axes``, ``fix_atoms``, ``progress``: see
-            `repose.Relaxer.relax`.
+        **options: ``symmetry``, ``fix_cell``, ``fix_axes``, ``fix_atoms``, ``constraints``, ``progress``:
+            see `repose.Relaxer.relax`.
 
     Returns:
         The relaxed crystal or crystals.
 
     Raises:
-        InvalidCrystalError: A crystal was refused. To go on with the others use `repose.Relaxer.relax`.
+        InvalidCrystalError: A crystal was refused. `repose.Relaxer.relax` relaxes the others.
         ConfigError: An option has a value that is not allowed.
 
     Warns:
-        UserWarning: A prediction fails a sanity check, or there is something to know about how it was made.
+        UserWarning: A prediction fails a sanity check, or has remarks.
     """
     relaxer = model if isinstance(model, Relaxer) else _loaded(find_model(model), device)
     results = relaxer.relax(structure, **options)
@@ -121,7 +122,7 @@ def relax(
         where = "the crystal" if len(results) == 1 and single else f"crystal {index}"
         where = where if result.source is None else f"'{result.source}'"
         if result.status == "refused":
-            others = "" if len(results) == 1 else " Relaxer.relax goes on with the others."
+            others = "" if len(results) == 1 else " Relaxer.relax relaxes the others."
             raise InvalidCrystalError(f"{where} cannot be relaxed: {result.reason}{others}")
         if result.status == "suspect":
             warnings.warn(f"{where} is suspect: {result.reason}", stacklevel=2)
@@ -135,7 +136,7 @@ _CACHE: dict[tuple[Path, int, str], Relaxer] = {}
 
 
 def _loaded(directory: Path, device: str) -> Relaxer:
-    """The model last loaded, if it is the one wanted; a retrained one is read again."""
+    """Relaxer of a model directory, cached for the last one; a changed directory is read again."""
     key = (directory.resolve(), (directory / "config.json").stat().st_mtime_ns, device)
     if key not in _CACHE:
         relaxer = load(directory, device)

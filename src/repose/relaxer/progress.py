@@ -1,4 +1,4 @@
-"""Progress of relaxing from Python: a bar, or a function of the user's."""
+"""Progress of relaxing from Python: a bar, or the user's function."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from contextlib import contextmanager
 
 @contextmanager
 def reporting(progress: bool | Callable[[int], None] | None, total: int) -> Iterator[Callable[[int], None]]:
-    """What to call with the number of crystals done.
+    """Yield a function to call with the number of crystals done.
 
     Args:
-        progress: The function itself; True for a bar on standard error or in a notebook, with the rate and
-            the time left; None or False for nothing.
-        total: How many crystals there are.
+        progress: The function itself; True for a bar on standard error or in a notebook; None or False for
+            no progress.
+        total: Number of crystals.
     """
     if callable(progress):
         yield progress

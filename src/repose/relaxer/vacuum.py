@@ -1,4 +1,4 @@
-"""Molecules and vacuum in the input: what is refused, what is kept, and what the user is told."""
+"""Messages about molecules and vacuum in the input."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ ISOLATED = (
     "it with a method for molecules, or check the lattice vectors."
 )
 MOLECULAR = (
-    "it consists of separate molecules without bonds between them; the models were made for crystals that "
-    "bonds hold together, so check the answer with another method."
+    "it consists of separate molecules without bonds between them, but the models are made for crystals with "
+    "a network of bonds; check the result with another method."
 )
 
 
 def vacuum_remarks(found: Layout, crystal: CrystalBatch, constraints: Constraints) -> tuple[str, ...]:
-    """What to tell the user of vacuum that is kept though nobody asked for it.
+    """Remarks on vacuum that is kept without a constraint of the user.
 
     Args:
         found: Layout of the crystal.
         crystal: The input.
-        constraints: What the user asked for.
+        constraints: Constraints of the user.
     """
     if constraints.fix_cell:
         return ()
     if found.oblique:
         return (
-            "there is vacuum along a direction that is none of the lattice vectors, so the whole cell is "
-            "kept; choose lattice vectors such that the others lie within the sheet or chain.",
+            "there is vacuum along a direction that is not that of a lattice vector, so the whole cell is "
+            "kept; choose a cell whose other vectors lie within the sheet or chain.",
         )
     kept = constraints.fix_axes + found.empty
     near = tuple(
-        f"nothing is in contact along {axis}, but the gap is too small to be taken for vacuum and may close; "
-        f"keep it with fix_axes='{axis}' (--fix-axes {axis}) if it is vacuum."
+        f"there are no bonds along {axis}, but the gap is too small to count as vacuum and may close; if it "
+        f"is vacuum, keep it with fix_axes='{axis}' (--fix-axes {axis})."
         for axis in found.wide
         if axis not in kept
     )
     thickness = emptiest_slab(crystal.positions, crystal.cells, crystal.system_index)[0].tolist()
     return near + tuple(
-        f"{size:.1f} A without atoms along {axis} are taken for vacuum, so lattice vector {axis} is kept; "
-        "where the format can, mark this direction as not periodic (pbc)."
+        f"{size:.1f} A without atoms along {axis} count as vacuum, so lattice vector {axis} is kept; if the "
+        "file format allows, mark this direction as not periodic (pbc)."
         for axis, size in zip("abc", thickness, strict=True)
         if axis in found.empty and axis not in constraints.fix_axes
     )

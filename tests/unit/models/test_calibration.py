@@ -86,18 +86,18 @@ def test_too_few_crystals_are_said_to_be_too_few():
         calibrate(network, random_pairs(8), random_pairs(8, 50), "few")
 
 
-# What the model knows
+# Out of distribution
 
 
-def test_element_pairs_that_never_stood_together_are_named():
+def test_element_pairs_missing_in_training_are_named():
     seen = element_pairs([np.array([12, 8, 8]), np.array([30, 8]), np.array([11, 17]), np.array([29])])
     assert seen == {"O": "Mg Zn", "Na": "Cl", "Mg": "O", "Cl": "Na", "Cu": "", "Zn": "O"}
     assert element_pairs([np.array([8, 20])], {"O": "Mg", "Mg": "O"}) == {"O": "Mg Ca", "Mg": "O", "Ca": "O"}
     assert CALIBRATION.outside(torch.tensor([12, 8]), 1.0) is None
     assert CALIBRATION.outside(torch.tensor([8, 8]), 1.0) is None  # with itself always
     reason = CALIBRATION.outside(torch.tensor([12, 30, 17]), 1.0)
-    assert reason == "no training crystal held Mg-Cl, Mg-Zn, Cl-Zn together"
-    assert "unlike the training crystals: 2.5" in CALIBRATION.outside(torch.tensor([12, 8]), 2.5)
+    assert reason == "no training crystal contains Mg-Cl, Mg-Zn, Cl-Zn together"
+    assert "its latent distance is 2.5" in CALIBRATION.outside(torch.tensor([12, 8]), 2.5)
     assert CALIBRATION.outside(torch.tensor([12, 8]), math.nan) is not None
 
 
@@ -106,7 +106,7 @@ def test_latent_distance_is_the_mahalanobis_distance():
     mixing = torch.randn(8, 8, dtype=torch.float64)
     seen = torch.randn(5000, 8, dtype=torch.float64) @ mixing + 3
     module = MahalanobisDistance(8).double()
-    assert not module(seen).any()  # before it is fitted, nothing is strange
+    assert not module(seen).any()  # before the fit all distances are zero
     module.fit(seen)
     assert module(seen).square().mean() == pytest.approx(1, rel=1e-2)
     centred = seen - seen.mean(0)

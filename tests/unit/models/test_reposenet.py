@@ -16,7 +16,7 @@ from repose.models.prediction import Geometry
 from repose.models.reposenet.network import Repose, mean_of_passes
 from repose.models.reposenet.settings import ReposeNetSettings
 from repose.nn import tensors
-from repose.testing import STRICT, check_relaxer
+from repose.testing import ALL_CHECKS, check_relaxer
 from support.crystals import fcc, make_crystal, perovskite, random_crystal, random_rotation, rock_salt
 from support.tiny import random_relaxer
 
@@ -42,27 +42,27 @@ def sheet() -> CrystalBatch:
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_contract(options, crystals):
-    check_relaxer(make_relaxer(**options), crystals, checks=STRICT)
+    check_relaxer(make_relaxer(**options), crystals, checks=ALL_CHECKS)
 
 
 @given(seed=st.integers(0, 10**6), weights=st.integers(0, 20))
 def test_contract_property(seed, weights):
     batch = CrystalBatch.collate([random_crystal(seed), fcc(3.5 + seed % 7 / 5), sheet()])
     options = list(OPTIONS.values())[seed % len(OPTIONS)]
-    check_relaxer(make_relaxer(weights, **options), batch, seed=seed, checks=STRICT)
+    check_relaxer(make_relaxer(weights, **options), batch, seed=seed, checks=ALL_CHECKS)
 
 
 @pytest.mark.xdist_group("compiler")
 @pytest.mark.parametrize("path", ["tabulated", "compiled"])
 def test_contract_on_the_fast_paths(path, crystals):
-    check_relaxer(make_relaxer(path=path), crystals, checks=STRICT)
+    check_relaxer(make_relaxer(path=path), crystals, checks=ALL_CHECKS)
 
 
 def test_single_precision(crystals):
     relaxer = make_relaxer()
     relaxer.network.float()
     single = CrystalBatch.collate([crystals, sheet()]).to("cpu", torch.float32)
-    check_relaxer(relaxer, single, tolerance=1e-4, checks=STRICT)
+    check_relaxer(relaxer, single, tolerance=1e-4, checks=ALL_CHECKS)
 
 
 @pytest.mark.parametrize("make", [rock_salt, perovskite, fcc])

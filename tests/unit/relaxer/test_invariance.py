@@ -1,4 +1,4 @@
-"""The same crystal written differently, and the table of what that changes."""
+"""Invariance checks and the table of them."""
 
 import json
 from functools import partial
@@ -19,7 +19,7 @@ from repose.models.checkpoint import save_model
 from repose.models.prediction import Geometry
 from repose.relaxer.base import Relaxer
 from repose.relaxer.baselines import Dummy
-from repose.relaxer.invariance import SUPERCELLS, WRITINGS, repeated
+from repose.relaxer.invariance import INVARIANCE_CHECKS, SUPERCELLS, supercells
 from support.crystals import fcc, make_crystal, perovskite, random_crystal, rock_salt
 from support.tiny import random_relaxer
 
@@ -33,10 +33,10 @@ def pair(name: str, crystal: CrystalBatch, split: str = "test") -> Pair:
 PAIRS = [pair("salt", rock_salt()), pair("any", random_crystal(1)), pair("cubic", perovskite())]
 
 
-class Written(Relaxer):
-    """An answer that depends on one thing about how the crystal is written."""
+class Faulty(Relaxer):
+    """A result that depends on the description of the crystal."""
 
-    name = "written"
+    name = "faulty"
 
     def __init__(self, fault):
         self.fault = fault
@@ -46,7 +46,7 @@ class Written(Relaxer):
 
 
 def wrapped(batch):
-    """Atoms are brought home, and stay there."""
+    """Atoms are wrapped into the cell."""
     fractional = to_fractional(batch.positions, batch.cells, batch.system_index)
     return to_cartesian(fractional - fractional.floor(), batch.cells, batch.system_index), batch.cells
 
@@ -67,27 +67,27 @@ def by_atoms(batch):
 @pytest.mark.parametrize(
     ("fault", "seen"),
     [
-        (wrapped, {"translation", "other images"}),
+        (wrapped, {"translation", "periodic images"}),
         (along_a, {"lattice basis"}),
         (by_atoms, {"supercell"}),
     ],
 )
 def test_every_fault_is_seen_by_its_check(fault, seen):
     batch = CrystalBatch.collate([random_crystal(k) for k in range(3)])
-    found = {name for name, change in WRITINGS.items() if change(Written(fault), batch, 0) > 1e-3}
+    found = {name for name, change in INVARIANCE_CHECKS.items() if change(Faulty(fault), batch, 0) > 1e-3}
     assert found >= seen
     assert not found & {"rotation", "reflection", "atom order"}
 
 
 def test_the_trivial_answer_changes_with_nothing(crystals):
-    assert all(change(Dummy(), crystals, 3) < 1e-12 for change in WRITINGS.values())
+    assert all(change(Dummy(), crystals, 3) < 1e-12 for change in INVARIANCE_CHECKS.values())
 
 
 @pytest.mark.parametrize("rows", SUPERCELLS.values(), ids=SUPERCELLS)
 def test_a_supercell_is_the_same_crystal(rows):
     sheet = make_crystal([5], [[0.1, 0.2, 0.5]], np.diag([2.5, 2.5, 15.0]), pbc=(True, True, False))
     batch = CrystalBatch.collate([random_crystal(4), sheet, fcc()])
-    larger, source, _, multiples = repeated(batch, torch.tensor(rows))
+    larger, source, _, multiples = supercells(batch, torch.tensor(rows))
     times = round(abs(np.linalg.det(np.array(rows))))
     assert larger.counts.tolist() == [times * int(batch.counts[0]), 1, times]
     assert torch.allclose(volume(larger.cells), volume(batch.cells) * torch.linalg.det(multiples).abs())
@@ -97,7 +97,7 @@ def test_a_supercell_is_the_same_crystal(rows):
 
 
 def test_rows_of_the_table():
-    sound, broken = random_relaxer("reposenet"), Written(along_a)
+    sound, broken = random_relaxer("reposenet"), Faulty(along_a)
     first, second = invariances([sound, broken], PAIRS)
     assert max(first.changes.values()) < 1e-8
     assert (first.symmetric, first.kept, second.kept) == (2, 2, 0)
@@ -132,7 +132,7 @@ def test_compare(command, tmp_path):
     result = invoke([*arguments, "--invariance", "--json", "--out", str(tmp_path / "t.md")])
     assert result.exit_code == 0, result.output
     (row,) = json.loads(result.stdout.strip().splitlines()[-1])
-    assert set(row["changes"]) == set(WRITINGS)
+    assert set(row["changes"]) == set(INVARIANCE_CHECKS)
     assert max(row["changes"].values()) < 1e-4
     assert row["kept"] == row["symmetric"] == 2
     assert (tmp_path / "t.md").read_text().startswith("| ")
