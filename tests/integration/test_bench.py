@@ -13,12 +13,14 @@ import torch
 from typer.testing import CliRunner
 
 from repose.benchmark import memory, parts, speed
-from repose.benchmark.cases import PLAIN, Case, Way, cases, load_relaxer
+from repose.benchmark.cases import PLAIN, Case, Variant, cases, load_relaxer
 from repose.benchmark.ceilings import Ceilings
 from repose.benchmark.counting import count
 from repose.benchmark.crystals import RATTLE, VOLUME, alloys
-from repose.benchmark.report import HEADER, Report
-from repose.benchmark.speed import Row, explain, interleaved, isolated, time_ways
+from repose.benchmark.report import HEADER, markdown
+from repose.benchmark.results import BenchmarkResult, Measurement
+from repose.benchmark.settings import SpeedSettings
+from repose.benchmark.speed import explain, interleaved, isolated, time_variants
 from repose.cli import app
 from repose.crystal.graph import edge_vectors, periodic_graph
 from repose.errors import ModelError
@@ -45,7 +47,7 @@ def case(model, **changes):
         "series": "batch",
         "crystals": 2,
         "atoms": 3,
-        "ways": (Way("plain"), Way("tabulated")),
+        "variants": (Variant("plain"), Variant("tabulated")),
         "seconds": 0.0,
     }
     return Case(model, False, "cpu", 1, **values | changes)
@@ -150,8 +152,8 @@ def test_paths_take_turns():
 
 
 def test_rows_say_what_was_measured(model):
-    plain, tabulated = time_ways(case(model))
-    assert (str(plain.way), str(tabulated.way)) == ("plain", "tabulated")
+    plain, tabulated = time_variants(case(model))
+    assert (str(plain.variant), str(tabulated.variant)) == ("plain", "tabulated")
     batch = alloys(2, 3)
     relaxer = load_relaxer(plain.case, PLAIN)
     assert plain.edges == relaxer.network.prepare(batch)[1].n_edges
@@ -163,21 +165,21 @@ def test_rows_say_what_was_measured(model):
 
 
 def test_reduced_precision_has_the_same_products(model):
-    ways = tuple(Way("tabulated", precision) for precision in ("float32", "bfloat16"))
-    full, half = time_ways(case(model, ways=ways))
+    variants = tuple(Variant("tabulated", precision) for precision in ("float32", "bfloat16"))
+    full, half = time_variants(case(model, variants=variants))
     assert full.reason is half.reason is None
     assert half.flops == full.flops
     assert half.faster_network is None  # compared with plain in float32, which is not there
 
 
 def test_a_path_that_fails_leaves_the_others(model, monkeypatch):
-    def load(case, way):
-        if way == PLAIN:
+    def load(case, variant):
+        if variant == PLAIN:
             raise MemoryError
-        return load_relaxer(case, way)
+        return load_relaxer(case, variant)
 
     monkeypatch.setattr(speed, "load_relaxer", load)
-    plain, tabulated = time_ways(case(model))
+    plain, tabulated = time_variants(case(model))
     assert plain.reason == "out of memory"
     assert plain.network is plain.crystals_per_second is None
     assert tabulated.reason is None
@@ -223,17 +225,19 @@ def test_more_than_the_free_memory_is_an_error_not_a_kill():
 
 
 def test_cases_are_those_asked_for(model):
-    found = cases([model], ["e3relax"], ["cpu"], 2, batches=(1, 8), size=4, atoms=(10,), paths=("plain",))
+    settings = SpeedSettings(batches=(1, 8), size=4, atoms=(10,), computation=("plain",))
+    found = cases([model], ["e3relax"], ["cpu"], 2, settings)
     shapes = [("batch", 1, 4), ("batch", 8, 4), ("atoms", 1, 10)]
     assert [(c.series, c.crystals, c.atoms) for c in found] == 2 * shapes
     assert [c.published for c in found] == 3 * [False] + 3 * [True]
-    both = ("float32", "bfloat16")
-    (one,) = cases([model], [], ["cpu"], 1, batches=(), atoms=(10,), paths=("plain",), precisions=both)
-    assert [str(way) for way in one.ways] == ["plain", "plain bf16"]
+    precisions = ("float32", "bfloat16")
+    settings = SpeedSettings(batches=(), atoms=(10,), computation=("plain",), precision=precisions)
+    (one,) = cases([model], [], ["cpu"], 1, settings)
+    assert [str(variant) for variant in one.variants] == ["plain", "plain bf16"]
     with pytest.raises(ModelError, match="no model"):
-        cases(["nowhere"], [], ["cpu"], 1)
+        cases(["nowhere"], [], ["cpu"], 1, settings)
     with pytest.raises(ModelError, match="no model family"):
-        cases([], ["e3relx"], ["cpu"], 1)
+        cases([], ["e3relx"], ["cpu"], 1, settings)
 
 
 # Parts
@@ -267,11 +271,11 @@ def test_operations_are_named(model):
 # Reports
 
 
-def row(atoms, seconds, way=PLAIN, **values):
+def row(atoms, seconds, variant=PLAIN, **values):
     where = case("m", series="atoms", crystals=1, atoms=atoms)
-    return Row(
+    return Measurement(
         where,
-        way,
+        variant,
         family="f",
         edges=56 * atoms,
         network=seconds,
@@ -281,32 +285,34 @@ def row(atoms, seconds, way=PLAIN, **values):
 
 
 def test_growth_is_fitted():
-    rows = [row(n, 3e-3 * n**1.3) for n in (10, 100, 1000)] + [Row(case("m"), PLAIN, "out of memory")]
-    (fit,) = Report((CEILINGS,), tuple(rows), 1).fits()
+    rows = [row(n, 3e-3 * n**1.3) for n in (10, 100, 1000)] + [Measurement(case("m"), PLAIN, "out of memory")]
+    (fit,) = BenchmarkResult((CEILINGS,), tuple(rows), 1).fits()
     assert fit.exponent == pytest.approx(1.3)
     assert fit.last == pytest.approx(1.3)
     bent = [row(10, 1.0), row(100, 1.0), row(1000, 10.0)]
-    (fit,) = Report((CEILINGS,), tuple(bent), 1).fits()
+    (fit,) = BenchmarkResult((CEILINGS,), tuple(bent), 1).fits()
     assert fit.last == pytest.approx(1.0)
     assert fit.exponent == pytest.approx(0.5)
 
 
 def test_shares_of_the_ceilings():
-    report = Report((CEILINGS,), (), 1)
-    assert report.reached(row(10, 2.0, flops=10**9, bytes=10**9)) == (0.5, 0.25)
-    assert report.reached(row(10, 2.0)) == (None, None)
-    half = row(10, 2.0, Way("plain", "bfloat16"), flops=10**9, bytes=10**9)
-    assert report.reached(half) == (0.125, 0.25)
+    result = BenchmarkResult((CEILINGS,), (), 1)
+    assert result.shares_of_ceilings(row(10, 2.0, flops=10**9, bytes=10**9)) == (0.5, 0.25)
+    assert result.shares_of_ceilings(row(10, 2.0)) == (None, None)
+    half = row(10, 2.0, Variant("plain", "bfloat16"), flops=10**9, bytes=10**9)
+    assert result.shares_of_ceilings(half) == (0.125, 0.25)
 
 
 def test_reasons_are_in_the_table():
-    report = Report((CEILINGS,), (row(10, 1.0), Row(case("m"), Way("compiled"), "out of memory")), 1)
-    text = report.markdown()
+    result = BenchmarkResult(
+        (CEILINGS,), (row(10, 1.0), Measurement(case("m"), Variant("compiled"), "out of memory")), 1
+    )
+    text = markdown(result)
     assert "compiled, 2 x 3 atoms: out of memory" in text
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert {line.count("|") for line in lines} == {len(HEADER) + 1}
     assert "edges an atom" in text
-    assert json.loads(json.dumps(report.to_dict()))["rows"][1]["reason"] == "out of memory"
+    assert json.loads(json.dumps(result.to_dict()))["rows"][1]["reason"] == "out of memory"
 
 
 def test_command(model, tmp_path):

@@ -1,1 +1,1 @@
-"""How fast models are, beside what the machine can do."""
+"""Speed and memory of models."""

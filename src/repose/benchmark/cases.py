@@ -1,4 +1,4 @@
-"""What is measured: models, crystals, and the ways of running a model."""
+"""Cases of a benchmark: models, crystals, and variants of the computation."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from repose.benchmark.crystals import alloys
+from repose.benchmark.settings import SpeedSettings
 from repose.config import Computation, Precision
 from repose.crystal.batch import CrystalBatch
 from repose.models.checkpoint import ModelConfig, find_model, load_model
@@ -16,20 +17,18 @@ from repose.models.network import Network
 from repose.models.registry import family
 from repose.relaxer.direct import DirectRelaxer
 
-PATHS: tuple[Computation, ...] = ("plain", "tabulated", "compiled")
 
+class Variant(NamedTuple):
+    """Variant of the computation, see `repose.relaxer.direct.DirectRelaxer`."""
 
-class Way(NamedTuple):
-    """How a model is run; see `repose.relaxer.direct.DirectRelaxer`."""
-
-    path: Computation
+    computation: Computation
     precision: Precision = "float32"
 
     def __str__(self) -> str:
-        return self.path if self.precision == "float32" else f"{self.path} bf16"
+        return self.computation if self.precision == "float32" else f"{self.computation} bf16"
 
 
-PLAIN = Way("plain")  # as in training; what all others are compared with
+PLAIN = Variant("plain")  # as in training; the reference of relative speeds
 
 
 @dataclass(frozen=True)
@@ -40,12 +39,12 @@ class Case:
         model: Name or directory of a model, or, if ``published``, of a family.
         published: Take the family at its published size, with random weights.
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
-        threads: Threads of the CPU.
-        series: What it is part of: ``"batch"``, many small crystals, or ``"atoms"``, one large one.
+        threads: CPU threads.
+        series: ``"batch"``, many small crystals, or ``"atoms"``, one large crystal.
         crystals: Crystals of the batch.
         atoms: Atoms of every crystal.
-        ways: How it is run.
-        seconds: How long to measure, about.
+        variants: Variants to measure.
+        seconds: Approximate time of the measurement.
     """
 
     model: str
@@ -55,12 +54,12 @@ class Case:
     series: str
     crystals: int
     atoms: int
-    ways: tuple[Way, ...]
+    variants: tuple[Variant, ...]
     seconds: float = 5.0
 
     @property
     def name(self) -> str:
-        """What tables call the model."""
+        """Name of the model in tables."""
         return f"{self.model} (published size)" if self.published else self.model
 
     def batch(self) -> CrystalBatch:
@@ -73,27 +72,16 @@ def cases(
     published: Sequence[str],
     devices: Sequence[str],
     threads: int,
-    *,
-    batches: Sequence[int] = (1, 8, 32, 128),
-    size: int = 9,
-    atoms: Sequence[int] = (10, 50, 200, 1000, 5000),
-    paths: Sequence[Computation] = PATHS,
-    precisions: Sequence[Precision] = ("float32",),
-    seconds: float = 5.0,
+    settings: SpeedSettings,
 ) -> list[Case]:
     """All cases of a run.
 
     Args:
-        models: Names or directories.
+        models: Names or directories of models.
         published: Names of families.
-        devices: Where.
-        threads: Threads of the CPU.
-        batches: Numbers of crystals.
-        size: Atoms of each of these.
-        atoms: Sizes of single crystals.
-        paths: How the models are run, each in all precisions.
-        precisions: Of matrix products.
-        seconds: How long to measure each case, about.
+        devices: Devices.
+        threads: CPU threads.
+        settings: Crystals and variants.
 
     Raises:
         ModelError: There is no such model or family.
@@ -102,19 +90,20 @@ def cases(
         find_model(name)
     for name in published:
         family(name)
-    ways = tuple(Way(path, precision) for path in paths for precision in precisions)
-    series = [("batch", n, size) for n in batches] + [("atoms", 1, n) for n in atoms]
+    variants = tuple(Variant(c, precision) for c in settings.computation for precision in settings.precision)
+    series = [("batch", n, settings.size) for n in settings.batches]
+    series += [("atoms", 1, n) for n in settings.atoms]
     return [
-        Case(model, random, device, threads, *part, ways, seconds)
+        Case(model, random, device, threads, *part, variants, settings.seconds)
         for model, random in [*((m, False) for m in models), *((f, True) for f in published)]
         for device in devices
         for part in series
     ]
 
 
-def load_relaxer(case: Case, way: Way) -> DirectRelaxer:
-    """The model of a case, run in one way."""
-    return DirectRelaxer(*_network(case), case.device, way.path, way.precision)
+def load_relaxer(case: Case, variant: Variant) -> DirectRelaxer:
+    """Model of a case in one variant of the computation."""
+    return DirectRelaxer(*_network(case), case.device, variant.computation, variant.precision)
 
 
 def _network(case: Case) -> tuple[Network[Any], ModelConfig]:

@@ -1,4 +1,4 @@
-"""What the machine can do at best: matrix products and copies."""
+"""Ceilings of the machine: rates of matrix products and of copies, as in a roofline model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-# Large enough to reach the rate, small enough to take a second.
+# Large enough to reach the peak rate, small enough to take a second.
 MATRIX = {"cpu": 1536, "cuda": 8192}
 COPY_BYTES = {"cpu": 2**28, "cuda": 2**30}  # beyond any cache
 REPEATS = 6
@@ -18,15 +18,15 @@ REPEATS = 6
 
 @dataclass(frozen=True)
 class Ceilings:
-    """Rates that no part of a model can exceed while its data lie in main memory.
+    """Highest rates of a device for data in main memory.
 
     Attributes:
-        device: Where they were measured.
-        name: Of the processor, as far as the system tells.
-        threads: Of the CPU.
-        products: Floating-point operations a second of a matrix product, by precision; a multiplication and
-            an addition are two.
-        copy: Bytes read and written a second by a copy of a large array.
+        device: Device.
+        name: Name of the processor, if the system has it.
+        threads: CPU threads.
+        products: Floating-point operations per second of a matrix product, by precision; a multiplication
+            and an addition count as two.
+        copy: Bytes read and written per second by a copy of a large array.
     """
 
     device: str
@@ -37,11 +37,11 @@ class Ceilings:
 
 
 def measure_ceilings(device: str, threads: int) -> Ceilings:
-    """Measure the ceilings of a device, the best of some repetitions.
+    """Measure the ceilings of a device, the best of `REPEATS`.
 
     Args:
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
-        threads: Threads of the CPU; set for the whole process.
+        threads: CPU threads; set for the whole process.
     """
     torch.set_num_threads(threads)
     place = torch.device(device)
@@ -60,7 +60,7 @@ def measure_ceilings(device: str, threads: int) -> Ceilings:
 
 
 def timed(function: Callable[[], object], device: torch.device) -> float:
-    """Seconds that a function takes, until the device has done all that it asked for."""
+    """Seconds that a function takes, including its work on the device."""
     synchronise(device)
     start = time.perf_counter()
     function()
@@ -69,7 +69,7 @@ def timed(function: Callable[[], object], device: torch.device) -> float:
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait until a GPU is done."""
+    """Wait for a GPU to finish."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

@@ -1,4 +1,4 @@
-"""What a computation consists of: operations of matrix products, and bytes that its steps read and write."""
+"""Counts of a computation: operations in matrix products, and bytes that operations read and write."""
 
 from __future__ import annotations
 
@@ -11,19 +11,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-# They touch as many rows of their first argument as there are in their last.
+# These change as many rows of their first argument as their last argument has.
 SCATTERS = {torch.ops.aten.index_add_, torch.ops.aten.scatter_add_}
-# They read as many rows of their first argument as they return, not all of it.
+# These read as many rows of their first argument as they return.
 GATHERS = {torch.ops.aten.index, torch.ops.aten.index_select, torch.ops.aten.embedding, torch.ops.aten.gather}
 
 
 class Work(TorchDispatchMode):
-    """Counts while it is entered. What happens inside of a compiled kernel stays unseen.
+    """Context manager that counts operations. Compiled kernels are not counted.
 
     Attributes:
-        flops: Operations of matrix products; a multiplication and an addition are two.
-        bytes: Bytes of all tensors that any step reads or writes. Steps that find them in the cache move
-            fewer to and from memory.
+        flops: Operations in matrix products; a multiplication and an addition count as two.
+        bytes: Bytes of all tensors that operations read or write, from cache or memory.
     """
 
     def __init__(self) -> None:
@@ -33,13 +32,13 @@ class Work(TorchDispatchMode):
 
     @classmethod
     def ignore_compile_internals(cls) -> bool:
-        """Compiled kernels run as they are, not as what they were compiled from."""
+        """Run compiled kernels instead of the code that they were compiled from."""
         return True
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Count one step, or those that it consists of."""
+        """Count one operation, or those that it decomposes into."""
         del types
         kwargs = kwargs or {}
         operation = func._overloadpacket
@@ -57,14 +56,14 @@ class Work(TorchDispatchMode):
 
 
 def count(function: Callable[[], object]) -> Work:
-    """Call a function and count."""
+    """Counts of one call of a function."""
     with Work() as work:
         function()
     return work
 
 
 def _touched(operation: Any, args: tuple[Any, ...], result: Any) -> int:
-    """Bytes that a step reads and writes."""
+    """Bytes that an operation reads and writes."""
     first, others, written = _bytes(args[:1]), _bytes(args[1:]), _bytes(result)
     if operation in GATHERS:
         return others + 2 * written
@@ -74,7 +73,7 @@ def _touched(operation: Any, args: tuple[Any, ...], result: Any) -> int:
 
 
 def _bytes(values: Any) -> int:
-    """Bytes of all tensors in a nest; one that repeats the same numbers counts them once."""
+    """Bytes of all tensors in nested data; expanded tensors count by their storage."""
     return sum(
         min(t.nbytes, t.untyped_storage().nbytes()) for t in tree_leaves(values) if isinstance(t, Tensor)
     )

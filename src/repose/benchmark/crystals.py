@@ -1,4 +1,4 @@
-"""Synthetic crystals of any size: random alloys on fcc sites, rattled."""
+"""Synthetic crystals of any size: random fcc alloys with random displacements."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ import torch
 
 from repose.crystal.batch import CrystalBatch
 
-# Metals of nearly the same atomic volume that mix on the sites of fcc.
+# Metals of nearly the same atomic volume that form fcc solid solutions.
 ELEMENTS = (27, 28, 29)  # Co, Ni, Cu
-VOLUME = 11.3  # A^3 per atom; that of many oxides, too
+VOLUME = 11.3  # A^3 per atom, as also in many oxides
 RATTLE = 0.05  # A, standard deviation of every coordinate
 CELLS_TRIED = 40
 
 
 def alloys(n_crystals: int, n_atoms: int, seed: int = 0) -> CrystalBatch:
-    """Different random alloys of one size.
+    """Random alloys of one size.
 
     Args:
-        n_crystals: How many.
-        n_atoms: Atoms of each.
-        seed: The same gives the same crystals.
+        n_crystals: Number of crystals.
+        n_atoms: Atoms of each crystal.
+        seed: Seed of elements, displacements and cell.
 
     Returns:
-        The crystals, float64; some 80 neighbours within 6 A at any size, since all have the same density.
+        The crystals, float64, of the same density at any size: some 80 neighbours within 6 A.
     """
     rng = np.random.default_rng((seed, n_atoms))
     fractional, cell = _supercell(n_atoms, rng)
@@ -38,10 +38,10 @@ def alloys(n_crystals: int, n_atoms: int, seed: int = 0) -> CrystalBatch:
 
 
 def _supercell(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Fractional sites ``(n, 3)`` and cell ``(3, 3)`` in A of an fcc supercell, also for n without factors.
+    """Fractional sites ``(n, 3)`` and cell ``(3, 3)`` in A of an fcc supercell with any number n of sites.
 
-    The rows of the matrix [[1, 0, -s], [0, 1, -t], [0, 0, n]] span a superlattice of index n in which all
-    sites are multiples of the third primitive vector. Of some random s and t the most compact cell is taken.
+    The rows of the matrix [[1, 0, -s], [0, 1, -t], [0, 0, n]] span a superlattice of index n whose sites are
+    multiples of the third primitive vector. The most compact cell of several random s and t is taken.
     """
     from ase.geometry import minkowski_reduce
 
@@ -51,5 +51,5 @@ def _supercell(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray
     cells = [np.asarray(minkowski_reduce(cell)[0]) for cell in cells]
     cell = min(cells, key=lambda cell: np.linalg.norm(cell, axis=1).max())
     fractional = np.arange(n)[:, None] * (primitive[2] @ np.linalg.inv(cell)) % 1.0
-    # By place, as programs that build supercells do; rounded, or noise would order what is equal.
+    # Sort by position, as supercell builders do; rounding removes numerical noise.
     return fractional[np.lexsort(np.round(fractional, 6).T)], cell

@@ -1,4 +1,4 @@
-"""The peak of a process's memory, and a limit on it."""
+"""Peak memory of a process, and a limit on its memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PROCESS = Path("/proc/self")
 
 
 def limit_memory() -> None:
-    """What needs more memory than is free then fails, where the system would end this or another process."""
+    """Let allocations beyond the free memory fail, before the system ends a process (Linux)."""
     status = PROCESS / "status"
     if not status.is_file():  # not Linux
         return
@@ -25,13 +25,13 @@ def limit_memory() -> None:
 
 
 def reset_peak(device: torch.device) -> int:
-    """Forget the peak so far, where the system can (Linux, GPUs).
+    """Reset the peak memory, where the system supports it (Linux, GPUs).
 
     Args:
-        device: Whose memory.
+        device: Device of the memory.
 
     Returns:
-        The peak from which `peak_memory` rises, bytes.
+        The peak after the reset, bytes.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -41,7 +41,7 @@ def reset_peak(device: torch.device) -> int:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Largest memory so far in bytes: resident of this process, or of all tensors on a GPU."""
+    """Peak memory in bytes: resident memory of this process, or memory of all tensors on a GPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device)

@@ -1,4 +1,4 @@
-"""Where the time of a pass goes: by part of the network and by operation."""
+"""Profile of a forward pass by part of the network and by operation."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from repose.benchmark.speed import network_pass
 from repose.crystal.batch import CrystalBatch
 from repose.relaxer.direct import DirectRelaxer
 
-DEPTH = 3  # of names such as layers.message.phi; what is deeper counts for these
+DEPTH = 3  # of module names such as layers.message.phi; deeper modules are merged
 
 
 class Share(NamedTuple):
     """Time of one part or operation.
 
     Attributes:
-        name: Modules without numbers, so that the same part of all layers is one; or an operation of PyTorch.
-        seconds: In a pass of the network, without the parts that have rows of their own.
-        calls: In a pass.
+        name: Module name without indices, which merges the same part of all layers; or a PyTorch operation.
+        seconds: Time per pass, without submodules that have their own entry.
+        calls: Calls per pass.
     """
 
     name: str
@@ -34,15 +34,15 @@ class Share(NamedTuple):
 
 
 def by_part(relaxer: DirectRelaxer, batch: CrystalBatch, passes: int = 5) -> list[Share]:
-    """Time of every part of a network, from hooks around its modules.
+    """Time of every part of a network, measured by hooks on its modules.
 
     Args:
         relaxer: The model.
         batch: The crystals.
-        passes: To average over, after one to warm up.
+        passes: Passes to average over, after one to warm up.
 
     Returns:
-        Largest first; they sum up to the time of a pass.
+        Largest first; the sum is the time of a pass.
     """
     seconds: dict[str, float] = defaultdict(float)
     calls: dict[str, int] = defaultdict(int)
@@ -56,12 +56,12 @@ def by_part(relaxer: DirectRelaxer, batch: CrystalBatch, passes: int = 5) -> lis
 
 
 def by_operation(relaxer: DirectRelaxer, batch: CrystalBatch, passes: int = 5) -> list[Share]:
-    """Time of every operation of PyTorch, from its profiler.
+    """Time of every PyTorch operation, from the profiler of PyTorch.
 
     Args:
         relaxer: The model.
         batch: The crystals.
-        passes: To average over, after one to warm up.
+        passes: Passes to average over, after one to warm up.
 
     Returns:
         Largest first.
@@ -87,28 +87,28 @@ def by_operation(relaxer: DirectRelaxer, batch: CrystalBatch, passes: int = 5) -
 def _clocks(
     network: nn.Module, device: torch.device, seconds: dict[str, float], calls: dict[str, int]
 ) -> Iterator[None]:
-    """Add up the time inside of every module, less that inside of those that it calls."""
-    open_parts: list[str] = []
+    """Add the time spent in each module, without its submodules, to ``seconds``."""
+    open_modules: list[str] = []
     last = 0.0
 
     def lap() -> None:
-        """Give the time since the last event to the part that is at work."""
+        """Add the time since the last event to the innermost open module."""
         nonlocal last
         synchronise(device)
         now = time.perf_counter()
-        if open_parts:
-            seconds[open_parts[-1]] += now - last
+        if open_modules:
+            seconds[open_modules[-1]] += now - last
         last = now
 
     def enter(name: str) -> None:
         lap()
-        if not open_parts or open_parts[-1] != name:
+        if not open_modules or open_modules[-1] != name:
             calls[name] += 1
-        open_parts.append(name)
+        open_modules.append(name)
 
     def leave() -> None:
         lap()
-        open_parts.pop()
+        open_modules.pop()
 
     handles = []
     for path, module in network.named_modules():

@@ -12,7 +12,7 @@ from repose.cli.settings import Assignments, ConfigFile, read_settings, settings
 
 if TYPE_CHECKING:
     from repose.benchmark.parts import Share
-    from repose.benchmark.report import Report
+    from repose.benchmark.results import BenchmarkResult
 
 app = typer.Typer(help="Measure the speed of models.", no_args_is_help=True)
 
@@ -50,7 +50,8 @@ def speed(
 
     from repose.benchmark.cases import cases
     from repose.benchmark.ceilings import measure_ceilings
-    from repose.benchmark.report import Report
+    from repose.benchmark.report import write
+    from repose.benchmark.results import BenchmarkResult
     from repose.benchmark.settings import SpeedSettings
     from repose.benchmark.speed import isolated, measure
     from repose.device import resolve_device
@@ -68,27 +69,22 @@ def speed(
             published or [],
             devices,
             threads,
-            batches=settings.batches,
-            size=settings.size,
-            atoms=settings.atoms,
-            paths=settings.computation,
-            precisions=settings.precision,
-            seconds=settings.seconds,
+            settings,
         )
     ceilings = tuple(isolated(measure_ceilings, name, threads) for name in devices)
-    report, rows = Report(ceilings, (), threads), []
+    result, rows = BenchmarkResult(ceilings, (), threads), []
     with Progress(len(todo), "rows", quiet, unit="batch") as progress:
         for found in measure(todo):
             rows += found
-            report = Report(ceilings, tuple(rows), threads)
+            result = BenchmarkResult(ceilings, tuple(rows), threads)
             if out is not None:
-                report.write(out)  # after every batch, so that an interrupted run keeps its results
+                write(result, out)  # after every batch, so that an interrupted run keeps its results
             progress.step()
             progress.count(len(found))
     if as_json:
-        typer.echo(json.dumps(report.to_dict()))
+        typer.echo(json.dumps(result.to_dict()))
     elif not quiet:
-        _print_report(report)
+        _print_result(result)
 
 
 @app.command(cls=settings_command("repose.benchmark.settings:ProfileSettings", {"path": "computation"}))
@@ -111,7 +107,7 @@ def profile(
 
     import torch
 
-    from repose.benchmark.cases import Case, Way, load_relaxer
+    from repose.benchmark.cases import Case, Variant, load_relaxer
     from repose.benchmark.parts import by_operation, by_part
     from repose.benchmark.settings import ProfileSettings
     from repose.device import resolve_device
@@ -120,9 +116,9 @@ def profile(
         settings = read_settings(ProfileSettings, config, assignments)
         place, threads = str(resolve_device(device)), settings.threads or torch.get_num_threads()
         torch.set_num_threads(threads)
-        way = Way(settings.computation, settings.precision)
-        case = Case(model, published, place, threads, "batch", settings.batch, settings.size, (way,))
-        relaxer = load_relaxer(case, way)
+        variant = Variant(settings.computation, settings.precision)
+        case = Case(model, published, place, threads, "batch", settings.batch, settings.size, (variant,))
+        relaxer = load_relaxer(case, variant)
     crystals = case.batch()
     shares = {
         "part": by_part(relaxer, crystals, settings.passes),
@@ -142,14 +138,14 @@ def _shipped() -> list[str]:
     return list({directory: name for name, directory in shipped_models().items()}.values())
 
 
-def _print_report(report: Report) -> None:
+def _print_result(result: BenchmarkResult) -> None:
     from rich.box import SIMPLE
     from rich.table import Table
 
-    from repose.benchmark.report import HEADER
+    from repose.benchmark.report import HEADER, notes, tables
 
     out = console()
-    for part in report.tables():
+    for part in tables(result):
         table = Table(title=part.title, box=SIMPLE, collapse_padding=True, pad_edge=False)
         for index, name in enumerate(HEADER):
             table.add_column(name, justify="right" if index else "left", no_wrap=True)
@@ -158,7 +154,7 @@ def _print_report(report: Report) -> None:
         out.print(table)
         for failure in part.failures:
             out.print(f"not measured: {failure}", markup=False)
-    for note in report.notes():
+    for note in notes(result):
         out.print(note, markup=False)
 
 
