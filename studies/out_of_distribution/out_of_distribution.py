@@ -19,10 +19,11 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from repose.config import TrainSettings
+from repose.crystal.batching import batches_by_cost
 from repose.data.dataset import Dataset, Pair, resplit
 from repose.data.splits import GroupSplit, parse_leave_out
 from repose.evaluation.metrics import coordinate_error
-from repose.evaluation.runner import pack, to_batch
+from repose.evaluation.runner import estimate_edges, to_batch
 from repose.models.uncertainty.calibration import LEVELS
 from repose.relaxer.base import Relaxer
 from repose.relaxer.loading import load
@@ -78,7 +79,7 @@ def divided(source: Path, target: Path, left_out: str | None) -> Dataset:
 def measure(relaxer: Relaxer, pairs: Sequence[Pair]) -> dict:
     """Coverage of the bounds in %, their rank correlation with errors, and what is flagged."""
     errors, outside, bounds = [], [], {level: [] for level in LEVELS}
-    for packed in pack(pairs, 6000):
+    for packed in batches_by_cost(pairs, estimate_edges, 6000):
         batch, target = to_batch(packed)
         relaxed = relaxer.relax_batch(batch)
         error = coordinate_error(relaxed.geometry, target, batch.positions, batch.system_index)

@@ -25,10 +25,11 @@ import torch
 
 from repose.benchmark.memory import peak_memory, reset_peak
 from repose.config import TrainSettings
+from repose.crystal.batching import batches_by_cost
 from repose.data.dataset import Dataset, Pair
 from repose.data.frames import equidistant
 from repose.evaluation.paths import evaluate_paths
-from repose.evaluation.runner import pack
+from repose.evaluation.runner import estimate_edges
 from repose.evaluation.tables import markdown_table
 from repose.models.checkpoint import ModelConfig
 from repose.models.registry import family
@@ -68,7 +69,12 @@ def measure(evolution: str, frames: int, arguments: argparse.Namespace) -> dict[
     longest = max(arguments.frames)
     train = read(arguments.data, "train", longest, arguments.crystals)
     test = read(arguments.data, "test", longest, arguments.crystals)
-    settings = {"evolution": evolution, "frames": frames, "features": arguments.features, "uncertainty_head": False}
+    settings = {
+        "evolution": evolution,
+        "frames": frames,
+        "features": arguments.features,
+        "uncertainty_head": False,
+    }
     settings["adjoint"] = arguments.adjoint
     network = family("relaxnet")(family("relaxnet").settings_type.parse(settings))
     volumes = [abs(np.linalg.det(pair.relaxed_cell)) for pair in train]
@@ -105,7 +111,7 @@ def learn(network, task, pairs, frames, arguments, device) -> tuple[list[float],
     for _ in range(total):
         shuffled = [pairs[k] for k in rng.permutation(len(pairs))]
         begin = time.perf_counter()
-        for step, packed in enumerate(pack(shuffled, arguments.edges)):
+        for step, packed in enumerate(batches_by_cost(shuffled, estimate_edges, arguments.edges)):
             if step == arguments.steps:
                 break
             paths = [equidistant(pair.path, frames) for pair in packed]

@@ -12,12 +12,13 @@ from typer.testing import CliRunner
 
 from repose.cli import main
 from repose.cli.evaluate import evaluate as command
+from repose.crystal.batching import batches_by_cost
 from repose.data.dataset import DatasetInfo, Pair, write_dataset
 from repose.errors import ConfigError, DatasetError
 from repose.evaluation.metrics import METRICS
 from repose.evaluation.report import markdown, to_dict
 from repose.evaluation.results import CrystalInfo, EvaluationResult, Scores
-from repose.evaluation.runner import evaluate, finite_or_input, pack
+from repose.evaluation.runner import estimate_edges, evaluate, finite_or_input
 from repose.evaluation.uncertainty import PredictedUncertainty
 from repose.models.checkpoint import ModelConfig, load_model, save_model
 from repose.models.e3relax.network import E3Relax
@@ -194,10 +195,10 @@ def test_how_crystals_are_packed_changes_nothing(tmp_path):
 
 def test_packing_keeps_order_and_loses_nothing():
     pairs = some_pairs("test", 9)
-    groups = list(pack(pairs, 400))
+    groups = list(batches_by_cost(pairs, estimate_edges, 400))
     assert 1 < len(groups) < 9
     assert [pair.id for group in groups for pair in group] == [pair.id for pair in pairs]
-    assert [len(group) for group in pack(pairs, 1)] == [1] * 9
+    assert [len(group) for group in batches_by_cost(pairs, estimate_edges, 1)] == [1] * 9
 
 
 def test_errors_say_what_to_do():

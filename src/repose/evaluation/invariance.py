@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from repose.crystal.batching import batches_by_cost
 from repose.crystal.symmetry import find_space_group, idealise, symmetrise
 from repose.data.dataset import Pair
 from repose.errors import DatasetError
-from repose.evaluation.runner import EDGES_PER_BATCH, pack, to_batch
+from repose.evaluation.runner import EDGES_PER_BATCH, estimate_edges, to_batch
 from repose.evaluation.tables import markdown_table
 from repose.models.prediction import Geometry
 from repose.relaxer.base import Relaxer
@@ -80,7 +81,10 @@ def invariances(
     """
     found = [Invariance(relaxer.name) for relaxer in relaxers]
     n = 0
-    for number, packed in enumerate(pack(pairs, EDGES_PER_BATCH // 4)):  # supercells are up to 4 times larger
+    batches = batches_by_cost(
+        pairs, estimate_edges, EDGES_PER_BATCH // 4
+    )  # supercells: 4 times as many
+    for number, packed in enumerate(batches):
         batch, _ = to_batch(packed)
         for row, relaxer in zip(found, relaxers, strict=True):
             for name, change in INVARIANCE_CHECKS.items():

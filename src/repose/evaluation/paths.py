@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from repose.crystal.batch import CrystalBatch
+from repose.crystal.batching import batches_by_cost
 from repose.crystal.frame import Frame
 from repose.data.dataset import Pair
 from repose.data.frames import fit_reference_energies, paths_of
@@ -19,7 +20,7 @@ from repose.errors import ConfigError, DatasetError
 from repose.evaluation.metrics import aligned_rmsd, coordinate_error, move_to_image
 from repose.evaluation.path_results import PathEvaluation, PathScores
 from repose.evaluation.results import CrystalInfo
-from repose.evaluation.runner import EDGES_PER_BATCH, check_names, pack, to_batch, trivial_relaxers
+from repose.evaluation.runner import EDGES_PER_BATCH, check_names, estimate_edges, to_batch, trivial_relaxers
 from repose.models.prediction import Geometry
 from repose.nn.ops import segment_mean
 from repose.relaxer.base import Relaxer
@@ -158,7 +159,7 @@ def evaluate_paths(
     scores: dict[tuple[float, str], list[PathScores]] = {(s, r.name): [] for s in scales for r in everyone}
     references: list[PathScores] = []
     noise = _noise(kept, seed)
-    for packed in pack(kept, edges_per_batch):
+    for packed in batches_by_cost(kept, estimate_edges, edges_per_batch):
         batch, known = to_batch(packed)[0], PathBatch.join([pair.path for pair in packed])
         references.append(score(known, known, batch))
         shift = torch.from_numpy(np.concatenate([next(noise) for _ in packed]))

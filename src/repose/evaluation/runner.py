@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -59,7 +59,7 @@ def evaluate(
     crystals: list[CrystalInfo] = []
     collected = {relaxer.name: _Columns() for relaxer in everyone}
     for dataset, pairs in datasets.items():
-        for index, packed in enumerate(pack(pairs, edges_per_batch)):
+        for index, packed in enumerate(batches_by_cost(pairs, estimate_edges, edges_per_batch)):
             batch, target = to_batch(packed)
             crystals += [CrystalInfo.from_pair(pair, dataset) for pair in packed]
             for relaxer in everyone:
@@ -105,11 +105,6 @@ def to_batch(pairs: Sequence[Pair]) -> tuple[CrystalBatch, Geometry]:
     relaxed = [_crystal(pair, pair.relaxed_positions, pair.relaxed_cell) for pair in pairs]
     positions = torch.cat([crystal.positions for crystal in relaxed])
     return unrelaxed, Geometry(positions, torch.cat([crystal.cells for crystal in relaxed]))
-
-
-def pack(pairs: Iterable[Pair], edges_per_batch: int) -> Iterator[list[Pair]]:
-    """Yield batches of consecutive pairs up to a total of estimated edges; at least one pair each."""
-    return batches_by_cost(pairs, estimate_edges, edges_per_batch)
 
 
 def estimate_edges(pair: Pair) -> int:

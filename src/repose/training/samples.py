@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import count, islice
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,9 @@ from torch.utils.data import IterableDataset
 
 from repose.config import SamplingSettings
 from repose.crystal.batch import CrystalBatch
+from repose.crystal.batching import batches_by_cost
 from repose.crystal.graph import PeriodicGraph
+from repose.crystal.lattice import periodic_projector
 from repose.data.dataset import Pair
 from repose.models.network import Network
 
@@ -123,11 +126,9 @@ def perturb(
     """
     strain = rng.normal(0.0, settings.strain, (3, 3))
     strain = (strain + strain.T) / 2 + np.eye(3) * rng.normal(0.0, settings.dilation)
-    # Sheets keep their vacuum: no strain along directions that do not repeat.
-    along = pair.relaxed_cell[~pair.pbc]
-    for vector in along / np.linalg.norm(along, axis=1, keepdims=True):
-        keep = np.eye(3) - np.outer(vector, vector)
-        strain = keep @ strain @ keep
+    if not pair.pbc.all():  # vacuum is not strained
+        span = periodic_projector(pair.relaxed_cell, pair.pbc)
+        strain = span @ strain @ span
     gradient = np.eye(3) + strain
     rattle = rng.normal(0.0, settings.rattle * rng.random(), pair.relaxed_positions.shape)
     return pair.relaxed_positions @ gradient + rattle - rattle.mean(axis=0), pair.relaxed_cell @ gradient
@@ -168,17 +169,9 @@ class TrainingBatches(IterableDataset[Sample]):
     def plan(self) -> list[list[int]]:
         """Indices of the crystals of every batch of this epoch and rank."""
         rng = np.random.default_rng([self.seed, self.epoch])
-        needed = self.settings.epoch_steps * self.world
-        batches: list[list[int]] = []
-        current, edges = list[int](), 0
-        while len(batches) < needed:
-            for index in rng.permutation(len(self.pairs)):
-                if current and edges + self.sizes[index] > self.settings.edges_per_batch:
-                    batches.append(current)
-                    current, edges = [], 0
-                current.append(int(index))
-                edges += self.sizes[index]
-        return batches[self.rank : needed : self.world]
+        order = (int(index) for _ in count() for index in rng.permutation(len(self.pairs)))
+        batches = batches_by_cost(order, self.sizes.__getitem__, self.settings.edges_per_batch)
+        return list(islice(batches, self.settings.epoch_steps * self.world))[self.rank :: self.world]
 
     def __iter__(self) -> Iterator[Sample]:
         worker = torch.utils.data.get_worker_info()
@@ -214,14 +207,10 @@ class ValidationBatches(IterableDataset[Sample]):
         self.rank, self.world = 0, 1
         sizes = (counts or partial(edge_counts, network))(pairs)
         self.network = network
-        self.batches: list[list[Pair]] = []
-        edges = edges_per_batch
-        for index in np.argsort(sizes, kind="stable"):
-            if edges + sizes[index] > edges_per_batch:
-                self.batches.append([])
-                edges = 0
-            self.batches[-1].append(pairs[index])
-            edges += sizes[index]
+        batches = batches_by_cost(
+            np.argsort(sizes, kind="stable").tolist(), sizes.__getitem__, edges_per_batch
+        )
+        self.batches = [[pairs[index] for index in indices] for indices in batches]
 
     def __iter__(self) -> Iterator[Sample]:
         # Every process needs something to report: where there is not enough, all of them do all.
