@@ -2,15 +2,15 @@
 
 import hashlib
 import importlib.machinery
-import importlib.util
 import json
+import types
 
 import pytest
 
 from support.paths import ROOT
 
 loader = importlib.machinery.SourceFileLoader("update_docs", str(ROOT / "tools" / "update_docs.py"))
-update_docs = importlib.util.module_from_spec(importlib.util.spec_from_loader("update_docs", loader))
+update_docs = types.ModuleType(loader.name)
 loader.exec_module(update_docs)
 
 TEXTS = {page.name: page.read_text(encoding="utf-8") for page in update_docs.PAGES}
@@ -48,14 +48,16 @@ def test_evaluations_are_those_of_the_shipped_models(model):
         assert config["test_error"][f"{key} ({unit})"] == pytest.approx(row[key], rel=5e-3)
 
 
-RESULTS = sorted((ROOT / "studies").glob("*/result.json"))
+RESULTS = {p.parent.name: json.loads(p.read_text()) for p in (ROOT / "studies").glob("*/result.json")}
+FINGERPRINTS = {name: result for name, result in RESULTS.items() if "weights_sha256" in result}
 
 
-@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.parent.name)
-def test_results_of_studies_are_those_of_the_shipped_models(path):
-    """The field `model`, where a result has it, is a SHA-256 of a file of a shipped model."""
-    fingerprint = json.loads(path.read_text()).get("model")
-    fingerprint = fingerprint.get("sha256") if isinstance(fingerprint, dict) else fingerprint
-    if isinstance(fingerprint, str) and len(fingerprint) == 64:
-        shipped = {hashlib.sha256(file.read_bytes()).hexdigest() for file in WEIGHTS.glob("*/*")}
-        assert fingerprint in shipped, "the result is of another model; run the study again"
+@pytest.mark.parametrize("study", FINGERPRINTS)
+def test_results_of_studies_are_those_of_the_shipped_models(study):
+    weights = WEIGHTS / FINGERPRINTS[study]["model"] / "model.safetensors"
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert FINGERPRINTS[study]["weights_sha256"] == digest, "the weights changed; run the study again"
+
+
+def test_the_table_of_readme_has_a_fingerprint():
+    assert "real_pairs" in FINGERPRINTS
