@@ -235,7 +235,7 @@ def test_models_that_ship_stay_as_they_are(run, models, tmp_path, monkeypatch):
     before = contents(shipped)
     for arguments in (["m"], [shipped], [models / "fresh", "--out", shipped]):
         status, _, err = run("calibrate", *arguments, "--data", data)
-        assert (status, "a model that ships" in err, "--out DIR" in err) == (2, True, True)
+        assert (status, "a shipped model" in err, "--out DIR" in err) == (2, True, True)
     assert contents(shipped) == before
     assert run("calibrate", "m", "--data", data, "--out", "mine", "--quiet") == (0, "", "")
     _, out, _ = run("models", "--json")

@@ -11,20 +11,19 @@ import numpy as np
 import pytest
 import torch
 from ase.build import bulk
-from repose.models.uncertainty.expected_errors import expected_errors
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from repose.cli import app
-from repose.cli.models import _parameters
 from repose.config import TrainSettings
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.lattice import deformation
 from repose.data.dataset import DatasetInfo, write_dataset
 from repose.errors import ConfigError, ModelError
-from repose.models.checkpoint import load_model, save_model
+from repose.models.checkpoint import count_parameters, load_model, save_model
 from repose.models.ensemble import Ensemble, combine
 from repose.models.prediction import Distances, ErrorScales, Geometry, Prediction
+from repose.models.uncertainty.expected_errors import expected_errors
 from repose.relaxer.direct import DirectRelaxer
 from repose.testing import check_relaxer
 from repose.training import ensemble as training
@@ -239,7 +238,7 @@ def test_saved_and_read_again(family, crystals, tmp_path):
     # Weights of all members are counted.
     (single,) = members(family, 1)
     save_model(tmp_path / "one", single.float(), config.model_copy(update={"members": 1}), "# one\n")
-    counted = [_parameters(tmp_path / name / "model.safetensors") for name in ("model", "one")]
+    counted = [count_parameters(tmp_path / name) for name in ("model", "one")]
     assert counted[0] == 2 * counted[1]
     weights = sum(parameter.numel() for parameter in again.parameters())
     assert weights == 2 * sum(parameter.numel() for parameter in single.parameters())

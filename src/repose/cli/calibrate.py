@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from repose.cli.common import Json, NoDevice, Progress, Quiet, console
+from repose.cli.common import Data, Json, NoDevice, Progress, Quiet, console
 
 if TYPE_CHECKING:
     from repose.data.dataset import Dataset, Pair
@@ -17,31 +17,31 @@ if TYPE_CHECKING:
 
 def calibrate(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Model directory; or, with --out, the name of a model.")
+        str, typer.Argument(metavar="MODEL", help="Model folder; with --out also the name of a model.")
     ],
-    data: Annotated[list[Path], typer.Option(help="Dataset directory; may be given several times.")],
+    data: Data,
     split: Annotated[
         Literal["val", "test"],
-        typer.Option(help="Crystals to calibrate on; the model must not have been trained on them."),
+        typer.Option(help="Split for the calibration, not used in training."),
     ] = "val",
     out: Annotated[
-        Path | None, typer.Option(help="Write the calibrated model here, and leave the old one as it is.")
+        Path | None, typer.Option(help="Folder for the calibrated model; without it MODEL is changed.")
     ] = None,
     passes: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="How often the network is applied from now on (family 'repose'); as before if not given.",
+            help="Number of passes of the network (family reposenet). Default: unchanged.",
         ),
     ] = None,
     device: NoDevice = "auto",
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Calibrate the uncertainty of a model on crystals that it was not trained on.
+    """Calibrate the uncertainty of a model on crystals that were not used in its training.
 
-    Bounds then hold for crystals like these. What is unlike the train split of the same datasets is reported
-    as outside of what the model knows. `repose train` does this at its end, with its own data.
+    The bounds then hold for crystals that resemble these. Crystals that do not resemble the train split of
+    the datasets are marked as out of distribution. `repose train` calibrates at its end.
 
     Example: repose calibrate runs/mine --data datasets/mine
     """
@@ -66,18 +66,18 @@ def calibrate(
     for name, pairs in ((split, held_out), ("train", train)):
         if not pairs:
             raise DatasetError(
-                f"no crystal that the model can relax is in the {name} split of "
+                f"no crystal with elements of the model is in the {name} split of "
                 f"{', '.join(str(path) for path in data)}; see 'repose data split --help'."
             )
 
+    from repose.crystal.batch import CrystalBatch
     from repose.relaxer.loading import load
     from repose.training.calibrate import MAX_REFERENCE_CRYSTALS, calibrate_model
-    from repose.training.samples import crystal
 
     first = held_out[0]
-    one = crystal(first.numbers, first.positions, first.cell, first.pbc)
-    if load(directory, "cpu").relax_batch(one).expected is None:  # found out before the work, not after it
-        raise _silent(model, directory)
+    one = CrystalBatch.single(first.numbers, first.positions, first.cell, first.pbc)
+    if load(directory, "cpu").relax_batch(one).expected is None:  # before the work
+        raise _no_uncertainty(model, directory)
 
     total = len(held_out) + min(len(train), MAX_REFERENCE_CRYSTALS)
     with replacing_directory(target) as new, Progress(total, "crystals", quiet, unit="crystal") as progress:
@@ -86,7 +86,7 @@ def calibrate(
         names = ", ".join(dataset.info.name for dataset in datasets)
         calibration = calibrate_model(new, train, held_out, names, progress=progress.advance)
         if calibration is None:
-            raise _silent(model, directory)
+            raise _no_uncertainty(model, directory)
     left_out = sum(dataset.info.counts.get(split, 0) for dataset in datasets) - len(held_out)
     if as_json:
         summary = calibration.model_dump(mode="json", exclude={"element_pairs", "max_distance"})
@@ -96,18 +96,18 @@ def calibrate(
 
 
 def _target(model: str, directory: Path, out: Path | None) -> Path:
-    """Where the calibrated model goes; ConfigError if that is no place for it."""
+    """Return the folder of the calibrated model; raise ConfigError if it must not be written."""
     from repose.errors import ConfigError
     from repose.models.checkpoint import CONFIG, shipped_models
 
     target = directory if out is None else out
     if target.resolve() in {path.resolve() for path in shipped_models().values()}:
         raise ConfigError(
-            f"'{model}' is a model that ships, which stays as it is; give --out DIR, where the calibrated "
-            "copy goes, and then relax with --model DIR."
+            f"'{model}' is a shipped model, which is never changed; give --out DIR for the calibrated copy, "
+            "and relax with --model DIR."
         )
     if target.exists() and not (target / CONFIG).is_file() and not _empty(target):
-        raise ConfigError(f"--out must be a new folder, or a model to be replaced; '{target}' is neither.")
+        raise ConfigError(f"--out must be a new folder or a model folder; '{target}' is neither.")
     return target
 
 
@@ -116,13 +116,13 @@ def _empty(path: Path) -> bool:
 
 
 def _read(datasets: list[Dataset], split: str, known: set[int]) -> list[Pair]:
-    """Crystals of a split but for those with elements that the model never saw, which it refuses anyway."""
+    """Read the crystals of a split whose elements the model was trained on."""
     pairs = (pair for dataset in datasets for pair in dataset.read(split, paths=False))
     return [pair for pair in pairs if not known or known.issuperset(pair.numbers.tolist())]
 
 
-def _silent(model: str, directory: Path) -> ConfigError:
-    """The error for a model that says nothing about its errors."""
+def _no_uncertainty(model: str, directory: Path) -> ConfigError:
+    """Return the error for a model that predicts no uncertainty."""
     from repose.errors import ConfigError
     from repose.models.checkpoint import load_config
     from repose.models.registry import family
@@ -130,13 +130,13 @@ def _silent(model: str, directory: Path) -> ConfigError:
     name = load_config(directory).family
     if "uncertainty_head" in family(name).settings_type.model_fields:
         hint = (
-            f"add a head that does, which changes no prediction: repose train --model {name} "
+            f"add an uncertainty head, which changes no prediction: repose train --model {name} "
             f"--init-from {model} --data DIR --out RUN --set model.uncertainty_head=true --set trunk_rate=0 "
             '(or --config with {"model": {"uncertainty_head": true}, "trunk_rate": 0}).'
         )
     else:
-        hint = f"train one of the family {name} with the setting model.bond_uncertainty=true."
-    return ConfigError(f"'{model}' says nothing about its errors: there is nothing to calibrate; {hint}")
+        hint = f"train a model of the family {name} with --set model.bond_uncertainty=true."
+    return ConfigError(f"'{model}' predicts no uncertainty to calibrate; {hint}")
 
 
 def _print(target: Path, calibration: Calibration, left_out: int) -> None:
@@ -155,7 +155,7 @@ def _print(target: Path, calibration: Calibration, left_out: int) -> None:
     console().print(table)
     typer.echo(
         f"{target}: calibrated on {calibration.crystals:,} crystals of {calibration.on}. "
-        "A bound is the error that the model expects times the factor."
+        "A bound is the predicted error times the factor."
     )
     if left_out:
-        typer.echo(f"Left out: {left_out:,} with elements that the model never saw.")
+        typer.echo(f"left out: {left_out:,} with elements that are not in the training data")

@@ -7,7 +7,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import typer
 
@@ -19,6 +20,10 @@ Device: TypeAlias = Annotated[str, typer.Option("--device", help="auto, cpu, cud
 NoDevice: TypeAlias = Annotated[str, typer.Option("--device", hidden=True)]
 Quiet: TypeAlias = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress and no table.")]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+# Options of the commands that read datasets.
+Data: TypeAlias = Annotated[list[Path], typer.Option(help="Dataset folder; repeatable.")]
+Split: TypeAlias = Annotated[Literal["train", "val", "test"], typer.Option(help="Split of the datasets.")]
 
 # Options of the commands that write a dataset.
 Name: TypeAlias = Annotated[

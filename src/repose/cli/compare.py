@@ -7,32 +7,29 @@ from typing import Annotated
 
 import typer
 
-from repose.cli.common import Device, Json, Progress, Quiet
+from repose.cli.common import Data, Device, Json, Progress, Quiet, Split
 
 
 def compare(
-    data: Annotated[list[Path], typer.Option(help="Dataset directory; may be given several times.")],
+    data: Data,
     model: Annotated[
-        list[str] | None, typer.Option(help="Model, by name or directory; repeatable. None: all that ship.")
+        list[str] | None, typer.Option(help="Model, by name or folder; repeatable. Default: all shipped.")
     ] = None,
     invariance: Annotated[
         bool,
         typer.Option(
             "--invariance",
-            help="Write every crystal in other ways, turned, in another basis, as a supercell, and see how "
-            "much the answers change.",
+            help="Compare predictions for equivalent cells: rotated, other lattice vectors, supercells.",
         ),
     ] = False,
-    split: Annotated[str, typer.Option(help="Which crystals: train, val or test.")] = "test",
-    count: Annotated[
-        int | None, typer.Option(min=1, help="So many crystals of every dataset. None: all.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the table here, in Markdown.")] = None,
+    split: Split = "test",
+    count: Annotated[int | None, typer.Option(min=1, help="Crystals of each dataset. Default: all.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Markdown file for the table.")] = None,
     device: Device = "auto",
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Compare models with each other.
+    """Compare models with each other, e.g. their dependence on the choice of the unit cell.
 
     Example: repose compare --invariance --model default --model e3relax-h2 --data datasets/mine
     """
@@ -41,13 +38,13 @@ def compare(
 
     from repose.atomic_write import replacing_file
     from repose.cli.evaluate import load_all
-    from repose.data.dataset import SPLITS, Dataset
+    from repose.data.dataset import Dataset
     from repose.models.checkpoint import shipped_models
 
     if not invariance:
-        raise typer.BadParameter("what to compare? So far there is --invariance.", param_hint="--invariance")
-    if split not in SPLITS:
-        raise typer.BadParameter(f"expected {', '.join(SPLITS)}; got '{split}'.", param_hint="--split")
+        raise typer.BadParameter(
+            "choose a comparison; the only one is --invariance.", param_hint="--invariance"
+        )
     datasets = [Dataset(directory) for directory in data]
     relaxers = load_all(model or [name for name in shipped_models() if name != "default"], device)
 

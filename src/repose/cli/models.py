@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import typer
 
 from repose.cli.common import Json, NoDevice, Quiet, console
+
+# Columns of the table: heading, and key of the test errors of a model.
+ERRORS = {"coord. Å": "coordinates (Å)", "lattice Å": "lattice (Å)", "match %": "match (%)"}
+WIDTH = 100
 
 
 def models(
@@ -12,61 +19,78 @@ def models(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """List the models that come with Repose: family, parameters, training data, test errors, calibration.
+    """List the shipped models: family, size, errors on their test splits, training data and elements.
 
     Example: repose models
     """
     import json
 
     from repose.crystal.elements import symbol
-    from repose.models.checkpoint import WEIGHTS, load_config, shipped_models
+    from repose.models.checkpoint import count_parameters, load_config, shipped_models
 
     del device
     rows = []
     for name, directory in shipped_models().items():
         config = load_config(directory)
-        known = config.calibration
+        calibration = config.calibration
         rows.append(
             {
                 "name": name,
                 "family": config.family,
-                "parameters": _parameters(directory / WEIGHTS),
+                "parameters": count_parameters(directory),
                 "elements": len(config.elements),
                 "symbols": [symbol(number) for number in sorted(config.elements)],
                 "trained_on": config.trained_on,
                 "test_error": config.test_error,
-                "calibration": None if known is None else {"crystals": known.crystals, "on": known.on},
+                "calibration": calibration and {"crystals": calibration.crystals, "on": calibration.on},
                 "path": str(directory),
             }
         )
     if as_json:
         for row in rows:
             typer.echo(json.dumps(row))
-        return
-    if quiet:
+    elif quiet:
         for row in rows:
             typer.echo(row["name"])
-        return
+    else:
+        _print_table(rows)
+        _print_groups("Training data", rows, lambda row: row["trained_on"])
+        _print_groups("Elements", rows, lambda row: _spans(row["symbols"]))
+
+
+def _print_table(rows: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
-    headings = ("name", "family", "parameters", "elements", "trained on", "test error", "uncertainty")
-    table = Table(*headings, title="Models known here")
+    table = Table("name", "family")
+    for heading in ("parameters", "elements", *ERRORS, "calibrated on"):
+        table.add_column(heading, justify="right")
     for row in rows:
-        errors = "\n".join(f"{metric}: {value:.3g}" for metric, value in row["test_error"].items())
-        numbers = (f"{row['parameters']:,}", str(row["elements"]))
-        known = row["calibration"]
-        uncertainty = f"calibrated on {known['crystals']:,} crystals" if known else "-"
-        table.add_row(row["name"], row["family"], *numbers, row["trained_on"], errors, uncertainty)
+        errors = [row["test_error"].get(key) for key in ERRORS.values()]
+        table.add_row(
+            row["name"],
+            row["family"],
+            f"{row['parameters']:,}",
+            str(row["elements"]),
+            *("-" if error is None else f"{error:.3g}" for error in errors),
+            f"{row['calibration']['crystals']:,} crystals" if row["calibration"] else "-",
+        )
     console().print(table)
-    sets: dict[tuple[str, ...], list[str]] = {}
+    typer.echo("Errors: means over the test split of each model; the splits differ.")
+
+
+def _print_groups(title: str, rows: list[dict[str, Any]], text: Callable[[dict[str, Any]], str]) -> None:
+    """Print a text for each model, once for all models that share it."""
+    import textwrap
+
+    groups: dict[str, list[str]] = {}
     for row in rows:
-        sets.setdefault(tuple(row["symbols"]), []).append(row["name"])
-    for symbols, names in sets.items():
-        typer.echo(f"Elements of {', '.join(names)}: {_spans(symbols)}")
+        groups.setdefault(text(row), []).append(row["name"])
+    for shared, names in groups.items():
+        typer.echo(textwrap.fill(f"{title} of {', '.join(names)}: {shared}", WIDTH, subsequent_indent="  "))
 
 
-def _spans(symbols: tuple[str, ...]) -> str:
-    """Symbols of elements, neighbours in the periodic table joined: ``"H, Li-F, Na"``."""
+def _spans(symbols: list[str]) -> str:
+    """Return symbols of elements, with neighbours in the periodic table joined: ``"H, Li-F, Na"``."""
     from ase.data import atomic_numbers
 
     spans: list[list[str]] = []
@@ -76,26 +100,3 @@ def _spans(symbols: tuple[str, ...]) -> str:
         else:
             spans.append([name])
     return ", ".join(span[0] if len(span) == 1 else f"{span[0]}-{span[-1]}" for span in spans) or "all"
-
-
-def _parameters(path: object) -> int:
-    """Number of weights in a safetensors file, from its header alone.
-
-    What calibration writes beside them is none.
-    """
-    import json
-    import math
-    from pathlib import Path
-
-    from repose.errors import ModelError
-
-    try:
-        with Path(str(path)).open("rb") as stream:
-            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read: {error}.") from None
-    return sum(
-        math.prod(entry["shape"])
-        for name, entry in header.items()
-        if name != "__metadata__" and "out_of_distribution." not in name
-    )

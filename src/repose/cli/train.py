@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from repose.cli.common import Json, Quiet
+from repose.cli.common import Data, Json, Quiet
 from repose.cli.settings import Assignments, ConfigFile, read_settings, settings_command
 
 TrainCommand = settings_command("repose.config:TrainSettings")
@@ -15,7 +15,7 @@ TrainCommand = settings_command("repose.config:TrainSettings")
 
 def train(
     model: Annotated[str, typer.Option(help="Model family, e.g. e3relax.")],
-    data: Annotated[list[Path], typer.Option(help="Dataset folder; repeatable.")],
+    data: Data,
     out: Annotated[Path, typer.Option(help="Folder of the run: model, checkpoint, logs.")],
     init_from: Annotated[str | None, typer.Option(help="Model to fine-tune, by name or folder.")] = None,
     config: ConfigFile = None,

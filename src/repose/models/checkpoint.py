@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -136,6 +138,27 @@ def load_model(directory: Path) -> tuple[Network[Any], ModelConfig]:
             f"{', '.join(missing) or 'nothing'}; unknown {', '.join(strange) or 'nothing'}."
         )
     return network.eval().requires_grad_(False), config
+
+
+def count_parameters(directory: Path) -> int:
+    """Return the number of weights of a model directory, read from the header of its weights.
+
+    Statistics of the training data for the out-of-distribution distance are not counted.
+
+    Raises:
+        ModelError: The file cannot be read.
+    """
+    path = directory / WEIGHTS
+    try:
+        with path.open("rb") as stream:
+            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read: {error}.") from None
+    return sum(
+        math.prod(entry["shape"])
+        for name, entry in header.items()
+        if name != "__metadata__" and "out_of_distribution." not in name
+    )
 
 
 # Interatomic potentials that users may take for models.
