@@ -63,7 +63,7 @@ def real_pairs() -> str:
             cells += _savings(relaxed.get(name))
         rows.append(cells)
     head = ["DFT pairs", "input, Å", "Rescale, Å", "`default`, Å", "worse than input"]
-    return table(head + ["steps", "time saved"] * bool(relaxed), rows)
+    return table(head + ["CHGNet steps", "time saved"] * bool(relaxed), rows)
 
 
 def _savings(group: dict[str, Any] | None) -> list[str]:

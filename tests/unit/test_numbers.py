@@ -1,17 +1,15 @@
 """Tables in README and docs are those of the stored results, and results belong to the shipped models."""
 
 import hashlib
-import importlib.machinery
 import json
-import types
+import runpy
+from types import SimpleNamespace
 
 import pytest
 
 from support.paths import ROOT
 
-loader = importlib.machinery.SourceFileLoader("update_docs", str(ROOT / "tools" / "update_docs.py"))
-update_docs = types.ModuleType(loader.name)
-loader.exec_module(update_docs)
+update_docs = SimpleNamespace(**runpy.run_path(str(ROOT / "tools" / "update_docs.py")))
 
 TEXTS = {page.name: page.read_text(encoding="utf-8") for page in update_docs.PAGES}
 WEIGHTS = ROOT / "src" / "repose" / "weights"
