@@ -195,6 +195,15 @@ def test_noised_copies_keep_the_origin_and_the_vacuum(pairs):
     _, cell = perturb(sheet, sampling, rng)
     assert np.allclose(cell[2], [0, 0, 20.0])
     assert np.allclose(cell[:2, 2], 0)
+    # The strain of a wire along a is along a, whatever the angle between the vectors that do not repeat.
+    tilted = np.array([[3.0, 0.0, 0.0], [0.0, 20.0, 0.0], [0.0, 12.0, 16.0]])
+    wire = Pair(
+        **{**vars(pairs[0]), "pbc": np.array([True, False, False]), "relaxed_cell": tilted},
+    )
+    _, cell = perturb(wire, sampling, rng)
+    assert np.allclose(cell[1:], tilted[1:], atol=1e-12)
+    assert np.allclose(cell[0, 1:], 0, atol=1e-12)
+    assert abs(cell[0, 0] - 3.0) > 1e-4
 
 
 def test_rewriting_changes_the_description_and_not_the_crystal(pairs):

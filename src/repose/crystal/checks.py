@@ -87,20 +87,20 @@ def close_atoms(
 def invalid_reason(
     positions: NDArray[Any], cell: NDArray[Any], old_cell: NDArray[Any], violation: float | None = None
 ) -> str | None:
-    """Why a predicted geometry is no crystal at all: not finite, flat, or inside out.
+    """Reason why a predicted geometry is not a crystal: not finite, flat, or inverted; None if it is one.
 
     Args:
-        positions: Predicted, A, ``(N, 3)``.
-        cell: Predicted, rows, A, ``(3, 3)``.
-        old_cell: Of the input, ``(3, 3)``.
-        violation: What predicted distances lack in the mean, A, if there are any.
+        positions: Predicted positions in A, ``(N, 3)``.
+        cell: Predicted lattice vectors as rows in A, ``(3, 3)``.
+        old_cell: Lattice vectors of the input in A, ``(3, 3)``.
+        violation: Mean violation of predicted distances in A, or None.
     """
     if violation is not None and not np.isfinite(violation):
         return "a predicted distance is not finite (NaN or infinity)."
     if not (np.isfinite(positions).all() and np.isfinite(cell).all()):
         return "the prediction is not finite (NaN or infinity)."
     if np.linalg.det(cell) / np.linalg.det(old_cell) < 1e-3:
-        return "the predicted cell is flat or turned inside out."
+        return "the predicted cell is flat or inverted."
     return None
 
 
@@ -113,40 +113,43 @@ def sanity_warnings(
     violation: float | None = None,
     vacuum: bool = False,
 ) -> str | None:
-    """Why a prediction is not to be believed.
+    """Reasons why a prediction is not plausible, in one string, or None.
 
     Args:
         numbers: Atomic numbers, ``(N,)``.
-        positions: Predicted, A, ``(N, 3)``.
-        cell: Predicted, rows, A, ``(3, 3)``.
+        positions: Predicted positions in A, ``(N, 3)``.
+        cell: Predicted lattice vectors as rows in A, ``(3, 3)``.
         pbc: Periodic directions, ``(3,)``.
         volume_change: Predicted over input volume, minus one.
-        violation: What predicted distances lack in the mean, A, if there are any.
-        vacuum: Whether the cell holds vacuum or separate molecules, so that known volumes say nothing.
+        violation: Mean violation of predicted distances in A, or None.
+        vacuum: Whether the cell contains vacuum or separate molecules, so that its volume is compared with
+            that of the input and not with known volumes.
     """
     reasons = []
     if violation is not None and violation > LARGEST_VIOLATION:
         reasons.append(
-            f"the predicted distances contradict each other: {violation:.2f} A are missing on average; "
-            f"believable are at most {LARGEST_VIOLATION:g}."
+            f"the predicted distances are inconsistent: their mean violation is {violation:.2f} A; expected "
+            f"at most {LARGEST_VIOLATION:g} A."
         )
-    if volume_change and (reason := _odd_volume(numbers, cell, volume_change, vacuum or not pbc.all())):
+    if volume_change and (reason := _volume_warning(numbers, cell, volume_change, vacuum or not pbc.all())):
         reasons.append(reason)
     if too_close := close_atoms(numbers, positions, cell, pbc, OVERLAP):
         reasons.append(f"in the prediction, {too_close}")
     return " ".join(reasons) or None
 
 
-def _odd_volume(numbers: NDArray[Any], cell: NDArray[Any], volume_change: float, vacuum: bool) -> str | None:
-    """Why a predicted volume is not to be believed; arguments as for `sanity_warnings`."""
+def _volume_warning(
+    numbers: NDArray[Any], cell: NDArray[Any], volume_change: float, vacuum: bool
+) -> str | None:
+    """Reason why a predicted volume is not plausible, or None; arguments as for `sanity_warnings`."""
     known = known_volumes()
     if vacuum or not known.knows(numbers):
         (low, high), ratio = VOLUME_RANGE, 1 + volume_change
-        said = f"{ratio:.2f} times that of the input"
+        found = f"{ratio:.2f} times that of the input"
     else:
-        expected, found = known.guess(numbers), abs(float(np.linalg.det(cell)))
-        (low, high), ratio = KNOWN_RANGE, found / expected
-        said = f"{found / len(numbers):.1f} A^3 an atom, {ratio:.2f} times what known crystals suggest"
+        volume = abs(float(np.linalg.det(cell)))
+        (low, high), ratio = KNOWN_RANGE, volume / known.guess(numbers)
+        found = f"{volume / len(numbers):.1f} A^3 per atom, {ratio:.2f} times that of known crystals"
     if low <= ratio <= high:
         return None
-    return f"the predicted volume is {said}; believable are {low:g} to {high:g} times."
+    return f"the predicted volume is {found}; expected {low:g} to {high:g} times."

@@ -6,6 +6,7 @@ Convention, used everywhere in Repose: a cell holds lattice vectors as ROWS, so 
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -87,6 +88,11 @@ def periodic_span(cells: Tensor, pbc: Tensor) -> Tensor:
     return (frame * kept) @ frame.mT
 
 
+def periodic_projector(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
+    """Return `periodic_span` of one crystal, ``(3, 3)``, from a cell ``(3, 3)`` and pbc ``(3,)`` in numpy."""
+    return periodic_span(torch.as_tensor(cell)[None], torch.as_tensor(pbc)[None])[0].numpy()
+
+
 def reduced(cells: Tensor) -> Tensor:
     """Short vectors that span the same lattices, so that what follows does not depend on the basis given.
 
@@ -111,23 +117,6 @@ def reduced(cells: Tensor) -> Tensor:
                 rows[one] = rows[one] - times.unsqueeze(-1) * rows[other]
                 changed = True
     return torch.stack(rows, dim=1)
-
-
-def polar(gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """Split a deformation gradient into stretch and rotation, ``F = stretch @ rotation``.
-
-    With row vectors the stretch acts first, in the frame of the undeformed crystal.
-
-    Args:
-        gradient: F with positive determinant, ``(S, 3, 3)``.
-
-    Returns:
-        Symmetric positive stretch and proper rotation, both ``(S, 3, 3)``.
-    """
-    left, singular, right = torch.linalg.svd(gradient)
-    rotation = left @ right
-    stretch = left @ torch.diag_embed(singular) @ left.transpose(-1, -2)
-    return stretch, rotation
 
 
 def nearest_image(vectors: Tensor, cells: Tensor, system_index: Tensor) -> Tensor:

@@ -177,7 +177,7 @@ def symmetrise(
         )
     if not np.isfinite(new_positions).all():
         raise InvalidCrystalError("the predicted positions hold NaN or infinity; they cannot be symmetrised.")
-    stretch, rotation = _polar(_deformation(cell, new_cell))
+    stretch, rotation = polar(_deformation(cell, new_cell))
     if group.n_operations == 1:
         return new_positions.copy(), new_cell.copy()
     point_group = np.unique(group.rotations, axis=0)
@@ -220,8 +220,7 @@ def constrain_cell(cell: ArrayLike, new_cell: ArrayLike, fix_axes: str | Iterabl
     sheet is, the normal of these two is brought back instead: they keep their predicted lengths and angle
     and do not tilt, and what was predicted for the vacuum has no influence.
 
-    A symmetrised cell keeps its symmetry if the group maps the held vectors among themselves. Atoms follow
-    with `apply_cell`.
+    A symmetrised cell keeps its symmetry if the group maps the held vectors among themselves.
 
     Args:
         cell: Input lattice vectors as rows in A, ``(3, 3)``.
@@ -263,12 +262,6 @@ def constrain_cell(cell: ArrayLike, new_cell: ArrayLike, fix_axes: str | Iterabl
         result[free] -= result[free] @ np.linalg.pinv(directions) @ directions
     result[held] = cell[held]
     return result
-
-
-def apply_cell(positions: ArrayLike, old_cell: ArrayLike, new_cell: ArrayLike) -> Floats:
-    """Positions in A, ``(N, 3)``, carried from one cell to another at the same fractional coordinates."""
-    positions, old_cell = _geometry(positions, old_cell)
-    return positions @ np.linalg.inv(old_cell) @ _cell(new_cell)
 
 
 class _AtomFinder:
@@ -357,11 +350,20 @@ def _dataset(numbers: NDArray[Any], positions: Floats, cell: Floats, symprec: fl
 def _ideal_cell(point_group: Integers, cell: Floats) -> Floats:
     """The cell nearest to ``cell``, not rotated, whose metric has the point group exactly."""
     metric = (point_group.transpose(0, 2, 1) @ (cell @ cell.T) @ point_group).mean(axis=0)
-    return cell @ _polar(np.linalg.solve(cell, np.linalg.cholesky(metric)))[0]
+    return cell @ polar(np.linalg.solve(cell, np.linalg.cholesky(metric)))[0]
 
 
-def _polar(gradient: Floats) -> tuple[Floats, Floats]:
-    """Stretch and rotation of ``gradient = stretch @ rotation``; see `repose.crystal.lattice.polar`."""
+def polar(gradient: Floats) -> tuple[Floats, Floats]:
+    """Split a deformation gradient F into stretch and rotation, ``F = stretch @ rotation``.
+
+    With row vectors the stretch acts first, in the frame of the undeformed crystal.
+
+    Args:
+        gradient: F with positive determinant, ``(3, 3)``.
+
+    Returns:
+        Symmetric positive stretch and proper rotation, both ``(3, 3)``.
+    """
     left, singular, right = np.linalg.svd(gradient)
     return (left * singular) @ left.T, left @ right
 

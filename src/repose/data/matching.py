@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from repose.crystal.symmetry import polar
 from repose.errors import InvalidCrystalError
 
 # Displacements up to this leave no doubt about who is who: two atoms never stand closer (A).
@@ -63,8 +64,7 @@ def stretch_and_rotation(cell: np.ndarray, relaxed_cell: np.ndarray) -> tuple[np
             "the unrelaxed and the relaxed cell differ in handedness (one determinant is negative); "
             "write both with lattice vectors in one and the same order."
         )
-    left, singular, right = np.linalg.svd(gradient)
-    return left @ np.diag(singular) @ left.T, left @ right
+    return polar(gradient)
 
 
 def rotation_angle(rotation: np.ndarray) -> float:

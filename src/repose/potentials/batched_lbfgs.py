@@ -23,6 +23,7 @@ import torch
 
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.checks import close_atoms
+from repose.crystal.lattice import periodic_projector
 from repose.potentials.base import Evaluation, Potential
 from repose.potentials.settings import LbfgsSettings
 
@@ -83,7 +84,8 @@ class Walk(Generic[K]):
         # Moves, changes of the gradient, and one over their product.
         self._history: deque[tuple[np.ndarray, np.ndarray, float]] = deque(maxlen=settings.history)
         # Projector on the directions that may be strained.
-        self._strained = np.zeros((3, 3)) if settings.fixed_cell else _periodic_space(self._cell, crystal)
+        span = periodic_projector(self._cell, self.crystal.pbc[0].numpy())
+        self._strained = np.zeros((3, 3)) if settings.fixed_cell else span
 
     @property
     def here(self) -> CrystalBatch:
@@ -249,12 +251,3 @@ def _steps(batch: CrystalBatch, found: Evaluation) -> Iterator[Step]:
         found.stress.cpu().numpy(),
     )
     yield from map(Step, *columns)
-
-
-def _periodic_space(cell: np.ndarray, crystal: CrystalBatch) -> np.ndarray:
-    """Projector on the directions that may be strained: a sheet keeps its vacuum, ``(3, 3)``."""
-    across = cell[~crystal.pbc[0].numpy()]
-    if len(across) == 0:
-        return np.eye(3)
-    basis = np.linalg.svd(across, full_matrices=False)[2]
-    return np.eye(3) - basis.T @ basis

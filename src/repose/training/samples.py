@@ -1,4 +1,4 @@
-"""Batches for training: inputs drawn from paths, noised copies, packed by edge count."""
+"""Batches for training and validation: augmented inputs, batched by their number of edges."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from repose.crystal.lattice import periodic_projector
 from repose.data.dataset import Pair
 from repose.models.network import Network
 
-# Edges of so many crystals are counted at once.
-COUNTED_TOGETHER = 64
-# Edges of crystals, e.g. `repose.training.reading.EdgeCounts`.
-Counter = Callable[[Sequence[Pair]], list[int]]
+# Crystals in a batch that counts edges.
+COUNT_BATCH = 64
+# Function that returns the edges of every crystal, e.g. `repose.training.reading.EdgeCounts`.
+EdgeCounter = Callable[[Sequence[Pair]], list[int]]
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """A batch as the training step takes it.
+    """Batch of inputs and targets.
 
     Attributes:
         start: Starting geometry from `Network.prepare`.
@@ -41,7 +41,7 @@ class Sample:
     target: CrystalBatch
 
     def to(self, device: torch.device) -> Sample:
-        """The same on another device."""
+        """Copy on another device."""
         return Sample(self.start.to(device), self.graph.to(device), self.target.to(device))
 
 
@@ -50,9 +50,9 @@ def crystal(numbers: np.ndarray, positions: np.ndarray, cell: np.ndarray, pbc: n
     return CrystalBatch.single(numbers, positions, cell, pbc, torch.float32)
 
 
-def collate(network: Network[Any], drawn: Sequence[tuple[CrystalBatch, CrystalBatch]]) -> Sample:
-    """Join (input, target) pairs of single crystals and build the graph of the inputs."""
-    inputs, targets = zip(*drawn, strict=True)
+def collate(network: Network[Any], pairs: Sequence[tuple[CrystalBatch, CrystalBatch]]) -> Sample:
+    """Batch (input, target) pairs of single crystals, and build the graph of the inputs."""
+    inputs, targets = zip(*pairs, strict=True)
     start, graph = network.prepare(CrystalBatch.collate(inputs))
     return Sample(start, graph, CrystalBatch.collate(targets))
 
@@ -65,12 +65,14 @@ def target_of(pair: Pair) -> CrystalBatch:
 def draw(
     pair: Pair, settings: SamplingSettings, rng: np.random.Generator
 ) -> tuple[CrystalBatch, CrystalBatch]:
-    """An input and its target: the unrelaxed crystal, a frame of its path, or a noised relaxed one.
+    """Random input, and its target, the relaxed crystal.
+
+    The input is the unrelaxed crystal, a frame of its path, or a perturbed copy of the relaxed crystal.
 
     Args:
-        pair: What is drawn from.
-        settings: How often which.
-        rng: Source of randomness.
+        pair: The crystal.
+        settings: Shares of the kinds of inputs.
+        rng: Random number generator.
 
     Returns:
         Two batches of one crystal each.
@@ -83,43 +85,43 @@ def draw(
         positions, cell = frame.positions, frame.cell
     else:
         positions, cell = pair.positions, pair.cell
-    numbers, states = pair.numbers, [(positions, cell), (pair.relaxed_positions, pair.relaxed_cell)]
+    numbers, geometries = pair.numbers, [(positions, cell), (pair.relaxed_positions, pair.relaxed_cell)]
     if rng.random() < settings.rewritten and pair.pbc.all():
-        numbers, states = rewrite(numbers, states, rng)
-    first, last = (crystal(numbers, positions, cell, pair.pbc) for positions, cell in states)
+        numbers, geometries = equivalent_cell(numbers, geometries, rng)
+    first, last = (crystal(numbers, positions, cell, pair.pbc) for positions, cell in geometries)
     return first, last
 
 
-def rewrite(
-    numbers: np.ndarray, states: list[tuple[np.ndarray, np.ndarray]], rng: np.random.Generator
+def equivalent_cell(
+    numbers: np.ndarray, geometries: list[tuple[np.ndarray, np.ndarray]], rng: np.random.Generator
 ) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
-    """Write the same crystal in another lattice basis, and in half of the cases as a double cell.
+    """Describe a crystal in another random lattice basis, and in half of the cases by a double cell.
 
     Args:
         numbers: Atomic numbers, ``(n,)``.
-        states: Positions ``(n, 3)`` and cell ``(3, 3)`` in A of the same atoms; all are rewritten alike.
-        rng: Source of randomness.
+        geometries: Positions ``(n, 3)`` and cell ``(3, 3)`` in A of the same atoms; all get the same change.
+        rng: Random number generator.
 
     Returns:
-        Numbers and states of n or 2n atoms.
+        Numbers and geometries of n or 2n atoms.
     """
     basis = np.eye(3)[rng.permutation(3)] * rng.choice([-1, 1], (3, 1))
-    if rng.random() < 0.5:  # a shear: one vector gains another
+    if rng.random() < 0.5:  # add one lattice vector to another
         a, b = rng.permutation(3)[:2]
         basis[a] += rng.choice([-1, 1]) * basis[b]
     if rng.random() < 0.5:
         copy = np.eye(3)[rng.integers(3)]
         numbers = np.concatenate([numbers, numbers])
-        states = [
-            (np.concatenate([r, r + copy @ cell]), (np.eye(3) + np.diag(copy)) @ cell) for r, cell in states
+        geometries = [
+            (np.concatenate([r, r + copy @ cell]), (np.eye(3) + np.diag(copy)) @ cell) for r, cell in geometries
         ]
-    return numbers, [(positions, basis @ cell) for positions, cell in states]
+    return numbers, [(positions, basis @ cell) for positions, cell in geometries]
 
 
 def perturb(
     pair: Pair, settings: SamplingSettings, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Strain and rattle the relaxed crystal of a pair; the mean fractional coordinate stays.
+    """Strain the relaxed crystal of a pair and displace its atoms; mean fractional coordinates are kept.
 
     Returns:
         Positions ``(n, 3)`` and cell ``(3, 3)`` in A.
@@ -135,18 +137,17 @@ def perturb(
 
 
 class TrainingBatches(IterableDataset[Sample]):
-    """A pseudo-epoch of training batches, a function of seed, epoch and rank alone.
+    """Training batches of a pseudo-epoch.
 
-    Crystals come in a new random order in every pass over the data; batches are filled until the next
-    crystal would exceed the budget of edges. A run that is stopped and resumed at an epoch's start
-    therefore sees the same batches as one that was not.
+    Every pass over the data has a new random order; batches are filled up to the limit of edges. Batches depend
+    on seed, epoch and rank only, so a resumed run has the same batches as an uninterrupted run.
 
     Args:
         pairs: Training crystals.
         network: Its `prepare` builds the graphs.
-        settings: Budget, pseudo-epoch and augmentation.
-        seed: Source of all randomness.
-        counts: Edges of crystals; by default `edge_counts`, which builds all graphs.
+        settings: Limit of edges, pseudo-epoch and augmentation.
+        seed: Seed of all random numbers.
+        edge_counter: Counts the edges of crystals; default: `edge_counts`, which builds all graphs.
     """
 
     def __init__(
@@ -155,7 +156,7 @@ class TrainingBatches(IterableDataset[Sample]):
         network: Network[Any],
         settings: SamplingSettings,
         seed: int,
-        counts: Counter | None = None,
+        edge_counter: EdgeCounter | None = None,
     ) -> None:
         super().__init__()
         self.pairs = list(pairs)
@@ -164,7 +165,7 @@ class TrainingBatches(IterableDataset[Sample]):
         self.seed = seed
         self.epoch = 0
         self.rank, self.world = 0, 1
-        self.sizes = (counts or partial(edge_counts, network))(self.pairs)
+        self.sizes = (edge_counter or partial(edge_counts, network))(self.pairs)
 
     def plan(self) -> list[list[int]]:
         """Indices of the crystals of every batch of this epoch and rank."""
@@ -182,18 +183,18 @@ class TrainingBatches(IterableDataset[Sample]):
             yield self.sample([self.pairs[i] for i in indices], rng)
 
     def sample(self, pairs: Sequence[Pair], rng: np.random.Generator) -> Sample:
-        """What is drawn from the crystals of a batch."""
+        """Batch of random inputs of these crystals."""
         return collate(self.network, [draw(pair, self.settings, rng) for pair in pairs])
 
 
 class ValidationBatches(IterableDataset[Sample]):
-    """Validation crystals from their unrelaxed states, packed by edges, always in one order.
+    """Batches of validation crystals in their unrelaxed states, in a fixed order.
 
     Args:
         pairs: Crystals.
         network: Its `prepare` builds the graphs.
-        edges_per_batch: Budget.
-        counts: As of `TrainingBatches`.
+        edges_per_batch: Limit of edges.
+        edge_counter: See `TrainingBatches`.
     """
 
     def __init__(
@@ -201,11 +202,11 @@ class ValidationBatches(IterableDataset[Sample]):
         pairs: Sequence[Pair],
         network: Network[Any],
         edges_per_batch: int,
-        counts: Counter | None = None,
+        edge_counter: EdgeCounter | None = None,
     ) -> None:
         super().__init__()
         self.rank, self.world = 0, 1
-        sizes = (counts or partial(edge_counts, network))(pairs)
+        sizes = (edge_counter or partial(edge_counts, network))(pairs)
         self.network = network
         batches = batches_by_cost(
             np.argsort(sizes, kind="stable").tolist(), sizes.__getitem__, edges_per_batch
@@ -213,22 +214,22 @@ class ValidationBatches(IterableDataset[Sample]):
         self.batches = [[pairs[index] for index in indices] for indices in batches]
 
     def __iter__(self) -> Iterator[Sample]:
-        # Every process needs something to report: where there is not enough, all of them do all.
+        # Every process needs a batch: with fewer batches than processes, each takes all.
         shared = len(self.batches) >= self.world
         for pairs in self.batches[self.rank :: self.world] if shared else self.batches:
             yield self.sample(pairs)
 
     def sample(self, pairs: Sequence[Pair]) -> Sample:
-        """The crystals of a batch from their unrelaxed states."""
+        """Batch of these crystals in their unrelaxed states."""
         inputs = [crystal(p.numbers, p.positions, p.cell, p.pbc) for p in pairs]
         return collate(self.network, list(zip(inputs, map(target_of, pairs), strict=True)))
 
 
 def edge_counts(network: Network[Any], pairs: Sequence[Pair]) -> list[int]:
-    """Edges of every pair's unrelaxed crystal in the network's graph, found by building the graphs."""
+    """Edges of every unrelaxed crystal, counted by building the network's graphs."""
     counts = []
-    for first in range(0, len(pairs), COUNTED_TOGETHER):
-        some = pairs[first : first + COUNTED_TOGETHER]
+    for first in range(0, len(pairs), COUNT_BATCH):
+        some = pairs[first : first + COUNT_BATCH]
         batch = CrystalBatch.collate([crystal(p.numbers, p.positions, p.cell, p.pbc) for p in some])
         _, graph = network.prepare(batch)
         counts += torch.bincount(graph.system_index, minlength=len(some)).tolist()

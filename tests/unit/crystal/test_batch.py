@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
@@ -26,6 +27,25 @@ def test_collate_of_batches_of_several(crystals):
     twice = CrystalBatch.collate([crystals, crystals])
     assert twice.n_crystals == 2 * crystals.n_crystals
     assert torch.equal(twice.system_index[crystals.n_atoms :], crystals.system_index + crystals.n_crystals)
+
+
+def test_a_single_crystal_from_arrays():
+    """Lists, read-only arrays and other types are accepted; the arrays are copied."""
+    positions = np.arange(6.0).reshape(2, 3)[:, ::-1]
+    positions.flags.writeable = False
+    for numbers in ([6, 8], np.array([6, 8], dtype=np.int32)):
+        batch = CrystalBatch.single(numbers, positions, 4 * np.eye(3), [True, True, False], torch.float32)
+        assert batch.numbers.tolist() == [6, 8]
+        assert np.array_equal(batch.positions, positions)
+        assert (batch.n_crystals, batch.dtype, batch.pbc.tolist()) == (
+            1,
+            torch.float32,
+            [[True, True, False]],
+        )
+    batch.positions.zero_()
+    assert positions.any()
+    with pytest.raises(ShapeError, match="positions must be"):
+        CrystalBatch.single([6], positions, 4 * np.eye(3), [True] * 3)
 
 
 def test_is_frozen(crystals):

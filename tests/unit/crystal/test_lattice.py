@@ -10,14 +10,14 @@ from repose.crystal.lattice import (
     deformation,
     emptiest_slab,
     nearest_image,
+    periodic_projector,
     periodic_span,
-    polar,
     reduced,
     to_cartesian,
     to_fractional,
     volume,
 )
-from support.crystals import fcc, make_crystal, random_crystal, random_rotation
+from support.crystals import fcc, make_crystal, random_crystal
 
 SEEDS = st.integers(0, 10**6)
 
@@ -48,21 +48,10 @@ def test_volume_is_that_of_the_triple_product_for_either_hand(seed):
 
 
 @given(SEEDS)
-def test_deformation_and_polar(seed):
+def test_deformation(seed):
     cells, new = random_crystal(seed).cells, random_crystal(seed + 1).cells
     gradient = deformation(cells, new)
     assert torch.allclose(cells @ gradient, new, atol=1e-10)
-    stretch, rotation = polar(gradient)
-    assert torch.allclose(stretch @ rotation, gradient, atol=1e-10)
-    assert torch.allclose(stretch, stretch.mT, atol=1e-10)
-    assert torch.allclose(rotation @ rotation.mT, torch.eye(3, dtype=torch.float64), atol=1e-10)
-    assert (torch.linalg.eigvalsh(stretch) > 0).all()
-
-
-def test_polar_of_a_rotation_has_no_stretch():
-    stretch, rotation = polar(random_rotation(3)[None])
-    assert torch.allclose(stretch[0], torch.eye(3, dtype=torch.float64), atol=1e-12)
-    assert torch.allclose(rotation[0], random_rotation(3), atol=1e-12)
 
 
 @given(SEEDS)
@@ -110,6 +99,9 @@ def test_the_span_of_periodic_vectors():
     along = cells[2, 1] / cells[2, 1].norm()
     assert torch.allclose(span[2], torch.outer(along, along))
     assert not span[3].any()
+    for cell, periodic in zip(cells, pbc, strict=True):
+        alone = periodic_span(cell[None], periodic[None])[0]
+        assert np.array_equal(periodic_projector(cell.numpy(), periodic.numpy()), alone)
 
 
 @given(SEEDS)

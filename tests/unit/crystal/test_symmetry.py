@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from repose.crystal import symmetry
 from repose.crystal.symmetry import (
     SpaceGroup,
-    apply_cell,
     constrain_cell,
     find_space_group,
     idealise,
+    polar,
     space_group_number,
     symmetrise,
 )
@@ -102,10 +102,15 @@ def random_rotation(rng):
     return q * np.sign(np.linalg.det(q))
 
 
+def with_cell(positions, cell, new_cell):
+    """Positions with the same fractional coordinates in another cell."""
+    return positions @ np.linalg.solve(cell, new_cell)
+
+
 def predict(rng, positions, cell, size=0.05):
     """A random prediction: atoms moved, lattice strained and a little turned."""
     new_cell = cell @ (np.eye(3) + size * rng.normal(size=(3, 3)))
-    return apply_cell(positions, cell, new_cell) + 2 * size * rng.normal(size=positions.shape), new_cell
+    return with_cell(positions, cell, new_cell) + 2 * size * rng.normal(size=positions.shape), new_cell
 
 
 def asymmetry(group, positions, cell):
@@ -456,7 +461,7 @@ def test_sheet_keeps_its_vacuum(seed):
     group = find_space_group(numbers, positions, cell, pbc)
     new_positions, new_cell = symmetrise(group, positions, cell, new_positions, new_cell)
     held = constrain_cell(cell, new_cell, "c")
-    assert asymmetry(group, apply_cell(new_positions, new_cell, held), held) < TOLERANCE
+    assert asymmetry(group, with_cell(new_positions, new_cell, held), held) < TOLERANCE
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -470,7 +475,7 @@ def test_monoclinic_vectors_held(seed):
         held = constrain_cell(cell, new_cell, axes)
         assert (held[index] == cell[index]).all()
         assert np.abs(held[1] @ held[[0, 2]].T).max() < TOLERANCE
-        assert asymmetry(group, apply_cell(new_positions, new_cell, held), held) < TOLERANCE
+        assert asymmetry(group, with_cell(new_positions, new_cell, held), held) < TOLERANCE
         assert np.abs(held - cell).max() > 1e-3
 
 
@@ -527,11 +532,10 @@ def test_wrong_axes():
         constrain_cell(cell, -cell, "c")
 
 
-def test_apply_cell_keeps_fractional_coordinates():
-    rng = np.random.default_rng(8)
-    cell, new_cell, fractional = (
-        np.eye(3) + rng.random((3, 3)),
-        np.eye(3) + rng.random((3, 3)),
-        rng.random((5, 3)),
-    )
-    assert close([apply_cell(fractional @ cell, cell, new_cell)], [fractional @ new_cell])
+def test_polar_decomposition():
+    rng = np.random.default_rng(0)
+    for gradient in (np.eye(3) + 0.3 * rng.random((3, 3)), random_rotation(rng)):
+        stretch, rotation = polar(gradient)
+        assert close([stretch @ rotation, stretch, rotation @ rotation.T], [gradient, stretch.T, np.eye(3)])
+        assert np.linalg.eigvalsh(stretch).min() > 0
+    assert close([stretch], [np.eye(3)])

@@ -1,4 +1,4 @@
-"""Bounds that hold, errors to expect, and what lies outside of what a model knows."""
+"""Conformal bounds, expected errors and out-of-distribution detection."""
 
 import json
 import math
@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 import repose
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.graph import edge_vectors
-from repose.crystal.lattice import polar
 from repose.errors import ConfigError
 from repose.models.checkpoint import load_model, save_model
 from repose.models.prediction import ErrorScales, Geometry
@@ -24,7 +23,7 @@ from repose.relaxer.direct import DirectRelaxer
 from repose.training.calibrate import calibrate, calibrate_model
 from repose.training.losses import component_errors, laplace, scale_loss, training_loss
 from repose.training.samples import collate, crystal, target_of
-from support.crystals import perovskite, random_crystal, random_pairs, rock_salt
+from support.crystals import perovskite, random_crystal, random_pairs, random_rotation, rock_salt
 from support.tiny import random_relaxer
 
 CALIBRATION = Calibration(
@@ -57,8 +56,8 @@ def test_the_factor_is_the_ratio_of_the_right_rank():
 
 
 @pytest.mark.parametrize("level", [50, 80, 90, 95])
-def test_bounds_cover_what_they_say_however_bad_the_model(level):
-    """Expected errors that have nothing to do with the errors, and some that have; 400 calibrations of 99."""
+def test_bounds_cover_for_any_model(level):
+    """Expected errors that are unrelated to the errors, and some that are related; 400 calibrations of 99."""
     rng = np.random.default_rng(0)
     for informed in (False, True):
         covered = []
@@ -73,14 +72,14 @@ def test_bounds_cover_what_they_say_however_bad_the_model(level):
 @seed(0)
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.floats(1e-6, 1e3), min_size=9, max_size=60), st.floats(1e-3, 1e3))
-def test_bounds_do_not_care_about_the_unit_of_the_expectation(errors, unit):
+def test_bounds_do_not_depend_on_the_unit_of_expected_errors(errors, unit):
     errors = np.array(errors)
     expected = np.linspace(1, 2, len(errors))
     bound = conformal_factor(errors, expected) * expected
     assert np.allclose(conformal_factor(errors, unit * expected) * unit * expected, bound)
 
 
-def test_too_few_crystals_are_said_to_be_too_few():
+def test_too_few_crystals_are_refused():
     network = random_relaxer("e3relax").network.float()
     with pytest.raises(ConfigError, match="8 crystals are too few"):
         calibrate(network, random_pairs(8), random_pairs(8, 50), "few")
@@ -117,7 +116,7 @@ def test_latent_distance_is_the_mahalanobis_distance():
     assert module(probe).min() > module(seen).mean()
 
 
-def test_a_direction_without_spread_does_no_harm():
+def test_a_direction_without_spread():
     seen = torch.randn(100, 4, generator=torch.Generator().manual_seed(0))
     seen[:, 2] = 1.0
     module = MahalanobisDistance(4)
@@ -133,11 +132,11 @@ def test_quantile_is_one_of_the_values():
     assert quantile(torch.arange(1.0, 102.0), 50) == 51.0
 
 
-# ErrorScales
+# Uncertainty head
 
 
 @pytest.mark.parametrize("family", ["e3relax", "e3relax-h2", "reposenet"])
-def test_the_head_changes_no_prediction_and_teaches_the_trunk_nothing(family, batch):
+def test_the_head_changes_neither_predictions_nor_gradients_of_the_trunk(family, batch):
     with_head = random_relaxer(family, uncertainty_head=True).network.requires_grad_(True)
     without = random_relaxer(family, uncertainty_head=False).network.requires_grad_(True)
     missing, strange = without.load_state_dict(with_head.state_dict(), strict=False)
@@ -161,9 +160,9 @@ def test_the_head_changes_no_prediction_and_teaches_the_trunk_nothing(family, ba
 
 
 @pytest.mark.parametrize("family", ["e3relax", "e3relax-h2", "reposenet"])
-def test_scales_do_not_depend_on_how_the_crystal_is_turned_or_ordered(family, batch):
+def test_scales_are_invariant(family, batch):
     network = random_relaxer(family).network
-    rotation = polar(torch.randn(1, 3, 3, generator=torch.Generator().manual_seed(1)).double() + 1)[1][0]
+    rotation = random_rotation(1)
     turned = batch.with_geometry(batch.positions @ rotation, batch.cells @ rotation)
     flipped = batch.with_geometry(-batch.positions, -batch.cells)
     first = network(*network.prepare(batch)).error_scales
@@ -185,7 +184,7 @@ def test_the_best_scale_is_the_mean_error():
     assert torch.exp(-laplace(x, torch.tensor(0.7))).sum() * 1e-3 == pytest.approx(1, abs=1e-3)
 
 
-def test_errors_that_scales_are_about(batch):
+def test_component_errors(batch):
     """A crystal stretched by 3 % along one axis is off by that strain, an atom by the mean over x, y, z."""
     stretch = torch.diag(torch.tensor([1.03, 1.0, 1.0], dtype=torch.float64))
     target = batch.with_geometry(batch.positions + torch.tensor([0.3, 0.0, 0.0]), batch.cells @ stretch)
@@ -204,7 +203,7 @@ def test_errors_that_scales_are_about(batch):
 
 
 @pytest.mark.parametrize("family", ["deeprelax", "e3relax", "e3relax-h2", "reposenet"])
-def test_an_estimate_is_expectation_times_factor(family, batch):
+def test_bounds_are_expected_errors_times_factors(family, batch):
     relaxer = random_relaxer(family)
     assert relaxer.relax_batch(batch).bounds == {}
     relaxer.config = relaxer.config.model_copy(update={"calibration": CALIBRATION})
@@ -228,7 +227,7 @@ def test_an_estimate_is_expectation_times_factor(family, batch):
 
 
 @pytest.mark.parametrize("family", ["deeprelax", "e3relax"])
-def test_results_say_how_sure_they_are(family):
+def test_results_have_uncertainties(family):
     relaxer = random_relaxer(family)
     crystals = [
         bulk("MgO", "rocksalt", a=4.2),
@@ -254,8 +253,8 @@ def test_results_say_how_sure_they_are(family):
     assert "Mg-S" in sulfide.outside
 
 
-def test_bonds_are_those_of_the_atoms_as_written():
-    """An atom written many cells away: the network sees it nearer, bonds name it where it is."""
+def test_bonds_join_the_images_given():
+    """An atom many cells away is wrapped for the network; the shift of its bonds undoes this."""
     relaxer = random_relaxer("e3relax", lattice_offset="axis", frame="affine")
     relaxer.config = relaxer.config.model_copy(update={"calibration": CALIBRATION})
     atoms = bulk("MgO", "rocksalt", a=4.2)
@@ -268,7 +267,7 @@ def test_bonds_are_those_of_the_atoms_as_written():
     assert np.allclose(np.linalg.norm(vectors, axis=1), bonds.length, atol=1e-8)
 
 
-def test_a_crystal_without_bonds_has_no_uncertainty_rather_than_a_small_one():
+def test_a_crystal_without_bonds_has_no_uncertainty():
     relaxer = random_relaxer("deeprelax")
     relaxer.config = relaxer.config.model_copy(update={"calibration": CALIBRATION})
     (result,) = relaxer.relax(bulk("MgO", "rocksalt", a=60.0))

@@ -23,9 +23,10 @@ def strained(atoms: Atoms, size: float, rng: np.random.Generator) -> Atoms:
     strain = rng.normal(0.0, size, (3, 3))
     strain = (strain + strain.T) / 2
     if not atoms.pbc.all():
-        # In the plane (or along the chain) spanned by the periodic lattice vectors.
-        periodic = np.linalg.qr(atoms.cell.array[atoms.pbc].T)[0]
-        strain = periodic @ (periodic.T @ strain @ periodic) @ periodic.T
+        from repose.crystal.lattice import periodic_projector  # imports torch
+
+        span = periodic_projector(atoms.cell.array, atoms.pbc)
+        strain = span @ strain @ span
     moved = atoms.copy()
     moved.set_cell(atoms.cell.array @ (np.eye(3) + strain), scale_atoms=True)
     return moved

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from repose.crystal.symmetry import polar
 from repose.data.dataset import SPLITS, Pair
 from repose.data.importers.structure_types import (
     GOOD,
@@ -226,8 +227,7 @@ def _pair(name: str, prototype: Prototype, target: Member, parent: Member, excha
     start = target.mapping.undo(replace(nearest, numbers=target.sites.numbers))
     goal = _sites(target.crystal)
     # The rotation, and the reflection if the parent had to be mirrored, are of no meaning to the input.
-    left, stretches, _ = np.linalg.svd(np.linalg.solve(goal.cell, start.cell))
-    cell = goal.cell @ (left * stretches) @ left.T
+    cell = goal.cell @ polar(np.linalg.solve(goal.cell, start.cell))[0]
     fractional = start.fractional + (goal.fractional - start.fractional).mean(axis=0)
     replaced = sorted(set(zip(nearest.numbers.tolist(), target.sites.numbers.tolist(), strict=True)))
     tags = target.crystal.tags | {

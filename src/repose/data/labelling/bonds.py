@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from repose.crystal.lattice import periodic_projector
 from repose.crystal.neighbours import neighbours
 
 # Atoms are bonded up to this multiple of the sum of their covalent radii.
@@ -31,17 +32,10 @@ def bonds_kept(
     """
     swelling = abs(np.linalg.det(after[1])) / abs(np.linalg.det(before[1]))
     factor = swelling ** (1 / max(1, int(pbc.sum())))
-    stretch = np.eye(3) if pbc.all() else _in_plane(before[1], pbc)
-    stretch = np.eye(3) + (factor - 1) * stretch
+    stretch = np.eye(3) + (factor - 1) * periodic_projector(before[1], pbc)
     old = _bonds(numbers, pbc, before[0] @ stretch, before[1] @ stretch)
     new = _bonds(numbers, pbc, *after)
     return len(old & new) / len(old | new) if old | new else 1.0
-
-
-def _in_plane(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
-    """Projector on the periodic directions."""
-    basis = np.linalg.svd(cell[pbc], full_matrices=False)[2]
-    return basis.T @ basis
 
 
 def _bonds(
