@@ -45,14 +45,15 @@ def _main(
     pass
 
 
-app.command()(relax)
-app.command()(models)
-app.command(cls=TrainCommand)(train)
-app.command()(calibrate)
-app.command()(evaluate)
-app.command()(compare)
-app.add_typer(data.app, name="data")
-app.add_typer(bench.app, name="bench")
+RELAX, EVALUATE, TRAIN = "Relax crystals", "Evaluate models", "Train models"
+app.command(rich_help_panel=RELAX)(relax)
+app.command(rich_help_panel=RELAX)(models)
+app.command(rich_help_panel=EVALUATE)(evaluate)
+app.command(rich_help_panel=EVALUATE)(compare)
+app.add_typer(bench.app, name="bench", rich_help_panel=EVALUATE)
+app.add_typer(data.app, name="data", rich_help_panel=TRAIN)
+app.command(cls=TrainCommand, rich_help_panel=TRAIN)(train)
+app.command(rich_help_panel=TRAIN)(calibrate)
 
 
 def main() -> None:

@@ -38,10 +38,11 @@ def calibrate(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Calibrate the uncertainty of a model on crystals that were not used in its training.
+    """Calibrate the uncertainty of a model.
 
-    The bounds then hold for crystals that resemble these. Crystals that do not resemble the train split of
-    the datasets are marked as out of distribution. `repose train` calibrates at its end.
+    Use crystals that were not used in training. The bounds then hold for crystals that resemble these.
+    Crystals that do not resemble the train split of the datasets are marked as out of distribution. `repose
+    train` calibrates at its end.
 
     Example: repose calibrate runs/mine --data datasets/mine
     """

@@ -29,7 +29,7 @@ def compare(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Compare models with each other, e.g. their dependence on the choice of the unit cell.
+    """Compare models, e.g. how much they depend on the choice of the unit cell.
 
     Example: repose compare --invariance --model default --model e3relax-h2 --data datasets/mine
     """

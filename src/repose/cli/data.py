@@ -63,10 +63,11 @@ def import_(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Import relaxation paths (extended XYZ, VASP, ASE), CIF pairs, ASE databases or pymatgen JSON.
+    """Import files of relaxed crystals as a dataset.
 
-    Refused crystals are listed with the reason in OUT/refused.csv; the exit status is then 1, and all other
-    crystals are imported.
+    Reads relaxation paths (extended XYZ, VASP, ASE), CIF pairs, ASE databases and pymatgen JSON. Refused
+    crystals are listed with the reason in OUT/refused.csv; the exit status is then 1, and all other crystals
+    are imported.
 
     Example: repose data import archive/c2db --out datasets/c2db --calculator PBE
     """
@@ -130,9 +131,10 @@ def split(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Split a dataset again, each group into one split only.
+    """Split a dataset again.
 
-    The split of a group depends only on its name and the seed, so it is the same in every dataset.
+    Each group of crystals goes into one split. The split of a group depends only on its name and the seed, so
+    it is the same in every dataset.
 
     Example: repose data split datasets/mine --by prototype --fractions 0.7,0.1,0.2
     """
@@ -165,7 +167,7 @@ def pack(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Join datasets into a smaller one: single precision, and few frames of each path.
+    """Join datasets into a smaller one, in single precision and with few frames of each path.
 
     Example: repose data pack datasets/a datasets/b --out datasets/shared --frames 6 --share 0.5
     """

@@ -51,7 +51,7 @@ def fetch(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Download a public archive, check it, and import it as a dataset; without a name, list the archives.
+    """Download and import a public archive, or list the archives.
 
     Size, licence and record are shown before a question; without a terminal, answer it with `--yes`. Run the
     command again to continue an interrupted download. Without a network, save the file at the place that the

@@ -56,11 +56,12 @@ def generate(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Make unrelaxed crystals by substituting elements in prototypes or in relaxed crystals.
+    """Make unrelaxed crystals by substituting elements.
 
-    Volumes are unbiased estimates. No two candidates are equal. The same preset and seed give the same
-    candidates, and a larger set begins with a smaller one. Relax them with `repose data label`. The exit
-    status is 1 if a crystal of the given files cannot be read, or if fewer candidates than `--n` are found.
+    Elements are put into prototypes or into relaxed crystals. Volumes are unbiased estimates. No two
+    candidates are equal. The same preset and seed give the same candidates, and a larger set begins with a
+    smaller one. Relax them with `repose data label`. The exit status is 1 if a crystal of the given files
+    cannot be read, or if fewer candidates than `--n` are found.
 
     Example: repose data generate --preset bulk --n 1000 --out candidates/bulk
     """

@@ -70,10 +70,10 @@ def label(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Relax candidates with a calculator; keep all steps with energies, forces and stresses.
+    """Relax candidates with a calculator, and keep all steps.
 
-    Stop it at any time; the same command continues. Crystals that cannot be labelled are listed with the
-    reason in OUT/failed.parquet; the exit status is then 1.
+    Steps have energies, forces and stresses. Stop it at any time; the same command continues. Crystals that
+    cannot be labelled are listed with the reason in OUT/failed.parquet; the exit status is then 1.
 
     Example: repose data label candidates --calculator chgnet --out datasets/mine
     """

@@ -19,7 +19,7 @@ def models(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """List the shipped models: family, size, errors on their test splits, training data and elements.
+    """List the shipped models with their errors, training data and elements.
 
     Example: repose models
     """

@@ -57,10 +57,11 @@ def pair(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Make pairs by substitution: the input is a parent of the same structure type with replaced elements.
+    """Make unrelaxed/relaxed pairs by substitution.
 
-    Parents are always taken from the train split. Crystals without a parent are listed with the reason in
-    OUT/refused.csv; the exit status is then 1, and all other crystals are in the dataset.
+    The input is a parent of the same structure type with replaced elements. Parents are always taken from the
+    train split. Crystals without a parent are listed with the reason in OUT/refused.csv; the exit status is
+    then 1, and all other crystals are in the dataset.
 
     Example: repose data pair relaxed.csv.gz --out datasets/substituted --calculator PBE
     """

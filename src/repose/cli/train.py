@@ -33,10 +33,10 @@ def train(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Train or fine-tune a model. Stop it at any time; the same command continues.
+    """Train or fine-tune a model.
 
-    Hyperparameters of the family are settings too, e.g. `--set model.features=64`; the documentation lists
-    them.
+    Stop it at any time; the same command continues. Hyperparameters of the family are settings too, e.g.
+    `--set model.features=64`; the documentation lists them.
 
     Example: repose train --model e3relax --data datasets/mine --out runs/mine
     """
