@@ -1,4 +1,4 @@
-"""The ASE optimizer: one step, constraints and filters, and what a calculator confirms."""
+"""The ASE optimizer: one step, constraints, filters, convergence."""
 
 import numpy as np
 import pytest
@@ -62,7 +62,7 @@ def test_no_steps(calcium_oxide):
     assert list(dyn.irun()) == [False, False]
 
 
-def test_cell_filter_frees_the_cell(calcium_oxide):
+def test_the_cell_relaxes_with_a_cell_filter(calcium_oxide):
     from ase.filters import StrainFilter
 
     before = calcium_oxide.copy()
@@ -81,7 +81,7 @@ def test_masked_axis_stays():
     np.testing.assert_allclose(atoms.cell.lengths(), [4.62, 4.62, 4.2])
 
 
-def test_filter_holds_hidden_atoms():
+def test_a_filter_fixes_hidden_atoms():
     from ase.filters import Filter
 
     atoms = bulk("MgO", "rocksalt", a=4.2, cubic=True)
@@ -125,7 +125,7 @@ def tilted():
 @pytest.mark.parametrize("kind", [FrechetCellFilter, ExpCellFilter, UnitCellFilter])
 @given(mask=st.lists(st.booleans(), min_size=6, max_size=6), seed=st.integers(0, 99))
 def test_no_strain_leaks_through_a_mask(kind, mask, seed):
-    """On a tilted cell and with a prediction that is strained and turned."""
+    """On a tilted cell and with a prediction that is strained and rotated."""
     rng = np.random.default_rng(seed)
     turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]
     turn *= np.sign(np.linalg.det(turn))
@@ -195,7 +195,7 @@ def test_hydrostatic_strain_and_constant_volume():
             repose.DirectOptimizer(FrechetCellFilter(tilted(), **options), model=Known()).run()
 
 
-def test_vacuum_is_kept_and_said():
+def test_vacuum_is_kept_with_a_warning():
     sheet = mx2("MoS2", a=3.2, vacuum=8)
     sheet.pbc = True
     before = sheet.cell.array[2].copy()
@@ -235,7 +235,7 @@ def test_atoms_that_were_changed_are_relaxed_again(calcium_oxide):
 
 
 @pytest.mark.parametrize("filtered", [False, True])
-def test_true_only_where_a_calculator_confirms_it(filtered):
+def test_converged_only_with_a_calculator(filtered):
     def run(a, fmax, calculator=None):
         atoms = bulk("Cu", "fcc", a=a)
         atoms.calc = calculator
@@ -257,7 +257,7 @@ def test_true_only_where_a_calculator_confirms_it(filtered):
     assert not opt.converged()  # it does not stand where the step left it
 
 
-def test_a_calculator_without_stress_confirms_nothing_about_the_cell():
+def test_without_stress_the_cell_is_not_converged():
     class NoStress(LennardJones):
         implemented_properties = ("energy", "forces")
 
@@ -267,7 +267,7 @@ def test_a_calculator_without_stress_confirms_nothing_about_the_cell():
     assert not repose.DirectOptimizer(FrechetCellFilter(atoms), model=Known()).run(fmax=1e9)
 
 
-def test_constraints_of_the_atoms_hold(tiny):
+def test_constraints_of_the_atoms_are_kept(tiny):
     atoms = bulk("MgO", "rocksalt", a=4.2, cubic=True)
     atoms.rattle(0.05, seed=1)
     atoms.set_constraint(FixAtoms([0, 5]))

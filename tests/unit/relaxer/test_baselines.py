@@ -1,4 +1,4 @@
-"""Dummy and Rescale, the rows that every model is measured against."""
+"""Dummy and Rescale, the trivial baselines."""
 
 import numpy as np
 import pytest
@@ -33,14 +33,14 @@ def test_fit_by_hand():
     assert np.count_nonzero(fitted) == 2
 
 
-def test_ridge_draws_to_the_mean_and_never_to_zero():
+def test_ridge_regularises_towards_the_mean():
     numbers, volumes, _ = exact_data()
     mean = np.mean(volumes / [len(z) for z in numbers])
     fitted = fit_atomic_volumes(numbers, volumes, ridge=1e9)
     np.testing.assert_allclose(fitted[[3, 8, 12, 26, 56]], mean, rtol=0, atol=1e-5)
 
 
-def test_ridge_tells_apart_elements_that_always_come_together():
+def test_ridge_with_elements_that_always_occur_together():
     numbers = [np.array([11, 17])] * 3 + [np.array([29])]
     fitted = fit_atomic_volumes(numbers, np.array([40.0, 40, 40, 12]))
     assert fitted[11] == pytest.approx(fitted[17])
@@ -48,7 +48,7 @@ def test_ridge_tells_apart_elements_that_always_come_together():
 
 
 @pytest.mark.parametrize(("numbers", "volumes"), [([], []), ([np.array([3])], [1.0, 2.0])])
-def test_fit_refuses_what_does_not_pair(numbers, volumes):
+def test_fit_needs_one_volume_per_crystal(numbers, volumes):
     with pytest.raises(ShapeError, match="one volume for each"):
         fit_atomic_volumes(numbers, np.array(volumes))
 

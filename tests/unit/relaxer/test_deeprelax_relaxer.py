@@ -1,4 +1,4 @@
-"""DeepRelax in use: fast paths, and what must not be hidden."""
+"""DeepRelax as a relaxer: fast computation paths, and failures that are reported."""
 
 import copy
 
@@ -40,13 +40,13 @@ def test_fast_is_plain(path, options, crystals):
     for name in ("relaxed", "displaced", "scale", "displaced_scale"):
         a, b = (getattr(prediction.distances, name) for prediction in (expected, got))
         assert torch.allclose(a, b, atol=1e-4, rtol=1e-4), name
-    if options:  # elsewhere distances contradict each other, and what is then found is not smooth in them
+    if options:  # otherwise distances are inconsistent and the solution is not smooth in them
         expected, got = plain.predict(batch), fast.predict(batch)
         assert (expected.positions - batch.positions).abs().max() > 1e-2  # or else nothing is compared
         assert torch.allclose(expected.positions, got.positions, atol=1e-4, rtol=0)
 
 
-# What must not be hidden
+# Failures
 
 
 def atoms_of(*batches: CrystalBatch):
@@ -54,7 +54,7 @@ def atoms_of(*batches: CrystalBatch):
 
 
 @pytest.mark.parametrize("where", ["layers", *DeepRelax.heads])
-def test_weights_that_are_no_numbers_end_as_suspect(where):
+def test_weights_that_are_not_finite_make_results_suspect(where):
     relaxer = deeprelax_relaxer(**OURS)
     if not any(name.startswith(where) for name, _ in relaxer.network.named_parameters()):
         relaxer = deeprelax_relaxer(**{**OURS, "lattice": "matrix"})
@@ -67,7 +67,7 @@ def test_weights_that_are_no_numbers_end_as_suspect(where):
         assert "not finite" in result.reason
 
 
-def test_a_distance_that_is_no_number_makes_its_own_crystal_suspect(monkeypatch):
+def test_a_distance_that_is_not_finite_makes_its_crystal_suspect(monkeypatch):
     relaxer = deeprelax_relaxer(**OURS)
     given = atoms_of(rock_salt(), perovskite(), rock_salt(4.6))
 
@@ -84,16 +84,16 @@ def test_a_distance_that_is_no_number_makes_its_own_crystal_suspect(monkeypatch)
 
 
 @pytest.mark.parametrize("positions", ["bounds", "likelihood"])
-def test_distances_that_cannot_be_are_suspect_with_what_is_missing(monkeypatch, positions):
+def test_inconsistent_distances_are_suspect(monkeypatch, positions):
     relaxer = deeprelax_relaxer(**{**OURS, "positions": positions})
     spoiled(monkeypatch, relaxer, lambda d, graph: d.relaxed + 20)
     for result in relaxer.relax(atoms_of(rock_salt(), perovskite())):
         assert result.status == "suspect"
-        assert "contradict each other" in result.reason
+        assert "are inconsistent" in result.reason
 
 
 def spoiled(monkeypatch, relaxer, change) -> None:
-    """The relaxer's network predicts other distances from now on."""
+    """Change the distances that the relaxer's network predicts."""
     forward = relaxer.network.forward
 
     def other(batch, graph):

@@ -52,14 +52,14 @@ def wrapped(batch):
 
 
 def along_a(batch):
-    """The first lattice vector grows, and atoms with it."""
+    """The first lattice vector grows, with the atoms."""
     stretched = torch.diag(torch.tensor([1.1, 1, 1], dtype=torch.float64)) @ batch.cells
     fractional = to_fractional(batch.positions, batch.cells, batch.system_index)
     return to_cartesian(fractional, stretched, batch.system_index), stretched
 
 
 def by_atoms(batch):
-    """Everything grows by the number of atoms."""
+    """Positions and cell grow with the number of atoms."""
     scale = 1 + 0.1 * batch.counts.to(batch.cells)
     return batch.positions * scale[batch.system_index, None], batch.cells * scale[:, None, None]
 
@@ -72,14 +72,14 @@ def by_atoms(batch):
         (by_atoms, {"supercell"}),
     ],
 )
-def test_every_fault_is_seen_by_its_check(fault, seen):
+def test_every_fault_fails_its_check(fault, seen):
     batch = CrystalBatch.collate([random_crystal(k) for k in range(3)])
     found = {name for name, change in INVARIANCE_CHECKS.items() if change(Faulty(fault), batch, 0) > 1e-3}
     assert found >= seen
     assert not found & {"rotation", "reflection", "atom order"}
 
 
-def test_the_trivial_answer_changes_with_nothing(crystals):
+def test_dummy_is_invariant(crystals):
     assert all(change(Dummy(), crystals, 3) < 1e-12 for change in INVARIANCE_CHECKS.values())
 
 
@@ -138,15 +138,15 @@ def test_compare(command, tmp_path):
     assert (tmp_path / "t.md").read_text().startswith("| ")
 
 
-def test_compare_what(command):
+def test_compare_without_a_comparison(command):
     invoke, arguments = command
     assert invoke(arguments).exit_code == 2
     assert invoke([*arguments, "--invariance", "--split", "all"]).exit_code == 2
     assert invoke([*arguments, "--invariance", "--count", "1"]).exit_code == 0
 
 
-def test_single_precision_loses_no_digits_to_images_far_away():
-    """Atoms a hundred cells away: positions of 500 A, of which float32 keeps 3e-5 A, make up bonds."""
+def test_far_periodic_images_keep_single_precision():
+    """Atoms a hundred cells away: at 500 A float32 has a resolution of 3e-5 A only."""
     relaxer, batch = random_relaxer("reposenet"), random_crystal(3)
     relaxer.network.float()
     away = torch.tensor(np.random.default_rng(0).integers(-100, 101, (batch.n_atoms, 3)).astype(float))

@@ -1,4 +1,4 @@
-"""One crystal that fails leaves the others alone; atoms to hold by index and by mask."""
+"""Errors of one crystal do not affect the others; fixed atoms by index and by mask."""
 
 import numpy as np
 import pytest
@@ -57,7 +57,7 @@ def test_one_crystal_that_the_network_fails_on(error):
 @pytest.mark.parametrize(
     "error", [KeyboardInterrupt(), SystemExit(3), ConfigError("wrong"), ModelError("broken")]
 )
-def test_what_is_no_crystal_s_fault_is_raised(error):
+def test_errors_of_the_set_up_are_raised(error):
     with pytest.raises(type(error)):
         Fails(error).relax(crystals())
 
@@ -79,7 +79,7 @@ STEPS = {
 
 @pytest.mark.parametrize("step", STEPS)
 def test_every_step_is_isolated(step, monkeypatch):
-    """The step raises at its fourth call and goes on afterwards."""
+    """The step raises at its fourth call only."""
     owner, name = STEPS[step]
     original, calls = getattr(owner, name), []
 
@@ -104,7 +104,7 @@ def test_every_step_is_isolated(step, monkeypatch):
         np.testing.assert_allclose(results[k].structure.cell, 1.02 * given[k].cell.array, atol=1e-10)
 
 
-def test_things_that_are_no_crystals(tiny):
+def test_inputs_that_are_not_crystals(tiny):
     given = [
         bulk("MgO", "rocksalt", a=4.2), None, 7, object(), Molecule(["H"], [[0, 0, 0]]), {"a": 1}, b"bytes",
         Structure(Lattice.cubic(3), [{"Fe": 0.5, "Ni": 0.5}], [[0, 0, 0]]), bulk("CaO", "rocksalt", a=4.8),
@@ -124,7 +124,7 @@ def mgo():
 DISPLACEMENT = np.random.default_rng(0).normal(0, 0.02, (8, 3))
 
 
-def held(**options):
+def fixed_atoms(**options):
     (result,) = Known(None, DISPLACEMENT).relax([mgo()], symmetry="free", **options)
     change = result.structure.get_scaled_positions(wrap=False) - mgo().get_scaled_positions(wrap=False)
     return np.flatnonzero(np.abs(change).max(axis=1) < 1e-12).tolist()
@@ -150,7 +150,7 @@ def held(**options):
     ],
 )
 def test_atoms_by_index_and_by_mask(fix_atoms, expected):
-    assert held(fix_atoms=fix_atoms) == expected
+    assert fixed_atoms(fix_atoms=fix_atoms) == expected
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_atoms_by_index_and_by_mask(fix_atoms, expected):
     [[True, False], [True] * 9, [True, 2], [0, False], [1.0], [-1], np.array([-1]), ["0"], "0", 3, True, None,
      [[0, 1]], np.eye(8, dtype=bool), [None], np.array([0.5])],
 )  # fmt: skip
-def test_what_is_neither_index_nor_mask(fix_atoms):
+def test_neither_indices_nor_a_mask(fix_atoms):
     with pytest.raises(ConfigError, match="fix_atoms"):
         Known().relax([mgo()], fix_atoms=fix_atoms)
 

@@ -19,6 +19,7 @@ from repose.device import resolve_device
 from repose.errors import ConfigError, InvalidCrystalError, ModelError
 from repose.io import convert
 from repose.relaxer import memory
+from repose.relaxer.constraints import Constraints
 from support.tiny import Known, needs_default, save_tiny_model
 
 STRAIN = np.array([[1.02, 0.03, 0.0], [0.03, 0.97, -0.01], [0.0, -0.01, 1.05]])
@@ -68,7 +69,7 @@ def test_same_type_comes_back(tiny, calcium_oxide):
     assert isinstance(repose.relax(calcium_oxide, model=tiny), Atoms)
 
 
-def test_order_is_kept_whatever_the_batches(tiny):
+def test_order_is_kept_across_batches(tiny):
     relaxer = repose.load(tiny)
     structures = [bulk("MgO", "rocksalt", a=a).repeat(n) for a, n in ((4.0, 2), (4.3, 1), (4.1, 3), (4.2, 1))]
     done = []
@@ -84,7 +85,7 @@ def test_order_is_kept_whatever_the_batches(tiny):
 
 @given(seed=st.integers(0, 10_000), repeat=st.integers(-5, 5))
 def test_atom_moved_by_a_lattice_vector(seed, repeat):
-    """The answer moves by the same whole number of RELAXED lattice vectors."""
+    """The result moves by the same integer number of RELAXED lattice vectors."""
     rng = np.random.default_rng(seed)
     atoms = bulk("ZnO", "wurtzite", a=3.2, c=5.2)
     atoms.rattle(0.1, rng=rng)
@@ -98,7 +99,7 @@ def test_atom_moved_by_a_lattice_vector(seed, repeat):
     np.testing.assert_allclose(np.delete(shift, 1, axis=0), 0, atol=1e-10)
 
 
-def test_prediction_is_written_down_as_it_is(calcium_oxide):
+def test_the_prediction_is_returned_unchanged(calcium_oxide):
     displacement = np.array([[0.01, 0.0, 0.02], [0.0, -0.03, 0.0]])
     (result,) = Known(STRAIN, displacement).relax([calcium_oxide], symmetry="free")
     np.testing.assert_allclose(result.structure.cell, calcium_oxide.cell.array @ STRAIN, atol=1e-12)
@@ -161,7 +162,7 @@ def test_fixed_atoms_stay_and_the_others_move_relative_to_them():
     assert np.abs(fractional(result.structure) - fractional(atoms))[[0, 1, 3]].min() > 1e-4
 
 
-def test_constraints_of_the_structure_hold():
+def test_constraints_of_the_structure_are_kept():
     atoms = bulk("MgO", "rocksalt", a=4.2, cubic=True)
     displacement = np.random.default_rng(0).normal(0, 0.02, (8, 3))
     atoms.set_constraint([FixAtoms([0, 1]), FixScaled(3, [False, False, True])])
@@ -198,9 +199,9 @@ def test_left_handed_cells(tiny):
     ("relaxer", "words", "kept"),
     [
         (Known(np.eye(3) * np.nan), "not finite", True),
-        (Known(np.diag([1, 1, -1])), "inside out", True),
-        (Known(np.eye(3) * 1.6), "volume is 56.6 A^3 an atom, 3.81 times what known crystals", False),
-        (Known(np.eye(3) * 0.79), "volume is 6.8 A^3 an atom, 0.46 times", False),
+        (Known(np.diag([1, 1, -1])), "inverted", True),
+        (Known(np.eye(3) * 1.6), "volume is 56.6 A^3 per atom, 3.81 times that of known", False),
+        (Known(np.eye(3) * 0.79), "volume is 6.8 A^3 per atom, 0.46 times", False),
         (Known(displacement=[[0.48, 0.48, 0.48], [0, 0, 0]]), "atoms 0 (Ca) and 1 (O)", False),
         (Known(displacement=[[0.36, 0.36, 0.36], [0, 0, 0]]), "expected at least 1.21 A", False),
     ],
@@ -215,7 +216,7 @@ def test_suspects(relaxer, words, kept, calcium_oxide):
         assert (result.spacegroup_out, result.max_displacement) == (0, 0.0)
 
 
-def test_refusals_leave_the_others_alone(tiny, calcium_oxide):
+def test_refusals_do_not_affect_other_crystals(tiny, calcium_oxide):
     twice = Atoms("CaOO", [[0, 0, 0], [2.4, 0, 0], [2.4, 0.1, 4.8]], cell=[4.8] * 3, pbc=True)
     results = repose.load(tiny).relax([twice, calcium_oxide, "CaO", Atoms("Og", cell=[5] * 3, pbc=True)])
     assert [r.status for r in results] == ["refused", "relaxed", "refused", "refused"]
@@ -237,7 +238,7 @@ def test_suspects_warn(calcium_oxide):
 
 
 class Small(Known):
-    """Runs out of memory on more than some atoms, as PyTorch says it on a CPU."""
+    """Runs out of memory above a number of atoms, with PyTorch's message on a CPU."""
 
     def __init__(self, atoms):
         super().__init__(STRAIN)
@@ -282,8 +283,8 @@ def test_batches_follow_the_memory_model(tiny, monkeypatch):
     assert "of memory" in result.reason
 
 
-def test_batches_learn_from_the_memory_that_they_took(tiny, monkeypatch):
-    """As on a GPU, where it can be counted: batches take three times what the model says."""
+def test_batches_are_corrected_by_the_measured_memory(tiny, monkeypatch):
+    """As on a GPU: batches take three times the estimated memory."""
     relaxer, batches = counting(tiny, monkeypatch)
     size = relaxer.memory(convert.to_batch(bulk("MgO", "rocksalt", a=4.2)))
     monkeypatch.setattr(memory, "MIN_MEASURED_BYTES", 0.0)
@@ -301,7 +302,7 @@ def test_batches_learn_from_the_memory_that_they_took(tiny, monkeypatch):
     assert batches == [8, 2, 2]
 
 
-def test_small_batches_teach_nothing():
+def test_small_batches_do_not_correct_the_estimate():
     assert memory.Peak(5e9).ratio(1e6, before=2.0) == 2.0
     assert memory.Peak().ratio(1e12, before=2.0) == 2.0
 
@@ -324,11 +325,27 @@ def test_bad_options(tiny, calcium_oxide):
         relaxer.relax([calcium_oxide], fix_axes="z")
     with pytest.raises(ConfigError, match="counted from 0"):
         relaxer.relax([calcium_oxide], fix_atoms=[-1])
+    with pytest.raises(ConfigError, match="either constraints= or"):
+        relaxer.relax([calcium_oxide], fix_cell=True, constraints=Constraints())
     with pytest.raises(ModelError, match="no model 'nothing'"):
         repose.load("nothing")
     for name in ("tpu", "cuda:x", "cpu:1", f"cuda:{torch.cuda.device_count()}"):
         with pytest.raises(ConfigError):
             resolve_device(name)
+
+
+@pytest.mark.parametrize(
+    "options", [{"symmetry": "free"}, {"fix_cell": True}, {"fix_axes": "c"}, {"fix_atoms": (0,)}]
+)
+def test_constraints_as_one_object(options, calcium_oxide):
+    relaxer = Known(np.diag([1.01, 1.02, 1.03]), [[0.1, 0.0, 0.0], [0, 0, 0]])
+    given = {"symmetry": "free", **options}
+    (one,), (other,) = (
+        relaxer.relax([calcium_oxide], **given),
+        relaxer.relax([calcium_oxide], constraints=Constraints(**given)),
+    )
+    np.testing.assert_array_equal(one.structure.positions, other.structure.positions)
+    np.testing.assert_array_equal(one.structure.cell, other.structure.cell)
 
 
 def test_one_structure_is_a_list_of_one(tiny, calcium_oxide):

@@ -1,4 +1,4 @@
-"""Results in a notebook: paths in, bounds on structures, repr, tables, dictionaries, types."""
+"""Relaxation: input paths, uncertainties on structures, repr, tables, dictionaries, types."""
 
 import json
 import shutil
@@ -89,7 +89,7 @@ def test_paths(files):
     assert isinstance(relaxer.relax("cscl.json")[0].structure, Structure)
 
 
-def test_relax_gives_back_what_comes_in(files, oxide):
+def test_relax_returns_the_type_given(files, oxide):
     model = Known(1.02 * np.eye(3))
     structure = Structure(Lattice.cubic(4.2), ["Cs", "Cl"], [[0, 0, 0], [0.5] * 3])
     fixed = IStructure.from_sites(structure)

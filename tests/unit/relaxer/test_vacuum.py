@@ -1,4 +1,4 @@
-"""What the relaxer promises: molecules are refused, vacuum is kept, odd volumes are suspect."""
+"""Molecules, vacuum, and sanity checks of volumes and distances."""
 
 from dataclasses import replace
 
@@ -43,7 +43,7 @@ def sheet(**options):
 
 
 def zeolite():
-    """A box of rods, 10 A apart, which hold each other: open, but a framework."""
+    """Connected rods, 10 A apart: an open framework."""
     side = 10.4
     points = [[k / 4, 0, 0] for k in range(4)] + [[0, k / 4, 0] for k in range(1, 4)]
     points += [[0, 0, k / 4] for k in range(1, 4)]
@@ -51,7 +51,7 @@ def zeolite():
 
 
 def layered(gap):
-    """Layers of MoS2 as in the bulk, so far apart from sulphur to sulphur."""
+    """Bulk MoS2 with a gap in A between the sulphur atoms of adjacent layers."""
     atoms = mx2("MoS2", a=3.16)
     atoms.cell[2] = [0, 0, 3.19 + gap]
     atoms.pbc = True
@@ -188,7 +188,7 @@ def test_a_tilted_vacuum_vector_keeps_its_length_and_direction():
     assert np.array_equal(result.structure.cell[2], atoms.cell[2])
 
 
-def test_vacuum_along_no_lattice_vector_keeps_the_cell():
+def test_vacuum_between_lattice_vectors_keeps_the_cell():
     atoms = make_supercell(sheet(), [[1, 0, 1], [0, 1, 0], [0, 0, 1]])
     (result,) = Known(STRETCH, [[0.01, 0, 0], [0, 0, 0], [0, 0.01, 0]]).relax(atoms, symmetry="free")
     assert np.array_equal(result.structure.cell, atoms.cell)
@@ -218,7 +218,7 @@ def test_chains_and_slabs_keep_their_vacuum(atoms, kept):
     assert len([r for r in result.remarks if "vacuum" in r]) == len(kept)
 
 
-def test_the_path_is_held_like_the_answer():
+def test_constraints_apply_to_the_path():
     class WithPath(Known):
         def relax_batch(self, batch):
             relaxed = super().relax_batch(batch)
@@ -280,7 +280,7 @@ def test_volumes_of_known_crystals(name):
 
 
 def test_volumes_where_none_is_known():
-    """The volume of the input counts where the cell holds vacuum or an element has no known volume."""
+    """With vacuum, or elements without known volume, the volume is compared with that of the input."""
     neon = bulk("Ne", "fcc", a=4.4)
     sides = np.array([1.5, 1.5, 1.0])
     for atoms, growth in ((neon, 1.35 * np.eye(3)), (sheet(), np.diag(sides))):
@@ -311,7 +311,7 @@ def graphene(c):
 
 
 @pytest.mark.parametrize(("c", "kept"), [(6.5, False), (7.0, False), (9.0, True), (20.0, True)])
-def test_a_gap_is_kept_or_spoken_of(c, kept):
+def test_a_gap_is_kept_or_remarked_on(c, kept):
     (result,) = Known(0.9 * np.eye(3)).relax([graphene(c)])
     assert result.remarks
     assert result.structure.cell.lengths()[2] == pytest.approx(c if kept else 0.9 * c)
@@ -329,7 +329,7 @@ def test_layers_in_contact_need_no_remark():
 
 
 def test_molecules_that_collapse_are_suspect():
-    """Known volumes say nothing of molecules: that of the input does."""
+    """For molecules the volume is compared with that of the input."""
     nitrogen = Atoms("N2", [[0, 0, 0], [0, 0, 1.1]], cell=[5.0, 5.0, 5.0], pbc=True)
     (result,) = Known(0.7 * np.eye(3)).relax([nitrogen])
     assert result.status == "suspect"
