@@ -1,4 +1,4 @@
-"""What users give that is no crystal: refused with the file and the cause, and the rest is done."""
+"""Invalid inputs are refused with file and cause, and the others are relaxed."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def lines(folder, tmp_path_factory):
-    """Every bad file and a good one in one call."""
+    """Return the JSON lines of a call with all invalid files and a valid one."""
     work = tmp_path_factory.mktemp("output")
     model = save_tiny_model(work / "tiny", elements=range(1, 84))
     names = [str(folder / name) for name in (*BAD, *JUNK, "good.cif", "not_there.cif")]
@@ -78,7 +78,7 @@ def test_files_that_are_not_there(lines):
 
 
 def test_occupancy_that_ase_read(tmp_path):
-    """ASE keeps occupancies aside; Atoms that carry them are not ordered."""
+    """ASE stores occupancies in `info`; Atoms with partial occupancies are not ordered."""
     from ase.io import read as ase_read
 
     (tmp_path / "x.cif").write_text(BAD["partial.cif"][0])

@@ -62,7 +62,7 @@ def test_refused_crystals_are_named_and_the_others_imported(tmp_path):
     with (tmp_path / "set" / "refused.csv").open(newline="") as handle:
         (row,) = csv.DictReader(handle)
     assert row["id"] == "subst-042-00124"
-    # A new split keeps the list.
+    # A new split keeps the list of refused crystals.
     assert run("split", tmp_path / "set").exit_code == 0
     assert (tmp_path / "set" / "refused.csv").exists()
 
@@ -89,7 +89,7 @@ def test_cif_pairs_keep_the_split_of_their_tables(tmp_path):
     dataset = Dataset(tmp_path / "set")
     assert {p.id: p.split for p in dataset} == {"train-1": "train", "test-1": "test"}
     assert dataset.info.splits.startswith("as the source gives them")
-    # One and the same chemical system in both: it is said.
+    # The same chemical system is in both splits.
     assert json.loads(result.stdout)["groups"]["in_several_splits"] == ["Mn-O-Sr"]
 
 
@@ -100,7 +100,7 @@ def test_inspect_counts_what_is_there(dataset):
     assert sum(row["paths"] for row in rows) == 6
     assert sum(row["frames"] for row in rows) == PATHS.read_text().count("Lattice=") == 41
     assert summary["elements"]["O"] == summary["elements"]["Mn"] == 3
-    # The crystal that swells most, straight from its frames.
+    # The largest volume change, computed from the frames.
     frames = [a for a in read(PATHS, ":") if a.info["id"] == "bulk-031-00159"]
     swelling = frames[-1].get_volume() / frames[0].get_volume() - 1
     assert summary["volume_change"]["1"] == pytest.approx(swelling)
@@ -154,7 +154,7 @@ def test_wrong_usage_ends_with_status_2_and_changes_nothing(dataset, tmp_path, a
     names = {"SET": dataset, "MISSING": tmp_path / "missing", "OCCUPIED": tmp_path / "occupied"}
     result = run(*(names.get(a, a) for a in arguments))
     assert result.exit_code == 2
-    # typer breaks the lines of its own messages in boxes.
+    # typer prints its messages in boxes.
     assert message in " ".join(result.stderr.replace("│", " ").split())
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 

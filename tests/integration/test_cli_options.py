@@ -1,4 +1,4 @@
-"""Options of `repose relax` for sorting, filtering and resuming, and its promises about writing."""
+"""Options of `repose relax` for sorting, filtering and resuming; safety of written files."""
 
 import csv
 import json
@@ -84,7 +84,7 @@ def test_what_exists_is_skipped(work, model):
     assert os.stat("relaxed/three.extxyz").st_mtime_ns == before["three.extxyz"]
     text = relax("three.extxyz", "CaO.cif", "--model", model, "--skip-existing")
     assert "4 more skipped" in text
-    # Frames that go to one file each are looked at one by one.
+    # Frames that are written to separate files are skipped separately.
     relax("three.extxyz", "--format", "vasp", "--model", model)
     os.remove("relaxed/three-1.vasp")
     (line,) = as_json("three.extxyz", "--format", "vasp", "--model", model, "--skip-existing")
@@ -115,7 +115,7 @@ def test_a_folder_of_calculations_holds_other_json(work, model):
     Path("one/settings.json").write_text('{"encut": 520}')
     (line,) = as_json("one", "--model", model)
     assert line["source"] == "one/POSCAR"
-    (line,) = as_json("one/settings.json", "--model", model, code=1)  # asked for by name
+    (line,) = as_json("one/settings.json", "--model", model, code=1)  # given by name
     assert line["status"] == "refused"
 
 

@@ -1,4 +1,4 @@
-"""`repose relax` and `repose models` as a user types them."""
+"""`repose relax` and `repose models` on the command line."""
 
 import json
 import os
@@ -108,7 +108,7 @@ def test_files_whose_outputs_share_a_name_are_numbered(work, model):
 @pytest.mark.parametrize(("form", "suffix"), [("cif", "cif"), ("poscar", "vasp"), ("json", "json")])
 def test_formats(work, model, form, suffix):
     relax("three.extxyz", "one/POSCAR", "--format", form, "--model", model)
-    # A POSCAR that stays one keeps its name.
+    # A POSCAR written as POSCAR keeps its name.
     single = "POSCAR" if form == "poscar" else f"POSCAR.{suffix}"
     assert files("relaxed") == sorted([*(f"three-{k}.{suffix}" for k in range(3)), single])
     for k, atoms in enumerate(ase_read("three.extxyz", index=":")):
@@ -149,7 +149,9 @@ def test_quiet(work, model):
 
 def test_long_tables_show_what_went_wrong(work, model, monkeypatch):
     monkeypatch.setattr("repose.cli.relax_table.TABLE_ROWS", 2)
-    monkeypatch.setattr(sys.modules["repose.cli.relax"], "CHUNK_CRYSTALS", 2)  # repose.cli.relax: the command
+    monkeypatch.setattr(
+        sys.modules["repose.cli.relax"], "CHUNK_CRYSTALS", 2
+    )  # not the command
     Path("zzz.cif").write_text("no")
     text = relax("three.extxyz", "CaO.cif", "zzz.cif", "--model", model, code=1)
     assert "three.extxyz [1]" in text
@@ -266,6 +268,6 @@ def test_default_relaxes_the_examples(tmp_path):
     lines = as_json(*files, "--out", tmp_path)
     assert len(lines) >= 5
     assert {line["status"] for line in lines} == {"relaxed"}
-    # An answer may have more symmetry than its input, never less: no. 1 is part of every group.
+    # A prediction may have more symmetry than its input, but never less.
     kept = {line["source"]: (line["spacegroup_in"], line["spacegroup_out"]) for line in lines}
     assert all(after == before or before == 1 for before, after in kept.values()), kept

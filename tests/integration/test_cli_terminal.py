@@ -1,4 +1,4 @@
-"""`repose relax` on a terminal, in a pipe, and with files of which one of each kind is at fault."""
+"""`repose relax` on a terminal, in a pipe, and with one invalid file of each kind."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def frames(tmp_path):
 
 
 class Terminal:
-    """A pseudo-terminal that keeps what is written to it."""
+    """Pseudo-terminal that stores its output."""
 
     def __enter__(self):
         self.master, self.slave = pty.openpty()
@@ -67,7 +67,7 @@ def test_json_goes_to_a_file_though_errors_go_to_a_terminal(frames, model, tmp_p
     assert done.returncode == 0
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert [line["index"] for line in lines] == list(range(40))
-    assert b"crystals" in terminal.text  # the bar was there
+    assert b"crystals" in terminal.text  # the progress bar
 
 
 def test_json_on_a_terminal_is_not_wrapped(frames, model, tmp_path):
@@ -101,7 +101,7 @@ def test_a_table_into_a_closed_pipe(frames, model, tmp_path):
 
 @pytest.fixture(scope="module")
 def five_hundred(tmp_path_factory):
-    """A folder of 500 files: one of each kind of fault, the others good."""
+    """Return a folder of 500 files, one with each kind of fault, and the names of the faulty ones."""
     folder = tmp_path_factory.mktemp("many")
     for name, (text, _) in BAD.items():
         (folder / name).write_text(text)

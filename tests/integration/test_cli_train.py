@@ -1,4 +1,4 @@
-"""`repose train` as a user types it."""
+"""`repose train` on the command line."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ def test_train_says_where_the_model_is(repose, dataset, tmp_path):
     assert (Path(result["model"]) / "model.safetensors").is_file()
     assert result["errors"]["val coordinates (A)"] > 0
     assert "epoch 1 step 4: " in err
-    # The same command again has nothing left to do, and says the same.
+    # The same command again trains nothing and prints the same.
     status, out, err = repose(*common, *assignments(), "--quiet")
     assert status == 0
     assert result["model"] in out

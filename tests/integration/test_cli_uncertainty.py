@@ -1,4 +1,4 @@
-"""What users see of uncertainty: `repose relax`, `repose calibrate` and `repose models`."""
+"""Uncertainty on the command line: `repose relax`, `repose calibrate` and `repose models`."""
 
 import json
 import re
@@ -28,7 +28,7 @@ from support.tiny import CALIBRATION, random_relaxer, save_random_model
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """Folder of three models: calibrated, not yet calibrated, and without a word on its errors."""
+    """Return a folder of three models: calibrated, not calibrated, and without an uncertainty head."""
     folder = tmp_path_factory.mktemp("models")
     save_random_model(folder / "calibrated", calibration=CALIBRATION)
     save_random_model(folder / "fresh")
@@ -38,7 +38,7 @@ def models(tmp_path_factory):
 
 @pytest.fixture
 def run(monkeypatch, capfd, tmp_path):
-    """Run a command line in an empty folder; gives exit status, standard output and standard error."""
+    """Run a command line in an empty folder; return exit status, standard output and standard error."""
     monkeypatch.chdir(tmp_path)
 
     def command(*arguments):
@@ -52,7 +52,7 @@ def run(monkeypatch, capfd, tmp_path):
 
 @pytest.fixture
 def oxides(run):
-    """A file of a crystal that the model knows and of one that it does not."""
+    """Return a file with a crystal like the training data and one that is out of distribution."""
     path = Path("two.extxyz")
     write(path, [bulk("CaO", "rocksalt", a=4.6), bulk("MgO", "rocksalt", a=4.3)])
     return path
@@ -99,7 +99,9 @@ def test_json_has_the_bound_and_why_a_crystal_is_outside(run, models, oxides):
     assert [line["outside"] for line in lines] == [None, "no training crystal contains O-Mg together"]
     assert {line["status"] for line in lines} == {"relaxed"}
     assert [line["uncertainty"] for line in lines] == pytest.approx([r.uncertainty for r in results])
-    assert all(line["uncertainty"] > 0 for line in lines)
+    strains = [result.strain_uncertainty for result in results]
+    assert [line["strain_uncertainty"] for line in lines] == pytest.approx(strains)
+    assert all(line["uncertainty"] > 0 and line["strain_uncertainty"] > 0 for line in lines)
 
 
 @pytest.mark.parametrize("name", ["fresh", "silent"])
@@ -129,7 +131,7 @@ def test_how_a_bound_is_shown(bound, outside, shown):
 
 
 def test_what_cannot_be_bounded_has_no_bound(run, tmp_path):
-    """DeepRelax expects errors of bonds; an atom without neighbours within the cutoff has none."""
+    """DeepRelax predicts errors of bonds; an atom without neighbours within the cutoff has none."""
     model = save_random_model(tmp_path / "m", "deeprelax", CALIBRATION)
     write("lonely.extxyz", Atoms("Cs", cell=[8.5, 8.5, 8.5], pbc=True))
     _, out, _ = run("relax", "lonely.extxyz", "--model", model, "--json")
@@ -144,7 +146,7 @@ def test_extended_xyz_carries_the_bound(run, models, oxides):
     frames = read("first/two.extxyz", index=":")
     for name in ("uncertainty", "outside"):
         assert [atoms.info.get(f"repose_{name}") for atoms in frames] == [line[name] for line in lines]
-    # Relaxed again by a model that gives none, they carry none.
+    # A second relaxation by a model without bounds removes them.
     run("relax", "first/two.extxyz", "--model", models / "fresh", "--out", "second")
     frames = read("second/two.extxyz", index=":")
     assert [atoms.info for atoms in frames] == [{"repose_index": 0}, {"repose_index": 1}]
@@ -192,7 +194,7 @@ def test_out_leaves_the_old_model_as_it_is(run, models, tmp_path):
 
 
 def test_a_network_may_be_applied_another_number_of_times(run, models, tmp_path):
-    """The answer is that of so many passes, and so are the bounds; weights stay."""
+    """Prediction and bounds are those of the new number of passes; weights are unchanged."""
     data, model = (
         dataset(tmp_path / "data"),
         save_random_model(tmp_path / "m", "reposenet", calibration=CALIBRATION),
@@ -211,8 +213,8 @@ def test_a_network_may_be_applied_another_number_of_times(run, models, tmp_path)
     assert "networks of the family 'e3relax' are applied once" in err
 
 
-def test_a_model_without_a_word_on_its_errors(run, models, tmp_path):
-    """The command that the message gives adds the head, changes no prediction, and calibrates."""
+def test_a_model_without_an_uncertainty_head(run, models, tmp_path):
+    """The command in the message adds the head, keeps all predictions, and calibrates."""
     data = dataset(tmp_path / "data", train=4, val=10)
     status, out, err = run("calibrate", models / "silent", "--data", data, "--out", "new")
     assert (status, out, Path("new").exists()) == (2, "", False)
