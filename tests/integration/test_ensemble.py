@@ -387,7 +387,7 @@ def test_members_can_be_added_and_runs_are_not_mixed(dataset, chosen, whole, tmp
         run(dataset, whole, chosen.model_copy(update={"learning_rate": 1e-3}))
     with pytest.raises(ConfigError, match="holds the run of an ensemble"):
         run(dataset, whole, chosen, 1)
-    with pytest.raises(ConfigError, match="1 or more; got 0"):
+    with pytest.raises(ConfigError, match="at least 1; got 0"):
         run(dataset, tmp_path / "none", chosen, 0)
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / LAST).touch()

@@ -19,14 +19,14 @@ from repose.training.forces import (
     STEP,
     STRAIN,
     ForceTask,
-    beyond,
     collate_frames,
-    compressed,
-    differences,
+    compress,
+    force_loss,
     force_task,
     labelled,
-    motion_loss,
-    smooth,
+    pseudo_huber,
+    residuals,
+    subtract_reference,
 )
 from repose.training.run import train
 from support.paths import PATHS
@@ -77,14 +77,14 @@ def test_a_sample_is_the_frame_where_it_stands(pairs):
     assert np.allclose(sample.start.cells, first, atol=1e-5)
     pair, frame = pairs[0], pairs[0].path[-1]
     calm = replace(frame, stress=1e-6 * np.diag([1.0, 2.0, 3.0]), forces=1e-5 * frame.forces)
-    acting = collate_frames(network(), [pair], [calm]).acting
+    acting = collate_frames(network(), [pair], [calm]).forces
     volume = abs(np.linalg.det(frame.cell)) / len(pair.numbers)
     assert np.allclose(acting.virials[0], -calm.stress * volume, rtol=1e-4, atol=1e-12)
     centred = calm.forces - calm.forces.mean(axis=0)
     assert np.allclose(acting.forces, centred, rtol=1e-3, atol=1e-9)
     assert acting.energies[0].item() == pytest.approx(frame.energy / len(pair.numbers), rel=1e-5)
     moved = sample.to(torch.device("cpu"))
-    assert torch.equal(moved.acting.virials, sample.acting.virials)
+    assert torch.equal(moved.forces.virials, sample.forces.virials)
 
 
 def test_energies_are_those_beyond_the_elements(pairs):
@@ -93,7 +93,7 @@ def test_energies_are_those_beyond_the_elements(pairs):
     sums = [
         replace(p, path=tuple(replace(f, energy=reference[p.numbers].sum()) for f in p.path)) for p in pairs
     ]
-    assert all(abs(f.energy) < 1e-9 for pair in beyond(sums, reference) for f in pair.path)
+    assert all(abs(f.energy) < 1e-9 for pair in subtract_reference(sums, reference) for f in pair.path)
     task, _ = force_task(network(), settings(), pairs, pairs)
     left = [f.energy / len(p.numbers) for p in task.train_batches.pairs for f in (p.path[0], p.path[-1])]
     assert np.std(left) < np.std([f.energy / len(p.numbers) for p in pairs for f in p.path])
@@ -101,25 +101,25 @@ def test_energies_are_those_beyond_the_elements(pairs):
 
 def test_compression_keeps_directions_and_small_lengths():
     vectors = torch.tensor([[1e-4, 0.0, 0.0], [0.0, 3.0, 4.0], [0.0, 0.0, -1e6]])
-    short = compressed(vectors, 2.0)
+    short = compress(vectors, 2.0)
     assert torch.allclose(short[0], vectors[0], rtol=1e-3)
     assert torch.allclose(short[1], vectors[1] / (1 + 5 / 2))
     assert short[2, 2].item() == pytest.approx(-2.0, rel=1e-4)
-    assert torch.isfinite(compressed(torch.zeros(2, 3, 3), 5.0)).all()
+    assert torch.isfinite(compress(torch.zeros(2, 3, 3), 5.0)).all()
 
 
 def test_lengths_are_squares_below_and_lengths_above():
-    assert smooth(torch.tensor([[1e-3, 0.0]]), 0.1).item() == pytest.approx(1e-6 / 0.2, rel=1e-2)
-    assert smooth(torch.tensor([[30.0, 40.0]]), 0.1).item() == pytest.approx(49.9, rel=1e-4)
+    assert pseudo_huber(torch.tensor([[1e-3, 0.0]]), 0.1).item() == pytest.approx(1e-6 / 0.2, rel=1e-2)
+    assert pseudo_huber(torch.tensor([[30.0, 40.0]]), 0.1).item() == pytest.approx(49.9, rel=1e-4)
 
 
 def test_the_loss_vanishes_where_the_layers_say_what_acts(pairs):
-    acting, owner = (sample := sample_of(pairs)).acting, sample.start.system_index
+    acting, owner = (sample := sample_of(pairs)).forces, sample.start.system_index
     right = Motion(STEP * acting.forces, STRAIN * acting.virials)
-    assert motion_loss(right, acting, owner).item() == pytest.approx(0.0, abs=1e-6)
+    assert force_loss(right, acting, owner).item() == pytest.approx(0.0, abs=1e-6)
     wrong = right._replace(steps=-right.steps)
-    assert motion_loss(wrong, acting, owner).item() > 0.01
-    assert torch.allclose(differences(wrong, acting)[0], -2 * acting.forces, atol=1e-5)
+    assert force_loss(wrong, acting, owner).item() > 0.01
+    assert torch.allclose(residuals(wrong, acting)[0], -2 * acting.forces, atol=1e-5)
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -173,9 +173,9 @@ def test_frames_without_labels_are_left_out(pairs):
     first, *rest = pairs
     bare = replace(first, path=(*first.path, replace(first.path[0], stress=None)))
     assert len(labelled([bare, *rest])[0].path) == len(first.path)
-    with pytest.raises(DatasetError, match="there are 0 such crystals for training"):
+    with pytest.raises(DatasetError, match="got 0 such crystals for training"):
         force_task(network(), settings(), [replace(first, path=())], pairs)
-    with pytest.raises(ConfigError, match="family 'e3relax' cannot be trained on forces; family 'repose'"):
+    with pytest.raises(ConfigError, match="family 'e3relax' cannot be trained on forces; family 'reposenet'"):
         force_task(random_relaxer("e3relax").network, settings(), pairs, pairs)
 
 
@@ -194,7 +194,9 @@ def test_from_forces_to_relaxed_crystals(dataset, tmp_path):
     assert config.calibration is None
     assert set(config.test_error) == {"val forces (eV/A)", "val virial (eV/atom)", "val energy (eV/atom)"}
     assert "frames of" in config.trained_on
-    with pytest.raises(ModelError, match="trained on forces and does not relax; train a model from it: repose train"):
+    with pytest.raises(
+        ModelError, match="trained on forces and does not relax; train a model from it: repose train"
+    ):
         load(out)
     before = load_model(out / "model")[0].state_dict()
     run = settings(target="relaxed", model={"passes": 2}, learning_rate=1e-9, max_epochs=1)

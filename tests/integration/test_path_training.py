@@ -20,10 +20,10 @@ from repose.training.paths import (
     ValidationPaths,
     collate_paths,
     draw_path,
+    huber,
     path_errors,
     path_loss,
     path_task,
-    squares,
 )
 from repose.training.run import TrainSettings
 from support.paths import PATHS
@@ -108,9 +108,9 @@ def test_unknown_stress_does_not_count(pairs):
     assert float(path_loss(answer, sample, PathSettings(rise=0.0))) == pytest.approx(0, abs=1e-4)
 
 
-def test_squares_go_on_as_lines():
+def test_huber_go_on_as_lines():
     error = torch.tensor([0.5, -1.0, 2.0, -4.0], requires_grad=True)
-    value = squares(error, 1.0)
+    value = huber(error, 1.0)
     assert value.tolist() == pytest.approx([0.25, 1.0, 3.0, 7.0])
     value.sum().backward()
     assert error.grad.tolist() == pytest.approx([1.0, -2.0, 2.0, -2.0])
@@ -203,7 +203,7 @@ def test_frames_without_labels_are_never_drawn(pairs):
 
 def test_without_paths_nothing_can_be_learned(pairs):
     bare = [replace(pair, path=()) for pair in pairs]
-    with pytest.raises(DatasetError, match="learns from paths of 2 frames"):
+    with pytest.raises(DatasetError, match="needs paths of 2 frames"):
         path_task(make_network(), TrainSettings(), bare, pairs)
     with pytest.raises(DatasetError, match="too short"):
         path_task(make_network(frames=50), TrainSettings(), pairs, pairs)

@@ -26,7 +26,15 @@ from repose.models.reposenet.settings import ReposeNetSettings
 from repose.nn.ops import segment_mean
 from repose.training.losses import layerwise_loss, validation_errors
 from repose.training.run import train
-from repose.training.samples import TrainingBatches, crystal, draw, edge_counts, perturb, rewrite, target_of
+from repose.training.samples import (
+    TrainingBatches,
+    crystal,
+    draw,
+    edge_counts,
+    equivalent_cell,
+    perturb,
+    target_of,
+)
 from repose.training.task import RelaxationTask
 from support.training import TINY, path_pairs, tiny_network, train_settings
 
@@ -215,7 +223,7 @@ def test_rewriting_changes_the_description_and_not_the_crystal(pairs):
     doubled = 0
     for pair in pairs * 3:
         states = [(pair.positions, pair.cell), (pair.relaxed_positions, pair.relaxed_cell)]
-        numbers, new = rewrite(pair.numbers, states, rng)
+        numbers, new = equivalent_cell(pair.numbers, states, rng)
         doubled += len(numbers) == 2 * len(pair.numbers)
         for (positions, cell), (new_positions, new_cell) in zip(states, new, strict=True):
             structures = [

@@ -198,7 +198,7 @@ def test_rates_rise_together_and_keep_their_ratio(dataset, tmp_path, schedule, m
 @pytest.mark.parametrize("changes", [{"trunk_rate": 0.0}, {"frozen_layers": 2}])
 def test_nothing_left_to_train_is_said(dataset, tmp_path, changes):
     net = network("e3relax", uncertainty_head=False)
-    with pytest.raises(ConfigError, match="nothing is left to be trained"):
+    with pytest.raises(ConfigError, match="freeze every weight"):
         tune(net, dataset, tmp_path, settings(**changes))
 
 

@@ -1,1 +1,1 @@
-"""Training of model families on datasets (extra ``train``)."""
+"""Training of models."""

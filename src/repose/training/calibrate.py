@@ -1,4 +1,4 @@
-"""Calibration of a trained model on crystals that were held out."""
+"""Calibration of a trained model on held-out crystals."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from repose.models.uncertainty.expected_errors import expected_errors
 from repose.training.losses import component_errors
 from repose.training.samples import Sample, ValidationBatches
 
-# Training crystals whose features stand for all of them; more change nothing.
+# Training crystals that represent the distribution of features.
 MAX_REFERENCE_CRYSTALS = 4000
 
 
@@ -39,31 +39,32 @@ def calibrate_model(
     name: str,
     edges_per_batch: int = 12_000,
     progress: Callable[[int], None] | None = None,
-    before: Calibration | None = None,
+    previous: Calibration | None = None,
 ) -> Calibration | None:
     """Calibrate a model directory, which is replaced atomically.
 
     Args:
         directory: The model.
-        train: Crystals it was trained on, which define what it knows.
-        held_out: Crystals it was not trained on, in their unrelaxed states, of the kind it will be used for.
-        name: What these are called.
-        edges_per_batch: Budget of a forward pass.
+        train: Training crystals, which define the training distribution.
+        held_out: Unrelaxed crystals that were not used in training, of the same kind as in use.
+        name: Name of the held-out crystals.
+        edges_per_batch: Limit of edges in a forward pass.
         progress: Called with the number of crystals done, after every batch.
-        before: Of the model that this one began from, if any: what that had seen is known, too.
+        previous: Calibration of the model that training started from, whose element pairs are kept.
 
     Returns:
-        The calibration; None for a model that says nothing about its errors, which stays as it is.
+        The calibration; None for a model without an uncertainty head, which is not changed.
 
     Raises:
-        ConfigError: There are too few crystals for any statement.
+        ConfigError: There are too few crystals.
     """
     network, config = load_model(directory)
     calibration = calibrate(network, train, held_out, name, edges_per_batch, progress)
     if calibration is not None:
-        # What was learned before is not forgotten: element pairs seen then are known.
-        before = config.calibration or before
-        seen = element_pairs([pair.numbers for pair in train], before.element_pairs if before else None)
+        # Element pairs of earlier training count as in distribution.
+        previous = config.calibration or previous
+        known = previous.element_pairs if previous else None
+        seen = element_pairs([pair.numbers for pair in train], known)
         calibration = calibration.model_copy(update={"element_pairs": seen})
         card = (directory / CARD).read_text()
         save_model(directory, network, config.model_copy(update={"calibration": calibration}), card)
@@ -79,10 +80,10 @@ def calibrate(
     edges_per_batch: int = 12_000,
     progress: Callable[[int], None] | None = None,
 ) -> Calibration | None:
-    """Fit what a network counts as familiar, and find the factors of its bounds; see `calibrate_model`."""
+    """Fit the out-of-distribution distance and the factors of bounds; see `calibrate_model`."""
     network.eval()
     distinct = list({pair.id: pair for pair in train}.values())
-    shown = distinct[:: -(-len(distinct) // MAX_REFERENCE_CRYSTALS)]
+    reference = distinct[:: -(-len(distinct) // MAX_REFERENCE_CRYSTALS)]
 
     def batches(pairs: Sequence[Pair]) -> Iterator[Sample]:
         for batch in ValidationBatches(pairs, network, edges_per_batch):
@@ -90,34 +91,34 @@ def calibrate(
             if progress is not None:
                 progress(len(batch.target))
 
-    latent = [network(batch.start, batch.graph).latent for batch in batches(shown)]
+    latent = [network(batch.start, batch.graph).latent for batch in batches(reference)]
     network.out_of_distribution.fit(torch.cat(latent))
     parts = [_errors(network, batch) for batch in batches(held_out)]
     if any(part is None for part in parts):
         return None
     columns = {key: [part[key] for part in parts if part] for key in parts[0] or {}}
     true = {key: np.concatenate([pair[0] for pair in column]) for key, column in columns.items()}
-    said = {key: np.concatenate([pair[1] for pair in column]) for key, column in columns.items()}
-    factors = {level: conformal_factor(true["crystals"], said["crystals"], level) for level in LEVELS}
+    expected = {key: np.concatenate([pair[1] for pair in column]) for key, column in columns.items()}
+    factors = {level: conformal_factor(true["crystals"], expected["crystals"], level) for level in LEVELS}
     factors = {level: round(factor, 6) for level, factor in factors.items() if np.isfinite(factor)}
     if 90 not in factors:
         raise ConfigError(
-            f"{len(held_out)} crystals are too few to calibrate on: a bound at 90 % takes 9 at least."
+            f"{len(held_out)} crystals are too few for calibration: a bound at 90 % needs at least 9."
         )
     return Calibration(
         on=name,
         crystals=len(held_out),
         factors=factors,
-        atoms=conformal_factor(true["atoms"], said["atoms"]),
-        bonds=conformal_factor(true["bonds"], said["bonds"]),
-        strains=conformal_factor(true["strains"], said["strains"]) if "strains" in true else None,
-        max_distance=quantile(torch.from_numpy(said["distance"]), IN_DISTRIBUTION),
+        atoms=conformal_factor(true["atoms"], expected["atoms"]),
+        bonds=conformal_factor(true["bonds"], expected["bonds"]),
+        strains=conformal_factor(true["strains"], expected["strains"]) if "strains" in true else None,
+        max_distance=quantile(torch.from_numpy(expected["distance"]), IN_DISTRIBUTION),
         element_pairs=element_pairs([pair.numbers for pair in distinct]),
     )
 
 
 def _errors(network: Network[Any], batch: Sample) -> dict[str, tuple[np.ndarray, np.ndarray]] | None:
-    """True and expected errors of a batch by kind; None if the network expects nothing."""
+    """True and expected errors of a batch by kind; None for a network without an uncertainty head."""
     prediction = network(batch.start, batch.graph)
     geometry, _ = network.solve_positions(prediction, batch.start, batch.graph)
     expected = expected_errors(prediction, geometry, batch.start.system_index, batch.graph)
@@ -125,11 +126,10 @@ def _errors(network: Network[Any], batch: Sample) -> dict[str, tuple[np.ndarray,
         return None
     target, graph = batch.target, batch.graph
     relaxed, start = Geometry(target.positions, target.cells), batch.start.positions
-    near = Geometry(
-        move_to_image(geometry, start, target.system_index), geometry.cells
-    )  # as errors are defined
+    # As in the definition of the coordinate error.
+    near = Geometry(move_to_image(geometry, start, target.system_index), geometry.cells)
     atoms, strains = component_errors(geometry, target, "predicted")
-    lengths = [edge_vectors(graph, *state).norm(dim=-1) for state in (geometry, relaxed)]
+    lengths = [edge_vectors(graph, *each).norm(dim=-1) for each in (geometry, relaxed)]
     distance = network.out_of_distribution(prediction.latent)
     pairs = {
         "crystals": (coordinate_error(near, relaxed, start, target.system_index), expected.crystals),
@@ -139,4 +139,4 @@ def _errors(network: Network[Any], batch: Sample) -> dict[str, tuple[np.ndarray,
     }  # fmt: skip
     if expected.strains is not None:
         pairs["strains"] = (strains, expected.strains)
-    return {key: (true.double().numpy(), said.double().numpy()) for key, (true, said) in pairs.items()}
+    return {key: (true.double().numpy(), own.double().numpy()) for key, (true, own) in pairs.items()}

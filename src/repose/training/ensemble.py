@@ -1,4 +1,4 @@
-"""`repose train --members T`: networks from T seeds, joined to one model."""
+"""Training of ensembles: networks from T seeds, joined in one model (`repose train --members T`)."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from repose.models.ensemble import Ensemble
 from repose.training.calibrate import calibrate
 from repose.training.losses import validation_errors
 from repose.training.reading import read_split
-from repose.training.run import LAST, claim, train
+from repose.training.run import LAST, check_run, train
 from repose.training.samples import ValidationBatches
 
-FINISHED = "finished"  # an empty file beside a member's checkpoint
+FINISHED = "finished"  # empty file in the run of a finished member
 UNITS = {"coordinates": "A", "lattice": "A", "shape": "A^2", "volume": "A^3"}
 
 
@@ -41,18 +41,17 @@ def train_members(
     compiled: bool = False,
     progress: Literal["bar", "lines", "none"] = "lines",
 ) -> Path:
-    """Train an ensemble; go on where it was stopped. Arguments that are not named here are those of `train`.
+    """Train an ensemble, or resume its training.
 
-    Members are trained one after another, each as a run of its own, which differ in nothing but the seed. The
-    weights and the order of crystals follow from that; with ``init_from`` all start from the same weights.
+    Members are trained one after another, each in its own run. The seeds of their initial weights and of the
+    order of crystals differ; with ``init_from`` all members start from the same weights.
 
     Args:
         family_name: See `train`.
         data: See `train`.
         out: Directory of runs ``member-0/``, ``member-1/``, ..., and of ``model/``, the ensemble.
-        settings: Of the first member; the t-th has the seed ``settings.seed + t``.
-        members: How many, T. One is an ordinary run. More can be asked for later, and those that there are
-            stay as they are.
+        settings: Settings of the first member; member t has the seed ``settings.seed + t``.
+        members: Number of members T. One member is an ordinary run. Members can be added later.
         init_from: See `train`.
         device: See `train`.
         processes: See `train`.
@@ -63,11 +62,11 @@ def train_members(
         The model directory ``out/model``.
 
     Raises:
-        ConfigError: As `train`; or ``out`` holds a run of another kind.
-        DatasetError: As `train`.
+        ConfigError: See `train`; or ``out`` holds a run of another kind.
+        DatasetError: See `train`.
     """
     if members < 1:
-        raise ConfigError(f"members must be 1 or more; got {members}.")
+        raise ConfigError(f"members must be at least 1; got {members}.")
     run = partial(
         train,
         family_name,
@@ -86,20 +85,20 @@ def train_members(
     directories = [out / _member(number) for number in range(members)]
     for number, directory in enumerate(directories):
         own = settings.model_copy(update={"seed": settings.seed + number})
-        claim(directory, family_name, data, own, init_from)
+        check_run(directory, family_name, data, own, init_from)
         if (directory / FINISHED).is_file():
             continue
         if progress != "none" and _rank() == 0:
             print(f"member {number + 1} of {members}", file=sys.stderr, flush=True)
         model = run(directory, own)
         if _rank() == 0:
-            load_config(model)  # a run that never got a model is not finished
+            load_config(model)  # fails if no model was exported
             with replacing_file(directory / FINISHED, durable=True):
                 pass
     if _rank() == 0:
         _join(directories, data, out, settings)
     if torch.distributed.is_initialized():
-        torch.distributed.barrier()  # nobody looks for the model before it is there
+        torch.distributed.barrier()  # until the model is written
     return out / "model"
 
 
@@ -108,12 +107,12 @@ def _member(number: int) -> str:
 
 
 def _rank() -> int:
-    """Number of this process among those that train together; 0 writes."""
+    """Rank of this process; rank 0 writes files."""
     return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
 
 
 def _join(directories: Sequence[Path], data: Sequence[Path], out: Path, settings: TrainSettings) -> None:
-    """Write the ensemble of trained members, with its own errors and its own calibration."""
+    """Write the ensemble of trained members, with its own errors and calibration."""
     networks, configs = zip(*(load_model(directory / "model") for directory in directories), strict=True)
     network = Ensemble(networks).eval()
     datasets = {dataset.directory: dataset for dataset in map(Dataset, data)}.values()
@@ -127,7 +126,7 @@ def _join(directories: Sequence[Path], data: Sequence[Path], out: Path, settings
     try:
         on = ", ".join(dataset.info.name for dataset in datasets)
         calibration = calibrate(network, train_pairs, val_pairs, on, budget)
-    except ConfigError as error:  # the model itself is good
+    except ConfigError as error:  # the model is valid without
         warnings.warn(f"the ensemble gives no uncertainty: {error}", stacklevel=2)
     config = ModelConfig(
         family=network.family,
@@ -144,25 +143,25 @@ def _join(directories: Sequence[Path], data: Sequence[Path], out: Path, settings
     seeds = f"{settings.seed} to {settings.seed + config.members - 1}"
     card = (
         f"# {config.name}\n\nAn ensemble of {config.members} networks of family `{config.family}`, trained "
-        f"on {config.trained_on} from the seeds {seeds}. Its answer is the mean of theirs, and "
-        "where they differ, their spread is part of its uncertainty.\n\n"
+        f"on {config.trained_on} with the seeds {seeds}. Its prediction is the mean over the members; "
+        "their spread is part of its uncertainty.\n\n"
         + "".join(f"- {name}: {value}\n" for name, value in errors.items())
-        + f"\nThese are errors of the ensemble. Its members alone have {first}: {alone}.\n"
+        + f"\nErrors are those of the ensemble. Single members have {first}: {alone}.\n"
     )
     save_model(out / "model", network, config, card)
 
 
 @torch.inference_mode()
 def mean_errors(network: Ensemble, pairs: Sequence[Pair], edges_per_batch: int) -> dict[str, float]:
-    """Errors on validation crystals from their unrelaxed states, as training exports them.
+    """Mean errors on unrelaxed validation crystals, as exported in training.
 
     Args:
-        network: In evaluation mode.
+        network: Ensemble in eval mode.
         pairs: The crystals.
-        edges_per_batch: Budget of a forward pass.
+        edges_per_batch: Limit of edges in a forward pass.
 
     Returns:
-        Means over crystals by name, with the unit, coordinates first.
+        Means over crystals by name with unit, coordinates first.
     """
     parts = []
     for batch in ValidationBatches(pairs, network, edges_per_batch):

@@ -1,9 +1,8 @@
-"""Training on what acts on crystals where they stand, before training on where they relax to.
+"""Pre-training on forces, stresses and energies of frames, before training on relaxed crystals.
 
-A relaxed crystal follows from forces and stresses on the way there, of which a dataset with paths holds many
-times as many numbers. A network that has learned these begins the training on relaxed crystals with features
-that know how atoms act on each other. Its readouts give displacements and strains in proportion to forces
-and stresses, which is what a first step of a relaxation does.
+A dataset with paths holds many more forces and stresses than relaxed crystals. In pre-training, the readouts
+of every layer give displacements and strains in proportion to forces and stresses, as the first step of a
+relaxation does. The features are then the start of the training on relaxed crystals.
 """
 
 from __future__ import annotations
@@ -26,28 +25,28 @@ from repose.models.initial_structure import graph_of
 from repose.models.network import Network
 from repose.models.prediction import Motion
 from repose.nn.ops import segment_mean
-from repose.training.samples import Counter, Sample, TrainingBatches, ValidationBatches, crystal
+from repose.training.samples import EdgeCounter, Sample, TrainingBatches, ValidationBatches, crystal
 from repose.training.task import RelaxationTask
 
-# Beyond these, in eV/A and eV per atom, what acts is compressed: crystals squeezed far too tight have forces
-# a hundred times those of the others.
-FORCE, VIRIAL = 2.0, 5.0
-# What a layer is to do for one eV/A, in A, and for one eV per atom: readouts are of order one.
+# Limits of compressed forces (eV/A) and virials (eV per atom): strongly compressed crystals have forces a
+# hundred times larger than others.
+MAX_FORCE, MAX_VIRIAL = 2.0, 5.0
+# Readouts for a force of 1 eV/A (displacement in A) and a virial of 1 eV per atom (strain).
 STEP, STRAIN = 0.3, 0.05
-# Errors below these count as squares, in eV/A and eV per atom: most frames are nearly relaxed, and a network
-# that is punished for every small force says zero everywhere.
-SMALL_FORCE, SMALL_VIRIAL = 0.1, 0.2
-# Weights in the loss beside forces: of virials and of energies, eV/A for an eV per atom.
-VIRIALS, ENERGIES = 0.5, 0.2
+# Widths of the quadratic part of the loss, eV/A and eV per atom. Most frames are nearly relaxed: a loss that
+# is linear at small forces would favour zero everywhere.
+FORCE_WIDTH, VIRIAL_WIDTH = 0.1, 0.2
+# Weights of virials and energies relative to forces, eV/A per eV and atom.
+VIRIAL_WEIGHT, ENERGY_WEIGHT = 0.5, 0.2
 
 
-class Acting(NamedTuple):
-    """What acts on a batch, forces and virials as `compressed`.
+class ForceTargets(NamedTuple):
+    """Target forces, virials and energies of a batch; forces and virials are compressed, see `compress`.
 
     Attributes:
-        forces: Zero in the mean over a crystal, eV/A, ``(N, 3)``.
-        virials: Minus stress times volume per atom, eV, ``(S, 3, 3)``: positive where it wants to grow.
-        energies: Beyond those of the elements, eV per atom, ``(S,)``.
+        forces: Forces with a mean of zero over each crystal, eV/A, ``(N, 3)``.
+        virials: Minus stress times volume per atom, eV, ``(S, 3, 3)``; positive under compression.
+        energies: Energies relative to the elements, eV per atom, ``(S,)``.
     """
 
     forces: Tensor
@@ -57,38 +56,38 @@ class Acting(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class ForceSample(Sample):
-    """A batch of frames, as they stand.
+    """Batch of frames with their forces.
 
     Attributes:
-        acting: What acts on them.
+        forces: Targets.
     """
 
-    acting: Acting
+    forces: ForceTargets
 
     def to(self, device: torch.device) -> ForceSample:
-        """The same on another device."""
-        moved, acting = super().to(device), Acting(*(part.to(device) for part in self.acting))
-        return ForceSample(moved.start, moved.graph, moved.target, acting)
+        """Copy on another device."""
+        moved, forces = super().to(device), ForceTargets(*(part.to(device) for part in self.forces))
+        return ForceSample(moved.start, moved.graph, moved.target, forces)
 
 
-def compressed(values: Tensor, limit: float) -> Tensor:
-    """Vectors or matrices with their direction, and lengths x that become x / (1 + x / limit)."""
+def compress(values: Tensor, limit: float) -> Tensor:
+    """Rescale vectors or matrices of norm x to the norm x / (1 + x / limit)."""
     flat = values.flatten(1)
     return (flat / (1 + flat.norm(dim=1, keepdim=True) / limit)).view_as(values)
 
 
 def labelled(pairs: Sequence[Pair]) -> list[Pair]:
-    """Crystals with two frames or more that have energy, forces and stress, and with no others."""
+    """Pairs reduced to frames with energy, forces and stress, where there are at least two."""
 
-    def whole(frame: Frame) -> bool:
+    def complete(frame: Frame) -> bool:
         return all(part is not None for part in (frame.energy, frame.forces, frame.stress))
 
-    known = [replace(pair, path=tuple(filter(whole, pair.path))) for pair in pairs]
+    known = [replace(pair, path=tuple(filter(complete, pair.path))) for pair in pairs]
     return [pair for pair in known if len(pair.path) > 1]
 
 
-def beyond(pairs: Sequence[Pair], reference: np.ndarray) -> list[Pair]:
-    """Crystals whose energies are without those of their elements, eV by atomic number ``(119,)``."""
+def subtract_reference(pairs: Sequence[Pair], reference: np.ndarray) -> list[Pair]:
+    """Subtract energies of the elements, eV by atomic number ``(119,)``, from the energies of frames."""
 
     def shifted(pair: Pair) -> Pair:
         elements = reference[pair.numbers].sum()
@@ -98,10 +97,10 @@ def beyond(pairs: Sequence[Pair], reference: np.ndarray) -> list[Pair]:
 
 
 def energy_of(frame: Frame) -> float:
-    """Energy in eV per cell of a frame that has one.
+    """Energy of a frame in eV per cell.
 
     Raises:
-        ValueError: It has none.
+        ValueError: The frame has no energy.
     """
     if frame.energy is None:
         raise ValueError("expected a frame with an energy; see `labelled`.")
@@ -109,12 +108,12 @@ def energy_of(frame: Frame) -> float:
 
 
 def collate_frames(network: Network[Any], pairs: Sequence[Pair], frames: Sequence[Frame]) -> ForceSample:
-    """Join a frame of every crystal.
+    """Batch one frame of every crystal.
 
     Args:
-        network: Its settings say how neighbours are found.
+        network: Network with the settings of the graph.
         pairs: The crystals.
-        frames: One of each, with energy, forces and stress.
+        frames: One frame of each, with energy, forces and stress.
 
     Raises:
         ValueError: A frame has no energy.
@@ -128,17 +127,17 @@ def collate_frames(network: Network[Any], pairs: Sequence[Pair], frames: Sequenc
         virials.append(-np.asarray(frame.stress) * abs(np.linalg.det(frame.cell)) / n)
         energies.append(energy_of(frame) / n)
     forces = [torch.tensor(np.asarray(frame.forces), dtype=torch.float32) for frame in frames]
-    forces = compressed(torch.cat(forces), FORCE)
-    acting = Acting(
+    forces = compress(torch.cat(forces), MAX_FORCE)
+    targets = ForceTargets(
         forces - segment_mean(forces, batch.system_index, len(batch))[batch.system_index],
-        compressed(torch.tensor(np.stack(virials), dtype=torch.float32), VIRIAL),
+        compress(torch.tensor(np.stack(virials), dtype=torch.float32), MAX_VIRIAL),
         torch.tensor(energies, dtype=torch.float32),
     )
-    return ForceSample(batch, graph_of(batch, network.settings.graph), batch, acting)
+    return ForceSample(batch, graph_of(batch, network.settings.graph), batch, targets)
 
 
 class ForceBatches(TrainingBatches):
-    """Training batches of frames, of every crystal one at random; see `TrainingBatches`."""
+    """Training batches with one random frame of every crystal; see `TrainingBatches`."""
 
     def sample(self, pairs: Sequence[Pair], rng: np.random.Generator) -> ForceSample:
         """See `TrainingBatches.sample`."""
@@ -147,7 +146,7 @@ class ForceBatches(TrainingBatches):
 
 
 class ValidationFrames(ValidationBatches):
-    """A frame of every validation crystal, of one the first, of the next the second, and so on."""
+    """Validation batches with one frame of every crystal: the first, the second, ... in turn."""
 
     def sample(self, pairs: Sequence[Pair]) -> ForceSample:
         """See `ValidationBatches.sample`."""
@@ -155,42 +154,45 @@ class ValidationFrames(ValidationBatches):
         return collate_frames(self.network, pairs, frames)
 
 
-def differences(motion: Motion, acting: Acting) -> tuple[Tensor, Tensor]:
-    """What a layer says of forces, in eV/A ``(N, 3)``, and virials, in eV ``(S, 3, 3)``, less what acts."""
-    return motion.steps / STEP - acting.forces, motion.strains / STRAIN - acting.virials
+def residuals(motion: Motion, targets: ForceTargets) -> tuple[Tensor, Tensor]:
+    """Errors of the readouts of a layer: forces in eV/A ``(N, 3)`` and virials in eV ``(S, 3, 3)``."""
+    return motion.steps / STEP - targets.forces, motion.strains / STRAIN - targets.virials
 
 
-def motion_loss(motion: Motion, acting: Acting, owner: Tensor) -> Tensor:
-    """Loss of what a layer says, in eV/A, a scalar.
+def force_loss(motion: Motion, targets: ForceTargets, system_index: Tensor) -> Tensor:
+    """Loss of the readouts of a layer in eV/A, a scalar.
 
     Args:
-        motion: Read out at rest.
-        acting: What acts.
-        owner: Crystal of every atom, ``(N,)``.
+        motion: Readouts at the input geometry.
+        targets: Target forces and virials.
+        system_index: Crystal of every atom, ``(N,)``.
     """
-    forces, virials = differences(motion, acting)
-    of_atoms = segment_mean(smooth(forces, SMALL_FORCE), owner, len(virials))
-    return (of_atoms + VIRIALS * smooth(virials, SMALL_VIRIAL)).mean()
+    forces, virials = residuals(motion, targets)
+    of_atoms = segment_mean(pseudo_huber(forces, FORCE_WIDTH), system_index, len(virials))
+    return (of_atoms + VIRIAL_WEIGHT * pseudo_huber(virials, VIRIAL_WIDTH)).mean()
 
 
-def smooth(values: Tensor, small: float) -> Tensor:
-    """Lengths of vectors ``(n, 3)`` or matrices ``(n, 3, 3)``, as squares where they are small: ``(n,)``."""
-    return (values.flatten(1).square().sum(1) + small**2).sqrt() - small
+def pseudo_huber(values: Tensor, width: float) -> Tensor:
+    """Pseudo-Huber loss of the norms x of vectors ``(n, 3)`` or matrices ``(n, 3, 3)``, ``(n,)``.
+
+    It is ``sqrt(x^2 + width^2) - width``: quadratic below the width, linear above.
+    """
+    return (values.flatten(1).square().sum(1) + width**2).sqrt() - width
 
 
 class ForceTask(RelaxationTask):
-    """Layer-wise supervision by what acts on frames; see `RelaxationTask`.
+    """Training of every layer on forces, virials and energies of frames; see `RelaxationTask`.
 
-    Energies are read from the last scalars by a head that is not part of the model. Logged are
-    ``val/forces`` (eV/A) and ``val/virial`` (eV per atom), both compressed, ``val/energy`` (eV per atom,
-    without the energies of the elements), and as ``val/score`` their sum.
+    Energies are read from the last scalars by a head that is not part of the model. Logs ``val/forces``
+    (eV/A) and ``val/virial`` (eV per atom), both compressed, ``val/energy`` (eV per atom, relative to the
+    elements), and their sum as ``val/score``.
 
     Args:
-        network: What is trained.
-        settings: How.
-        train: Training crystals with labelled frames, see `labelled` and `beyond`.
-        val: Validation crystals with such.
-        counts: As of `RelaxationTask`.
+        network: Network to train.
+        settings: Settings of the training.
+        train: Training crystals, see `labelled` and `subtract_reference`.
+        val: Validation crystals, likewise.
+        edge_counter: See `RelaxationTask`.
     """
 
     train_type, val_type = ForceBatches, ValidationFrames
@@ -202,33 +204,31 @@ class ForceTask(RelaxationTask):
         settings: TrainSettings,
         train: Sequence[Pair],
         val: Sequence[Pair],
-        counts: Counter | None = None,
+        edge_counter: EdgeCounter | None = None,
     ) -> None:
-        super().__init__(network, settings, train, val, counts)
+        super().__init__(network, settings, train, val, edge_counter)
         self.energy = nn.Linear(network.settings.features, 1)
 
     def predict(self, network: Network[Any], batch: ForceSample) -> Any:
-        """What the layers read out, and energies in eV per atom, ``(S,)``."""
+        """Readouts of the layers, and energies in eV per atom, ``(S,)``."""
         motions, scalars = network.at_rest(batch.start, batch.graph)
         energies = self.energy(nn.functional.layer_norm(scalars, scalars.shape[-1:])).squeeze(-1)
         return motions, segment_mean(energies, batch.start.system_index, len(batch.start))
 
     def loss(self, prediction: Any, batch: ForceSample) -> Tensor:
-        """See `RelaxationTask.loss`; in eV/A, of motions summed over layers."""
+        """Training loss of a batch in eV/A, forces and virials summed over layers."""
         motions, energies = prediction
-        owner, acting = batch.start.system_index, batch.acting
-        moved = torch.stack([motion_loss(motion, acting, owner) for motion in motions])
-        return moved.sum() + ENERGIES * (energies - acting.energies).abs().mean()
+        layers = [force_loss(motion, batch.forces, batch.start.system_index) for motion in motions]
+        return torch.stack(layers).sum() + ENERGY_WEIGHT * (energies - batch.forces.energies).abs().mean()
 
     def errors(self, prediction: Any, batch: ForceSample) -> dict[str, Tensor]:
         """See `RelaxationTask.errors`."""
         motions, energies = prediction
-        owner, acting = batch.start.system_index, batch.acting
-        forces, virials = differences(motions[-1], acting)
+        forces, virials = residuals(motions[-1], batch.forces)
         errors = {
-            "forces": segment_mean(forces.abs().mean(-1), owner, len(virials)),
+            "forces": segment_mean(forces.abs().mean(-1), batch.start.system_index, len(virials)),
             "virial": virials.abs().mean((-1, -2)),
-            "energy": (energies - acting.energies).abs(),
+            "energy": (energies - batch.forces.energies).abs(),
         }
         return errors | {"score": errors["forces"] + errors["virial"] + errors["energy"]}
 
@@ -238,30 +238,31 @@ def force_task(
     settings: TrainSettings,
     train: Sequence[Pair],
     val: Sequence[Pair],
-    counts: Counter | None = None,
+    edge_counter: EdgeCounter | None = None,
 ) -> tuple[ForceTask, str]:
-    """Task of learning what acts, and a line about the crystals it is learned from.
+    """Task of force training, and a description of its training data.
 
     Args:
-        network: What is trained.
-        settings: How.
+        network: Network to train.
+        settings: Settings of the training.
         train: Training crystals.
         val: Validation crystals.
-        counts: As of `RelaxationTask`.
+        edge_counter: See `RelaxationTask`.
 
     Raises:
-        ConfigError: The family cannot.
+        ConfigError: The family does not support force training.
         DatasetError: No frame has energy, forces and stress, for training or for validation.
     """
     if not network.learns_forces:
-        raise ConfigError(f"family '{network.family}' cannot be trained on forces; family 'repose' can.")
-    known, watched = labelled(train), labelled(val)
-    if not known or not watched:
+        raise ConfigError(f"family '{network.family}' cannot be trained on forces; family 'reposenet' can.")
+    known, held_out = labelled(train), labelled(val)
+    if not known or not held_out:
         raise DatasetError(
-            "learning forces needs paths whose frames have energies, forces and stresses; there are "
-            f"{len(known)} such crystals for training and {len(watched)} for validation. "
+            "training on forces needs paths whose frames have energies, forces and stresses; got "
+            f"{len(known)} such crystals for training and {len(held_out)} for validation. "
             "Label crystals with 'repose data label'."
         )
     reference, _ = fit_reference_energies(known, 2)
-    task = ForceTask(network, settings, beyond(known, reference), beyond(watched, reference), counts)
+    relative = (subtract_reference(known, reference), subtract_reference(held_out, reference))
+    task = ForceTask(network, settings, *relative, edge_counter)
     return task, f"{sum(len(pair.path) for pair in known):,} frames of {len(known):,} crystals"

@@ -1,4 +1,4 @@
-"""Loss and validation errors, per crystal first and then averaged over crystals."""
+"""Training loss and validation errors, averaged per crystal first and then over crystals."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def training_loss(
     settings: TrainSettings,
     follow: bool,
 ) -> Tensor:
-    """What a network is trained to make small, by what it predicts.
+    """Training loss of a batch; the terms depend on the fields of the prediction.
 
     Args:
-        prediction: Of any family.
-        start: Geometry that the network started from.
+        prediction: Prediction of any family.
+        start: Starting geometry.
         graph: Its edges.
         target: The relaxed crystals.
-        settings: Weights of terms.
+        settings: Weights of the terms.
         follow: Atoms follow the cell (``frame="affine"``).
     """
     if prediction.distances is not None:
@@ -49,29 +49,29 @@ def distance_loss(
     follow: bool,
     lattice_weight: float = 1.0,
 ) -> Tensor:
-    """Distances, displacements and lattice of DeepRelax (equations 11 to 15), means instead of sums.
+    """Loss of distances, displacements and lattice (DeepRelax, equations 11 to 15), with means for sums.
 
-    Displacements lead from where an atom starts; with ``follow``, from there in the relaxed cell.
+    Displacements are relative to the starting positions or, with ``follow``, to these carried with the cell.
 
     Args:
-        prediction: With distances in A.
-        start: Geometry that the network started from.
+        prediction: Prediction with distances in A.
+        start: Starting geometry.
         graph: Its edges.
         target: The relaxed crystals.
         follow: Atoms follow the cell.
-        lattice_weight: Of the last of the three terms.
+        lattice_weight: Weight of the lattice term.
     """
     distances = prediction.distances
     if distances is None:
         raise ValueError("expected a prediction with distances; got one without.")
     n, offset = len(target), to_cartesian(graph.shift, target.cells, graph.system_index)
     relaxed = safe_norm(edge_vectors(graph, target.positions, target.cells))
-    place = start.positions
+    origin = start.positions
     if follow:
-        place = carried(place, start.cells, target.cells, target.system_index)
+        origin = carried(origin, start.cells, target.cells, target.system_index)
     edges = distances.anchored
-    arrived = target.positions[graph.sender[edges]] + offset[edges]
-    displaced = safe_norm(arrived - place[graph.receiver[edges]])
+    neighbours = target.positions[graph.sender[edges]] + offset[edges]
+    displaced = safe_norm(neighbours - origin[graph.receiver[edges]])
     pairs = segment_mean(laplace(distances.relaxed - relaxed, distances.scale), graph.system_index, n)
     moves = laplace(distances.displaced - displaced, distances.displaced_scale)
     moves = segment_mean(moves, graph.system_index[edges], n)
@@ -80,13 +80,13 @@ def distance_loss(
 
 
 def scale_loss(scales: ErrorScales, predicted: Geometry, target: CrystalBatch, images: str) -> Tensor:
-    """How well scales fit the errors there are, by Laplace's negative log-likelihood.
+    """Laplace negative log-likelihood of the errors, given predicted scales.
 
-    Errors are taken as they are: this makes no prediction better or worse.
+    The gradient flows to the scales only, not to the prediction.
 
     Args:
-        scales: Of atoms and strains.
-        predicted: Geometry of S crystals.
+        scales: Scales of atoms and strains.
+        predicted: Predicted geometry of S crystals.
         target: The relaxed crystals.
         images: See `validation_errors`.
     """
@@ -96,7 +96,7 @@ def scale_loss(scales: ErrorScales, predicted: Geometry, target: CrystalBatch, i
 
 
 def component_errors(predicted: Geometry, target: CrystalBatch, images: str) -> tuple[Tensor, Tensor]:
-    """Errors that scales are about: mean over x, y, z of atoms in A ``(N,)``, and of strains ``(S,)``."""
+    """Errors that scales describe: mean over x, y, z of every atom, A ``(N,)``, and strain ``(S,)``."""
     differences = predicted.positions - target.positions
     if images == "predicted":
         differences = nearest_image(differences, target.cells, target.system_index)
@@ -105,12 +105,12 @@ def component_errors(predicted: Geometry, target: CrystalBatch, images: str) -> 
 
 
 def laplace(error: Tensor, scale: Tensor | None) -> Tensor:
-    """Negative logarithm of Laplace's density at an error, both in A; without a scale the absolute error."""
+    """Laplace negative log-likelihood of errors for scales in A; the absolute error without scales."""
     return error.abs() if scale is None else torch.log(2 * scale) + error.abs() / scale
 
 
 def layerwise_loss(
-    states: list[Geometry],
+    geometries: list[Geometry],
     target: CrystalBatch,
     shape_weight: float = 0.0,
     volume_weight: float = 0.0,
@@ -119,10 +119,10 @@ def layerwise_loss(
     """Sum over layers of position and cell errors (E3Relax, equation 19, all weights 1).
 
     Args:
-        states: Geometry after every layer that moves atoms.
+        geometries: Geometry after every layer that moves atoms.
         target: The relaxed crystals.
-        shape_weight: Weight in 1/A of the cell-shape deviation, a term of ours.
-        volume_weight: Weight in 1/A^2 of the volume error, a term of ours.
+        shape_weight: Weight of the cell-shape deviation in 1/A, not in the paper.
+        volume_weight: Weight of the volume error in 1/A^2, not in the paper.
         images: See `validation_errors`.
 
     Returns:
@@ -130,8 +130,8 @@ def layerwise_loss(
     """
     weights = {"coordinates": 1.0, "lattice": 1.0, "shape": shape_weight, "volume": volume_weight}
     total = target.positions.new_zeros(())
-    for state in states:
-        for name, error in validation_errors(state, target, images).items():
+    for geometry in geometries:
+        for name, error in validation_errors(geometry, target, images).items():
             if weights[name]:
                 total = total + weights[name] * error.mean()
     return total
@@ -140,13 +140,13 @@ def layerwise_loss(
 def validation_errors(
     predicted: Geometry, target: CrystalBatch, images: str = "unrelaxed"
 ) -> dict[str, Tensor]:
-    """Errors that training watches, each ``(S,)``; the full set of metrics is `repose.evaluation`'s.
+    """Validation errors of S crystals, ``(S,)`` each; see `repose.evaluation.metrics` for all metrics.
 
     Args:
-        predicted: Geometry of S crystals.
+        predicted: Predicted geometry.
         target: The relaxed crystals, every atom in the image nearest to the unrelaxed one, as stored.
-        images: ``"unrelaxed"`` compares with that image; ``"predicted"`` with the one under the target cell
-            that is nearest to the predicted atom, the periodicity-aware loss of E3Relax-H2.
+        images: Periodic image of the target: ``"unrelaxed"``, as stored, or ``"predicted"``, nearest to the
+            predicted atom under the target cell (periodicity-aware loss of E3Relax-H2).
 
     Returns:
         ``coordinates`` A, mean over atoms and components; ``lattice`` A, mean over the nine cell entries;
@@ -156,7 +156,7 @@ def validation_errors(
     if images == "predicted":
         differences = nearest_image(differences, target.cells, target.system_index)
     differences = differences.abs().mean(-1)
-    # Products written out: mixed precision would round a matrix product to bfloat16.
+    # Not a matrix product, which mixed precision would round to bfloat16.
     metric = _gram(predicted.cells) - _gram(target.cells)
     return {
         "coordinates": segment_mean(differences, target.system_index, len(target)),

@@ -1,4 +1,4 @@
-"""Training on whole relaxation paths, for networks that follow them (RelaxNet)."""
+"""Training on whole relaxation paths, for families that predict them (RelaxNet)."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from repose.crystal.lattice import deformation, to_cartesian, volume
 from repose.data.dataset import Pair
 from repose.data.frames import equidistant, fit_reference_energies, paths_of
 from repose.errors import DatasetError
-from repose.evaluation.path_report import RISE
+from repose.evaluation.metrics import ENERGY_RISE
 from repose.models.network import Network
 from repose.models.prediction import Geometry, Prediction, Trajectory
 from repose.nn.ops import safe_norm, segment_mean
 from repose.training.losses import scale_loss, validation_errors
 from repose.training.samples import (
-    Counter,
+    EdgeCounter,
     Sample,
     TrainingBatches,
     ValidationBatches,
@@ -33,26 +33,26 @@ from repose.training.samples import (
 )
 from repose.training.task import RelaxationTask
 
-# Errors larger than these count linearly, so that crystals squeezed far too tight do not drown the rest.
-FORCE, VIRIAL = 1.0, 1.0  # eV/A, eV per atom
-# Displacements below this have no direction worth learning, A.
-STILL = 1e-3
-# Crystals that tell how far energies of the elements are to be shifted.
-MOST_SHIFTED = 1000
+# Larger errors count linearly in the loss, so that strongly compressed crystals do not dominate it.
+FORCE_WIDTH, VIRIAL_WIDTH = 1.0, 1.0  # eV/A, eV per atom
+# Directions of smaller displacements are ignored, A.
+MIN_DISPLACEMENT = 1e-3
+# Crystals for the fit of the shift of reference energies.
+MAX_SHIFT_CRYSTALS = 1000
 
 
 @dataclass(frozen=True, eq=False)
 class PathSample(Sample):
-    """A batch of paths.
+    """Batch of paths.
 
     Attributes:
-        frames: What the crystals do, T frames; stress is NaN where it is not known.
+        frames: Reference paths of T frames; stresses that are missing are NaN.
     """
 
     frames: Trajectory
 
     def to(self, device: torch.device) -> PathSample:
-        """The same on another device."""
+        """Copy on another device."""
         moved = super().to(device)
         return PathSample(
             moved.start, moved.graph, moved.target, Trajectory(*(part.to(device) for part in self.frames))
@@ -62,12 +62,12 @@ class PathSample(Sample):
 def collate_paths(
     network: Network[Any], pairs: Sequence[Pair], paths: Sequence[Sequence[Frame]]
 ) -> PathSample:
-    """Join paths of as many frames each, and build the graph of the first ones.
+    """Batch paths of equally many frames, and build the graph of the first frames.
 
     Args:
         network: Its `prepare` builds the graph.
         pairs: The crystals.
-        paths: Frames with energies and forces, as many for every crystal.
+        paths: Frames with energies and forces of every crystal.
     """
     ends = [
         (crystal(pair.numbers, path[0].positions, path[0].cell, pair.pbc), target_of(pair))
@@ -96,14 +96,14 @@ def collate_paths(
 class PathBatches(TrainingBatches):
     """Training batches of whole paths; see `TrainingBatches`.
 
-    A share ``path_frames`` of the paths begins at a later frame, where enough are left. Noised and rewritten
-    crystals have no paths, so those shares do not count.
+    A share ``path_frames`` of the paths begins at a later frame, if enough frames are left. Other
+    augmentations are not applied, as perturbed crystals have no paths.
 
     Args:
         pairs: Crystals with paths of enough frames.
-        network: Says how many frames.
-        settings: Budget, pseudo-epoch and augmentation.
-        seed: Source of all randomness.
+        network: Its settings have the number of frames.
+        settings: Limit of edges, pseudo-epoch and augmentation.
+        seed: Seed of all random numbers.
     """
 
     def sample(self, pairs: Sequence[Pair], rng: np.random.Generator) -> PathSample:
@@ -114,7 +114,7 @@ class PathBatches(TrainingBatches):
 
 
 def draw_path(pair: Pair, n: int, settings: SamplingSettings, rng: np.random.Generator) -> tuple[Frame, ...]:
-    """So many frames of a path, or of what is left of it from a later frame on."""
+    """Evenly spaced frames of a path, or of its rest from a random later frame on."""
     spare = len(pair.path) - n
     later = rng.random() < settings.path_frames and spare > 0
     return equidistant(pair.path[rng.integers(1, spare + 1) if later else 0 :], n)
@@ -130,12 +130,12 @@ class ValidationPaths(ValidationBatches):
 
 
 class PathErrors(NamedTuple):
-    """What training watches of a path, per crystal: ``(S,)`` each.
+    """Validation errors of paths, ``(S,)`` each.
 
     Attributes:
         energy: Mean over frames, eV per atom.
         forces: Mean over frames and components, eV/A.
-        rise: Largest rise of the predicted energy from frame to frame, eV per atom.
+        rise: Largest increase of the predicted energy between consecutive frames, eV per atom.
     """
 
     energy: Tensor
@@ -144,7 +144,7 @@ class PathErrors(NamedTuple):
 
 
 def path_errors(found: Trajectory, known: Trajectory, system_index: Tensor) -> PathErrors:
-    """Errors of energies and forces; ``crystal`` is the crystal of every atom, ``(N,)``."""
+    """Errors of energies and forces; ``system_index`` is the crystal of every atom, ``(N,)``."""
     n = found.energies.shape[1]
     atoms = torch.bincount(system_index, minlength=n)
     energy = (found.energies - known.energies).abs().mean(0) / atoms
@@ -153,16 +153,16 @@ def path_errors(found: Trajectory, known: Trajectory, system_index: Tensor) -> P
 
 
 def path_loss(prediction: Prediction, sample: PathSample, weights: PathSettings) -> Tensor:
-    """Loss of a path (RelaxNet, equation 7, and the stress).
+    """Training loss of paths (RelaxNet, equation 7, with a term for the stress).
 
-    Energies count per atom. Displacements and cells count in A, not squared, and squares of forces and
-    stresses only up to `FORCE` and `VIRIAL`, since crystals squeezed far too tight have forces ten times
-    those of the others. Directions are those of atoms beside the flow of the cell.
+    Energies are per atom. Errors of positions and cells are absolute, in A. Errors of forces and virials are
+    squared up to `FORCE_WIDTH` and `VIRIAL_WIDTH` and linear above, because strongly compressed crystals have
+    forces ten times larger than others. Directions are those of displacements relative to the cell.
 
     Args:
-        prediction: With a trajectory.
-        sample: The paths.
-        weights: Of the terms.
+        prediction: Prediction with a trajectory.
+        sample: Reference paths.
+        weights: Weights of the terms.
     """
     found, known = prediction.trajectory, sample.frames
     if found is None:
@@ -170,7 +170,7 @@ def path_loss(prediction: Prediction, sample: PathSample, weights: PathSettings)
     owner, n, atoms = sample.start.system_index, len(sample.start), sample.start.counts
     energy = ((found.energies - known.energies) / atoms).abs().mean()
     rise = torch.relu(found.energies.diff(dim=0) / atoms).mean()
-    forces = squares(found.forces - known.forces, FORCE).mean((0, -1))
+    forces = huber(found.forces - known.forces, FORCE_WIDTH).mean((0, -1))
     virial = (found.stresses - known.stresses) * (volume(known.cells) / atoms)[..., None, None]
     virial = virial[torch.isfinite(known.stresses)]
     moved = [
@@ -181,7 +181,7 @@ def path_loss(prediction: Prediction, sample: PathSample, weights: PathSettings)
         (weights.energy, energy),
         (weights.rise, rise),
         (weights.forces, segment_mean(forces, owner, n).mean()),
-        (weights.stress, squares(virial, VIRIAL).mean() if len(virial) else virial.sum()),
+        (weights.stress, huber(virial, VIRIAL_WIDTH).mean() if len(virial) else virial.sum()),
         (weights.displacement, torch.stack([(e["coordinates"] + e["lattice"]).mean() for e in moved]).mean()),
         (weights.direction, _direction(found, known, owner)),
     )
@@ -189,12 +189,12 @@ def path_loss(prediction: Prediction, sample: PathSample, weights: PathSettings)
 
 
 def _geometries(path: Trajectory) -> list[tuple[Tensor, Tensor]]:
-    """Positions and cells of all frames but the first, which is given."""
+    """Positions and cells of all frames but the first, which is the input."""
     return list(zip(path.positions[1:], path.cells[1:], strict=True))
 
 
 def _direction(found: Trajectory, known: Trajectory, owner: Tensor) -> Tensor:
-    """One minus the cosine between displacements, over the whole path, weighted by how far atoms go."""
+    """One minus the cosine between total displacements, weighted by the length of the reference."""
 
     def moved(path: Trajectory) -> Tensor:
         flow = deformation(path.cells[0], path.cells[-1])
@@ -202,28 +202,28 @@ def _direction(found: Trajectory, known: Trajectory, owner: Tensor) -> Tensor:
 
     ours, theirs = moved(found), moved(known)
     length = safe_norm(theirs)
-    cosine = (ours * theirs).sum(-1) / (safe_norm(ours) * length + STILL**2)
-    far = torch.where(length > STILL, length, 0.0)
-    return ((1 - cosine) * far).sum() / (far.sum() + STILL)
+    cosine = (ours * theirs).sum(-1) / (safe_norm(ours) * length + MIN_DISPLACEMENT**2)
+    far = torch.where(length > MIN_DISPLACEMENT, length, 0.0)
+    return ((1 - cosine) * far).sum() / (far.sum() + MIN_DISPLACEMENT)
 
 
-def squares(error: Tensor, width: float) -> Tensor:
-    """Squares of errors, which go on as straight lines beyond a width."""
+def huber(error: Tensor, width: float) -> Tensor:
+    """Twice the Huber loss: squared errors up to a width, linear above."""
     size = error.abs()
     return torch.where(size < width, size.square(), width * (2 * size - width))
 
 
 class PathTask(RelaxationTask):
-    """Supervision of whole paths; see `RelaxationTask`.
+    """Training on whole paths; see `RelaxationTask`.
 
-    The score is the sum of coordinate and lattice MAE in A at the end, and of the energy MAE over all frames
-    in eV per atom.
+    The score is the coordinate and lattice MAE of the last frame in A, plus the energy MAE over all frames in
+    eV per atom.
     """
 
     train_type, val_type = PathBatches, ValidationPaths
 
     def loss(self, prediction: Prediction, batch: PathSample) -> Tensor:
-        """See `RelaxationTask.loss`."""
+        """Training loss of a batch."""
         loss = path_loss(prediction, batch, self.settings.paths)
         if prediction.error_scales is None:
             return loss
@@ -231,7 +231,7 @@ class PathTask(RelaxationTask):
         return loss + scales
 
     def errors(self, prediction: Prediction, batch: PathSample) -> dict[str, Tensor]:
-        """See `RelaxationTask.errors`; ``rising`` is the share of crystals whose energy rises on its way."""
+        """See `RelaxationTask.errors`; ``rising`` is the share of crystals whose predicted energy rises."""
         errors = super().errors(prediction, batch)
         if prediction.trajectory is None:
             raise ValueError("expected a prediction with a trajectory; got one without.")
@@ -239,7 +239,7 @@ class PathTask(RelaxationTask):
         return errors | {
             "energy": path.energy,
             "forces": path.forces,
-            "rising": (path.rise > RISE).to(path.rise),
+            "rising": (path.rise > ENERGY_RISE).to(path.rise),
             "score": errors["score"] + path.energy,
         }
 
@@ -249,63 +249,63 @@ def path_task(
     settings: TrainSettings,
     train: Sequence[Pair],
     val: Sequence[Pair],
-    counts: Counter | None = None,
+    edge_counter: EdgeCounter | None = None,
 ) -> tuple[PathTask, str]:
-    """Task of a family that follows paths, and a line about the training crystals left out.
+    """Task of a family that predicts paths, and a description of its training data.
 
-    Energies of the elements are fitted; those of a network that is trained already are shifted.
+    Reference energies of the elements are fitted; those of a trained network are shifted.
 
     Args:
-        network: What is trained.
-        settings: How.
+        network: Network to train.
+        settings: Settings of the training.
         train: Training crystals.
         val: Validation crystals.
-        counts: As of `RelaxationTask`.
+        edge_counter: See `RelaxationTask`.
 
     Raises:
-        DatasetError: There is no path, for training or for validation.
+        DatasetError: There are no paths for training or for validation.
     """
     frames = network.path_frames or 0
     found, held_out = paths_of(train, frames), paths_of(val, frames)
     if not found.pairs or not held_out.pairs:
         raise DatasetError(
-            f"family '{network.family}' learns from paths of {frames} frames with energies and forces. "
+            f"family '{network.family}' needs paths of {frames} frames with energies and forces. "
             f"Training: {found}. Validation: {held_out}. Label crystals with 'repose data label'."
         )
-    # Whole paths go on, since training draws frames of its own.
-    known, watched = ({pair.id for pair in paths.pairs} for paths in (found, held_out))
-    train = [_labelled(pair) for pair in train if pair.id in known]
-    val = [_labelled(pair) for pair in val if pair.id in watched]
+    # Whole paths are kept, because training draws its own frames.
+    known, validated = ({pair.id for pair in paths.pairs} for paths in (found, held_out))
+    train = [_labelled_path(pair) for pair in train if pair.id in known]
+    val = [_labelled_path(pair) for pair in val if pair.id in validated]
     reference, scale = network.get_buffer("reference_energies"), network.get_buffer("energy_scale")
     if reference.any():
-        reference.add_(energy_shift(network, train[:MOST_SHIFTED], settings.sampling.edges_per_batch))
+        reference.add_(energy_shift(network, train[:MAX_SHIFT_CRYSTALS], settings.sampling.edges_per_batch))
     else:
         fitted, left = fit_reference_energies(train, frames)
         reference.copy_(torch.as_tensor(fitted))
         scale.fill_(left)
-    return PathTask(network, settings, train, val, counts), str(found)
+    return PathTask(network, settings, train, val, edge_counter), str(found)
 
 
-def _labelled(pair: Pair) -> Pair:
-    """Without the frames inside its path that have no energy or forces; both ends have them (`paths_of`)."""
+def _labelled_path(pair: Pair) -> Pair:
+    """Remove frames without energy or forces; the first and last frames have both (`paths_of`)."""
     known = [frame for frame in pair.path if frame.energy is not None and frame.forces is not None]
     return replace(pair, path=tuple(known))
 
 
 @torch.no_grad()
 def energy_shift(network: Network[Any], pairs: Sequence[Pair], edges_per_batch: int) -> Tensor:
-    """What the energies of the elements lack where a trained network meets energies of another kind.
+    """Shift of the reference energies of a trained network towards those of other data.
 
-    Least squares of the difference between known and predicted energies, with the smallest change that does
-    it: a code or functional has its own zero of energy for every element, and to learn that would take long.
+    Codes and functionals differ in the zero of energy of every element, which training would learn slowly.
+    The shift is the least-squares fit of smallest norm to reference minus predicted energies.
 
     Args:
-        network: Trained on other energies.
+        network: Network trained on other energies.
         pairs: Crystals with paths.
-        edges_per_batch: Budget of a forward pass.
+        edges_per_batch: Limit of edges in a forward pass.
 
     Returns:
-        eV per atom by atomic number, ``(119,)``; zero for elements that are not there.
+        eV per atom by atomic number, ``(119,)``; zero for elements without crystals.
     """
     training, fractions, lacking = network.training, [], []
     network.eval()
@@ -319,6 +319,6 @@ def energy_shift(network: Network[Any], pairs: Sequence[Pair], edges_per_batch: 
         fractions.append(counts / batch.counts.unsqueeze(1))
     network.train(training)
     design, missing = torch.cat(fractions).double().numpy(), torch.cat(lacking).double().numpy()
-    shift = np.linalg.lstsq(design, missing, rcond=None)[0]  # the smallest of those that fit best
+    shift = np.linalg.lstsq(design, missing, rcond=None)[0]
     shift[~design.any(axis=0)] = 0.0
     return torch.as_tensor(shift).to(network.get_buffer("reference_energies"))

@@ -1,4 +1,4 @@
-"""What training reads of datasets: the crystals of a split, and how many edges each has."""
+"""Crystals of a split of datasets, and their numbers of edges."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from repose.errors import DatasetError
 from repose.models.network import Network
 from repose.training.samples import edge_counts
 
-# Raised when the same settings give other graphs: stored counts of other versions are not read.
+# Increase if graphs change for the same settings: stored counts of other versions are ignored.
 VERSION = 1
 
 
@@ -27,17 +27,17 @@ def read_split(
     """Read the crystals of one split of several datasets.
 
     Args:
-        datasets: One that is given twice is read twice.
+        datasets: A dataset that is given twice is read twice.
         split: ``"train"``, ``"val"`` or ``"test"``.
-        crystals: Read only so many: those with the smallest hash of their ids. A crystal that is there twice
-            is read twice and counts once. None reads all.
-        paths: Read the paths, too.
+        crystals: Number of crystals, chosen by the smallest hashes of their ids; equal ids count once. None
+            reads all.
+        paths: Read the paths too.
 
     Returns:
         The crystals of every dataset, in order.
 
     Raises:
-        DatasetError: There are none, or a dataset cannot be read.
+        DatasetError: There are no crystals, or a dataset cannot be read.
     """
     chosen = None
     if crystals is not None:
@@ -51,16 +51,16 @@ def read_split(
 
 
 class EdgeCounts:
-    """Edges of unrelaxed crystals in a network's graph, stored in their datasets between runs.
+    """Edges of unrelaxed crystals in a network's graph, stored with their datasets between runs.
 
-    Counts are stored by a hash of the crystal, so that they stay valid when a dataset is split anew, joined
-    or copied. The file is named by a hash of all that `Network.prepare` depends on: family, starting
-    geometry, how neighbours are found, and atomic volumes where the start is rescaled by them. A damaged
-    file is replaced; where a dataset cannot be written, its crystals are counted at every start.
+    Counts are stored by a hash of the crystal: they remain valid if a dataset is split, joined or copied. The
+    file name has a hash of all that `Network.prepare` depends on: family, starting geometry, settings of the
+    graph, and atomic volumes if the start is rescaled. A damaged file is replaced. Counts of a dataset that
+    cannot be written are not stored.
 
     Args:
         network: Its `prepare` builds the graphs.
-        datasets: Directories and the crystals read from each; counted and stored with the first call.
+        datasets: Directories and the crystals read from each, which are counted and stored at the first call.
     """
 
     def __init__(self, network: Network[Any], datasets: Iterable[tuple[Path, Sequence[Pair]]] = ()) -> None:
@@ -75,7 +75,7 @@ class EdgeCounts:
         return self._count(pairs)
 
     def _load(self, directory: Path, pairs: Sequence[Pair]) -> None:
-        """Read the counts that a dataset holds, and add those of further crystals to it."""
+        """Read the stored counts of a dataset, and store those of further crystals."""
         path = directory / f".edges-{_key(self.network)}.npy"
         stored = _read(path)
         self._known |= stored
@@ -107,7 +107,7 @@ def _key(network: Network[Any]) -> str:
 
 
 def _hash(pair: Pair) -> int:
-    """64 bits of what the edges of a crystal depend on."""
+    """64-bit hash of a crystal."""
     digest = hashlib.blake2b(digest_size=8)
     for array in (pair.numbers, pair.pbc, pair.positions, pair.cell):
         digest.update(np.ascontiguousarray(array).tobytes())
@@ -115,7 +115,7 @@ def _hash(pair: Pair) -> int:
 
 
 def _read(path: Path) -> dict[int, int]:
-    """Stored edges by the hash of the crystal; empty if the file is missing or damaged."""
+    """Stored counts by hash of the crystal; empty if the file is missing or damaged."""
     try:
         with path.open("rb") as stream:
             stored = np.lib.format.read_array(stream, allow_pickle=False)

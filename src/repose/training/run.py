@@ -1,4 +1,4 @@
-"""`repose train`: from datasets to a model directory, through any number of interruptions."""
+"""Training runs: from datasets to a model directory, resumed after interruptions (`repose train`)."""
 
 from __future__ import annotations
 
@@ -50,19 +50,19 @@ def train(
     compiled: bool = False,
     progress: Literal["bar", "lines", "none"] = "lines",
 ) -> Path:
-    """Train or fine-tune a model; go on from the last checkpoint if there is one.
+    """Train or fine-tune a model; resume from the last checkpoint if there is one.
 
     Args:
         family_name: Name in the registry of families.
-        data: Dataset directories; their train splits are joined, and so are their val splits. One given
-            several times weighs more in training.
+        data: Dataset directories; their train splits are joined, and so are their val splits. A dataset given
+            several times has a higher weight in training.
         out: Directory of the run: ``model/`` (best so far), ``last.ckpt``, ``train.json``, logs.
-        settings: Everything else.
-        init_from: Model, by name or directory, whose weights and hyperparameters are the start.
-        device: ``"auto"``, ``"cpu"`` or ``"cuda"`` (all visible GPUs) or ``"cuda:N"``.
-        processes: Share the work among so many processes (DDP); by default one per GPU in use, else one.
-        compiled: Let `torch.compile` make kernels: some ten seconds at the start, and faster steps.
-        progress: What is shown on standard error while it runs.
+        settings: Settings of the training.
+        init_from: Model, by name or directory, to start from, with its hyperparameters.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` (all visible GPUs) or ``"cuda:N"``.
+        processes: Number of processes (DDP); by default one per GPU in use, else one.
+        compiled: Use `torch.compile`: some ten seconds of compilation, then faster steps.
+        progress: Output on standard error: a progress bar, lines, or none.
 
     Returns:
         The model directory ``out/model``.
@@ -71,30 +71,32 @@ def train(
         ConfigError: ``out`` holds a run with other settings, or settings do not fit ``init_from``.
         DatasetError: A dataset is missing, or a split is empty.
     """
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no advertisements
+    logging.getLogger("lightning.pytorch").setLevel(
+        logging.WARNING
+    )  # hides messages of Lightning about its products
     out.mkdir(parents=True, exist_ok=True)
-    claim(out, family_name, data, settings, init_from)
-    if (whole := interrupted_version(out / "model")) is not None:  # killed between two renames
+    check_run(out, family_name, data, settings, init_from)
+    if (whole := interrupted_version(out / "model")) is not None:  # the process ended between two renames
         os.replace(whole, out / "model")
     lightning.seed_everything(settings.seed, workers=True, verbose=False)
     datasets = [Dataset(path) for path in data]
-    # A dataset given twice counts twice in training, and once in validation.
+    # A dataset given twice counts twice in training, but once in validation.
     unique = list({dataset.directory: dataset for dataset in datasets}.values())
     network, known = _network(family_name, settings, init_from)
     whole = settings.target == "forces" or network.path_frames is not None
-    some = whole or settings.sampling.path_frames > 0
-    training = read_split(datasets, "train", crystals=settings.crystals, paths=some)
+    with_paths = whole or settings.sampling.path_frames > 0
+    training = read_split(datasets, "train", crystals=settings.crystals, paths=with_paths)
     validation = read_split(unique, "val", paths=whole)
     train_pairs, val_pairs = (list(chain.from_iterable(parts)) for parts in (training, validation))
     _fit_volumes(network, train_pairs)
     directories = [dataset.directory for dataset in (*datasets, *unique)]
-    counts = EdgeCounts(network, zip(directories, [*training, *validation], strict=True))
-    trained_on = "; ".join(map(_sentence, unique))
-    task, sort = _task(network, settings, train_pairs, val_pairs, counts)
-    if sort:
-        trained_on = f"{sort}: {trained_on}"
+    edge_counter = EdgeCounts(network, zip(directories, [*training, *validation], strict=True))
+    trained_on = "; ".join(map(_describe, unique))
+    task, kind = _task(network, settings, train_pairs, val_pairs, edge_counter)
+    if kind:
+        trained_on = f"{kind}: {trained_on}"
         if progress != "none":
-            print(sort, file=sys.stderr, flush=True)
+            print(kind, file=sys.stderr, flush=True)
     if compiled:
         network.compile_training()
     if settings.crystals is not None:
@@ -106,7 +108,7 @@ def train(
     )
     callbacks: list[Callback] = [export, EarlyStopping("val/score", patience=settings.early_stop), last]
     if progress != "none":
-        callbacks.append(TQDMProgressBar() if progress == "bar" else PlainLines())
+        callbacks.append(TQDMProgressBar() if progress == "bar" else LineProgress())
     trainer = lightning.Trainer(
         accelerator="cpu" if device == "cpu" else "cuda" if device.startswith("cuda") else "auto",
         devices=processes or _devices(device),
@@ -115,7 +117,7 @@ def train(
         max_epochs=settings.max_epochs,
         limit_train_batches=settings.sampling.epoch_steps,
         gradient_clip_val=settings.clip,
-        # A folder a start for the CSV files, since Lightning would delete those of the start before.
+        # One CSV folder per start: Lightning deletes the previous one.
         logger=[CSVLogger(out, name="csv"), TensorBoardLogger(out, name="tensorboard", version="")],
         callbacks=callbacks,
         plugins=[AtomicCheckpoints()],
@@ -129,28 +131,28 @@ def train(
     )
     checkpoint = out / LAST
     with warnings.catch_warnings():
-        # What Lightning warns of is meant: a run goes on in its directory, batches come in this process.
+        # Intended, but warned of by Lightning: an existing directory, and batches without workers.
         for message in (".*exists and is not empty.*", ".*does not have many workers.*", ".*LeafSpec.*"):
             warnings.filterwarnings("ignore", message)
         trainer.fit(task, ckpt_path=checkpoint if checkpoint.is_file() else None)
     if trainer.is_global_zero and (out / "model").is_dir() and settings.target == "relaxed":
         budget = settings.sampling.edges_per_batch
         try:
-            before = load_config(find_model(init_from)).calibration if init_from is not None else None
-            on = _names(unique)
-            calibrate_model(out / "model", train_pairs, val_pairs, on, budget, before=before)
-        except ConfigError as error:  # the model itself is good
+            previous = load_config(find_model(init_from)).calibration if init_from is not None else None
+            on = ", ".join(dataset.info.name for dataset in unique)
+            calibrate_model(out / "model", train_pairs, val_pairs, on, budget, previous=previous)
+        except ConfigError as error:  # the model is valid without
             warnings.warn(f"the model gives no uncertainty: {error}", stacklevel=2)
     return out / "model"
 
 
-def claim(
+def check_run(
     out: Path, family_name: str, data: Sequence[Path], settings: TrainSettings, init_from: str | Path | None
 ) -> None:
-    """Write down what this run is, or make sure that a run begun here is the same one; arguments as `train`.
+    """Store the arguments of a new run, or check that those of a resumed run are the same; see `train`.
 
     Raises:
-        ConfigError: It is another one.
+        ConfigError: The directory holds a run with other arguments.
     """
     description = {
         "family": family_name,
@@ -165,7 +167,7 @@ def claim(
         if differing and (out / LAST).is_file():
             raise ConfigError(
                 f"{out} holds a run with other {' and '.join(differing)} (see {path}); "
-                "choose another --out, or remove the folder to begin anew."
+                "choose another --out, or remove the folder to restart."
             )
     with replacing_file(path) as new:
         new.write_text(json.dumps(description, indent=2) + "\n")
@@ -174,7 +176,7 @@ def claim(
 def _network(
     family_name: str, settings: TrainSettings, init_from: str | Path | None
 ) -> tuple[Network[Any], set[int]]:
-    """The network to train, and the elements that it knows already."""
+    """Network to train, and the elements that it was trained on before."""
     cls = family(family_name)
     if init_from is not None:
         network, config = load_model(find_model(init_from))
@@ -188,8 +190,7 @@ def _network(
                 f"--init-from {init_from} is a model of family '{config.family}', not '{family_name}'."
             )
         wanted = cls.settings_type.parse({**network.settings.model_dump(), **settings.model})
-        # A head that says how large errors are may be added to a model that has none, and weights do not
-        # depend on how often they are applied.
+        # An uncertainty head may be added, and weights do not depend on the number of passes.
         free = {key: settings.model[key] for key in ("uncertainty_head", "passes") if settings.model.get(key)}
         if wanted != network.settings.model_copy(update=free):
             raise ConfigError(
@@ -206,7 +207,7 @@ def _network(
 
 
 def _fit_volumes(network: Network[Any], pairs: Sequence[Pair]) -> None:
-    """Fit volumes of atoms to bulk crystals, for elements whose volume the network does not hold yet."""
+    """Fit atomic volumes to bulk crystals, for elements without a volume in the network."""
     own = dict(network.named_buffers()).get("atomic_volumes")
     bulk = [pair for pair in pairs if pair.pbc.all()]  # the cell of a sheet holds vacuum
     if own is not None and bulk:
@@ -214,7 +215,7 @@ def _fit_volumes(network: Network[Any], pairs: Sequence[Pair]) -> None:
             [pair.numbers for pair in bulk],
             np.array([abs(np.linalg.det(pair.relaxed_cell)) for pair in bulk]),
         )
-        own.copy_(torch.where(own == 0, torch.as_tensor(volumes).to(own), own))  # zero: never seen
+        own.copy_(torch.where(own == 0, torch.as_tensor(volumes).to(own), own))  # zero: not fitted
 
 
 def _task(
@@ -222,39 +223,35 @@ def _task(
     settings: TrainSettings,
     train: Sequence[Pair],
     val: Sequence[Pair],
-    counts: EdgeCounts,
+    edge_counter: EdgeCounts,
 ) -> tuple[RelaxationTask, str]:
-    """What is to be learned, and of what sort the data are where they are not pairs.
+    """Training task, and the kind of its data unless these are pairs.
 
     Raises:
-        ConfigError: Inputs are to be recycled where the target is not the relaxed crystal alone.
-        DatasetError: Nothing of that sort is there.
+        ConfigError: Inputs are recycled although the target is not only the relaxed crystal.
+        DatasetError: There are no data for the task.
     """
     if settings.sampling.recycled and (settings.target == "forces" or network.path_frames is not None):
         raise ConfigError(
-            "sampling.recycled is for training on relaxed crystals: what is known of a frame, its forces or "
-            "its path, does not hold for what a network makes of it. Leave it at 0."
+            "sampling.recycled is for training on relaxed crystals: forces or the path of a frame do not "
+            "hold for the output of a network. Set it to 0."
         )
     if settings.target == "forces":
-        task, frames = force_task(network, settings, train, val, counts)
+        task, frames = force_task(network, settings, train, val, edge_counter)
         return task, f"forces of {frames}"
     if network.path_frames is not None:
-        paths, left_out = path_task(network, settings, train, val, counts)
+        paths, left_out = path_task(network, settings, train, val, edge_counter)
         return paths, f"whole paths ({left_out})"
-    return RelaxationTask(network, settings, train, val, counts), ""
-
-
-def _names(datasets: Sequence[Dataset]) -> str:
-    return ", ".join(dataset.info.name for dataset in datasets)
+    return RelaxationTask(network, settings, train, val, edge_counter), ""
 
 
 def _devices(device: str) -> list[int] | int | str:
-    """What Lightning calls devices: one named GPU, one process on a CPU, or all there are."""
+    """Argument ``devices`` of Lightning: one named GPU, one process on a CPU, or all GPUs."""
     return [int(device[5:])] if device.startswith("cuda:") else 1 if device == "cpu" else "auto"
 
 
 def _strategy(device: str, processes: int | None) -> str:
-    """DDP wherever there are several processes; some weights of the last layer may lead nowhere."""
+    """DDP for several processes; some weights of the last layer may be unused."""
     several = (processes or (torch.cuda.device_count() if device in ("auto", "cuda") else 1)) > 1
     return "ddp_find_unused_parameters_true" if several else "auto"
 
@@ -268,33 +265,33 @@ def _precision(settings: TrainSettings, device: str) -> str:
     return "32-true"
 
 
-def _sentence(dataset: Dataset) -> str:
+def _describe(dataset: Dataset) -> str:
     info = dataset.info
     labels = f", labels {info.calculator}" if info.calculator else ""
     return f"{info.name} ({info.counts.get('train', 0)} crystals{labels})"
 
 
 class AtomicCheckpoints(CheckpointIO):
-    """Checkpoints of a run: written whole or not at all, read without unpickling code."""
+    """Checkpoints that are written atomically and read without executing pickled code."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write beside the target, then rename over it."""
+        """Write a checkpoint."""
         with replacing_file(Path(path), durable=True) as new:
             torch.save(checkpoint, new)
 
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read tensors and plain values only."""
+        """Read tensors and plain values."""
         return torch.load(path, map_location=map_location or "cpu", weights_only=True)
 
     def remove_checkpoint(self, path: Any) -> None:
-        """Delete one."""
+        """Delete a checkpoint."""
         Path(path).unlink(missing_ok=True)
 
 
-class PlainLines(Callback):
-    """Where training stands, as a line after every epoch and every few seconds between, on standard error."""
+class LineProgress(Callback):
+    """Print a line of progress on standard error after every epoch and every few seconds."""
 
     SECONDS = 10.0
 
@@ -304,7 +301,7 @@ class PlainLines(Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Print the step and the loss, now and then."""
+        """Print step and loss."""
         if trainer.is_global_zero and time.monotonic() - self.last > self.SECONDS:
             loss, speed = float(outputs["loss"]), float(trainer.callback_metrics.get("train/edges_per_s", 0))
             line = f"epoch {trainer.current_epoch} step {trainer.global_step}: loss {loss:.4f}"
@@ -327,10 +324,10 @@ class ExportBest(Callback):
     """Write the model directory whenever the validation score improves.
 
     Args:
-        directory: Where.
-        elements: Atomic numbers that the model knows.
+        directory: The model directory.
+        elements: Atomic numbers of the training crystals.
         trained_on: One line for ``config.json``.
-        target: What was learned.
+        target: Training target.
     """
 
     def __init__(
@@ -343,17 +340,17 @@ class ExportBest(Callback):
         self.best = float("inf")
 
     def state_dict(self) -> dict[str, Any]:
-        """The best score so far, in A."""
+        """State for checkpoints: the best score so far, in A."""
         return {"best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Restore the state from a checkpoint."""
         self.best = state_dict["best"]
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: RelaxationTask) -> None:  # type: ignore[override]
-        """Export the averaged weights if they are the best yet."""
+        """Export the averaged weights if their score is the best so far."""
         score = float(trainer.callback_metrics["val/score"])
-        # Not worse is enough: where the trunk is held fixed, only scales of errors get better.
+        # Equal scores are exported too: with a frozen trunk only error scales improve.
         if not trainer.is_global_zero or not score <= self.best:
             return
         self.best = score

@@ -113,7 +113,8 @@ def equivalent_cell(
         copy = np.eye(3)[rng.integers(3)]
         numbers = np.concatenate([numbers, numbers])
         geometries = [
-            (np.concatenate([r, r + copy @ cell]), (np.eye(3) + np.diag(copy)) @ cell) for r, cell in geometries
+            (np.concatenate([r, r + copy @ cell]), (np.eye(3) + np.diag(copy)) @ cell)
+            for r, cell in geometries
         ]
     return numbers, [(positions, basis @ cell) for positions, cell in geometries]
 
@@ -139,8 +140,8 @@ def perturb(
 class TrainingBatches(IterableDataset[Sample]):
     """Training batches of a pseudo-epoch.
 
-    Every pass over the data has a new random order; batches are filled up to the limit of edges. Batches depend
-    on seed, epoch and rank only, so a resumed run has the same batches as an uninterrupted run.
+    Every pass over the data has a new random order; batches are filled up to the limit of edges. They
+    depend on seed, epoch and rank only, so a resumed run has the same batches as an uninterrupted run.
 
     Args:
         pairs: Training crystals.

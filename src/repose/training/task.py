@@ -1,4 +1,4 @@
-"""The training task: what Lightning runs."""
+"""Training task: the LightningModule."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from repose.data.dataset import Pair
 from repose.errors import ConfigError
 from repose.models.network import Network
 from repose.training.losses import training_loss, validation_errors
-from repose.training.samples import Counter, Sample, TrainingBatches, ValidationBatches
+from repose.training.samples import EdgeCounter, Sample, TrainingBatches, ValidationBatches
 
 
 def parameter_groups(network: Network[Any], settings: TrainSettings) -> list[dict[str, Any]]:
-    """Parameters of trunk and heads with their learning rates; those held fixed get no gradient any more.
+    """Parameters of trunk and heads with their learning rates; gradients of frozen ones are switched off.
 
     Raises:
-        ConfigError: Nothing is left to be trained.
+        ConfigError: All parameters are frozen.
     """
     trunk, heads = list[torch.nn.Parameter](), list[torch.nn.Parameter]()
     for name, parameter in network.named_parameters():
@@ -40,29 +40,27 @@ def parameter_groups(network: Network[Any], settings: TrainSettings) -> list[dic
     rates = (settings.trunk_rate, trunk), (1.0, heads)
     groups = [{"params": params, "lr": rate * settings.learning_rate} for rate, params in rates if params]
     if not groups:
-        raise ConfigError(
-            "nothing is left to be trained: frozen_layers and trunk_rate hold every weight fixed."
-        )
+        raise ConfigError("frozen_layers and trunk_rate freeze every weight; leave some of them to train.")
     return groups
 
 
 class RelaxationTask(lightning.LightningModule):
-    """Layer-wise supervision of a network, with a moving average of its weights.
+    """Layer-wise training of a network, with a moving average of its weights.
 
-    The average is what is validated and exported. Logged are ``train/loss`` (A, summed over layers),
+    The averaged weights are validated and exported. Logs ``train/loss`` (A, summed over layers),
     ``val/<metric>`` and ``val/score``, the sum of coordinate and lattice MAE in A.
 
     Args:
-        network: What is trained.
-        settings: How.
+        network: Network to train.
+        settings: Settings of the training.
         train: Training crystals.
         val: Validation crystals.
-        counts: Edges of crystals, as `TrainingBatches` takes them.
+        edge_counter: See `TrainingBatches`.
     """
 
     train_type: ClassVar[type[TrainingBatches]] = TrainingBatches
     val_type: ClassVar[type[ValidationBatches]] = ValidationBatches
-    # What of the validation errors the exported model says, with units.
+    # Validation errors that are stored with the exported model, with units.
     reported: ClassVar[tuple[tuple[str, str], ...]] = (
         ("coordinates", "A"),
         ("lattice", "A"),
@@ -76,19 +74,19 @@ class RelaxationTask(lightning.LightningModule):
         settings: TrainSettings,
         train: Sequence[Pair],
         val: Sequence[Pair],
-        counts: Counter | None = None,
+        edge_counter: EdgeCounter | None = None,
     ) -> None:
         super().__init__()
         self.network = network
         self.average = copy.deepcopy(network).requires_grad_(False)
         self.settings = settings
-        # Batches are prepared on the CPU, maybe in other processes, by a copy that stays there.
+        # A copy on the CPU prepares the batches, possibly in other processes.
         preparing = copy.deepcopy(network).requires_grad_(False)
-        self.train_batches = self.train_type(train, preparing, settings.sampling, settings.seed, counts)
-        self.val_batches = self.val_type(val, preparing, 2 * settings.sampling.edges_per_batch, counts)
+        self.train_batches = self.train_type(train, preparing, settings.sampling, settings.seed, edge_counter)
+        self.val_batches = self.val_type(val, preparing, 2 * settings.sampling.edges_per_batch, edge_counter)
 
     def train_dataloader(self) -> DataLoader[Sample]:
-        """Batches of the current epoch; Lightning asks anew every epoch."""
+        """Batches of the current epoch; called in every epoch."""
         self.train_batches.epoch = self.trainer.current_epoch
         return self._loader(self.train_batches, self.settings.workers)
 
@@ -101,12 +99,12 @@ class RelaxationTask(lightning.LightningModule):
         return DataLoader(batches, batch_size=None, num_workers=workers)
 
     def transfer_batch_to_device(self, batch: Sample, device: torch.device, dataloader_idx: int) -> Sample:
-        """Move a batch."""
+        """Move a batch to a device."""
         return batch.to(device)
 
     def training_step(self, batch: Sample, batch_idx: int) -> torch.Tensor:
         """Loss of a batch in A."""
-        # A trunk that is held fixed is to err as it will in use, without the noise of training.
+        # Keep a frozen trunk in eval mode.
         self.network.train(self.settings.trunk_rate > 0)
         batch = self.recycle(batch, batch_idx)
         loss = self.loss(self.predict(self.network, batch), batch)
@@ -116,9 +114,9 @@ class RelaxationTask(lightning.LightningModule):
         return loss
 
     def recycle(self, batch: Any, batch_idx: int) -> Any:
-        """A share of batches begins where the network ended, with the same target; a share of these again.
+        """Replace the inputs of a share of batches by the network's output; repeat for a share of these.
 
-        So it meets what it will meet in use, where it goes over its answer as often as it has passes.
+        The network is then trained on its own outputs, which are the inputs of its later passes.
         """
         batches, network = self.train_batches, self.network
         rng = np.random.default_rng([batches.seed, batches.epoch, batches.rank, batch_idx])
@@ -132,11 +130,11 @@ class RelaxationTask(lightning.LightningModule):
         return batch
 
     def predict(self, network: Network[Any], batch: Any) -> Any:
-        """What `loss` and `errors` take, from the network or its average."""
+        """Prediction for `loss` and `errors`, by the network or its average."""
         return network(batch.start, batch.graph)
 
     def loss(self, prediction: Any, batch: Any) -> torch.Tensor:
-        """What is to become small."""
+        """Training loss of a batch."""
         follow = self.network.settings.frame == "affine"
         return training_loss(prediction, batch.start, batch.graph, batch.target, self.settings, follow)
 
@@ -145,7 +143,7 @@ class RelaxationTask(lightning.LightningModule):
         self.last_step = time.perf_counter()
 
     def on_train_batch_end(self, outputs: Any, batch: Sample, batch_idx: int) -> None:
-        """Log the edges per second of this process since the step before, preparing of batches included."""
+        """Log the edges per second of this process, including the preparation of batches."""
         now = time.perf_counter()
         self.log("train/edges_per_s", batch.graph.n_edges / (now - self.last_step), on_step=True)
         self.last_step = now
@@ -156,7 +154,7 @@ class RelaxationTask(lightning.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the norm of the gradient; a step whose gradient is not finite is left out."""
+        """Clip the norm of the gradient; skip steps whose gradient is not finite."""
         parameters = list(self.network.parameters())
         norm = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val or math.inf)
         if not torch.isfinite(norm):
@@ -164,7 +162,7 @@ class RelaxationTask(lightning.LightningModule):
                 parameter.grad = None
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """One step, then the moving average follows; young averages follow faster."""
+        """Take a step and update the moving average, with a smaller decay in the first steps."""
         super().optimizer_step(*args, **kwargs)
         step = self.trainer.global_step
         decay = min(self.settings.ema, (1 + step) / (10 + step))
@@ -184,22 +182,22 @@ class RelaxationTask(lightning.LightningModule):
         )
 
     def errors(self, prediction: Any, batch: Any) -> dict[str, torch.Tensor]:
-        """What is validated, ``(S,)`` each; by ``score`` weights are chosen."""
+        """Validation errors, ``(S,)`` each; the exported weights are those of the lowest ``score``."""
         geometry, _ = self.network.solve_positions(prediction, batch.start, batch.graph)
         errors = validation_errors(geometry, batch.target)
         return errors | {"score": errors["coordinates"] + errors["lattice"]}
 
     def on_validation_epoch_end(self) -> None:
-        """Log the learning rate, that of the heads where the trunk has another, beside the errors."""
+        """Log the learning rate, that of the heads if the trunk has its own."""
         rate = self.trainer.optimizers[0].param_groups[-1]["lr"]
         self.log("lr", rate, rank_zero_only=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW with a warm-up, and then a plateau decay or a cosine down to a hundredth."""
+        """AdamW with warmup, followed by a plateau decay or a cosine decay to 1 %."""
         s = self.settings
         groups = parameter_groups(self.network, s)
         own = [p for name, p in self.named_parameters() if not name.startswith(("network.", "average."))]
-        if own:  # what a task needs beside the model
+        if own:  # heads of a task that are not part of the model
             groups.append({"params": own, "lr": s.learning_rate})
         optimizer = torch.optim.AdamW(groups, weight_decay=s.weight_decay, amsgrad=s.amsgrad)
         total = s.max_epochs * s.sampling.epoch_steps
@@ -214,7 +212,7 @@ class RelaxationTask(lightning.LightningModule):
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": whole, "interval": "step"}}
         plateau = schedulers.ReduceLROnPlateau(optimizer, factor=s.decay, patience=s.patience)
         plan: list[Any] = [{"scheduler": plateau, "monitor": "val/score"}]
-        if s.warmup_steps > 1:  # multiplies the rate that it finds, so that both may change it
+        if s.warmup_steps > 1:  # multiplies the current rate, so both schedulers apply
             rise = schedulers.LinearLR(optimizer, 1 / s.warmup_steps, total_iters=s.warmup_steps - 1)
             plan.append({"scheduler": rise, "interval": "step"})
         return [optimizer], plan

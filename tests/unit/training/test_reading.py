@@ -55,7 +55,7 @@ def stored(dataset):
 @pytest.mark.parametrize("start", ["input", "rescaled"])
 @pytest.mark.parametrize("together", [1, 4, 64])
 def test_edges_are_those_of_every_crystal_alone(pairs, start, together, monkeypatch):
-    monkeypatch.setattr("repose.training.samples.COUNTED_TOGETHER", together)
+    monkeypatch.setattr("repose.training.samples.COUNT_BATCH", together)
     net = network(start=start)
     alone = [net.prepare(crystal(p.numbers, p.positions, p.cell, p.pbc))[1].n_edges for p in pairs]
     assert edge_counts(net, pairs) == alone
@@ -210,7 +210,7 @@ def test_training_decodes_paths_where_it_draws_from_them(
     chosen = train_settings(sampling=sampling, max_epochs=1)
 
     def go(out):
-        with pytest.warns(UserWarning, match="too few to calibrate"):
+        with pytest.warns(UserWarning, match="too few for calibration"):
             return run.train("e3relax", [dataset.directory], out, chosen, device="cpu", progress="none")
 
     first = go(tmp_path / "one")
