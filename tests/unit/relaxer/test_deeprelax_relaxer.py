@@ -1,49 +1,18 @@
 """DeepRelax as a relaxer: fast computation paths, and failures that are reported."""
 
-import copy
-
 import pytest
 import torch
 
 from repose.crystal.batch import CrystalBatch
 from repose.io import convert
-from repose.models.checkpoint import ModelConfig
 from repose.models.deeprelax.network import DeepRelax
-from repose.relaxer.direct import DirectRelaxer
 from support.crystals import perovskite, random_crystal, rock_salt
-from support.deeprelax import OURS, deeprelax_relaxer
-
-# Fast paths
+from support.deeprelax import OURS, check_computation, deeprelax_relaxer
 
 
-@pytest.mark.parametrize(
-    "path", ["tabulated", pytest.param("compiled", marks=pytest.mark.xdist_group("compiler"))]
-)
 @pytest.mark.parametrize("options", [{}, OURS], ids=["paper with strain", "ours"])
-def test_fast_is_plain(path, options, crystals):
-    batch = crystals.to("cpu", torch.float32)
-    plain, fast = (
-        DirectRelaxer(
-            copy.deepcopy(deeprelax_relaxer(features=48, **options).network).float(),
-            ModelConfig(family="deeprelax", name=path, settings={}, elements=[]),
-            path=path,
-        )
-        for path in ("plain", path)
-    )
-    assert plain.network.relaxed.table is None
-    assert fast.network.relaxed.table is not None
-    assert fast.network.layers[0].message.compiled == (path == "compiled")
-    with torch.no_grad():
-        start, graph = plain.network.prepare(batch)
-        expected, got = plain.network(start, graph), fast.network(start, graph)
-    assert torch.allclose(expected.geometry.cells, got.geometry.cells, atol=1e-4, rtol=0)
-    for name in ("relaxed", "displaced", "scale", "displaced_scale"):
-        a, b = (getattr(prediction.distances, name) for prediction in (expected, got))
-        assert torch.allclose(a, b, atol=1e-4, rtol=1e-4), name
-    if options:  # otherwise distances are inconsistent and the solution is not smooth in them
-        expected, got = plain.predict(batch), fast.predict(batch)
-        assert (expected.positions - batch.positions).abs().max() > 1e-2  # or else nothing is compared
-        assert torch.allclose(expected.positions, got.positions, atol=1e-4, rtol=0)
+def test_tabulated_is_plain(options, crystals):
+    check_computation("tabulated", options, crystals)
 
 
 # Failures

@@ -1,4 +1,4 @@
-"""Fast inference: the numbers of the plain path, whatever the path."""
+"""Inference from tables, in blocks and in reduced precision: the numbers of the plain operators."""
 
 import copy
 
@@ -8,51 +8,14 @@ import torch
 
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.graph import ROW, periodic_graph
-from repose.models.checkpoint import ModelConfig
-from repose.models.e3relax.network import E3Relax
-from repose.models.e3relax.settings import E3RelaxSettings
-from repose.models.e3relax_h2.network import E3RelaxH2
-from repose.models.e3relax_h2.settings import E3RelaxH2Settings
-from repose.models.reposenet.network import Repose
-from repose.models.reposenet.settings import ReposeNetSettings
 from repose.nn.kernels import fused
-from repose.nn.kernels.fused_training import summed
 from repose.nn.kernels.radial_tables import SplineTable, place
 from repose.nn.radial import GaussianBasis
 from repose.relaxer import direct
 from repose.relaxer.direct import DirectRelaxer
 from repose.testing import check_relaxer
 from support.crystals import fcc, make_crystal, perovskite, random_crystal, rock_salt
-
-OURS = {
-    "edge_channels": 8,
-    "frame": "affine",
-    "start": "rescaled",
-    "lattice_offset": "axis",
-    "shared_axes": True,
-}
-NETWORKS = {
-    "e3relax": lambda: E3Relax(E3RelaxSettings(features=48, layers=3)),
-    "e3relax, ours": lambda: E3Relax(E3RelaxSettings.parse({"features": 48, "n_basis": 64, **OURS})),
-    "e3relax-h2": lambda: E3RelaxH2(E3RelaxH2Settings(features=48, layers=3)),
-    "e3relax-h2, ours": lambda: E3RelaxH2(E3RelaxH2Settings.parse({"features": 48, "n_basis": 64, **OURS})),
-    "reposenet": lambda: Repose(ReposeNetSettings(features=48)),
-    "e3relax-h2 w/o gate": lambda: E3RelaxH2(E3RelaxH2Settings(features=48, layers=2, angular=False)),
-}
-
-
-def relaxers(name: str, *paths: str, double: bool = False) -> list[DirectRelaxer]:
-    torch.manual_seed(0)
-    network = NETWORKS[name]()
-    network.atomic_volumes.fill_(15.0)
-    config = ModelConfig(family=network.family, name=name, settings={}, elements=[])
-    if double:
-        network = network.double()
-    return [DirectRelaxer(copy.deepcopy(network), config, path=path) for path in paths]
-
-
-def difference(a, b) -> float:
-    return max(float((x - y).abs().max()) for x, y in zip(a, b, strict=True))
+from support.networks import NETWORKS, difference, relaxers
 
 
 @pytest.fixture(scope="module")
@@ -85,17 +48,6 @@ def test_blocks_of_any_size_give_the_same(batch, monkeypatch):
     expected = relaxer.predict(batch)
     monkeypatch.setitem(fused.BLOCK_BYTES, "cpu", 1.0)
     assert difference(expected, relaxer.predict(batch)) < 1e-12
-
-
-@pytest.mark.xdist_group("compiler")
-@pytest.mark.parametrize("name", ["e3relax, ours", "e3relax-h2", "reposenet"])
-def test_compiled_is_plain(name, batch):
-    plain, compiled = relaxers(name, "plain", "compiled")
-    assert compiled.network.layers[0].message.compiled
-    assert difference(plain.predict(batch), compiled.predict(batch)) < 1e-4
-    alone = [compiled.predict(crystal) for crystal in batch]
-    joined = (torch.cat([a.positions for a in alone]), torch.cat([a.cells for a in alone]))
-    assert difference(plain.predict(batch), joined) < 1e-4
 
 
 def test_without_a_compiler_it_runs_all_the_same(batch, monkeypatch):
@@ -167,58 +119,3 @@ def test_a_crystal_without_neighbours(name):
             update={"graph": relaxer.network.settings.graph.model_copy(update={"self_images": False})}
         )
     assert difference(plain.predict(lonely), tabulated.predict(lonely)) < 1e-4
-
-
-@pytest.mark.xdist_group("compiler")
-@pytest.mark.parametrize("name", ["e3relax, ours", "e3relax-h2", "reposenet"])
-def test_compiled_training_has_the_gradients_of_the_plain_path(name, batch):
-    torch.manual_seed(0)
-    plain = NETWORKS[name]().double()
-    plain.atomic_volumes.fill_(15.0)
-    compiled = copy.deepcopy(plain)
-    compiled.compile_training()
-    assert compiled.layers[0].message.compiled
-    for network in (plain, compiled):
-        start, graph = network.prepare(batch)
-        states = network(start, graph)
-        sum(s.positions.square().sum() + s.cells.square().sum() for s in states.layers).backward()
-    for (label, expected), got in zip(plain.named_parameters(), compiled.parameters(), strict=True):
-        if expected.grad is not None:
-            scale = 1 + expected.grad.abs().max()
-            assert float((expected.grad - got.grad).abs().max() / scale) < 1e-9, label
-
-
-@pytest.mark.xdist_group("compiler")
-def test_compiled_training_in_mixed_precision(batch):
-    torch.manual_seed(0)
-    network = NETWORKS["e3relax-h2"]()
-    network.compile_training()
-    gradients = {}
-    for mixed in (False, True):
-        network.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
-            start, graph = network.prepare(batch.to("cpu", torch.float32))
-            states = network(start, graph)
-        sum((s.cells - start.cells).abs().mean() for s in states.layers).backward()
-        parameter = network.layers[0].message.gamma.weight
-        gradients[mixed] = parameter.grad.clone()
-    assert gradients[True].dtype == torch.float32
-    size = gradients[False].norm()
-    assert 0 < (gradients[True] - gradients[False]).norm() < 0.1 * size
-
-
-@pytest.mark.xdist_group("compiler")
-@pytest.mark.parametrize("gated", [False, True])
-def test_compiled_sums_against_finite_differences(gated):
-    """All inputs at once, the directions among them, which a network reaches through positions alone."""
-    torch.manual_seed(0)
-    crystal = rock_salt()
-    graph = periodic_graph(crystal, 3.0)
-    e, n, f = graph.n_edges, crystal.n_atoms, 3
-    shapes = [(n, 3 * f), (n, 3, f), (e, 3 * f), (e, 3 * f), (e, 3)]
-    inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
-
-    def function(s, v, filters, inner, u):
-        return summed(s, v, filters, inner if gated else None, u, graph)
-
-    assert torch.autograd.gradcheck(function, inputs, fast_mode=True)
