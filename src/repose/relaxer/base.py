@@ -12,7 +12,7 @@ import torch
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.batching import batches_by_cost
 from repose.errors import ConfigError, InvalidCrystalError
-from repose.models.initial_structure import near_home
+from repose.models.initial_structure import wrap_far_atoms
 from repose.models.prediction import Geometry
 from repose.relaxer.batch_relaxation import BatchRelaxation
 from repose.relaxer.constraints import Constraints, atom_indices
@@ -186,7 +186,7 @@ class Relaxer(ABC):
 
     def _predict_batch(self, crystals: list[PreparedCrystal]) -> list[dict[str, Any]]:
         """Predict one batch; atoms keep the periodic images in which they were given."""
-        wrapped, shift = near_home(CrystalBatch.collate([one.crystal for one in crystals]))
+        wrapped, shift = wrap_far_atoms(CrystalBatch.collate([one.crystal for one in crystals]))
         with measured_peak(self.device) as peak:
             relaxed = self.relax_batch(wrapped)
         self.memory_ratio = peak.ratio(sum(one.memory for one in crystals), self.memory_ratio)

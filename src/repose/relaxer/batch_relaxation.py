@@ -71,19 +71,28 @@ class BatchRelaxation:
             shift: Lattice vectors to add to each atom, ``(N, 3)``, e.g. from
                 `repose.models.initial_structure.wrap_far_atoms`.
         """
+
+        def by_crystal(values: Sequence[Any] | Tensor | None) -> Sequence[Any]:
+            if values is None:
+                return [None] * len(counts)
+            return _double(values).tolist() if isinstance(values, Tensor) else values
+
+        def by_atom(values: Tensor | None) -> Sequence[Any]:
+            return by_crystal(None if values is None else np.split(_double(values), np.cumsum(counts)[:-1]))
+
         columns = {
-            "positions": _by_atom(self.geometry.positions, counts),
+            "positions": by_atom(self.geometry.positions),
             "cell": _double(self.geometry.cells),
-            "violation": _by_crystal(self.violation, counts),
-            "uncertainty": _by_crystal(self.bounds.get(LEVEL), counts),
-            "atom_uncertainty": _by_atom(self.atom_uncertainty, counts),
-            "strain_uncertainty": _by_crystal(self.strain_uncertainty, counts),
-            "bond_uncertainty": _by_crystal(self.bond_uncertainty, counts),
-            "outside": _by_crystal(self.outside, counts),
-            "path": _by_crystal(self.paths, counts),
+            "violation": by_crystal(self.violation),
+            "uncertainty": by_crystal(self.bounds.get(LEVEL)),
+            "atom_uncertainty": by_atom(self.atom_uncertainty),
+            "strain_uncertainty": by_crystal(self.strain_uncertainty),
+            "bond_uncertainty": by_crystal(self.bond_uncertainty),
+            "outside": by_crystal(self.outside),
+            "path": by_crystal(self.paths),
         }
         crystals = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-        for values, cells in zip(crystals, _by_atom(shift, counts), strict=True):
+        for values, cells in zip(crystals, by_atom(shift), strict=True):
             if values["uncertainty"] is not None and np.isnan(values["uncertainty"]):
                 values["uncertainty"] = None
             if cells.any():
@@ -143,18 +152,6 @@ def _translate(values: dict[str, Any], cells: np.ndarray) -> None:
         values["path"] = tuple(
             replace(frame, positions=frame.positions + cells @ frame.cell) for frame in values["path"]
         )
-
-
-def _by_atom(tensor: Tensor | None, counts: Sequence[int]) -> Sequence[Any]:
-    if tensor is None:
-        return [None] * len(counts)
-    return np.split(_double(tensor), np.cumsum(counts)[:-1])
-
-
-def _by_crystal(values: Sequence[Any] | Tensor | None, counts: Sequence[int]) -> Sequence[Any]:
-    if values is None:
-        return [None] * len(counts)
-    return _double(values).tolist() if isinstance(values, Tensor) else values
 
 
 def _double(tensor: Tensor) -> np.ndarray:

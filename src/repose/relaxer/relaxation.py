@@ -30,7 +30,6 @@ Status = Literal["relaxed", "suspect", "refused"]
 # Keys of uncertainties on structures: in `info` and `arrays` of Atoms, properties of Structures and sites.
 UNCERTAINTY, OUTSIDE, ATOM_UNCERTAINTY = "repose_uncertainty", "repose_outside", "repose_atom_uncertainty"
 REPR_WIDTH = 200  # characters of a line of `repr`
-FRAME_ARRAYS = ("positions", "cell", "forces", "stress")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -182,17 +181,13 @@ class Relaxation:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Construct from `as_dict`; `before` is not restored."""
-        known: dict[str, Any] = {
-            key: np.array(value) if isinstance(value, list) else value
-            for key, value in values.items()
-            if not key.startswith(("@", "spacegroup"))
-        }
+        known = {k: v for k, v in _to_arrays(values).items() if not k.startswith(("@", "spacegroup"))}
         known["structure"] = _structure_from_dict(values["structure"])
         known["remarks"] = tuple(values["remarks"])
         if (bonds := values["bond_uncertainty"]) is not None:
-            known["bond_uncertainty"] = Bonds(**{name: np.array(column) for name, column in bonds.items()})
+            known["bond_uncertainty"] = Bonds(**_to_arrays(bonds))
         if values["path"] is not None:
-            known["path"] = tuple(map(_frame_from_dict, values["path"]))
+            known["path"] = tuple(Frame(**_to_arrays(frame)) for frame in values["path"])
         if values["spacegroup_out"]:
             known["after"] = convert.to_batch(known["structure"])
         return cls(**known, known_group=values["spacegroup_in"])
@@ -259,15 +254,12 @@ def _to_json(value: Any) -> Any:
     if isinstance(value, Bonds):
         return {name: column.tolist() for name, column in value._asdict().items()}
     if isinstance(value, Frame):
-        return {name: _to_json(getattr(value, name)) for name in (*FRAME_ARRAYS, "energy")}
+        return {name: _to_json(part) for name, part in vars(value).items()}
     return list(map(_to_json, value)) if isinstance(value, tuple) else value
 
 
-def _frame_from_dict(values: Mapping[str, Any]) -> Frame:
-    known: dict[str, Any] = dict(values)
-    for name in FRAME_ARRAYS:
-        known[name] = None if known[name] is None else np.array(known[name])
-    return Frame(**known)
+def _to_arrays(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: np.array(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 def _structure_to_dict(structure: Any) -> Any:

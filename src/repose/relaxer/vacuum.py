@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.connectivity import Layout
-from repose.crystal.lattice import emptiest_slab
+from repose.crystal.lattice import vacuum_thickness
 from repose.relaxer.constraints import Constraints
 
 ISOLATED = (
@@ -39,7 +39,7 @@ def vacuum_remarks(found: Layout, crystal: CrystalBatch, constraints: Constraint
         for axis in found.wide
         if axis not in kept
     )
-    thickness = emptiest_slab(crystal.positions, crystal.cells, crystal.system_index)[0].tolist()
+    thickness = vacuum_thickness(crystal.positions, crystal.cells, crystal.system_index)[0].tolist()
     return near + tuple(
         f"{size:.1f} A without atoms along {axis} count as vacuum, so lattice vector {axis} is kept; if the "
         "file format allows, mark this direction as not periodic (pbc)."

@@ -15,15 +15,10 @@ from pymatgen.core import Lattice, Structure
 
 import repose
 from repose.errors import ConfigError, InvalidCrystalError
-from support.tiny import Known, save_tiny_model
+from support.tiny import Known
 
 STRAIN = np.array([[1.02, 0.03, 0.0], [0.03, 0.97, -0.01], [0.0, -0.01, 1.05]])
 TILTED = [[4.1, 0.3, 0.2], [1.7, 3.9, 0.4], [0.6, 1.1, 4.6]]
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture
@@ -31,13 +26,13 @@ def calcium_oxide():
     return bulk("CaO", "rocksalt", a=4.8)
 
 
-def test_moves_atoms_in_place(tiny, tmp_path):
+def test_moves_atoms_in_place(model, tmp_path):
     atoms = bulk("MgO", "rocksalt", a=4.2, cubic=True)
     atoms.rattle(0.1, seed=3)
     before = atoms.copy()
     log = tmp_path / "log"
     with repose.DirectOptimizer(
-        atoms, logfile=str(log), trajectory=str(tmp_path / "t.traj"), model=tiny
+        atoms, logfile=str(log), trajectory=str(tmp_path / "t.traj"), model=model
     ) as dyn:
         calls = []
         dyn.attach(lambda: calls.append(dyn.nsteps))
@@ -99,7 +94,7 @@ def test_refusal_is_an_error():
         repose.DirectOptimizer(Atoms("H2", [[0, 0, 0], [0, 0, 0.7]]), model=Known()).run()
 
 
-def test_pymatgen(tiny):
+def test_pymatgen(model):
     from functools import partial
 
     from ase.calculators.emt import EMT
@@ -107,13 +102,13 @@ def test_pymatgen(tiny):
     structure = Structure(
         Lattice.cubic(3.9), ["Cu"] * 4, [[0, 0, 0], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.52, 0.5]]
     )
-    optimizer = partial(repose.DirectOptimizer, model=tiny)
+    optimizer = partial(repose.DirectOptimizer, model=model)
     relaxed = structure.relax(calculator=EMT(), optimizer=optimizer)
-    expected = repose.relax(structure, model=tiny)
+    expected = repose.relax(structure, model=model)
     np.testing.assert_allclose(relaxed.lattice.matrix, expected.lattice.matrix, atol=1e-4)
     np.testing.assert_allclose(relaxed.frac_coords % 1, expected.frac_coords % 1, atol=1e-4)
     fixed = structure.relax(calculator=EMT(), optimizer=repose.DirectOptimizer, relax_cell=False,
-                            opt_kwargs={"model": tiny}, steps=5)  # fmt: skip
+                            opt_kwargs={"model": model}, steps=5)  # fmt: skip
     np.testing.assert_allclose(fixed.lattice.matrix, structure.lattice.matrix)
     assert fixed.dynamics["model"] == "tiny"
 
@@ -267,11 +262,11 @@ def test_without_stress_the_cell_is_not_converged():
     assert not repose.DirectOptimizer(FrechetCellFilter(atoms), model=Known()).run(fmax=1e9)
 
 
-def test_constraints_of_the_atoms_are_kept(tiny):
+def test_constraints_of_the_atoms_are_kept(model):
     atoms = bulk("MgO", "rocksalt", a=4.2, cubic=True)
     atoms.rattle(0.05, seed=1)
     atoms.set_constraint(FixAtoms([0, 5]))
     before = atoms.positions.copy()
-    repose.DirectOptimizer(atoms, model=tiny, symmetry="free").run()
+    repose.DirectOptimizer(atoms, model=model, symmetry="free").run()
     moved = np.abs(atoms.positions - before).max(axis=1) > 1e-9
     assert moved.tolist() == [k not in (0, 5) for k in range(8)]

@@ -69,7 +69,7 @@ STEPS = {
     "constraints": (convert, "fixed_coordinates"),
     "memory": (Known, "memory"),
     "symmetry": (symmetry, "find_space_group"),
-    "images": (base, "near_home"),
+    "images": (base, "wrap_far_atoms"),
     "projection": (constraints.ConstraintProjection, "__call__"),
     "checks": (checks, "sanity_warnings"),
     "result": (convert, "with_geometry"),

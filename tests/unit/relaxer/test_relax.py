@@ -20,14 +20,9 @@ from repose.errors import ConfigError, InvalidCrystalError, ModelError
 from repose.io import convert
 from repose.relaxer import memory
 from repose.relaxer.constraints import Constraints
-from support.tiny import Known, needs_default, save_tiny_model
+from support.tiny import Known, needs_default
 
 STRAIN = np.array([[1.02, 0.03, 0.0], [0.03, 0.97, -0.01], [0.0, -0.01, 1.05]])
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture
@@ -46,7 +41,7 @@ def test_import_is_light():
         _ = repose.relaks
 
 
-def test_same_type_comes_back(tiny, calcium_oxide):
+def test_same_type_comes_back(model, calcium_oxide):
     calcium_oxide.info["label"] = "mine"
     calcium_oxide.set_tags([4, 5])
     before = calcium_oxide.copy()
@@ -55,7 +50,7 @@ def test_same_type_comes_back(tiny, calcium_oxide):
         [[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]],
         site_properties={"magmom": [0.0, 1.0, 2.0, 3.0, 4.0]}, labels=list("abcde"),
     )  # fmt: skip
-    relaxed, other = repose.relax([calcium_oxide, structure], model=tiny)
+    relaxed, other = repose.relax([calcium_oxide, structure], model=model)
     assert isinstance(relaxed, Atoms)
     assert relaxed.info["label"] == "mine"
     assert relaxed.get_tags().tolist() == [4, 5]
@@ -66,11 +61,11 @@ def test_same_type_comes_back(tiny, calcium_oxide):
     assert other.site_properties["magmom"] == structure.site_properties["magmom"]
     assert other.labels == structure.labels
     assert other.lattice.pbc == (True, True, False)
-    assert isinstance(repose.relax(calcium_oxide, model=tiny), Atoms)
+    assert isinstance(repose.relax(calcium_oxide, model=model), Atoms)
 
 
-def test_order_is_kept_across_batches(tiny):
-    relaxer = repose.load(tiny)
+def test_order_is_kept_across_batches(model):
+    relaxer = repose.load(model)
     structures = [bulk("MgO", "rocksalt", a=a).repeat(n) for a, n in ((4.0, 2), (4.3, 1), (4.1, 3), (4.2, 1))]
     done = []
     together = relaxer.relax(structures, progress=done.append)
@@ -184,12 +179,12 @@ def test_constraints_of_the_structure_are_kept():
     assert "FixBondLength" in result.reason
 
 
-def test_left_handed_cells(tiny):
+def test_left_handed_cells(model):
     atoms = bulk("ZnO", "wurtzite", a=3.2, c=5.2)
     mirror = np.diag([1.0, 1.0, -1.0])
     left = Atoms(atoms.numbers, positions=atoms.positions @ mirror, cell=atoms.cell.array @ mirror, pbc=True)
     assert np.linalg.det(left.cell) < 0
-    relaxer = repose.load(tiny)
+    relaxer = repose.load(model)
     one, other = relaxer.relax([atoms, left])
     assert (one.status, other.status) == ("relaxed", "relaxed")
     np.testing.assert_allclose(other.structure.cell.array @ mirror, one.structure.cell, atol=1e-4)
@@ -216,20 +211,20 @@ def test_suspects(relaxer, words, kept, calcium_oxide):
         assert (result.spacegroup_out, result.max_displacement) == (0, 0.0)
 
 
-def test_refusals_do_not_affect_other_crystals(tiny, calcium_oxide):
+def test_refusals_do_not_affect_other_crystals(model, calcium_oxide):
     twice = Atoms("CaOO", [[0, 0, 0], [2.4, 0, 0], [2.4, 0.1, 4.8]], cell=[4.8] * 3, pbc=True)
-    results = repose.load(tiny).relax([twice, calcium_oxide, "CaO", Atoms("Og", cell=[5] * 3, pbc=True)])
+    results = repose.load(model).relax([twice, calcium_oxide, "CaO", Atoms("Og", cell=[5] * 3, pbc=True)])
     assert [r.status for r in results] == ["refused", "relaxed", "refused", "refused"]
     assert "atoms 1 (O) and 2 (O) are 0.10 A apart" in results[0].reason
     assert results[0].structure is twice
     assert "cannot be opened" in results[2].reason
     assert "Og (atom 0)" in results[3].reason
     with pytest.raises(InvalidCrystalError, match="crystal 1 cannot be relaxed: atoms 1"):
-        repose.relax([calcium_oxide, twice], model=tiny)
+        repose.relax([calcium_oxide, twice], model=model)
     with pytest.raises(InvalidCrystalError, match="fix_atoms names atom 9"):
-        repose.relax(calcium_oxide, model=tiny, fix_atoms=[9])
+        repose.relax(calcium_oxide, model=model, fix_atoms=[9])
     with pytest.raises(InvalidCrystalError, match="own periodic image"):
-        repose.relax(Atoms("Ca", cell=[0.4, 9, 9], pbc=True), model=tiny)
+        repose.relax(Atoms("Ca", cell=[0.4, 9, 9], pbc=True), model=model)
 
 
 def test_suspects_warn(calcium_oxide):
@@ -261,9 +256,9 @@ def test_out_of_memory_halves_the_batch():
         assert len(structure) == len(result.structure)
 
 
-def counting(tiny, monkeypatch):
+def counting(model, monkeypatch):
     """A relaxer, and the numbers of crystals in the batches that it predicts."""
-    relaxer, batches = repose.load(tiny), []
+    relaxer, batches = repose.load(model), []
     relax_batch = relaxer.relax_batch
     monkeypatch.setattr(
         relaxer, "relax_batch", lambda batch: (batches.append(batch.n_crystals), relax_batch(batch))[1]
@@ -271,8 +266,8 @@ def counting(tiny, monkeypatch):
     return relaxer, batches
 
 
-def test_batches_follow_the_memory_model(tiny, monkeypatch):
-    relaxer, batches = counting(tiny, monkeypatch)
+def test_batches_follow_the_memory_model(model, monkeypatch):
+    relaxer, batches = counting(model, monkeypatch)
     monkeypatch.setattr("repose.relaxer.base.batch_bytes", lambda device: 2.5 * size)
     structures = [bulk("MgO", "rocksalt", a=4.2)] * 6
     size = relaxer.memory(convert.to_batch(structures[0]))
@@ -283,9 +278,9 @@ def test_batches_follow_the_memory_model(tiny, monkeypatch):
     assert "of memory" in result.reason
 
 
-def test_batches_are_corrected_by_the_measured_memory(tiny, monkeypatch):
+def test_batches_are_corrected_by_the_measured_memory(model, monkeypatch):
     """As on a GPU: batches take three times the estimated memory."""
-    relaxer, batches = counting(tiny, monkeypatch)
+    relaxer, batches = counting(model, monkeypatch)
     size = relaxer.memory(convert.to_batch(bulk("MgO", "rocksalt", a=4.2)))
     monkeypatch.setattr(memory, "MIN_MEASURED_BYTES", 0.0)
     monkeypatch.setattr("repose.relaxer.base.batch_bytes", lambda device: 8.0 * size)
@@ -307,18 +302,18 @@ def test_small_batches_do_not_correct_the_estimate():
     assert memory.Peak().ratio(1e12, before=2.0) == 2.0
 
 
-def test_five_thousand_atoms(tiny):
+def test_five_thousand_atoms(model):
     atoms = bulk("NaCl", "rocksalt", a=5.6, cubic=True).repeat((5, 5, 25))
     assert len(atoms) == 5000
     atoms.rattle(0.02, seed=1)
-    (result,) = repose.load(tiny).relax([atoms])
+    (result,) = repose.load(model).relax([atoms])
     assert result.status == "relaxed", result.reason
     assert np.isfinite(result.structure.positions).all()
     assert result.max_displacement > 0
 
 
-def test_bad_options(tiny, calcium_oxide):
-    relaxer = repose.load(tiny)
+def test_bad_options(model, calcium_oxide):
+    relaxer = repose.load(model)
     with pytest.raises(ConfigError, match="'keep' or 'free'"):
         relaxer.relax([calcium_oxide], symmetry="maybe")
     with pytest.raises(ConfigError, match="letters out of 'abc'"):
@@ -348,8 +343,8 @@ def test_constraints_as_one_object(options, calcium_oxide):
     np.testing.assert_array_equal(one.structure.cell, other.structure.cell)
 
 
-def test_one_structure_is_a_list_of_one(tiny, calcium_oxide):
-    relaxer = repose.load(tiny)
+def test_one_structure_is_a_list_of_one(model, calcium_oxide):
+    relaxer = repose.load(model)
     assert len(relaxer.relax(calcium_oxide)) == 1
     assert relaxer.relax([]) == []
 
