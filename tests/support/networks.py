@@ -9,7 +9,7 @@ from repose.models.e3relax.network import E3Relax
 from repose.models.e3relax.settings import E3RelaxSettings
 from repose.models.e3relax_h2.network import E3RelaxH2
 from repose.models.e3relax_h2.settings import E3RelaxH2Settings
-from repose.models.reposenet.network import Repose
+from repose.models.reposenet.network import ReposeNet
 from repose.models.reposenet.settings import ReposeNetSettings
 from repose.relaxer.direct import DirectRelaxer
 
@@ -26,7 +26,7 @@ NETWORKS = {
     "e3relax, ours": lambda: E3Relax(E3RelaxSettings.parse({"features": 48, "n_basis": 64, **OURS})),
     "e3relax-h2": lambda: E3RelaxH2(E3RelaxH2Settings(features=48, layers=3)),
     "e3relax-h2, ours": lambda: E3RelaxH2(E3RelaxH2Settings.parse({"features": 48, "n_basis": 64, **OURS})),
-    "reposenet": lambda: Repose(ReposeNetSettings(features=48)),
+    "reposenet": lambda: ReposeNet(ReposeNetSettings(features=48)),
     "e3relax-h2 w/o gate": lambda: E3RelaxH2(E3RelaxH2Settings(features=48, layers=2, angular=False)),
 }
 

@@ -26,7 +26,7 @@ NETWORK = '''
 import torch
 from torch import nn
 
-from repose.models.initial_structure import graph_of
+from repose.models.initial_structure import build_graph
 from repose.models.network import Network
 from repose.models.prediction import Geometry, Prediction
 from repose.models.registry import register
@@ -42,7 +42,7 @@ class Toy(Network[ToySettings]):
         self.strain = nn.Parameter(torch.tensor(settings.initial_strain))
 
     def prepare(self, batch):
-        return batch, graph_of(batch, self.settings.graph)
+        return batch, build_graph(batch, self.settings.graph)
 
     def forward(self, batch, graph):
         stretch = 1 + self.strain
