@@ -6,7 +6,7 @@ export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint docs bench clean
+.PHONY: help demo unit test lint docs bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /	/' | expand -t 12
@@ -19,6 +19,9 @@ help: ## list the targets
 
 demo: .venv/ready ## relax the crystals in examples/ with the shipped model
 	$(BIN)/repose relax examples --out examples/relaxed
+
+unit: .venv/ready ## the quick tests, on all cores
+	$(BIN)/python -m pytest tests/unit --numprocesses auto
 
 test: .venv/ready ## all tests, on all cores
 	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup
