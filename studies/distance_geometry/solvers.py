@@ -22,8 +22,8 @@ from repose.crystal.graph import edge_vectors
 from repose.crystal.lattice import deformation, to_cartesian
 from repose.data.dataset import Dataset
 from repose.models.checkpoint import load_model
-from repose.models.deeprelax.distance_solver import Pairs
-from repose.models.deeprelax.positions import asked, solve
+from repose.models.deeprelax.distance_solver import DistanceRestraints
+from repose.models.deeprelax.positions import distance_restraints, solve
 from repose.models.prediction import Geometry
 from repose.nn.ops import segment_sum
 from repose.training.samples import Sample, collate, crystal, target_of
@@ -60,15 +60,15 @@ def main() -> None:
         arguments.out.write_text(json.dumps(results, indent=2) + "\n")
 
 
-def problems(network, sample: Sample) -> dict[str, tuple[torch.Tensor, Pairs]]:
-    """Where atoms start and what is asked for, by the name of the problem."""
+def problems(network, sample: Sample) -> dict[str, tuple[torch.Tensor, DistanceRestraints]]:
+    """Where atoms start and the distance restraints, by the name of the problem."""
     with torch.no_grad():
         prediction = network(sample.start, sample.graph)
     start, distances = prediction.geometry.positions, prediction.distances
     found = {}
     for name, exact in (("predicted, bounds", False), ("predicted, likelihood", True)):
         changed = prediction._replace(distances=distances._replace(exact=exact))
-        found[name] = start, asked(changed, sample.graph)
+        found[name] = start, distance_restraints(changed, sample.graph)
     graph, target = sample.graph, sample.target
     length = edge_vectors(graph, *Geometry(target.positions, target.cells)).norm(dim=-1)
     length = length + 0.1 * torch.randn(len(length), generator=torch.Generator().manual_seed(0))
@@ -76,14 +76,16 @@ def problems(network, sample: Sample) -> dict[str, tuple[torch.Tensor, Pairs]]:
     gradient = deformation(sample.start.cells, target.cells)
     start = to_cartesian(sample.start.positions, gradient, target.system_index)
     for name, width in (("noisy, exactly", 0.0), ("noisy, within 0.1 A", 0.1)):
-        pairs = Pairs.free(
+        pairs = DistanceRestraints.free(
             graph.receiver, graph.sender, offset, (length - width).clamp(min=0), length + width
         )
         found[name] = start, pairs
     return found
 
 
-def compare(start: torch.Tensor, system_index: torch.Tensor, pairs: Pairs) -> dict[str, dict[str, float]]:
+def compare(
+    start: torch.Tensor, system_index: torch.Tensor, pairs: DistanceRestraints
+) -> dict[str, dict[str, float]]:
     """Speed and loss of every way."""
     n = int(system_index.max()) + 1
     singles = [single(start, system_index, pairs, k) for k in range(n)]
@@ -118,16 +120,16 @@ def compare(start: torch.Tensor, system_index: torch.Tensor, pairs: Pairs) -> di
 
 
 def single(
-    start: torch.Tensor, system_index: torch.Tensor, pairs: Pairs, k: int
-) -> tuple[torch.Tensor, Pairs]:
+    start: torch.Tensor, system_index: torch.Tensor, pairs: DistanceRestraints, k: int
+) -> tuple[torch.Tensor, DistanceRestraints]:
     """The problem of one crystal."""
     atoms, mine = system_index == k, system_index[pairs.second] == k
-    own = Pairs(*(column[mine] for column in pairs))
+    own = DistanceRestraints(*(column[mine] for column in pairs))
     first = int(atoms.nonzero()[0])
     return start[atoms], own._replace(first=own.first - first, second=own.second - first)
 
 
-def missing(at: torch.Tensor, pairs: Pairs) -> torch.Tensor:
+def missing(at: torch.Tensor, pairs: DistanceRestraints) -> torch.Tensor:
     """What pairs lack to their bounds in A (equation 20 without the sum)."""
     held = pairs.held.unsqueeze(1)
     first = at.index_select(0, pairs.first) * (1 - held) + pairs.place * held
@@ -135,7 +137,7 @@ def missing(at: torch.Tensor, pairs: Pairs) -> torch.Tensor:
     return torch.relu(distance - pairs.upper) + torch.relu(pairs.lower - distance)
 
 
-def adam(start: torch.Tensor, pairs: Pairs) -> torch.Tensor:
+def adam(start: torch.Tensor, pairs: DistanceRestraints) -> torch.Tensor:
     """The paper's way."""
     at = start.clone().requires_grad_(True)
     optimiser = torch.optim.Adam([at], lr=RATE)
@@ -146,7 +148,7 @@ def adam(start: torch.Tensor, pairs: Pairs) -> torch.Tensor:
     return at.detach()
 
 
-def lbfgs(start: torch.Tensor, pairs: Pairs) -> torch.Tensor:
+def lbfgs(start: torch.Tensor, pairs: DistanceRestraints) -> torch.Tensor:
     """PyTorch's, with line search, until it stops by itself or for so many iterations as Adam takes steps."""
     at = start.clone().requires_grad_(True)
     optimiser = torch.optim.LBFGS([at], max_iter=STEPS, line_search_fn="strong_wolfe")

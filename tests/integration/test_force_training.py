@@ -13,7 +13,7 @@ from repose.data.dataset import DatasetInfo, write_dataset
 from repose.data.importers.formats import import_extxyz
 from repose.errors import ConfigError, DatasetError, ModelError
 from repose.models.checkpoint import load_config, load_model
-from repose.models.initial_structure import graph_of
+from repose.models.initial_structure import build_graph
 from repose.models.prediction import Motion
 from repose.training.forces import (
     STEP,
@@ -130,8 +130,8 @@ def test_readouts_at_rest_turn_with_the_crystal(pairs, tied):
         torch.randn(3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     )[0]
     turned = batch.with_geometry(batch.positions @ turn, batch.cells @ turn)
-    before, scalars = net.at_rest(batch, graph_of(batch, net.settings.graph))
-    after, same = net.at_rest(turned, graph_of(turned, net.settings.graph))
+    before, scalars = net.readout_forces(batch, build_graph(batch, net.settings.graph))
+    after, same = net.readout_forces(turned, build_graph(turned, net.settings.graph))
     assert len(before) == net.settings.layers
     for one, other in zip(before, after, strict=True):
         assert torch.allclose(one.steps @ turn, other.steps, atol=1e-8)
@@ -144,8 +144,8 @@ def test_nothing_moves_in_the_first_layer_of_either_way(pairs):
     """The first layer of a forward pass sees the crystal at rest: its displacements are those read out."""
     net = random_relaxer("reposenet", layers=1).network
     batch = sample_of(pairs).start.to(dtype=torch.float64)
-    graph = graph_of(batch, net.settings.graph)
-    (motion,), _ = net.at_rest(batch, graph)
+    graph = build_graph(batch, net.settings.graph)
+    (motion,), _ = net.readout_forces(batch, graph)
     cells = net(batch, graph).geometry.cells
     assert torch.allclose(cells, batch.cells @ torch.linalg.matrix_exp(motion.strains), atol=1e-10)
 

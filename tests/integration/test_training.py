@@ -17,13 +17,15 @@ from repose.config import SamplingSettings, TrainSettings
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.graph import edge_vectors
 from repose.crystal.lattice import deformation, to_cartesian
+from repose.data import columns
 from repose.data.dataset import Dataset, DatasetInfo, Pair, write_dataset
 from repose.errors import ConfigError, DatasetError
 from repose.models.checkpoint import load_model
 from repose.models.prediction import Geometry
-from repose.models.reposenet.network import Repose
+from repose.models.reposenet.network import ReposeNet
 from repose.models.reposenet.settings import ReposeNetSettings
 from repose.nn.ops import segment_mean
+from repose.training import reading
 from repose.training.losses import layerwise_loss, validation_errors
 from repose.training.run import train
 from repose.training.samples import (
@@ -116,7 +118,7 @@ def test_a_share_of_batches_begins_where_the_network_ended(pairs):
 def test_a_share_of_what_begins_again_begins_once_more_where_there_are_three_passes(pairs):
     """Inputs of the first, the second and the third pass, each less often than the one before."""
     torch.manual_seed(0)
-    thrice = Repose(ReposeNetSettings.parse({**TINY, "start": "input", "passes": 3}))
+    thrice = ReposeNet(ReposeNetSettings.parse({**TINY, "start": "input", "passes": 3}))
     sampling = {"edges_per_batch": 1500, "recycled": 0.5}
     task = RelaxationTask(thrice, train_settings(sampling=sampling), pairs, pairs)
     task.train_batches.rank = 0
@@ -333,6 +335,7 @@ import sys, torch
 torch.set_num_threads(1)
 from pathlib import Path
 from repose.config import TrainSettings
+from repose.training import reading
 from repose.training.run import train
 train("e3relax", [Path(sys.argv[1])], Path(sys.argv[2]), TrainSettings.model_validate_json(sys.argv[3]),
       device="cpu", progress="none")
@@ -430,3 +433,41 @@ def test_empty_split_is_said(pairs, tmp_path):
 def test_settings_are_closed(values, words):
     with pytest.raises(ConfigError, match=words):
         TrainSettings.parse(values)
+
+
+@pytest.fixture
+def frames_decoded(monkeypatch):
+    """Crystals whose paths are decoded, a number a row group."""
+    calls, frames = [], columns.frames
+    monkeypatch.setattr(columns, "frames", lambda column: calls.append(len(column)) or frames(column))
+    return calls
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Crystals whose graphs are built to count their edges."""
+    found = []
+    monkeypatch.setattr(
+        reading, "edge_counts", lambda net, pairs: found.extend(pairs) or edge_counts(net, pairs)
+    )
+    return found
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, []), (0.4, [5])])
+def test_training_decodes_paths_where_it_draws_from_them(
+    dataset, tmp_path, frames_decoded, counted, share, expected
+):
+    sampling = {"edges_per_batch": 1500, "epoch_steps": 2, "path_frames": share}
+    chosen = train_settings(sampling=sampling, max_epochs=1)
+
+    def go(out):
+        with pytest.warns(UserWarning, match="too few for calibration"):
+            return train("e3relax", [dataset], out, chosen, device="cpu", progress="none")
+
+    first = go(tmp_path / "one")
+    assert frames_decoded == expected
+    assert len(counted) == 6
+    again = go(tmp_path / "two")
+    assert len(counted) == 6  # no graph is built to count its edges
+    weights = [(model / "model.safetensors").read_bytes() for model in (first, again)]
+    assert weights[0] == weights[1]

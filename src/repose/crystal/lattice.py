@@ -57,7 +57,7 @@ def deformation(cells: Tensor, new_cells: Tensor) -> Tensor:
     return torch.linalg.solve(cells, new_cells)
 
 
-def carried(positions: Tensor, cells: Tensor, new_cells: Tensor, system_index: Tensor) -> Tensor:
+def follow_cell(positions: Tensor, cells: Tensor, new_cells: Tensor, system_index: Tensor) -> Tensor:
     """Positions of atoms that follow their cell: fractional coordinates stay.
 
     Args:
@@ -142,7 +142,7 @@ def nearest_image(vectors: Tensor, cells: Tensor, system_index: Tensor) -> Tenso
     return candidates[torch.arange(len(best), device=best.device), best]
 
 
-def emptiest_slab(positions: Tensor, cells: Tensor, system_index: Tensor) -> Tensor:
+def vacuum_thickness(positions: Tensor, cells: Tensor, system_index: Tensor) -> Tensor:
     """Thickness of the thickest slab without atoms, between lattice planes of each of the three kinds.
 
     A sheet or surface with vacuum has a thick one; in a bulk crystal planes follow each other closely.

@@ -19,7 +19,7 @@ from repose.models.uncertainty.calibration import Calibration
 
 FORMAT_VERSION = 1
 # What settings were before they existed, for models that do not name them.
-BEFORE = {"uncertainty_head": False}
+DEFAULTS_OF_OLD_MODELS = {"uncertainty_head": False}
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "card.md"
 
 
@@ -122,7 +122,10 @@ def load_model(directory: Path) -> tuple[Network[Any], ModelConfig]:
     config = load_config(directory)
     cls = family(config.family)
     settings = cls.settings_type.parse(
-        {**{k: v for k, v in BEFORE.items() if k in cls.settings_type.model_fields}, **config.settings}
+        {
+            **{k: v for k, v in DEFAULTS_OF_OLD_MODELS.items() if k in cls.settings_type.model_fields},
+            **config.settings,
+        }
     )
     network = cls(settings)
     if config.members > 1:

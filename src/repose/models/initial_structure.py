@@ -8,14 +8,14 @@ from torch import Tensor
 from repose.config import GraphSettings, NetworkSettings
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.graph import PeriodicGraph, periodic_graph
-from repose.crystal.lattice import emptiest_slab, reduced, to_cartesian, to_fractional, volume
+from repose.crystal.lattice import reduced, to_cartesian, to_fractional, vacuum_thickness, volume
 from repose.nn.ops import segment_sum
 
 # An empty slab thicker than this is vacuum on purpose: a van der Waals gap has some 3 A between atoms.
 VACUUM = 8.0  # A
 
 
-def start_of(
+def initial_structure(
     batch: CrystalBatch, settings: NetworkSettings, atomic_volumes: Tensor
 ) -> tuple[CrystalBatch, PeriodicGraph]:
     """Starting geometry and its graph, as `repose.models.network.Network.prepare` gives them.
@@ -26,11 +26,11 @@ def start_of(
         atomic_volumes: A^3 per atom by atomic number, zero where unknown.
     """
     if settings.start == "rescaled":
-        batch = rescaled(batch, atomic_volumes)
-    return batch, graph_of(batch, settings.graph)
+        batch = rescale_volume(batch, atomic_volumes)
+    return batch, build_graph(batch, settings.graph)
 
 
-def near_home(batch: CrystalBatch) -> tuple[CrystalBatch, Tensor]:
+def wrap_far_atoms(batch: CrystalBatch) -> tuple[CrystalBatch, Tensor]:
     """The same crystals with no atom far from its cell, where single precision would lose digits.
 
     Args:
@@ -47,7 +47,7 @@ def near_home(batch: CrystalBatch) -> tuple[CrystalBatch, Tensor]:
     return batch.with_geometry(moved, batch.cells), home
 
 
-def graph_of(batch: CrystalBatch, settings: GraphSettings) -> PeriodicGraph:
+def build_graph(batch: CrystalBatch, settings: GraphSettings) -> PeriodicGraph:
     """Neighbours of a batch as it stands; see `repose.crystal.graph.periodic_graph`."""
     return periodic_graph(
         batch,
@@ -58,7 +58,7 @@ def graph_of(batch: CrystalBatch, settings: GraphSettings) -> PeriodicGraph:
     )
 
 
-def rescaled(batch: CrystalBatch, atomic_volumes: Tensor) -> CrystalBatch:
+def rescale_volume(batch: CrystalBatch, atomic_volumes: Tensor) -> CrystalBatch:
     """The same crystals, scaled isotropically to the volume that their composition suggests.
 
     What stays as it is: crystals with an element that has no fitted volume, and sheets, wires and slabs,
@@ -72,7 +72,7 @@ def rescaled(batch: CrystalBatch, atomic_volumes: Tensor) -> CrystalBatch:
     guess = segment_sum(volumes, batch.system_index, batch.n_crystals)
     ratio = guess / volume(batch.cells)
     unknown = segment_sum((volumes <= 0).to(batch.dtype), batch.system_index, batch.n_crystals) > 0
-    empty = emptiest_slab(batch.positions, reduced(batch.cells), batch.system_index).amax(dim=1)
+    empty = vacuum_thickness(batch.positions, reduced(batch.cells), batch.system_index).amax(dim=1)
     vacuum = ~batch.pbc.all(dim=1) | (empty > VACUUM)
     scale = torch.where(unknown | vacuum, 1.0, ratio).pow(1 / 3)
     return batch.with_geometry(

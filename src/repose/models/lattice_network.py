@@ -13,8 +13,8 @@ from repose.config import NetworkSettings
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.elements import MAX_NUMBER
 from repose.crystal.graph import PeriodicGraph
-from repose.crystal.lattice import carried
-from repose.models.initial_structure import start_of
+from repose.crystal.lattice import follow_cell
+from repose.models.initial_structure import initial_structure
 from repose.models.network import Network
 from repose.models.prediction import Geometry, Prediction
 from repose.models.uncertainty.head import UncertaintyHead
@@ -55,7 +55,7 @@ class LatticeNodeSettings(NetworkSettings):
 S = TypeVar("S", bound=LatticeNodeSettings)
 
 
-class State(NamedTuple):
+class LayerState(NamedTuple):
     """Features and geometry between two layers.
 
     Attributes:
@@ -113,7 +113,7 @@ class LatticeNetwork(Network[S]):
 
     def prepare(self, batch: CrystalBatch) -> tuple[CrystalBatch, PeriodicGraph]:
         """Starting geometry and its graph; see `Network.prepare`."""
-        return start_of(batch, self.settings, self.atomic_volumes)
+        return initial_structure(batch, self.settings, self.atomic_volumes)
 
     def accelerate(self, compiled: bool) -> None:
         """Tabulate all filters of edges; see `Network.accelerate`."""
@@ -136,7 +136,7 @@ class LatticeNetwork(Network[S]):
         """Refine the geometry layer by layer; see `Network.forward`."""
         x = self.embedding(batch.numbers)
         v = x.new_zeros(len(x), 3, self.settings.features)
-        state = State(x, v, *self._lattice_features(batch.cells), batch.positions, batch.cells)
+        state = LayerState(x, v, *self._lattice_features(batch.cells), batch.positions, batch.cells)
         geometries = []
         for layer in self.layers:
             state = layer(state, batch.system_index, graph)
@@ -207,11 +207,11 @@ class RefinementLayer(nn.Module):
             self.cell_head = mlp(f, f, 9)
 
     @abstractmethod
-    def forward(self, state: State, system_index: Tensor, graph: PeriodicGraph) -> State:
+    def forward(self, state: LayerState, system_index: Tensor, graph: PeriodicGraph) -> LayerState:
         """New state after this layer; ``crystal`` is the crystal of every atom, ``(N,)``."""
 
     def update_lattice(
-        self, x: Tensor, v: Tensor, state: State, edges: EdgeGeometry, system_index: Tensor
+        self, x: Tensor, v: Tensor, state: LayerState, edges: EdgeGeometry, system_index: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Atoms and edges to lattice: new ``y``, ``w``, and the change of the cells in A, ``(S, 3, 3)``."""
         y, w, cells = state.y, state.w, state.cells
@@ -225,12 +225,14 @@ class RefinementLayer(nn.Module):
         mixing = self.cell_head(segment_mean(x, system_index, len(cells))).view(-1, 3, 3)
         return y, w, mixing @ cells / 10
 
-    def move(self, state: State, step: Tensor, change: Tensor, system_index: Tensor) -> tuple[Tensor, Tensor]:
+    def move(
+        self, state: LayerState, step: Tensor, change: Tensor, system_index: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """New positions and cells in A from displacements ``(N, 3)`` and changes of cells ``(S, 3, 3)``."""
         positions, cells = state.positions, state.cells + change
         if self.affine:
             step = step - segment_mean(step, system_index, len(cells))[system_index]
-            positions = carried(positions, state.cells, cells, system_index)
+            positions = follow_cell(positions, state.cells, cells, system_index)
         return positions + step, cells
 
 

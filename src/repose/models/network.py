@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from repose.config import NetworkSettings
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.graph import PeriodicGraph
-from repose.models.prediction import Geometry, Motion, Prediction, not_lost
+from repose.models.prediction import Geometry, Motion, Prediction, is_valid
 from repose.models.uncertainty.out_of_distribution import MahalanobisDistance
 
 S = TypeVar("S", bound=NetworkSettings)
@@ -35,7 +35,7 @@ class Network(nn.Module, ABC, Generic[S]):
     # Whether it takes geometry in double precision, whatever the precision of its weights.
     double_geometry: bool = False
 
-    # Whether it has `at_rest`, and can be trained on forces.
+    # Whether it has `readout_forces`, and can be trained on forces.
     learns_forces: ClassVar[bool] = False
 
     # Bytes of memory for an edge and feature on the plain path, measured on a CPU.
@@ -74,13 +74,13 @@ class Network(nn.Module, ABC, Generic[S]):
 
         Args:
             batch: What it began with.
-            found: What it made of that. A crystal that is lost, see `not_lost`, begins where it did before,
+            found: What it made of that. A crystal that is lost, see `is_valid`, begins where it did before,
                 so that it does no harm to the others.
 
         Returns:
             As `prepare`.
         """
-        whole = not_lost(batch, found)
+        whole = is_valid(batch, found)
         positions = torch.where(whole[batch.system_index, None], found.positions, batch.positions)
         cells = torch.where(whole[:, None, None], found.cells, batch.cells)
         return self.prepare(batch.with_geometry(positions, cells))
@@ -113,7 +113,7 @@ class Network(nn.Module, ABC, Generic[S]):
         del batch, graph
         return prediction.geometry, None
 
-    def at_rest(self, batch: CrystalBatch, graph: PeriodicGraph) -> tuple[list[Motion], Tensor]:
+    def readout_forces(self, batch: CrystalBatch, graph: PeriodicGraph) -> tuple[list[Motion], Tensor]:
         """What is read out while nothing moves, for training on what acts on a crystal where it stands.
 
         Args:

@@ -109,7 +109,7 @@ class Motion(NamedTuple):
     strains: Tensor
 
 
-def not_lost(batch: CrystalBatch, found: Geometry) -> Tensor:
+def is_valid(batch: CrystalBatch, found: Geometry) -> Tensor:
     """Which crystals are not lost: finite, and not more than `MAX_VOLUME_RATIO` times as large or small, ``(S,)`` bool.
 
     Args:

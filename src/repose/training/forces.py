@@ -21,7 +21,7 @@ from repose.crystal.frame import Frame
 from repose.data.dataset import Pair
 from repose.data.frames import fit_reference_energies
 from repose.errors import ConfigError, DatasetError
-from repose.models.initial_structure import graph_of
+from repose.models.initial_structure import build_graph
 from repose.models.network import Network
 from repose.models.prediction import Motion
 from repose.nn.ops import segment_mean
@@ -133,7 +133,7 @@ def collate_frames(network: Network[Any], pairs: Sequence[Pair], frames: Sequenc
         compress(torch.tensor(np.stack(virials), dtype=torch.float32), MAX_VIRIAL),
         torch.tensor(energies, dtype=torch.float32),
     )
-    return ForceSample(batch, graph_of(batch, network.settings.graph), batch, targets)
+    return ForceSample(batch, build_graph(batch, network.settings.graph), batch, targets)
 
 
 class ForceBatches(TrainingBatches):
@@ -211,7 +211,7 @@ class ForceTask(RelaxationTask):
 
     def predict(self, network: Network[Any], batch: ForceSample) -> Any:
         """Readouts of the layers, and energies in eV per atom, ``(S,)``."""
-        motions, scalars = network.at_rest(batch.start, batch.graph)
+        motions, scalars = network.readout_forces(batch.start, batch.graph)
         energies = self.energy(nn.functional.layer_norm(scalars, scalars.shape[-1:])).squeeze(-1)
         return motions, segment_mean(energies, batch.start.system_index, len(batch.start))
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from repose.config import TrainSettings
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.graph import PeriodicGraph, edge_vectors
-from repose.crystal.lattice import carried, deformation, nearest_image, to_cartesian, volume
+from repose.crystal.lattice import deformation, follow_cell, nearest_image, to_cartesian, volume
 from repose.models.prediction import ErrorScales, Geometry, Prediction
 from repose.nn.ops import safe_norm, segment_mean
 
@@ -51,7 +51,7 @@ def distance_loss(
 ) -> Tensor:
     """Loss of distances, displacements and lattice (DeepRelax, equations 11 to 15), with means for sums.
 
-    Displacements are relative to the starting positions or, with ``follow``, to these carried with the cell.
+    Displacements are relative to the starting positions or, with ``follow``, to these follow_cell with the cell.
 
     Args:
         prediction: Prediction with distances in A.
@@ -68,7 +68,7 @@ def distance_loss(
     relaxed = safe_norm(edge_vectors(graph, target.positions, target.cells))
     origin = start.positions
     if follow:
-        origin = carried(origin, start.cells, target.cells, target.system_index)
+        origin = follow_cell(origin, start.cells, target.cells, target.system_index)
     edges = distances.anchored
     neighbours = target.positions[graph.sender[edges]] + offset[edges]
     displaced = safe_norm(neighbours - origin[graph.receiver[edges]])

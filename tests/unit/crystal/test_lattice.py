@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.lattice import (
     deformation,
-    emptiest_slab,
     nearest_image,
     periodic_projector,
     periodic_span,
     reduced,
     to_cartesian,
     to_fractional,
+    vacuum_thickness,
     volume,
 )
 from support.crystals import fcc, make_crystal, random_crystal
@@ -77,12 +77,12 @@ def test_emptiest_slab_by_hand_and_however_atoms_are_written():
         [42, 16, 16], [[0, 0, 0.5], [0.3, 0.6, 0.6], [0.3, 0.6, 0.4]], np.diag([3.0, 3.0, 20.0])
     )
     batch = CrystalBatch.collate([fcc(4.0), sheet, random_crystal(4)])
-    slabs = emptiest_slab(batch.positions, batch.cells, batch.system_index)
+    slabs = vacuum_thickness(batch.positions, batch.cells, batch.system_index)
     assert torch.allclose(slabs[0], torch.full((3,), 4.0 / 3**0.5, dtype=torch.float64))  # d(111) of fcc
     assert torch.allclose(slabs[1], torch.tensor([2.1, 1.8, 16.0], dtype=torch.float64))
     shifts = torch.randint(-2, 3, (batch.n_atoms, 3), generator=torch.Generator().manual_seed(0)).double()
     moved = batch.positions + to_cartesian(shifts + 0.123, batch.cells, batch.system_index)
-    assert torch.allclose(slabs, emptiest_slab(moved, batch.cells, batch.system_index), atol=1e-10)
+    assert torch.allclose(slabs, vacuum_thickness(moved, batch.cells, batch.system_index), atol=1e-10)
 
 
 def test_the_span_of_periodic_vectors():
@@ -129,8 +129,8 @@ def test_vacuum_is_found_in_any_basis():
     basis = torch.tensor([[1.0, 0, 1], [0, 1, 1], [0, 0, 1]], dtype=torch.float64)
     positions = torch.tensor([[0.0, 0, 0], [1.5, 1.5, 2.0]], dtype=torch.float64)
     crystal = torch.zeros(2, dtype=torch.int64)
-    plain = emptiest_slab(positions, cell[None], crystal).max()
+    plain = vacuum_thickness(positions, cell[None], crystal).max()
     assert plain == 18.0
     skewed = (basis @ cell)[None]
-    assert emptiest_slab(positions, skewed, crystal).max() < plain - 1
-    assert torch.isclose(emptiest_slab(positions, reduced(skewed), crystal).max(), plain)
+    assert vacuum_thickness(positions, skewed, crystal).max() < plain - 1
+    assert torch.isclose(vacuum_thickness(positions, reduced(skewed), crystal).max(), plain)

@@ -6,9 +6,9 @@ import torch
 
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.graph import edge_vectors, periodic_graph
-from repose.models.deeprelax.distance_solver import Pairs
+from repose.models.deeprelax.distance_solver import DistanceRestraints
 from repose.models.deeprelax.network import DeepRelax
-from repose.models.deeprelax.positions import asked, from_distances, solve
+from repose.models.deeprelax.positions import distance_restraints, positions_from_distances, solve
 from repose.models.deeprelax.settings import DeepRelaxSettings
 from repose.models.e3relax.network import E3Relax
 from repose.models.e3relax.settings import E3RelaxSettings
@@ -28,10 +28,12 @@ def problem(crystal: CrystalBatch, noise: float, width: float, seed: int = 0, an
     vectors = edge_vectors(graph, crystal.positions, crystal.cells)
     offset = vectors - crystal.positions[graph.sender] + crystal.positions[graph.receiver]
 
-    def pairs(vectors: torch.Tensor) -> Pairs:
+    def pairs(vectors: torch.Tensor) -> DistanceRestraints:
         distance = vectors.norm(dim=-1)
         distance = distance + noise * torch.randn(len(distance), generator=generator, dtype=torch.float64)
-        return Pairs.free(graph.receiver, graph.sender, offset, distance - width, distance + width)
+        return DistanceRestraints.free(
+            graph.receiver, graph.sender, offset, distance - width, distance + width
+        )
 
     free = pairs(vectors)
     if not anchors:
@@ -39,10 +41,10 @@ def problem(crystal: CrystalBatch, noise: float, width: float, seed: int = 0, an
     place = start[graph.receiver]
     held = pairs(crystal.positions[graph.sender] + offset - place)
     held = held._replace(place=place, held=torch.ones_like(held.held))
-    both = Pairs(*(torch.cat(columns) for columns in zip(free, held, strict=True)))
+    both = DistanceRestraints(*(torch.cat(columns) for columns in zip(free, held, strict=True)))
     weight = 0.5 + torch.rand(len(both.weight), generator=generator).double()
     order = torch.randperm(len(weight), generator=generator)
-    return start, Pairs(*(column[order] for column in both._replace(weight=weight)))
+    return start, DistanceRestraints(*(column[order] for column in both._replace(weight=weight)))
 
 
 def error(found, crystal: CrystalBatch) -> float:
@@ -57,7 +59,7 @@ def joined(problems):
     counts = torch.tensor([len(start) for start in starts])
     first = counts.cumsum(0) - counts
     moved = [p._replace(first=p.first + f, second=p.second + f) for p, f in zip(pairs, first, strict=True)]
-    batch = Pairs(*(torch.cat(column) for column in zip(*moved, strict=True)))
+    batch = DistanceRestraints(*(torch.cat(column) for column in zip(*moved, strict=True)))
     return torch.cat(starts), torch.repeat_interleave(torch.arange(len(starts)), counts), batch
 
 
@@ -100,7 +102,7 @@ def check_company(n, anchors, dtype):
     problems = []
     for k, crystal in enumerate(crystals):
         start, pairs = problem(crystal, 0.05, 0.02, k, anchors)
-        pairs = Pairs(*(c.to(dtype) if c.is_floating_point() else c for c in pairs))
+        pairs = DistanceRestraints(*(c.to(dtype) if c.is_floating_point() else c for c in pairs))
         problems.append((start.to(dtype), pairs))
     start, crystal, pairs = joined(problems)
     together = solve(start, crystal, n, pairs)
@@ -146,7 +148,9 @@ def test_where_pairs_disagree_weight_decides():
     """An atom between two demands of one distance goes with the heavier: the weighted median."""
     both = torch.zeros(2, dtype=torch.int64)
     wanted, weight = torch.tensor([1.0, 2.0]).double(), torch.tensor([1.0, 3.0]).double()
-    pairs = Pairs.free(both, both + 1, torch.zeros(2, 3).double(), wanted, wanted)._replace(weight=weight)
+    pairs = DistanceRestraints.free(both, both + 1, torch.zeros(2, 3).double(), wanted, wanted)._replace(
+        weight=weight
+    )
     at = torch.tensor([[0.0, 0, 0], [1.2, 0, 0]]).double()
     solution = solve(at, both, 1, pairs, tolerance=1e-9)
     assert float(solution.positions.diff(dim=0).norm()) == pytest.approx(2.0, abs=0.01)
@@ -173,7 +177,7 @@ def test_distances_of_a_known_crystal_give_its_positions(exact):
     )
     start = Geometry(crystal.positions, crystal.cells)
     prediction = Prediction([start], torch.zeros(3, 1), distances=distances)
-    solution = from_distances(prediction, crystal.system_index, graph)
+    solution = positions_from_distances(prediction, crystal.system_index, graph)
     network = DeepRelax(DeepRelaxSettings(features=4, layers=1))
     geometry, violation = network.solve_positions(prediction, crystal, graph)
     assert torch.equal(geometry.positions, solution.positions)
@@ -181,7 +185,7 @@ def test_distances_of_a_known_crystal_give_its_positions(exact):
     assert torch.equal(geometry.cells, crystal.cells)
     assert (start.positions - true).abs().max() > 0.1
     assert (geometry.positions - true).abs().max() < 0.005
-    pairs = asked(prediction, graph)
+    pairs = distance_restraints(prediction, graph)
     assert pairs.held.sum() == len(anchored)
     assert torch.allclose(pairs.upper - pairs.lower, torch.tensor(0.0 if exact else 2e-4).double())
 
@@ -196,7 +200,7 @@ def test_without_distances_the_last_geometry_is_the_answer():
     assert found is geometry
     assert violation is None
     with pytest.raises(ValueError, match="distances"):
-        from_distances(prediction, crystal.system_index, graph)
+        positions_from_distances(prediction, crystal.system_index, graph)
 
 
 def test_no_lower_loss_by_adam():
@@ -243,7 +247,7 @@ def test_a_crystal_without_pairs_stays():
     none = torch.zeros(0, dtype=torch.int64)
     empty = torch.zeros(0, dtype=torch.float64)
     at = torch.ones(1, 3, dtype=torch.float64)
-    pairs = Pairs.free(none, none, torch.zeros(0, 3, dtype=torch.float64), empty, empty)
+    pairs = DistanceRestraints.free(none, none, torch.zeros(0, 3, dtype=torch.float64), empty, empty)
     solution = solve(at, torch.zeros(1, dtype=torch.int64), 1, pairs)
     assert torch.equal(solution.positions, at)
     assert solution.violation[0] == 0

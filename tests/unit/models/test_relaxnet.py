@@ -1,4 +1,4 @@
-"""RelaxNet: energies whose gradient is the force, and the way that follows from it."""
+"""RelaxNet: energies whose gradient is the force, and the motion that follows from it."""
 
 from functools import partial
 
@@ -11,7 +11,7 @@ from scipy.special import spherical_jn
 
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.lattice import volume
-from repose.models.relaxnet.network import RelaxNet, State, Way
+from repose.models.relaxnet.network import EquationOfMotion, PathState, RelaxNet
 from repose.models.relaxnet.settings import RelaxNetSettings
 from repose.nn.bessel import BesselBasis, bessel_roots, spherical_harmonics
 from repose.nn.messages import legendre
@@ -55,12 +55,12 @@ def chain() -> CrystalBatch:
     return make_crystal([6, 8, 6], [[0, 0, 0], [0.3, 0, 0], [0.6, 0, 0]], np.diag([4.2, 12, 12]))
 
 
-def way_of(network, batch):
+def motion_of(network, batch):
     """The equation of motion, and the features at the start."""
-    way = Way(network, *network.prepare(batch))
+    motion = EquationOfMotion(network, *network.prepare(batch))
     with torch.no_grad():
-        features, _ = way.encode(batch.positions, batch.cells)
-    return way, features
+        features, _ = motion.encode(batch.positions, batch.cells)
+    return motion, features
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
@@ -85,14 +85,14 @@ def test_contract_property(seed):
 )
 def test_forces_and_stress_are_the_negative_gradient_of_the_energy(evolution, make):
     batch, step, clock = make(), 1e-4, torch.tensor(0.3, dtype=torch.float64)
-    way, features = way_of(make_network(evolution=evolution), batch)
+    motion, features = motion_of(make_network(evolution=evolution), batch)
 
     def energy(positions, cells):
         with torch.no_grad():
-            return float(way.potential(positions, cells, features, clock).energy[0])
+            return float(motion.potential(positions, cells, features, clock).energy[0])
 
     with torch.no_grad():
-        found = way.potential(batch.positions, batch.cells, features, clock)
+        found = motion.potential(batch.positions, batch.cells, features, clock)
     assert found.forces.abs().max() < 1e-9 or make is not perovskite
     for atom in range(batch.n_atoms):
         for axis in range(3):
@@ -184,14 +184,14 @@ def test_a_path_begins_at_the_input_and_ends_at_the_answer():
 def test_the_published_equation_of_motion():
     """Velocities change by force over mass, and by nothing else."""
     batch = random_crystal(2, 4)
-    way, features = way_of(make_network(damped=False, cell="fixed", start="input"), batch)
+    motion, features = motion_of(make_network(damped=False, cell="fixed", start="input"), batch)
     velocities = torch.randn_like(batch.positions)
     still, unit = torch.zeros_like(batch.cells), torch.eye(3, dtype=torch.float64)[None]
     with torch.no_grad():
-        start = State(torch.zeros_like(velocities), velocities, unit, still, features)
-        change = way(torch.zeros(()), start)
-        forces = way.potential(batch.positions, batch.cells, features, torch.zeros(())).forces
-    pushed = forces / way.masses
+        start = PathState(torch.zeros_like(velocities), velocities, unit, still, features)
+        change = motion(torch.zeros(()), start)
+        forces = motion.potential(batch.positions, batch.cells, features, torch.zeros(())).forces
+    pushed = forces / motion.masses
     assert torch.allclose(change.displacements, velocities)
     assert torch.allclose(change.velocities, pushed - pushed.mean(0))
     assert not change.gradients.any()

@@ -13,7 +13,7 @@ from repose.crystal.lattice import deformation, to_fractional, volume
 from repose.crystal.symmetry import find_space_group, symmetrise
 from repose.errors import ConfigError
 from repose.models.prediction import Geometry
-from repose.models.reposenet.network import Repose, mean_of_passes
+from repose.models.reposenet.network import ReposeNet, mean_of_passes
 from repose.models.reposenet.settings import ReposeNetSettings
 from repose.nn import tensors
 from repose.testing import ALL_CHECKS, check_relaxer
@@ -207,7 +207,7 @@ def test_nothing_jumps_where_a_neighbour_comes_or_goes():
 def test_no_gradient_is_lost_at_symmetric_sites(crystals):
     """Neither NaN nor infinity, where all vectors and tensors are zero."""
     torch.manual_seed(0)
-    network = Repose(ReposeNetSettings(features=16, layers=2)).double()
+    network = ReposeNet(ReposeNetSettings(features=16, layers=2)).double()
     network.atomic_volumes.fill_(15.0)
     start, graph = network.prepare(crystals)
     loss = sum(s.positions.square().sum() + s.cells.square().sum() for s in network(start, graph).layers)
@@ -225,7 +225,7 @@ def test_atoms_in_the_cartesian_frame_are_refused():
 
 def test_tied_layers_share_their_weights():
     def size(tied):
-        network = Repose(ReposeNetSettings(features=8, layers=3, tied=tied))
+        network = ReposeNet(ReposeNetSettings(features=8, layers=3, tied=tied))
         return sum(parameter.numel() for parameter in network.layers.parameters())
 
     assert size(False) == 3 * size(True)

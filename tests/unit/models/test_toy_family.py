@@ -26,5 +26,5 @@ def test_a_folder_is_a_family(tmp_path, crystals):
     (result,) = relaxer.relax([bulk("CaO", "rocksalt", a=4.8)])
     assert result.status == "relaxed"
     assert result.volume_change == pytest.approx(1.02**3 - 1, abs=1e-6)
-    with pytest.raises(ModelError, match="did you mean 'toy'"):
+    with pytest.raises(ModelError, match="Did you mean 'toy'"):
         family("toi")

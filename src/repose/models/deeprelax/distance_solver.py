@@ -1,6 +1,6 @@
-"""Pairs of atoms by what they link, and the equations that bring their distances within bounds.
+"""DistanceRestraints of atoms by what they link, and the equations that bring their distances within bounds.
 
-Pairs of the same two atoms, which are many in a small cell, share a block of three by three numbers in the
+DistanceRestraints of the same two atoms, which are many in a small cell, share a block of three by three numbers in the
 linear system; only forming it takes a pass over all pairs. Sums run over a crystal's own pairs in their own
 order, so that its numbers are the same bit by bit whatever else is in the batch.
 """
@@ -19,8 +19,8 @@ GRADIENT_STEPS = 6  # conjugate gradients for one step; more save few steps, and
 SLOTS = 4  # pairs of the same two atoms stand in rows of so many, which are added at once
 
 
-class Pairs(NamedTuple):
-    """Distances that are asked for.
+class DistanceRestraints(NamedTuple):
+    """Distances that are distance_restraints for.
 
     Attributes:
         first: Atom i, ``(P,)``.
@@ -43,15 +43,17 @@ class Pairs(NamedTuple):
     held: Tensor
 
     @classmethod
-    def free(cls, first: Tensor, second: Tensor, offset: Tensor, lower: Tensor, upper: Tensor) -> Pairs:
-        """Pairs of equal weight, both atoms of which move."""
+    def free(
+        cls, first: Tensor, second: Tensor, offset: Tensor, lower: Tensor, upper: Tensor
+    ) -> DistanceRestraints:
+        """DistanceRestraints of equal weight, both atoms of which move."""
         zero = torch.zeros_like(lower)
         return cls(
             first, second, offset, lower, upper, torch.ones_like(lower), torch.zeros_like(offset), zero
         )
 
 
-class State(NamedTuple):
+class NormalEquations(NamedTuple):
     """What positions are worth.
 
     Attributes:
@@ -65,7 +67,7 @@ class State(NamedTuple):
     block: Tensor
 
 
-class Kept(NamedTuple):
+class Selection(NamedTuple):
     """Numbers of the crystals, atoms, links and rows that stay."""
 
     crystals: Tensor
@@ -74,7 +76,7 @@ class Kept(NamedTuple):
     rows: Tensor
 
 
-class Bags:
+class OrderedSums:
     """Rows of numbers to be summed by an index, in the order in which they stand.
 
     Args:
@@ -95,10 +97,10 @@ class Bags:
 
 
 @dataclass(frozen=True, eq=False)
-class Links:
-    """Pairs by the atoms that they link; a place where an atom is held counts as one atom more, number N.
+class AtomPairs:
+    """DistanceRestraints by the atoms that they link; a place where an atom is held counts as one atom more, number N.
 
-    Pairs stand in M rows of `SLOTS`, every row of one link; what is left free has no weight.
+    DistanceRestraints stand in M rows of `SLOTS`, every row of one link; what is left free has no weight.
 
     Attributes:
         low: First atom of every link, ``(L,)``.
@@ -119,7 +121,7 @@ class Links:
     bounds: Tensor
 
     @classmethod
-    def of(cls, pairs: Pairs, system_index: Tensor, n_crystals: int) -> Links:
+    def of(cls, pairs: DistanceRestraints, system_index: Tensor, n_crystals: int) -> AtomPairs:
         """Sort pairs by their links."""
         n = len(system_index)
         first = torch.where(pairs.held > 0, n, pairs.first)
@@ -165,22 +167,22 @@ class Links:
         return self.system_index[self.low]
 
     @cached_property
-    def _by_link(self) -> Bags:
-        return Bags(self.link, len(self.low))
+    def _by_link(self) -> OrderedSums:
+        return OrderedSums(self.link, len(self.low))
 
     @cached_property
-    def _by_crystal(self) -> Bags:
-        """Links of every crystal."""
-        return Bags(self._of_link, len(self.total))
+    def _by_crystal(self) -> OrderedSums:
+        """AtomPairs of every crystal."""
+        return OrderedSums(self._of_link, len(self.total))
 
     @cached_property
-    def _atoms(self) -> Bags:
+    def _atoms(self) -> OrderedSums:
         """Atoms of every crystal."""
-        return Bags(self.system_index, len(self.total))
+        return OrderedSums(self.system_index, len(self.total))
 
     @cached_property
-    def _ends(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Bags]:
-        """Links from either end: the link, 1 or -1 for its second or first atom, the atom at the other end.
+    def _ends(self) -> tuple[Tensor, Tensor, Tensor, Tensor, OrderedSums]:
+        """AtomPairs from either end: the link, 1 or -1 for its second or first atom, the atom at the other end.
 
         Those between an atom and itself, which do not change when it moves, are left out.
         """
@@ -191,9 +193,9 @@ class Links:
         own = torch.cat([self.low[true], self.high[second]])
         other = torch.cat([self.high[true], self.low[second]])
         sign = torch.cat([-torch.ones_like(number[true]), torch.ones_like(number[second])])
-        return link, own, other, sign.to(self.bounds), Bags(own, n)
+        return link, own, other, sign.to(self.bounds), OrderedSums(own, n)
 
-    def evaluate(self, positions: Tensor) -> State:
+    def evaluate(self, positions: Tensor) -> NormalEquations:
         """Loss, and the quadratic that it looks like, at positions ``(N, 3)`` in A."""
         columns = torch.cat([positions, positions.new_zeros(1, 3)]).t().contiguous()
         between = columns.index_select(1, self.high) - columns.index_select(1, self.low)
@@ -212,9 +214,9 @@ class Links:
         sums = self._by_link.sum(torch.cat([_add_slots(part) for part in parts]).t().contiguous())
         loss, force, block = sums.split([1, 3, 6], dim=1)
         block = block.index_select(1, torch.tensor([0, 1, 2, 1, 3, 4, 2, 4, 5], device=block.device))
-        return State(self._by_crystal.sum(loss.contiguous()).squeeze(1) / self.total, force, block)
+        return NormalEquations(self._by_crystal.sum(loss.contiguous()).squeeze(1) / self.total, force, block)
 
-    def step(self, state: State, damping: Tensor) -> Tensor:
+    def step(self, state: NormalEquations, damping: Tensor) -> Tensor:
         """Damped Gauss-Newton step in A, ``(N, 3)``, by conjugate gradients."""
         link, _, other, sign, ends = self._ends
         crystal = self.system_index
@@ -257,10 +259,10 @@ class Links:
             square = torch.where(going, new, square)
         return step
 
-    def choose(self, better: Tensor, after: State, before: State) -> State:
+    def choose(self, better: Tensor, after: NormalEquations, before: NormalEquations) -> NormalEquations:
         """The state after a step for crystals where it is better, ``(S,)``, and that before for others."""
         of_link = better[self._of_link].unsqueeze(1)
-        return State(
+        return NormalEquations(
             torch.where(better, after.loss, before.loss),
             torch.where(of_link, after.force, before.force),
             torch.where(of_link, after.block, before.block),
@@ -270,13 +272,13 @@ class Links:
         """Which rows are of some crystals, given as a mask ``(S,)``."""
         return crystals[self._of_link][self.link]
 
-    def keep(self, crystals: Tensor) -> tuple[Links, Kept]:
+    def keep(self, crystals: Tensor) -> tuple[AtomPairs, Selection]:
         """Only some crystals, given as a mask ``(S,)``."""
         masks = crystals, crystals[self.system_index], crystals[self._of_link], self.rows(crystals)
-        kept = Kept(*(mask.nonzero().squeeze(1) for mask in masks))
+        kept = Selection(*(mask.nonzero().squeeze(1) for mask in masks))
         crystal, atom, link, _ = (mask.cumsum(0) - 1 for mask in masks)
         atom = torch.cat([atom, atom.new_full((1,), len(kept.atoms))])  # the place, which stays last
-        links = Links(
+        links = AtomPairs(
             atom[self.low[kept.links]],
             atom[self.high[kept.links]],
             crystal[self.system_index[kept.atoms]],

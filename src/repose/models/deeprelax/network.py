@@ -14,7 +14,7 @@ Where this differs from the paper or its released code, and why:
 * Maps that the paper writes as one matrix are two-layer networks, as in the released code; the maps of
   equations 8 and 10 share theirs, and the first acts on atoms before pairs are formed, which is the same.
 * The scale is ``exp(b)``: equations 11-12 write b for it, equations 18-19 exp(b), as the code does.
-* Pairs are the edges of the graph, whole shells of equal distances. The released code adds pairs within the
+* DistanceRestraints are the edges of the graph, whole shells of equal distances. The released code adds pairs within the
   cell beyond the cutoff.
 * ``distances="change"``, ``positions="likelihood"``, ``frame="affine"``, ``anchors="all"`` and
   ``start="rescaled"`` are ours, see `repose.config.DeepRelaxSettings`.
@@ -30,10 +30,10 @@ from torch import Tensor, nn
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.elements import MAX_NUMBER
 from repose.crystal.graph import PeriodicGraph, edge_vectors
-from repose.crystal.lattice import carried, periodic_span
-from repose.models.deeprelax.positions import from_distances
+from repose.crystal.lattice import follow_cell, periodic_span
+from repose.models.deeprelax.positions import positions_from_distances
 from repose.models.deeprelax.settings import DeepRelaxSettings
-from repose.models.initial_structure import start_of
+from repose.models.initial_structure import initial_structure
 from repose.models.network import Network
 from repose.models.prediction import Distances, Geometry, Prediction
 from repose.models.registry import register
@@ -242,7 +242,7 @@ class DeepRelax(Network[DeepRelaxSettings]):
 
     def prepare(self, batch: CrystalBatch) -> tuple[CrystalBatch, PeriodicGraph]:
         """Starting geometry and its graph; see `Network.prepare`."""
-        return start_of(batch, self.settings, self.atomic_volumes)
+        return initial_structure(batch, self.settings, self.atomic_volumes)
 
     def accelerate(self, compiled: bool) -> None:
         """Tabulate all filters of edges; see `Network.accelerate`."""
@@ -302,14 +302,14 @@ class DeepRelax(Network[DeepRelaxSettings]):
         self, prediction: Prediction, batch: CrystalBatch, graph: PeriodicGraph
     ) -> tuple[Geometry, Tensor | None]:
         """Positions that fit the predicted distances; see `Network.solve_positions`."""
-        solution = from_distances(prediction, batch.system_index, graph)
+        solution = positions_from_distances(prediction, batch.system_index, graph)
         return Geometry(solution.positions, prediction.geometry.cells), solution.violation
 
     def _follow(self, state: Geometry, cells: Tensor, batch: CrystalBatch) -> Geometry:
         """Geometry with new cells, in which atoms keep their fractional coordinates in the affine frame."""
         if self.settings.frame == "cartesian":
             return Geometry(state.positions, cells)
-        return Geometry(carried(state.positions, state.cells, cells, batch.system_index), cells)
+        return Geometry(follow_cell(state.positions, state.cells, cells, batch.system_index), cells)
 
     def _scale(self, logarithm: Tensor) -> Tensor | None:
         """Laplace scale in A, where the network has one."""

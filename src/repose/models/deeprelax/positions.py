@@ -11,7 +11,7 @@ each accepted step goes down.
 
 All crystals of a batch advance together, and those that are finished leave it. None sees another: sums run
 over its own pairs in their own order, so that its result is the same bit by bit whatever else is in the
-batch. Pairs of the same two atoms, which are many in a small cell, share a block of three by three numbers
+batch. DistanceRestraints of the same two atoms, which are many in a small cell, share a block of three by three numbers
 in the linear system; only forming it takes a pass over all pairs.
 """
 
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from repose.crystal.graph import PeriodicGraph
 from repose.crystal.lattice import to_cartesian
-from repose.models.deeprelax.distance_solver import SMOOTH, Links, Pairs, State
+from repose.models.deeprelax.distance_solver import SMOOTH, AtomPairs, DistanceRestraints, NormalEquations
 from repose.models.prediction import Prediction
 
 FULL = 0.7  # finished crystals leave when the others have less than this share of the rows
@@ -50,7 +50,7 @@ def solve(
     positions: Tensor,
     system_index: Tensor,
     n_crystals: int,
-    pairs: Pairs,
+    pairs: DistanceRestraints,
     *,
     max_steps: int = 50,
     tolerance: float = 1e-5,
@@ -61,14 +61,14 @@ def solve(
         positions: Start in A, ``(N, 3)``.
         system_index: Crystal of every atom, ``(N,)``.
         n_crystals: Number of crystals S.
-        pairs: What is asked for; both atoms of a pair are of one crystal.
+        pairs: What is distance_restraints for; both atoms of a pair are of one crystal.
         max_steps: Steps of a crystal at most.
         tolerance: A crystal is finished when a step lowers its mean violation by less than this, in A.
 
     Returns:
         Positions; where nothing is held, with the mean of every crystal where it was.
     """
-    links = Links.of(pairs, system_index, n_crystals)
+    links = AtomPairs.of(pairs, system_index, n_crystals)
     here = torch.arange(n_crystals, device=positions.device)  # the crystals that are still in the batch
     atoms = torch.arange(len(positions), device=positions.device)
     state = links.evaluate(positions)
@@ -84,7 +84,7 @@ def solve(
             here, atoms, damping, active = here[active], atoms[kept.atoms], damping[active], active[active]
             positions, state = (
                 positions[kept.atoms],
-                State(state.loss[kept.crystals], state.force[kept.links], state.block[kept.links]),
+                NormalEquations(state.loss[kept.crystals], state.force[kept.links], state.block[kept.links]),
             )
         tried = positions + links.step(state, damping)
         after = links.evaluate(tried)
@@ -99,7 +99,7 @@ def solve(
     return Solution(found, violation, steps)
 
 
-def asked(prediction: Prediction, graph: PeriodicGraph) -> Pairs:
+def distance_restraints(prediction: Prediction, graph: PeriodicGraph) -> DistanceRestraints:
     """What predicted distances ask for.
 
     They shall lie within one scale of the predicted ones (the bounded loss of equation 20), or, with
@@ -127,7 +127,7 @@ def asked(prediction: Prediction, graph: PeriodicGraph) -> Pairs:
         )
         first = graph.receiver[index]
         parts.append(
-            Pairs(
+            DistanceRestraints(
                 first,
                 graph.sender[index],
                 offset[index],
@@ -138,11 +138,11 @@ def asked(prediction: Prediction, graph: PeriodicGraph) -> Pairs:
                 torch.full_like(wanted, held),
             )
         )
-    return Pairs(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    return DistanceRestraints(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
-def from_distances(prediction: Prediction, system_index: Tensor, graph: PeriodicGraph) -> Solution:
-    """Positions that meet predicted distances in the predicted cell; see `asked`.
+def positions_from_distances(prediction: Prediction, system_index: Tensor, graph: PeriodicGraph) -> Solution:
+    """Positions that meet predicted distances in the predicted cell; see `distance_restraints`.
 
     Args:
         prediction: With `Distances`; the search starts from its last geometry.
@@ -150,4 +150,4 @@ def from_distances(prediction: Prediction, system_index: Tensor, graph: Periodic
         graph: The edges that distances were predicted for.
     """
     start = prediction.geometry
-    return solve(start.positions, system_index, len(start.cells), asked(prediction, graph))
+    return solve(start.positions, system_index, len(start.cells), distance_restraints(prediction, graph))

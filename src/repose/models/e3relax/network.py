@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from repose.crystal.graph import PeriodicGraph
 from repose.models.e3relax.settings import E3RelaxSettings
-from repose.models.lattice_network import LatticeNetwork, RefinementLayer, State, lattice_view
+from repose.models.lattice_network import LatticeNetwork, LayerState, RefinementLayer, lattice_view
 from repose.models.registry import register
 from repose.nn.equivariant import SelfUpdate, mlp
 from repose.nn.lattice_nodes import LatticeToAtoms
@@ -62,7 +62,7 @@ class E3RelaxLayer(RefinementLayer):
             self.weights = mlp(f, f, f)  # g of equation 5
             self.displacement = nn.Linear(f, 1, bias=False)  # W of equation 7
 
-    def forward(self, state: State, system_index: Tensor, graph: PeriodicGraph) -> State:
+    def forward(self, state: LayerState, system_index: Tensor, graph: PeriodicGraph) -> LayerState:
         """See `RefinementLayer.forward`."""
         x, v = state.x, state.v
         if self.lattice_to_atoms is not None:
@@ -79,7 +79,7 @@ class E3RelaxLayer(RefinementLayer):
             alpha = torch.softmax(self.weights(x), dim=-1).unsqueeze(1)  # eq. 5-6
             step = self.displacement(v).squeeze(-1) + (alpha * v).sum(dim=-1)  # eq. 7, (N, 3)
             positions, cells = self.move(state, step, change, system_index)  # eq. 8, 14
-        return State(x, v, y, w, positions, cells)
+        return LayerState(x, v, y, w, positions, cells)
 
 
 @register("e3relax")

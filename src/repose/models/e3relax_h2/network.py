@@ -32,8 +32,8 @@ from repose.crystal.graph import PeriodicGraph
 from repose.models.e3relax_h2.settings import E3RelaxH2Settings
 from repose.models.lattice_network import (
     LatticeNetwork,
+    LayerState,
     RefinementLayer,
-    State,
     along_and_across,
     lattice_view,
     to_tips,
@@ -77,7 +77,7 @@ class E3RelaxH2Layer(RefinementLayer):
             self.displacement = nn.Linear(f, 1, bias=False)
             self.scale = nn.Parameter(torch.ones(()))
 
-    def forward(self, state: State, system_index: Tensor, graph: PeriodicGraph) -> State:
+    def forward(self, state: LayerState, system_index: Tensor, graph: PeriodicGraph) -> LayerState:
         """See `RefinementLayer.forward`."""
         x, v, y, w, positions, cells = state
         if self.lattice_to_atoms is not None:
@@ -94,7 +94,7 @@ class E3RelaxH2Layer(RefinementLayer):
         if self.moves:
             step = self.scale * self.displacement(v).squeeze(-1)
             positions, cells = self.move(state, step, change.mT if self.columns else change, system_index)
-        return State(x, v, y, w, positions, cells)
+        return LayerState(x, v, y, w, positions, cells)
 
     def _view(self, positions: Tensor, cells: Tensor, system_index: Tensor) -> LatticeView:
         """What every atom sees of the three lattice vectors."""

@@ -1,4 +1,4 @@
-"""Blocks of RelaxNet: what an atom knows of its surroundings (section 4.2, figure 2)."""
+"""Blocks of RelaxNet: what an atom knows of its weighted_edges (section 4.2, figure 2)."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from repose.nn.radial import GaussianBasis, envelope
 from repose.nn.triplets import TripletMessage, Triplets
 
 # Exponent of the polynomial with which neighbours fade towards the cutoff.
-FADING = 5
+ENVELOPE_EXPONENT = 5
 # Neighbours of an atom of a common crystal; sums over them are divided by the root of it.
-USUAL = 40
+TYPICAL_NEIGHBOURS = 40
 # A step of the hidden positions in A, for outputs of order one.
 STEP = 0.1
 
@@ -49,7 +49,7 @@ class EdgeFeatures(nn.Module):
         """Features of edges ``(E, F)`` from scalars of atoms ``(N, F)``."""
         graph = edges.graph
         radial = self.radial(self.bessel(edges.distance))  # (E, L, C)
-        weight = (self.weights(x) / USUAL**0.5)[graph.sender].unsqueeze(1)  # (E, 1, C)
+        weight = (self.weights(x) / TYPICAL_NEIGHBOURS**0.5)[graph.sender].unsqueeze(1)  # (E, 1, C)
         parts = [edges.basis]
         for degree, harmonics in enumerate(spherical_harmonics(edges.direction, self.degrees)):
             own = harmonics.unsqueeze(-1) * radial[:, degree].unsqueeze(1)  # (E, 2l + 1, C)
@@ -75,7 +75,7 @@ class PairConvolution(nn.Module):
     def forward(self, x: Tensor, edge: Tensor, inside: Tensor, graph: PeriodicGraph) -> Tensor:
         """Sums over neighbours ``(N, F)``; edges ``(E, R)`` count as ``inside`` ``(E,)`` says."""
         message = torch.tanh(self.atoms(x)[graph.sender] * self.filter(edge)) * inside.unsqueeze(-1)
-        return self.out(segment_sum(message, graph.receiver, len(x))) / USUAL**0.5
+        return self.out(segment_sum(message, graph.receiver, len(x))) / TYPICAL_NEIGHBOURS**0.5
 
 
 class NeighbourField(nn.Module):
@@ -97,10 +97,10 @@ class NeighbourField(nn.Module):
     def forward(self, x: Tensor, basis: Tensor, inside: Tensor, graph: PeriodicGraph) -> Tensor:
         """Sums over neighbours ``(N, F)``; edges ``(E, R)`` count as ``inside`` ``(E,)`` says."""
         message = self.sent(x)[graph.sender] * self.filter(basis * inside.unsqueeze(-1))
-        return self.taken(x) * segment_sum(message, graph.receiver, len(x)) / USUAL**0.5
+        return self.taken(x) * segment_sum(message, graph.receiver, len(x)) / TYPICAL_NEIGHBOURS**0.5
 
 
-class Surroundings(NamedTuple):
+class WeightedEdges(NamedTuple):
     """The edges of a batch where its atoms now stand.
 
     Attributes:
@@ -114,13 +114,13 @@ class Surroundings(NamedTuple):
     near: Tensor
 
 
-def surroundings(
+def weighted_edges(
     graph: PeriodicGraph, positions: Tensor, cells: Tensor, basis: GaussianBasis, settings: RelaxNetSettings
-) -> Surroundings:
+) -> WeightedEdges:
     """Edges at positions ``(N, 3)`` in cells ``(S, 3, 3)``, in A."""
     edges = EdgeGeometry.at(graph, positions, cells, basis)
-    inside = envelope(edges.distance / settings.graph.cutoff, FADING)
-    return Surroundings(edges, inside, envelope(edges.distance / settings.triplet_cutoff, FADING))
+    inside = envelope(edges.distance / settings.graph.cutoff, ENVELOPE_EXPONENT)
+    return WeightedEdges(edges, inside, envelope(edges.distance / settings.triplet_cutoff, ENVELOPE_EXPONENT))
 
 
 class DTNNLayer(nn.Module):
@@ -146,7 +146,7 @@ class DTNNLayer(nn.Module):
         self.steps = mlp(2 * f, f, 1) if settings.hidden_steps else None  # MLP_c
 
     def forward(
-        self, x: Tensor, v: Tensor, around: Surroundings, found: Triplets
+        self, x: Tensor, v: Tensor, around: WeightedEdges, found: Triplets
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """New scalars ``(N, F)`` and vectors ``(N, 3, V)``, and steps of hidden positions in A ``(N, 3)``."""
         geometry, inside, near = around
@@ -165,7 +165,7 @@ class DTNNLayer(nn.Module):
         if self.steps is None:
             return x, v, None
         along = torch.tanh(self.steps(torch.cat([x[graph.receiver], edge], dim=-1))) * inside.unsqueeze(-1)
-        step = segment_sum(along * geometry.direction, graph.receiver, len(x)) / USUAL**0.5
+        step = segment_sum(along * geometry.direction, graph.receiver, len(x)) / TYPICAL_NEIGHBOURS**0.5
         return x, v, STEP * step
 
 

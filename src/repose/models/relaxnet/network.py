@@ -1,7 +1,7 @@
-"""RelaxNet: the whole way from the input to the relaxed crystal, with energies and forces.
+"""RelaxNet: the whole motion from the input to the relaxed crystal, with energies and forces.
 
 An encoder says what every atom sees. From it come a velocity of every atom and of the cell, with which the
-crystal sets out, and an energy, whose negative gradient accelerates it on its way. The equation of motion is
+crystal sets out, and an energy, whose negative gradient accelerates it on its motion. The equation of motion is
 solved by torchdiffeq; frames at even pseudotimes are the answer, the last of them the relaxed crystal.
 
 Where this differs from the paper:
@@ -29,11 +29,17 @@ from repose.crystal.batch import CrystalBatch
 from repose.crystal.elements import MAX_NUMBER, atomic_masses
 from repose.crystal.graph import PeriodicGraph, periodic_graph
 from repose.crystal.lattice import periodic_span, to_cartesian, volume
-from repose.models.initial_structure import rescaled
+from repose.models.initial_structure import rescale_volume
 from repose.models.network import Network
 from repose.models.prediction import ErrorScales, Geometry, Prediction, Trajectory
 from repose.models.registry import register
-from repose.models.relaxnet.encoder import USUAL, Attention, DTNNLayer, NeighbourField, surroundings
+from repose.models.relaxnet.encoder import (
+    TYPICAL_NEIGHBOURS,
+    Attention,
+    DTNNLayer,
+    NeighbourField,
+    weighted_edges,
+)
 from repose.models.relaxnet.settings import RelaxNetSettings
 from repose.models.uncertainty.head import UncertaintyHead
 from repose.nn.element_embedding import ElementEmbedding
@@ -42,7 +48,7 @@ from repose.nn.ops import segment_mean, segment_sum
 from repose.nn.radial import GaussianBasis
 from repose.nn.triplets import triplets
 
-# Neighbours are looked for so much farther than they count, for those that come near on the way.
+# Neighbours are looked for so much farther than they count, for those that come near on the motion.
 SKIN = 1.1
 # Outputs of order one are strains of a tenth, and displacements of a third of an A.
 STRAIN, DISPLACEMENT = 0.1, 0.3
@@ -52,8 +58,8 @@ MOST_STEPS = 100
 CELL_LENGTH = 3.0
 
 
-class State(NamedTuple):
-    """Where crystals are on their way: what the differential equation moves.
+class PathState(NamedTuple):
+    """Where crystals are on their motion: what the differential equation moves.
 
     Nothing in it depends on the origin, nor on the images and lattice vectors that a crystal is written with,
     and so neither does the length of adaptive steps.
@@ -112,7 +118,7 @@ class RelaxNet(Network[RelaxNetSettings]):
     def __init__(self, settings: RelaxNetSettings) -> None:
         super().__init__(settings)
         f = settings.features
-        # Gradients by positions are taken on the way, with the encoder or without it.
+        # Gradients by positions are taken on the motion, with the encoder or without it.
         self.plain_edge_bytes = 200 if settings.evolution == "explicit" else 700
         self.basis = GaussianBasis(settings.n_basis, settings.reach)
         self.embedding = ElementEmbedding(f, settings.embedding, settings.property_noise)
@@ -152,16 +158,16 @@ class RelaxNet(Network[RelaxNetSettings]):
         )
 
     def forward(self, batch: CrystalBatch, graph: PeriodicGraph) -> Prediction:
-        """Follow the crystals on their way; see `Network.forward`."""
+        """Follow the crystals on their motion; see `Network.forward`."""
         if self.settings.solver == "dopri5" and len(batch) > 1:  # every crystal at its own pace
-            return _joined([self(*self.prepare(crystal)) for crystal in batch])
-        way = Way(self, batch, graph)
-        features, rates, velocities = way.departure()
+            return _concatenated([self(*self.prepare(crystal)) for crystal in batch])
+        motion = EquationOfMotion(self, batch, graph)
+        features, rates, velocities = motion.initial_rates()
         hidden = features if self.settings.evolution == "explicit" else features[:, :0]
         undeformed = torch.eye(3).to(rates).expand_as(rates)
-        start = State(torch.zeros_like(velocities), velocities, undeformed, rates, hidden)
-        states = way.travel(start)
-        trajectory = way.trajectory(states)
+        start = PathState(torch.zeros_like(velocities), velocities, undeformed, rates, hidden)
+        states = motion.integrate(start)
+        trajectory = motion.trajectory(states)
         frames = [Geometry(*frame) for frame in zip(trajectory.positions, trajectory.cells, strict=True)]
         last = features if self.settings.evolution == "implicit" else states.features[-1]
         scales = None
@@ -172,12 +178,12 @@ class RelaxNet(Network[RelaxNetSettings]):
 
     def potential(self, batch: CrystalBatch, graph: PeriodicGraph) -> Potential:
         """Energies, forces and virials where the crystals stand, as at the first frame of a path."""
-        way = Way(self, batch, graph)
-        features, _ = way.encode(batch.positions, batch.cells)
-        return way.potential(batch.positions, batch.cells, features, torch.zeros(()).to(features))
+        motion = EquationOfMotion(self, batch, graph)
+        features, _ = motion.encode(batch.positions, batch.cells)
+        return motion.potential(batch.positions, batch.cells, features, torch.zeros(()).to(features))
 
 
-class Way:
+class EquationOfMotion:
     """The equation of motion of one batch.
 
     Args:
@@ -193,7 +199,7 @@ class Way:
         masses = torch.from_numpy(atomic_masses()).to(batch.positions)
         self.masses = masses[batch.numbers].unsqueeze(-1)  # u, (N, 1)
         self.inertia = CELL_LENGTH**2 * segment_sum(self.masses, batch.system_index, self.n).unsqueeze(-1)
-        start = surroundings(graph, batch.positions, batch.cells, network.basis, self.settings)
+        start = weighted_edges(graph, batch.positions, batch.cells, network.basis, self.settings)
         near = start.geometry.distance < self.settings.triplet_cutoff * SKIN
         self.found = triplets(graph.receiver, near, graph.n_atoms)
 
@@ -204,33 +210,35 @@ class Way:
         v = x.new_zeros(len(x), 3, self.settings.triplets)
         seen = [x]
         for layer in network.layers:
-            around = surroundings(self.graph, positions, cells, network.basis, self.settings)
+            around = weighted_edges(self.graph, positions, cells, network.basis, self.settings)
             x, v, step = layer(x, v, around, self.found)
             seen.append(x)
             if step is not None:
                 positions = positions + step
         return network.join(torch.cat(seen, dim=-1)), v
 
-    def departure(self) -> tuple[Tensor, Tensor, Tensor]:
+    def initial_rates(self) -> tuple[Tensor, Tensor, Tensor]:
         """Features ``(N, F)``, strain rates ``(S, 3, 3)`` and velocities ``(N, 3)`` at the start."""
         network, batch, graph, n = self.network, self.batch, self.graph, self.n
         x, v = self.encode(batch.positions, batch.cells)
-        around = surroundings(graph, batch.positions, batch.cells, network.basis, self.settings)
+        around = weighted_edges(graph, batch.positions, batch.cells, network.basis, self.settings)
         direction, inside = around.geometry.direction, around.inside.unsqueeze(-1)
         pair = torch.cat([x[graph.receiver] + x[graph.sender], x[graph.receiver] * x[graph.sender]], dim=-1)
         along, across = (network.velocity(pair) * inside).split(1, dim=-1)  # (E, 1)
-        velocities = segment_sum(along * direction, graph.receiver, len(x)) / math.sqrt(USUAL)
+        velocities = segment_sum(along * direction, graph.receiver, len(x)) / math.sqrt(TYPICAL_NEIGHBOURS)
         if network.vectors is not None:
             velocities = velocities + network.vectors(v).squeeze(-1)
         velocities = DISPLACEMENT * velocities
         dyads = direction.unsqueeze(-1) * direction.unsqueeze(-2) - torch.eye(3).to(x) / 3
-        pulled = segment_sum(across.unsqueeze(-1) * dyads, graph.receiver, len(x)) / math.sqrt(USUAL)
+        pulled = segment_sum(across.unsqueeze(-1) * dyads, graph.receiver, len(x)) / math.sqrt(
+            TYPICAL_NEIGHBOURS
+        )
         whole = segment_mean(x, batch.system_index, n)
         spread = segment_mean(torch.tanh(x), batch.system_index, n)
         isotropic = network.dilation(torch.cat([whole, spread], dim=-1)).unsqueeze(-1) * torch.eye(3).to(x)
         rates = STRAIN * (segment_mean(pulled, batch.system_index, n) + isotropic)
         if self.settings.start == "rescaled":
-            guess = volume(rescaled(batch, network.atomic_volumes).cells) / volume(batch.cells)
+            guess = volume(rescale_volume(batch, network.atomic_volumes).cells) / volume(batch.cells)
             # So much faster as friction will slow it down.
             brake = self.friction[1] if self.settings.damped else rates.new_zeros(())
             boost = brake / -torch.expm1(-brake) if self.settings.damped else 1.0
@@ -270,7 +278,7 @@ class Way:
             if self.settings.evolution == "implicit":
                 x, change = self.encode(moved, strained)[0], features
             else:
-                around = surroundings(self.graph, moved, strained, network.basis, self.settings)
+                around = weighted_edges(self.graph, moved, strained, network.basis, self.settings)
                 own = nn.functional.layer_norm(features, features.shape[-1:])
                 message = network.field(own, around.geometry.basis, around.inside, self.graph)
                 clock = time.expand(len(own), 1).to(own)
@@ -284,9 +292,9 @@ class Way:
         found = Potential(energy + reference, -of_atoms, (of_cells + of_cells.transpose(-1, -2)) / 2, change)
         return found if training else Potential(*(part.detach() for part in found))
 
-    def __call__(self, time: Tensor, state: tuple[Tensor, ...]) -> State:
+    def __call__(self, time: Tensor, state: tuple[Tensor, ...]) -> PathState:
         """The equation of motion: change of the state with pseudotime."""
-        displacements, velocities, gradients, rates, features = State(*state)
+        displacements, velocities, gradients, rates, features = PathState(*state)
         found = self.potential(*self.geometry(displacements, gradients), features, time)
         gain = nn.functional.softplus(self.network.gain) if self.settings.damped else (1.0, 1.0)
         pushed = gain[0] * self._centred(found.forces / self.masses)
@@ -297,7 +305,7 @@ class Way:
         # Flat cells have no inverse; what comes of it is not finite, and is found when the path is looked at.
         undone = torch.linalg.inv_ex(gradients).inverse
         moved = to_cartesian(velocities, undone, self.batch.system_index)
-        return State(moved, pushed, gradients @ rates, self._allowed(strained), found.change)
+        return PathState(moved, pushed, gradients @ rates, self._allowed(strained), found.change)
 
     def geometry(self, displacements: Tensor, gradients: Tensor) -> Geometry:
         """Positions and cells of a state, or of several, ``(T, ...)``."""
@@ -305,7 +313,7 @@ class Way:
         positions = (moved.unsqueeze(-1) * gradients[..., self.batch.system_index, :, :]).sum(-2)
         return Geometry(positions, (self.batch.cells.unsqueeze(-1) * gradients.unsqueeze(-3)).sum(-2))
 
-    def travel(self, start: State) -> State:
+    def integrate(self, start: PathState) -> PathState:
         """States at all frames, each part ``(T, ...)``; not finite from where the solver gives up."""
         from torchdiffeq import odeint, odeint_adjoint
 
@@ -324,15 +332,15 @@ class Way:
                 solved: Any = odeint_adjoint(self, start, times, adjoint_params=weights, **tools)
             else:
                 solved = odeint(self, start, times, **tools)
-        except AssertionError:  # the solver's way to say that steps became too short or too many
+        except AssertionError:  # the solver's motion to say that steps became too short or too many
             lost = [torch.full_like(part, torch.nan).unsqueeze(0) for part in start]
             solved = [
                 torch.cat([part.unsqueeze(0), *[nothing] * (s.frames - 1)])
                 for part, nothing in zip(start, lost, strict=True)
             ]
-        return State(*solved)
+        return PathState(*solved)
 
-    def trajectory(self, states: State) -> Trajectory:
+    def trajectory(self, states: PathState) -> Trajectory:
         """Energies, forces and stresses of all frames."""
         positions, cells = self.geometry(states.displacements, states.gradients)
         times = torch.linspace(0, 1, self.settings.frames).to(positions)
@@ -342,7 +350,7 @@ class Way:
         return Trajectory(positions, cells, energies, forces, stresses)
 
 
-def _joined(predictions: list[Prediction]) -> Prediction:
+def _concatenated(predictions: list[Prediction]) -> Prediction:
     """Predictions of single crystals as one of a batch."""
 
     def along(dim: int, *tensors: Tensor) -> Tensor:

@@ -28,10 +28,10 @@ from torch import Tensor, nn
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.elements import MAX_NUMBER
 from repose.crystal.graph import SHELL_WIDTH, PeriodicGraph
-from repose.crystal.lattice import carried, periodic_span
-from repose.models.initial_structure import start_of
+from repose.crystal.lattice import follow_cell, periodic_span
+from repose.models.initial_structure import initial_structure
 from repose.models.network import Network
-from repose.models.prediction import ErrorScales, Geometry, Motion, Prediction, not_lost
+from repose.models.prediction import ErrorScales, Geometry, Motion, Prediction, is_valid
 from repose.models.registry import register
 from repose.models.reposenet.settings import ReposeNetSettings
 from repose.models.uncertainty.head import UncertaintyHead
@@ -47,7 +47,7 @@ from repose.nn.tensors import applied, dyads, matrices
 # Outputs of order one are strains of a tenth, and displacements of a third of an A.
 STRAIN, DISPLACEMENT = 0.1, 0.3
 # Exponent of the polynomial with which neighbours fade towards the cutoff.
-FADING = 5
+ENVELOPE_EXPONENT = 5
 
 
 class Update(nn.Module):
@@ -119,7 +119,7 @@ class Readout(nn.Module):
         return Motion(step - segment_mean(step, system_index, n)[system_index], STRAIN * strain)
 
 
-class ReposeLayer(nn.Module):
+class ReposeNetLayer(nn.Module):
     """Messages, update, and what follows for the geometry.
 
     Args:
@@ -172,7 +172,7 @@ def mean_of_passes(batch: CrystalBatch, found: list[Prediction]) -> Prediction:
         return last
     n, crystal = len(batch), batch.system_index
     variances = torch.stack([segment_mean(scale.atoms, crystal, n) * scale.strains for scale in scales])
-    whole = torch.stack([not_lost(batch, prediction.geometry) for prediction in found])  # passes, crystals
+    whole = torch.stack([is_valid(batch, prediction.geometry) for prediction in found])  # passes, crystals
     weights = torch.where(whole, variances**-2, 0)
     weights[-1] = torch.where(whole.any(0), weights[-1], 1)
     weights = weights / weights.sum(0)
@@ -192,7 +192,7 @@ def mean_of_passes(batch: CrystalBatch, found: list[Prediction]) -> Prediction:
 
 
 @register("reposenet")
-class Repose(Network[ReposeNetSettings]):
+class ReposeNet(Network[ReposeNetSettings]):
     """The network of the house family.
 
     Args:
@@ -214,7 +214,7 @@ class Repose(Network[ReposeNetSettings]):
         self.atomic_volumes: Tensor
         self.register_buffer("atomic_volumes", torch.zeros(MAX_NUMBER + 1))
         different = 1 if settings.tied else settings.layers
-        self.layers = nn.ModuleList(ReposeLayer(settings) for _ in range(different))
+        self.layers = nn.ModuleList(ReposeNetLayer(settings) for _ in range(different))
         self.uncertainty_head = UncertaintyHead(f) if settings.uncertainty_head else None
 
     @property
@@ -224,7 +224,7 @@ class Repose(Network[ReposeNetSettings]):
 
     def prepare(self, batch: CrystalBatch) -> tuple[CrystalBatch, PeriodicGraph]:
         """Starting geometry and its graph; see `Network.prepare`."""
-        return start_of(batch, self.settings, self.atomic_volumes)
+        return initial_structure(batch, self.settings, self.atomic_volumes)
 
     def accelerate(self, compiled: bool) -> None:
         """Tabulate all filters of edges; see `Network.accelerate`."""
@@ -260,7 +260,7 @@ class Repose(Network[ReposeNetSettings]):
             features, (step, strain) = layer(features, edges, inside, crystal, n)
             logarithm = logarithm + span @ strain.to(span) @ span  # vacuum is not strained
             cells = batch.cells @ torch.linalg.matrix_exp(logarithm)
-            followed = carried(state.positions, state.cells, cells, crystal)
+            followed = follow_cell(state.positions, state.cells, cells, crystal)
             state = Geometry(followed + step, cells)
             geometries.append(state)
             if index + 1 < self.settings.layers:
@@ -270,8 +270,8 @@ class Repose(Network[ReposeNetSettings]):
             scales = self.uncertainty_head(features.x, Geometry(batch.positions, batch.cells), state, crystal)
         return Prediction(geometries, segment_mean(features.x, crystal, n), scales)
 
-    def at_rest(self, batch: CrystalBatch, graph: PeriodicGraph) -> tuple[list[Motion], Tensor]:
-        """See `Network.at_rest`."""
+    def readout_forces(self, batch: CrystalBatch, graph: PeriodicGraph) -> tuple[list[Motion], Tensor]:
+        """See `Network.readout_forces`."""
         features, edges, inside = self._begin(batch, graph)
         motions = list[Motion]()
         for layer in self._stack():
@@ -285,7 +285,7 @@ class Repose(Network[ReposeNetSettings]):
         features = Features(x, x.new_zeros(len(x), 3, x.shape[-1]), x.new_zeros(len(x), 5, x.shape[-1]))
         edges = EdgeGeometry.at(graph, batch.positions, batch.cells, self.basis)
         # What counts is who is near in the beginning, so that nothing comes or goes while atoms move.
-        inside = envelope(edges.distance / (self.settings.graph.cutoff + SHELL_WIDTH), FADING)
+        inside = envelope(edges.distance / (self.settings.graph.cutoff + SHELL_WIDTH), ENVELOPE_EXPONENT)
         return features, edges, inside
 
     def _stack(self) -> list[nn.Module]:
