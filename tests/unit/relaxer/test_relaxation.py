@@ -1,9 +1,6 @@
 """Relaxation: input paths, uncertainties on structures, repr, tables, dictionaries, types."""
 
 import json
-import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -255,57 +252,3 @@ def test_progress(calibrated, capfd):
     out, err = capfd.readouterr()
     assert out == ""
     assert "3/3" in err
-
-
-def test_nothing_of_pandas_is_imported():
-    code = "import sys, repose; repose.to_dataframe; repose.relax; print('pandas' in sys.modules)"
-    assert (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
-    )
-
-
-TYPED = """
-from pathlib import Path
-from typing import assert_type
-
-from ase import Atoms
-from pymatgen.core import IStructure, Structure
-
-import repose
-
-
-class Mine(Atoms): ...
-
-
-def check(
-    a: Atoms, m: Mine, s: Structure, i: IStructure, la: list[Atoms], ls: tuple[Structure, ...],
-    mixed: list[Atoms | Structure], paths: list[Path],
-) -> None:
-    assert_type(repose.relax(a), Atoms)
-    assert_type(repose.relax(m, model="default", device="cpu"), Mine)
-    assert_type(repose.relax(s, symmetry="free"), Structure)
-    assert_type(repose.relax(i, fix_cell=True), IStructure)
-    assert_type(repose.relax("POSCAR", fix_axes="c"), Atoms | list[Atoms])
-    assert_type(repose.relax(Path("POSCAR"), progress=print), Atoms | list[Atoms])
-    assert_type(repose.relax(la, fix_atoms=[True, False]), list[Atoms])
-    assert_type(repose.relax(ls, progress=True), list[Structure])
-    assert_type(repose.relax(["a.cif"]), list[Atoms])
-    assert_type(repose.relax(paths), list[Atoms])
-    repose.relax(mixed)
-    repose.relax(a, symmetry="maybe")  # refused
-    repose.relax(a, fix_cells=True)  # refused
-"""
-
-
-@pytest.mark.skipif(
-    shutil.which("pyright", path=str(Path(sys.executable).parent)) is None, reason="no pyright"
-)
-def test_types(tmp_path):
-    source = tmp_path / "typed.py"
-    source.write_text(TYPED)
-    pyright = Path(sys.executable).with_name("pyright")
-    command = [pyright, "--outputjson", "--pythonpath", sys.executable, source]
-    found = json.loads(subprocess.run(command, capture_output=True, text=True).stdout)["generalDiagnostics"]
-    lines = TYPED.splitlines()
-    wrong = sorted({one["range"]["start"]["line"] for one in found if one["severity"] == "error"})
-    assert [lines[k].partition("#")[2] for k in wrong] == [" refused"] * 2, found

@@ -5,10 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from repose.data import columns
 from repose.data.dataset import Dataset, DatasetInfo, resplit, write_dataset
 from repose.errors import DatasetError
-from repose.training import reading, run
+from repose.training import reading
 from repose.training.reading import EdgeCounts, read_split
 from repose.training.samples import TrainingBatches, ValidationBatches, crystal, edge_counts
 from support.training import path_pairs, tiny_network, train_settings
@@ -192,34 +191,6 @@ def test_batches_are_the_same_however_edges_are_known(dataset):
     packed = [ValidationBatches(pairs, net, 900, known).batches for known in (None, counts, fresh)]
     assert packed[0] == packed[1] == packed[2]
     assert len(packed[0]) > 1
-
-
-@pytest.fixture
-def frames_decoded(monkeypatch):
-    """Crystals whose paths are decoded, a number a row group."""
-    calls, frames = [], columns.frames
-    monkeypatch.setattr(columns, "frames", lambda column: calls.append(len(column)) or frames(column))
-    return calls
-
-
-@pytest.mark.parametrize(("share", "expected"), [(0.0, []), (0.4, [5])])
-def test_training_decodes_paths_where_it_draws_from_them(
-    dataset, tmp_path, frames_decoded, counted, share, expected
-):
-    sampling = {"edges_per_batch": 1500, "epoch_steps": 2, "path_frames": share}
-    chosen = train_settings(sampling=sampling, max_epochs=1)
-
-    def go(out):
-        with pytest.warns(UserWarning, match="too few for calibration"):
-            return run.train("e3relax", [dataset.directory], out, chosen, device="cpu", progress="none")
-
-    first = go(tmp_path / "one")
-    assert frames_decoded == expected
-    assert len(names(counted)) == 6
-    again = go(tmp_path / "two")
-    assert len(names(counted)) == 6  # no graph is built to count its edges
-    weights = [(model / "model.safetensors").read_bytes() for model in (first, again)]
-    assert weights[0] == weights[1]
 
 
 def test_crystals_are_chosen_by_their_ids_before_they_are_read(dataset, monkeypatch):
