@@ -36,7 +36,7 @@ docs: .venv/ready ## build the documentation, warnings as errors
 
 bench: .venv/ready ## direct against iterative relaxation; needs the extra `bench` and a dataset in DATA
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
-	$(BIN)/python benchmarks/direct_vs_iterative.py --data $(DATA)
+	$(BIN)/python studies/direct_vs_iterative/direct_vs_iterative.py --data $(DATA)
 
 clean: ## remove what was made
 	rm -rf .venv docs/_build docs/reference .pytest_cache .ruff_cache .hypothesis examples/relaxed

@@ -1,6 +1,6 @@
 """Parts of models switched on and off, all else equal, by several seeds: errors on the validation split.
 
-    python benchmarks/ablations/ablations.py VARIANTS.json --data D1 --out RUNS [--only NAME]
+    python studies/ablations/ablations.py VARIANTS.json --data D1 --out RUNS [--only NAME]
 
 VARIANTS.json holds settings for `repose train` ("base"), and by name what each variant has: its family,
 settings that differ from the base, and its seeds. Every run has a directory of its own and is trained once;

@@ -1,6 +1,6 @@
 """Crystals per second and final loss of ways to find positions from distances, side by side in one run.
 
-    python benchmarks/distance_geometry/solvers.py --data DATASET --model DIR [--crystals 200] [--out FILE]
+    python studies/distance_geometry/solvers.py --data DATASET --model DIR [--crystals 200] [--out FILE]
 
 Problems are the distances that a DeepRelax model predicts for crystals of a dataset's `val` split, once
 within one scale (`positions="bounds"`) and once most probable (`"likelihood"`), and the true distances of

@@ -1,8 +1,8 @@
 """How sure labels are: test crystals labelled again, from slightly longer cells.
 
-    python benchmarks/labels/labels.py again DATASET... --n 150 --out again.extxyz
+    python studies/labels/labels.py again DATASET... --n 150 --out again.extxyz
     repose data label again.extxyz --calculator chgnet --out again
-    python benchmarks/labels/labels.py compare DATASET... --again again \\
+    python studies/labels/labels.py compare DATASET... --again again \\
         --errors per_crystal.parquet --out labels.json
 
 Two relaxations that begin half a percent apart and end elsewhere have gone into two minima, and nothing that

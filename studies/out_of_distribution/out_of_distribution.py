@@ -1,6 +1,6 @@
 """Whether bounds on errors hold for crystals unlike those of training: left-out anions and prototypes.
 
-    python benchmarks/out_of_distribution/out_of_distribution.py --data D1 --data D2 --out DIR
+    python studies/out_of_distribution/out_of_distribution.py --data D1 --data D2 --out DIR
 
 The datasets are copied and split in three ways: by chemical system, with two anions left out, and with a
 fifth of the prototypes left out. On each a model is trained (train.json) and calibrated on the val split, and

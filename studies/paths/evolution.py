@@ -1,6 +1,6 @@
 """RelaxNet with implicit and explicit evolution of features, by the number of frames: errors, time, memory.
 
-    python benchmarks/paths/evolution.py --data DATASET [--frames 3,5,10] [--crystals 1000] [--epochs 5]
+    python studies/paths/evolution.py --data DATASET [--frames 3,5,10] [--crystals 1000] [--epochs 5]
 
 All variants learn from the same crystals, those of the train split with at least as many frames as the
 longest paths asked for, in the same order, and are measured on those of the test split; an epoch sees every

@@ -1,6 +1,6 @@
 """RelaxNet beside iterative relaxation with a potential: errors at the end and seconds, in one run.
 
-    python benchmarks/paths/iterative.py --data DATASET --model DIR [--model DIR] [--crystals 250] [--own]
+    python studies/paths/iterative.py --data DATASET --model DIR [--model DIR] [--crystals 250] [--own]
 
 Crystals of the test split whose path is known, one by one, by all ways alike. The potential (CHGNet; with
 `--own` RelaxNet's, too) relaxes atoms and cell (FrechetCellFilter) with ASE's L-BFGS, steps of at most 0.2 A,

@@ -1,7 +1,7 @@
 """Volumes of DFT perovskites that start in the cell of a relative: models, and what radii alone can say.
 
     repose data pair perov5_val.csv.gz --out perovskites
-    python benchmarks/perovskites/perovskites.py perovskites [--model NAME ...] [--out FILE]
+    python studies/perovskites/perovskites.py perovskites [--model NAME ...] [--out FILE]
 
 Perov-5 holds ABX3 crystals of 56 metals and the anions O, N, S, F relaxed with DFT (Castelli et al., 2012).
 Beside Dummy and Rescale stand two fits on the train part, of the cube root of the volume: linear in the radii

@@ -1,6 +1,6 @@
 """How many pairs of a small domain a model needs, from scratch and from a model of another domain.
 
-    python benchmarks/transfer/transfer.py --data datasets/chgnet/sheets --init-from MODEL --out DIR
+    python studies/transfer/transfer.py --data datasets/chgnet/sheets --init-from MODEL --out DIR
 
 For every size a model is trained on so many crystals of the train split in each of three ways: from scratch
 with the hyperparameters of MODEL, fine-tuned from MODEL, and fine-tuned as DeepRelaxT, with the first layer

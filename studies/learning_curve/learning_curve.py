@@ -1,6 +1,6 @@
 """Errors on the test split against the number of training crystals, all else equal.
 
-    python benchmarks/learning_curve.py --data D1 --data D2 --sizes 1000,3000,10000 --out DIR
+    python studies/learning_curve/learning_curve.py --data D1 --data D2 --sizes 1000,3000,10000 --out DIR
 
 For every size a model is trained with the same settings for the same number of steps (`--config`, a file for
 `repose train`) on so many crystals of the train splits of D1, D2, ..., and evaluated on the test splits of

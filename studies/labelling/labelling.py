@@ -1,6 +1,6 @@
 """Crystals per hour of one thread: batched labelling against CHGNet's own calculator and ASE's optimiser.
 
-    python benchmarks/labelling.py CANDIDATES --n 20 --out FILE.json
+    python studies/labelling/labelling.py CANDIDATES --n 20 --out FILE.json
 
 Both relax the same crystals to the same forces in one run, in turns, so that a busy machine is fair to both:
 `repose.potentials.batched_lbfgs` with `repose.potentials.chgnet`, and

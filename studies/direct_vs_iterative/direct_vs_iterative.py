@@ -1,6 +1,6 @@
 """Seconds per crystal: one forward pass against CHGNet with FIRE, side by side in one run.
 
-    python benchmarks/direct_vs_iterative.py --data DATASET [--data DATASET] [--crystals 200] [--sample 20]
+    python studies/direct_vs_iterative/direct_vs_iterative.py --data DATASET [--data DATASET] [--crystals 200] [--sample 20]
 
 The direct time is that of `Relaxer.predict` on all crystals, graphs included, reading excluded; and,
 beside it, that of `Relaxer.relax`, which adds symmetry, constraints and checks. The iterative peer relaxes
