@@ -96,15 +96,7 @@ class DirectOptimizer(Optimizer):
     def run(  # type: ignore[override]
         self, fmax: float = 0.05, steps: int = DEFAULT_MAX_STEPS
     ) -> bool:
-        """Relax; see `irun`.
-
-        Args:
-            fmax: Largest force in eV/A, and of the cell as its filter defines it.
-            steps: 0 makes no step.
-
-        Returns:
-            Whether a calculator confirms that forces are below ``fmax``; False without a calculator.
-        """
+        """Relax as `irun`; return whether forces are converged, False without a calculator."""
         return list(self.irun(fmax, steps))[-1]
 
     def converged(self, *args: Any, **kwargs: Any) -> bool:

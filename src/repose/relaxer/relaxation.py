@@ -19,7 +19,7 @@ from repose.crystal.batch import CrystalBatch
 from repose.crystal.frame import Frame
 from repose.errors import require
 from repose.io import convert
-from repose.io.kinds import plain
+from repose.io.kinds import to_jsonable
 from repose.relaxer.batch_relaxation import Bonds
 
 if TYPE_CHECKING:
@@ -277,7 +277,7 @@ def _structure_to_dict(structure: Any) -> Any:
 def _as_json(value: Any) -> Any:
     """Plain value, or the ``repr``, of an object that users have attached."""
     try:
-        return plain(value)
+        return to_jsonable(value)
     except TypeError:
         return repr(value)
 

@@ -29,29 +29,17 @@ SETUP_ERRORS = (ConfigError, ModelError, MissingExtraError)
 
 @dataclass(eq=False)
 class PreparedCrystal:
-    """A checked crystal with its symmetry and constraints, ready for the prediction.
+    """A checked crystal with its symmetry and constraints, ready for the prediction."""
 
-    Attributes:
-        index: Position in the list of inputs.
-        input: Structure and source.
-        crystal: The crystal as a batch of one, float64.
-        group: Space group to keep, or None.
-        projection: Applies symmetry and constraints to a prediction.
-        vacuum: Whether the cell contains vacuum or separate molecules.
-        remarks: Messages for the user.
-        memory: Estimated bytes that the prediction takes.
-        seconds: Time spent on this crystal so far.
-    """
-
-    index: int
+    index: int  # position in the list of inputs
     input: Input
-    crystal: CrystalBatch
-    group: symmetry.SpaceGroup | None
+    crystal: CrystalBatch  # batch of one, float64
+    group: symmetry.SpaceGroup | None  # None if the symmetry is not kept
     projection: ConstraintProjection
-    vacuum: bool
+    vacuum: bool  # whether the cell contains vacuum or separate molecules
     remarks: tuple[str, ...]
-    memory: float
-    seconds: float = 0.0
+    memory: float  # estimated bytes of the prediction
+    seconds: float = 0.0  # time spent on this crystal so far
 
 
 def prepare(
