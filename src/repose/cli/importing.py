@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from repose.data.pairing import Refusal
     from repose.data.splits import GroupSplit, LeaveOut
 
+T = TypeVar("T")
 REFUSED = "refused.csv"
 # Refused or suspicious crystals that are printed; refused.csv and --json list all of them.
 PRINTED = 20
@@ -94,36 +95,58 @@ def run_import(
     Raises:
         typer.Exit: Status 1: every crystal was refused; no dataset is written.
     """
-    from repose.data.dataset import write_dataset
     from repose.data.importers.formats import import_sources
-    from repose.data.pairing import Refusal
     from repose.data.splits import SOURCE_DESCRIPTION
-    from repose.errors import DatasetError
 
     how = SOURCE_DESCRIPTION if plan.assign is None else plan.assign.description
     refused: list[Refusal] = []
+    with Progress(len(plan.sources), "crystals", quiet) as progress:
+        found = import_sources(stepped(plan.sources, progress), align=align, assign=plan.assign)
+        pairs = accepted(counted(found, progress), refused)
+        dataset = write_accepted(plan.out, info.model_copy(update={"splits": how}), pairs, refused)
+    return summarise_import(dataset, plan.split_by, plan.assign), refused
 
-    def kept() -> Iterator[Pair]:
-        with Progress(len(plan.sources), "crystals", quiet) as progress:
-            for item in import_sources(_stepped(plan.sources, progress), align=align, assign=plan.assign):
-                progress.count(1)
-                if isinstance(item, Refusal):
-                    refused.append(item)
-                else:
-                    yield item
+
+def stepped(sources: Iterable[T], progress: Progress) -> Iterator[T]:
+    """Yield the sources and advance the bar after each."""
+    for source in sources:
+        yield source
+        progress.step()
+
+
+def counted(items: Iterable[T], progress: Progress) -> Iterator[T]:
+    """Yield the items and count them."""
+    for item in items:
+        progress.count(1)
+        yield item
+
+
+def accepted(items: Iterable[Pair | Refusal], refused: list[Refusal]) -> Iterator[Pair]:
+    """Yield the pairs and append the refusals to a list."""
+    from repose.data.pairing import Refusal
+
+    for item in items:
+        if isinstance(item, Refusal):
+            refused.append(item)
+        else:
+            yield item
+
+
+def write_accepted(out: Path, info: DatasetInfo, pairs: Iterable[Pair], refused: list[Refusal]) -> Dataset:
+    """Write a dataset and the list of refused crystals, which grows while the pairs are read.
+
+    Raises:
+        typer.Exit: Status 1: every crystal was refused; no dataset is written.
+    """
+    from repose.data.dataset import write_dataset
+    from repose.errors import DatasetError
 
     try:
-        dataset = write_dataset(
-            plan.out,
-            info.model_copy(update={"splits": how}),
-            kept(),
-            finish=lambda new: write_refused(new / REFUSED, refused),
-        )
+        return write_dataset(out, info, pairs, finish=lambda new: _write_refused(new / REFUSED, refused))
     except DatasetError as error:
         print_faults("refused", refused)
         fail(str(error))
         raise typer.Exit(1) from None
-    return summarise_import(dataset, plan.split_by, plan.assign), refused
 
 
 def finish_import(
@@ -190,17 +213,10 @@ def to_json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def write_refused(path: Path, refused: list[Refusal]) -> None:
+def _write_refused(path: Path, refused: list[Refusal]) -> None:
     """Write ids and reasons as CSV; no file if the list is empty."""
     import csv
 
     if refused:
         with path.open("w", newline="", encoding="utf-8") as handle:
             csv.writer(handle).writerows([("id", "reason"), *((r.id, r.reason) for r in refused)])
-
-
-def _stepped(sources: Iterable[Source], progress: Progress) -> Iterator[Source]:
-    """Yield the sources and advance the progress after each."""
-    for source in sources:
-        yield source
-        progress.step()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,13 +17,11 @@ from repose.cli.common import (
     Progress,
     Quiet,
     Seed,
-    fail,
     wrong_usage,
 )
-from repose.cli.importing import REFUSED, finish_import, print_faults, summarise_import, write_refused
+from repose.cli.importing import accepted, counted, finish_import, stepped, summarise_import, write_accepted
 
 if TYPE_CHECKING:
-    from repose.data.dataset import Pair
     from repose.data.pairing import Refusal
 
 
@@ -68,12 +65,11 @@ def pair(
     del device
     import numpy as np
 
-    from repose.data.dataset import DatasetInfo, check_target, write_dataset
+    from repose.data.dataset import DatasetInfo, check_target
     from repose.data.importers.relaxed import read_relaxed
     from repose.data.importers.substitutions import PARENTS, substitution_pairs
-    from repose.data.pairing import Refusal
     from repose.data.splits import BY_SOURCE, SOURCE_DESCRIPTION, parse_split
-    from repose.errors import DatasetError, require
+    from repose.errors import require
 
     with wrong_usage():
         require("pyarrow", "writing datasets")
@@ -88,40 +84,10 @@ def pair(
         splits=f"{how}; {PARENTS}",
     )
     refused: list[Refusal] = []
-
-    def relaxed(progress: Progress) -> Iterator[Pair]:
-        def stepped() -> Iterator[Path]:
-            for path in source:
-                yield path
-                progress.step()
-
-        for item in read_relaxed(stepped()):
-            progress.count(1)
-            if isinstance(item, Refusal):
-                refused.append(item)
-            else:
-                yield item
-
-    def kept() -> Iterator[Pair]:
-        with Progress(len(source), "crystals", quiet, unit="source") as progress:
-            found = substitution_pairs(
-                relaxed(progress),
-                assign,
-                np.random.default_rng(seed),
-                per_crystal=per_crystal,
-                similar=similar,
-            )
-            for item in found:
-                if isinstance(item, Refusal):
-                    refused.append(item)
-                else:
-                    yield item
-
-    try:
-        dataset = write_dataset(out, info, kept(), finish=lambda new: write_refused(new / REFUSED, refused))
-    except DatasetError as error:
-        # Every crystal was refused.
-        print_faults("refused", refused)
-        fail(str(error))
-        raise typer.Exit(1) from None
+    with Progress(len(source), "crystals", quiet, unit="source") as progress:
+        relaxed = accepted(counted(read_relaxed(stepped(source, progress)), progress), refused)
+        pairs = substitution_pairs(
+            relaxed, assign, np.random.default_rng(seed), per_crystal=per_crystal, similar=similar
+        )
+        dataset = write_accepted(out, info, accepted(pairs, refused), refused)
     finish_import(out, summarise_import(dataset, split_by, assign), refused, quiet, as_json)
