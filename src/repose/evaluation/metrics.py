@@ -13,7 +13,7 @@ from torch import Tensor
 
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.graph import PeriodicGraph, edge_vectors, periodic_graph
-from repose.crystal.lattice import carried, nearest_image, volume
+from repose.crystal.lattice import follow_cell, nearest_image, volume
 from repose.models.prediction import Geometry
 from repose.nn.ops import segment_mean
 
@@ -105,7 +105,7 @@ def follow_cell(batch: CrystalBatch, geometry: Geometry) -> Geometry:
     Returns:
         The same crystals, in A.
     """
-    moved = carried(batch.positions, batch.cells, geometry.cells, batch.system_index)
+    moved = follow_cell(batch.positions, batch.cells, geometry.cells, batch.system_index)
     return Geometry(move_to_image(geometry, moved, batch.system_index), geometry.cells)
 
 
