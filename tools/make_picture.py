@@ -1,7 +1,6 @@
 """Draw a crystal before and after `repose relax`, for README.md and the documentation.
 
-Both panels have one scale and one origin, so that a change of volume can be seen. Run it again after a new
-model has been trained::
+Both panels have the same scale, so that the change of volume is visible. Run it after training a new model::
 
     python tools/make_picture.py
 """
@@ -20,7 +19,7 @@ TURN = "-78x,-12y,-4z"  # view almost along b, a little from above
 
 
 def main() -> int:
-    """Relax the crystal and write the picture; 1 if the model refuses the crystal or doubts its answer."""
+    """Relax the crystal and write the picture; return 1 if it is refused or suspect."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("crystal", nargs="?", type=Path, default=ROOT / "examples" / "CaO_rattled.cif")
     parser.add_argument("--model", default="default", help="name of a shipped model, or a model directory")
@@ -43,12 +42,12 @@ def main() -> int:
 
 
 def draw(before: Any, after: Any, path: Path) -> None:
-    """Two panels side by side, the cell and its atoms, with volume and cell lengths below each.
+    """Draw the cells and their atoms side by side, with lengths and volume below each.
 
     Args:
-        before: `ase.Atoms` as given.
-        after: The same, relaxed.
-        path: PNG to write; its folder is made.
+        before: `ase.Atoms`, unrelaxed.
+        after: `ase.Atoms`, relaxed.
+        path: PNG file; its folder is made.
     """
     from ase.data import chemical_symbols
     from ase.data.colors import jmol_colors
@@ -65,7 +64,7 @@ def draw(before: Any, after: Any, path: Path) -> None:
         lengths = " \N{MULTIPLICATION SIGN} ".join(f"{length:.2f}" for length in atoms.cell.lengths())
         caption = f"{lengths} Å, {atoms.get_volume():.1f} Å³"
         panel.text(0.5, -0.06, caption, transform=panel.transAxes, ha="center", fontsize=11)
-    # One scale: the wider of the two ranges for both.
+    # The same scale for both: the wider of the two ranges.
     for axis in "xy":
         ranges = [getattr(panel, f"get_{axis}lim")() for panel in panels]
         half = max(high - low for low, high in ranges) / 2
@@ -83,11 +82,11 @@ def draw(before: Any, after: Any, path: Path) -> None:
 
 
 def filled(atoms: Any, margin: float = 0.12) -> Any:
-    """The cell with the images of its atoms on and just beyond its faces, as crystals are drawn.
+    """Cell with the periodic images of its atoms on and just beyond its faces.
 
     Args:
         atoms: `ase.Atoms` of one cell.
-        margin: How far beyond a face images are shown, fractional.
+        margin: Fractional distance beyond a face up to which images are shown.
 
     Returns:
         `ase.Atoms` in the same cell.
