@@ -455,8 +455,9 @@ def counted(monkeypatch):
 
 @pytest.mark.parametrize(("share", "expected"), [(0.0, []), (0.4, [5])])
 def test_training_decodes_paths_where_it_draws_from_them(
-    dataset, tmp_path, frames_decoded, counted, share, expected
+    pairs, tmp_path, frames_decoded, counted, share, expected
 ):
+    dataset = write_dataset(tmp_path / "set", DatasetInfo(name="set"), pairs).directory
     sampling = {"edges_per_batch": 1500, "epoch_steps": 2, "path_frames": share}
     chosen = train_settings(sampling=sampling, max_epochs=1)
 
