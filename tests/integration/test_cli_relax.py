@@ -149,9 +149,7 @@ def test_quiet(work, model):
 
 def test_long_tables_show_what_went_wrong(work, model, monkeypatch):
     monkeypatch.setattr("repose.cli.relax_table.TABLE_ROWS", 2)
-    monkeypatch.setattr(
-        sys.modules["repose.cli.relax"], "CHUNK_CRYSTALS", 2
-    )  # not the command
+    monkeypatch.setattr(sys.modules["repose.cli.relax"], "CHUNK_CRYSTALS", 2)  # not the command
     Path("zzz.cif").write_text("no")
     text = relax("three.extxyz", "CaO.cif", "zzz.cif", "--model", model, code=1)
     assert "three.extxyz [1]" in text
