@@ -7,7 +7,9 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from pydantic import Field
+from torch import Tensor
 
 from repose.atomic_write import replacing_directory, replacing_file
 from repose.config import Settings, Target
@@ -18,7 +20,7 @@ from repose.models.registry import family
 from repose.models.uncertainty.calibration import Calibration
 
 FORMAT_VERSION = 1
-# What settings were before they existed, for models that do not name them.
+# Defaults for settings that older model files lack.
 DEFAULTS_OF_OLD_MODELS = {"uncertainty_head": False}
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "card.md"
 
@@ -28,66 +30,70 @@ class ModelConfig(Settings):
 
     format_version: Literal[1] = FORMAT_VERSION
     family: str = Field(description="name in the registry of families")
-    name: str = Field(description="what the model is called")
-    settings: dict[str, Any] = Field(description="hyperparameters of the family, every one of them")
-    elements: list[int] = Field(description="atomic numbers seen in training; others are refused")
+    name: str = Field(description="name of the model")
+    settings: dict[str, Any] = Field(description="all hyperparameters of the family")
+    elements: list[int] = Field(description="atomic numbers of the training crystals; others are refused")
     trained_on: str = Field(default="", description="one line: data and calculator or functional")
     target: Target = Field(
-        default="relaxed", description="what was learned; only 'relaxed' can relax crystals"
+        default="relaxed", description="training target; only models trained on 'relaxed' can relax crystals"
     )
     test_error: dict[str, float] = Field(default_factory=dict, description="metric (with unit) to value")
-    members: int = Field(default=1, gt=0, description="networks of an ensemble; 1 is a single one")
-    calibration: Calibration | None = Field(default=None, description="conformal bounds, where there are any")
+    members: int = Field(default=1, gt=0, description="number of networks; more than 1: an ensemble")
+    calibration: Calibration | None = Field(default=None, description="conformal bounds, or None")
 
 
 def save_model(directory: Path, network: Network[Any], config: ModelConfig, card: str) -> None:
-    """Write a model directory, atomically: the old one stays whole until the new one is complete.
+    """Write a model directory atomically: an old one is replaced only when the new one is complete.
 
     Args:
-        directory: Where; replaced if it is there.
-        network: The weights.
-        config: Everything else that is needed to use them.
-        card: Markdown: what it was trained on, its errors, its limits.
+        directory: Path; replaced if it exists.
+        network: The weights. Tensors whose values are all exact in half precision are stored in it.
+        config: The configuration.
+        card: Markdown text: training data, errors, limits.
     """
     from safetensors.torch import save_file
 
     with replacing_directory(directory) as new:
-        save_file({k: v.contiguous().cpu() for k, v in network.state_dict().items()}, new / WEIGHTS)
+        save_file({k: _smallest(v.cpu()) for k, v in network.state_dict().items()}, new / WEIGHTS)
         (new / WEIGHTS).chmod(0o644)  # safetensors lets nobody else read it
         save_config(new, config)
         (new / CARD).write_text(card)
 
 
+def _smallest(tensor: Tensor) -> Tensor:
+    """Tensor in half precision if all of its values are exact in it, otherwise unchanged; contiguous."""
+    half = tensor.half()
+    exact = tensor.is_floating_point() and torch.equal(half.to(tensor.dtype), tensor)
+    return (half if exact else tensor).contiguous()
+
+
 def save_config(directory: Path, config: ModelConfig) -> None:
-    """Write ``config.json`` of a model directory, atomically.
+    """Write ``config.json`` of a model directory atomically.
 
     Args:
-        directory: The model; made if it is not there.
-        config: What takes the place of the old one.
+        directory: The model directory; created if missing.
+        config: The configuration.
     """
     with replacing_file(directory / CONFIG) as new:
         new.write_text(config.model_dump_json(indent=2) + "\n")
 
 
 def with_passes(config: ModelConfig, passes: int) -> ModelConfig:
-    """The same model, its network applied another number of times, on which weights do not depend.
+    """Return a configuration with another number of passes; the weights do not depend on it.
 
-    Bounds do: calibrate it anew.
+    The calibration does: calibrate the model again.
 
     Args:
-        config: Of the model.
-        passes: How often its network is to be applied, at least once.
-
-    Returns:
-        The new configuration; nothing is written.
+        config: The configuration.
+        passes: Number of passes, at least 1.
 
     Raises:
-        ConfigError: Networks of its family are applied once.
+        ConfigError: The family has no setting ``passes``.
     """
     if "passes" not in family(config.family).settings_type.model_fields:
         raise ConfigError(
-            f"passes: networks of the family '{config.family}' are applied once; leave it out, or take a "
-            "model of the family 'repose'."
+            f"family '{config.family}' has no setting 'passes'; leave it out, or use a model of a family "
+            "with this setting, such as 'reposenet'."
         )
     return config.model_copy(update={"settings": {**config.settings, "passes": passes}})
 
@@ -100,12 +106,12 @@ def load_config(directory: Path) -> ModelConfig:
     """
     path = directory / CONFIG
     if not path.is_file():
-        raise ModelError(f"{directory} is not a model: it holds no {CONFIG}.")
+        raise ModelError(f"{directory} is not a model directory: it has no {CONFIG}.")
     return ModelConfig.load(path, FORMAT_VERSION, ModelError)
 
 
 def load_model(directory: Path) -> tuple[Network[Any], ModelConfig]:
-    """Read a model directory.
+    """Read a model directory; weights in half precision are converted to single.
 
     Args:
         directory: Written by `save_model`.
@@ -114,7 +120,7 @@ def load_model(directory: Path) -> tuple[Network[Any], ModelConfig]:
         The network on the CPU, in evaluation mode, without gradients; and its configuration.
 
     Raises:
-        ModelError: The directory is incomplete or does not fit together.
+        ModelError: A file is missing, or weights and configuration do not fit.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -131,14 +137,14 @@ def load_model(directory: Path) -> tuple[Network[Any], ModelConfig]:
     if config.members > 1:
         network = Ensemble([network, *(cls(settings) for _ in range(config.members - 1))])
     try:
-        missing, strange = network.load_state_dict(load_file(directory / WEIGHTS), strict=False)
+        missing, unknown = network.load_state_dict(load_file(directory / WEIGHTS), strict=False)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise ModelError(f"{directory / WEIGHTS} does not fit {directory / CONFIG}: {error}") from None
-    missing = [name for name in missing if "out_of_distribution." not in name]  # as old as the settings below
-    if missing or strange:
+    missing = [name for name in missing if "out_of_distribution." not in name]  # older models lack them
+    if missing or unknown:
         raise ModelError(
             f"{directory / WEIGHTS} does not fit {directory / CONFIG}: missing "
-            f"{', '.join(missing) or 'nothing'}; unknown {', '.join(strange) or 'nothing'}."
+            f"{', '.join(missing) or 'nothing'}; unknown {', '.join(unknown) or 'nothing'}."
         )
     return network.eval().requires_grad_(False), config
 
@@ -164,25 +170,25 @@ def count_parameters(directory: Path) -> int:
     )
 
 
-# Interatomic potentials that users may take for models.
+# Interatomic potentials that users may mistake for models.
 CALCULATORS = ("chgnet", "chgnet-r2scan", "m3gnet", "mace", "mattersim", "orb", "sevennet", "sevennet-0")
 
-# What the name `default` stands for: the shipped model with the smallest errors on the validation split.
+# Model behind the name `default`: the shipped model with the smallest validation errors.
 DEFAULT = "repose"
 
 
 def shipped_models() -> dict[str, Path]:
-    """Directories of the models inside the package, by name, `default` first; it is one of the others."""
+    """Directories of the models in the package by name; first `default`, an alias of one of the others."""
     root = Path(__file__).parent.parent / "weights"
     own = {path.parent.name: path.parent for path in sorted(root.glob(f"*/{CONFIG}"))}
     return {"default": own[DEFAULT], **own} if DEFAULT in own else own
 
 
 def find_model(name: str | Path) -> Path:
-    """Directory of a model given by a shipped name or by a path.
+    """Return the directory of a model, given by the name of a shipped model or by a path.
 
     Raises:
-        ModelError: There is neither; says what there is.
+        ModelError: Neither exists.
     """
     shipped = shipped_models()
     if str(name) in shipped:
