@@ -52,7 +52,7 @@ BAD = {
     "settings.json": (json.dumps({"a": 1}), ["no pymatgen Structure"]),
     "broken.json": ('{"lattice": ', ["cannot be read as json"]),
     "half.json": (json.dumps({"lattice": {"matrix": []}, "sites": [1]}), ["no complete pymatgen Structure"]),
-    "notes.txt": ("hello", ["no known kind of file", "CIF"]),
+    "notes.txt": ("hello", ["unknown kind of file", "CIF"]),
     "nothing.traj": ("", ["empty"]),
     "words.traj": ("hello", ["cannot be read as traj"]),
     "words.db": ("hello", ["cannot be read as db"]),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pymatgen.core import Lattice, Species, Structure
 
 from repose.io.files import read
-from repose.io.kinds import plain
+from repose.io.kinds import to_jsonable
 
 SUFFIX = {"cif": ".cif", "poscar": ".vasp", "extxyz": ".extxyz", "json": ".json"}
 NUMBERS = st.one_of(st.lists(st.integers(-9, 9), max_size=4), st.lists(st.floats(), max_size=4))
@@ -69,4 +69,4 @@ def entry(path):
 
 def equal(one, other):
     """Whether values are the same, with NaN the same as itself."""
-    return json.dumps(plain(one), sort_keys=True) == json.dumps(plain(other), sort_keys=True)
+    return json.dumps(to_jsonable(one), sort_keys=True) == json.dumps(to_jsonable(other), sort_keys=True)

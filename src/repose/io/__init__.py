@@ -1,1 +1,1 @@
-"""Reading and writing crystals: files, formats, and the conversion from and to ASE and pymatgen."""
+"""Reading, writing and conversion of crystals."""

@@ -1,8 +1,8 @@
-"""CIF: crystals out of blocks, and back.
+"""Reading and writing of CIF.
 
-gemmi splits the text (`repose.io.cif_syntax`). What it means is worked out in `repose.io.cif_symmetry`,
-`cif_sites` and `cif_checks`, because common parsers lose something that relaxing needs: pymatgen the order
-of sites, ASE a second atom on a site, and all of them symmetry under tags that they do not know.
+gemmi parses the syntax (`repose.io.cif_syntax`). The contents are interpreted in `repose.io.cif_symmetry`,
+`cif_sites` and `cif_checks`, because other parsers drop information: pymatgen the order of sites, ASE a
+second atom on a site, and all of them symmetry under unknown tags.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repose.errors import InvalidCrystalError
-from repose.io.cif_checks import check_formula, check_multiplicities, settle
+from repose.io.cif_checks import check_contradiction, check_formula, check_multiplicities
 from repose.io.cif_orbits import expand
 from repose.io.cif_sites import has_sites, sites
 from repose.io.cif_symmetry import symmetry
-from repose.io.cif_syntax import Block, number, parse
+from repose.io.cif_syntax import Block, parse, parse_number
 from repose.io.convert import MIN_VOLUME
 
 if TYPE_CHECKING:
@@ -31,18 +31,18 @@ _CELL = ("celllengtha", "celllengthb", "celllengthc", "cellanglealpha", "cellang
 
 
 def read_cif(text: str) -> list[Atoms | InvalidCrystalError]:
-    """Read the crystals of a CIF file, sites in the order of the file, each followed by its images.
+    """Read the crystals of a CIF file; each site, in the order of the file, is followed by its images.
 
-    Blocks without atoms, as journals add them, are passed over if another block has some.
+    Blocks without atoms, as in files of journals, are skipped if another block has atoms.
 
     Args:
         text: The whole file.
 
     Returns:
-        One entry a block: the crystal, or why it is none.
+        One entry per block: the crystal, or an error with the reason.
 
     Raises:
-        InvalidCrystalError: The file is no CIF, or ends early.
+        InvalidCrystalError: The file is not CIF, or is truncated.
     """
     blocks = parse(text)
     blocks = [b for b in blocks if isinstance(b, InvalidCrystalError) or has_sites(b)] or blocks[:1]
@@ -51,7 +51,7 @@ def read_cif(text: str) -> list[Atoms | InvalidCrystalError]:
     crystals: list[Atoms | InvalidCrystalError] = []
     for block in blocks:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # spglib's, of its own internals
+            warnings.simplefilter("ignore", DeprecationWarning)  # of spglib
             try:
                 crystals.append(block if isinstance(block, InvalidCrystalError) else _to_atoms(block))
             except InvalidCrystalError as error:
@@ -72,17 +72,16 @@ def write_cif(
         numbers: Atomic numbers, ``(N,)``.
         positions: A, ``(N, 3)``.
         cell: Lattice vectors as rows in A, ``(3, 3)``.
-        name: Of the data block.
-        labels: Names of the sites, ``(N,)``. They are written if CIF can hold them, else made from symbols
-            and numbers: they must be unique words of ASCII letters, digits and ``_.*'()+-`` that begin with
-            a letter.
+        name: Name of the data block.
+        labels: Site labels, ``(N,)``: unique words of ASCII letters, digits and ``_.*'()+-`` that begin with
+            a letter. Otherwise labels are made from symbols and numbers.
     """
     from ase.data import chemical_symbols
     from ase.geometry import cell_to_cellpar
 
     fractional = positions @ np.linalg.inv(cell)
     if np.linalg.det(cell) < 0:
-        # Lengths and angles describe a right-handed cell; the vectors reversed span the same lattice.
+        # Lengths and angles describe a right-handed cell; inverted vectors span the same lattice.
         fractional = -fractional
     symbols = [chemical_symbols[z] for z in numbers]
     formula = " ".join(f"{symbol}{count}" for symbol, count in sorted(Counter(symbols).items()))
@@ -104,15 +103,15 @@ def write_cif(
         "_atom_site_fract_z",
         "_atom_site_occupancy",
     ]
-    if labels is None or not _legal(labels, len(symbols)):
+    if labels is None or not _valid_labels(labels, len(symbols)):
         labels = _numbered(symbols)
     for label, symbol, (x, y, z) in zip(labels, symbols, fractional, strict=True):
         lines.append(f"{label} {symbol} {x:.10f} {y:.10f} {z:.10f} 1")
     return "\n".join(lines) + "\n"
 
 
-def _legal(labels: Sequence[str], n: int) -> bool:
-    """Whether labels are unique and need no quotes in a CIF."""
+def _valid_labels(labels: Sequence[str], n: int) -> bool:
+    """Return whether labels are unique and need no quotes in a CIF."""
     reserved = re.compile(r"(?:data|save)_.*|loop_|global_|stop_", re.IGNORECASE)
     return len(set(labels)) == len(labels) == n and all(
         re.fullmatch(r"[A-Za-z][\w.*'()+-]*", label, re.ASCII) and not reserved.fullmatch(label)
@@ -131,10 +130,10 @@ def _numbered(symbols: Sequence[str]) -> list[str]:
 
 
 def _to_atoms(block: Block) -> Atoms:
-    """The crystal of a block.
+    """Crystal of a block.
 
     Raises:
-        InvalidCrystalError: It has none, or its statements contradict each other.
+        InvalidCrystalError: The block has no crystal, or is inconsistent.
     """
     from ase import Atoms
 
@@ -146,18 +145,18 @@ def _to_atoms(block: Block) -> Atoms:
     check_multiplicities(listed, found, sizes)
     units = check_formula(block, atoms)
     if found.contradiction is not None:
-        settle(found.contradiction, listed, found, atoms, units)
-    # Names that say nothing, and those of sites with images, would be kept for nothing.
+        check_contradiction(found.contradiction, listed, found, atoms, units)
+    # Labels made from symbols, and those of sites with images, are not kept.
     if len(atoms) == len(listed.labels) and listed.labels not in (symbols, _numbered(symbols)):
         atoms.set_array("labels", np.array(listed.labels))
     return atoms
 
 
 def _cell(block: Block) -> NDArray[Any]:
-    """Lattice vectors as rows in A, a along x and b in the plane xy."""
+    """Lattice vectors as rows in A, a along x and b in the xy plane."""
     from ase.geometry import cellpar_to_cell
 
-    given = [number(block.value(k)) for k in _CELL]
+    given = [parse_number(block.value(k)) for k in _CELL]
     parameters = [value for value in given if value is not None]
     if len(parameters) < len(given):
         raise InvalidCrystalError(

@@ -1,4 +1,4 @@
-"""Checks of the atoms made from a CIF block against its formula, Z and multiplicities."""
+"""Checks of the atoms of a CIF block against its formula, Z and multiplicities."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from repose.errors import InvalidCrystalError
-from repose.io.cif_orbits import SAME_SITE, apart, expand
+from repose.io.cif_orbits import SAME_SITE, distances, expand
 from repose.io.cif_sites import Sites
 from repose.io.cif_symmetry import Contradiction, Symmetry
-from repose.io.cif_syntax import Block, number
+from repose.io.cif_syntax import Block, parse_number
 from repose.io.space_groups import Operations
 
 if TYPE_CHECKING:
@@ -21,28 +21,27 @@ if TYPE_CHECKING:
 
 # Largest difference between an element's share of atoms and of _chemical_formula_sum.
 FORMULA_TOLERANCE = 0.002
-# Of the symmetry of relaxed coordinates, in A.
-_SYMPREC = 0.05
+_SYMPREC = 0.05  # A, for the symmetry of relaxed coordinates
 
 
 def check_multiplicities(sites: Sites, symmetry: Symmetry, orbits: Sequence[int]) -> None:
-    """Refuse sites whose number of images is not the one that the file says.
+    """Check the number of images of each site against the multiplicities of the file.
 
     Args:
-        sites: With the multiplicities of the file.
-        symmetry: Of the block.
-        orbits: How many images each site has, ``(n,)``.
+        sites: Sites with the multiplicities of the file.
+        symmetry: Symmetry of the block.
+        orbits: Number of images of each site, ``(n,)``.
 
     Raises:
         InvalidCrystalError: They differ; names the site.
     """
     order = len(symmetry.rotations)
-    # SHELXL-97 wrote the order of the site symmetry under the tag of the multiplicity.
+    # SHELXL-97 writes the order of the site symmetry under the tag of the multiplicity.
     inverse = [order // count for count in orbits]
-    for stated, ways in ((sites.multiplicities, (orbits, inverse)), (sites.orders, (inverse,))):
+    for stated, allowed in ((sites.multiplicities, (orbits, inverse)), (sites.orders, (inverse,))):
         wrong = [
-            [k for k, value in enumerate(stated) if value is not None and abs(value - way[k]) > 1e-3]
-            for way in ways
+            [k for k, value in enumerate(stated) if value is not None and abs(value - expected[k]) > 1e-3]
+            for expected in allowed
         ]
         if all(wrong):
             k = wrong[0][0]
@@ -53,21 +52,21 @@ def check_multiplicities(sites: Sites, symmetry: Symmetry, orbits: Sequence[int]
 
 
 def check_formula(block: Block, atoms: Atoms) -> float | None:
-    """Refuse atoms that are not Z times the formula: the file is cut off, or leaves symmetry or atoms out.
+    """Check that the atoms are Z times the formula; otherwise symmetry or atoms are missing.
 
     Args:
-        block: With formula and Z, or without.
+        block: The data block, with or without formula and Z.
         atoms: The crystal.
 
     Returns:
-        Z, if it and the formula are given and the atoms are Z formula units; else None.
+        Z, if formula and Z are given and confirmed; else None.
 
     Raises:
-        InvalidCrystalError: The composition differs, or the number of formula units.
+        InvalidCrystalError: The composition or the number of formula units differs.
     """
     actual = Counter(atoms.get_chemical_symbols())
     made = atoms.get_chemical_formula("metal")
-    units = number(block.value("cellformulaunitsz"))
+    units = parse_number(block.value("cellformulaunitsz"))
     units = units if units is not None and units > 0 else None
     stated = block.value("chemicalformulasum") or ""
     readings = _formulas(stated)
@@ -97,26 +96,26 @@ def check_formula(block: Block, atoms: Atoms) -> float | None:
     )
 
 
-def settle(
+def check_contradiction(
     contradiction: Contradiction, sites: Sites, symmetry: Symmetry, atoms: Atoms, units: float | None
 ) -> None:
-    """Refuse a crystal whose named group is not that of its operations, unless its atoms are right anyway.
+    """Check the atoms of a crystal whose named group is not that of its operations.
 
-    They are if the named group makes the same atoms of the sites (all atoms of the cell are listed), if the
-    formula confirms their number, or, where the named group has other axes (the cell is a primitive one), if
-    the atoms have its symmetry.
+    The atoms are accepted if the named group generates the same atoms from the sites (all atoms of the cell
+    are listed), if the formula confirms their number, or, for a named group with other axes (primitive cell),
+    if the atoms have its symmetry.
 
     Args:
-        contradiction: What is named.
-        sites: Of the block.
-        symmetry: Operations that made the atoms.
+        contradiction: The named group.
+        sites: Sites of the block.
+        symmetry: Operations that generated the atoms.
         atoms: The crystal.
-        units: Formula units that formula and Z confirm (`check_formula`).
+        units: Formula units confirmed by formula and Z (`check_formula`).
 
     Raises:
-        InvalidCrystalError: Nothing shows that the atoms are right.
+        InvalidCrystalError: The atoms are not confirmed.
     """
-    if any(_makes(other, sites, atoms) for other in contradiction.others):
+    if any(_generates(other, sites, atoms) for other in contradiction.others):
         return
     if not contradiction.others and _space_group(atoms) in contradiction.numbers:
         return
@@ -124,12 +123,12 @@ def settle(
     confirmed = units is not None and (units > 1 or contradiction.hint)
     if not confirmed or contradiction.order == len(symmetry.rotations):
         raise InvalidCrystalError(
-            f"{contradiction.words}; write all operations of its space group, or list all atoms in P 1."
+            f"{contradiction.message}; write all operations of its space group, or list all atoms in P 1."
         )
 
 
-def _makes(operations: Operations, sites: Sites, atoms: Atoms) -> bool:
-    """Whether operations make these atoms of the sites."""
+def _generates(operations: Operations, sites: Sites, atoms: Atoms) -> bool:
+    """Return whether operations generate these atoms from the sites."""
     cell = atoms.cell.array
     try:
         symbols, fractional, _ = expand(sites, operations, cell)
@@ -138,8 +137,9 @@ def _makes(operations: Operations, sites: Sites, atoms: Atoms) -> bool:
     if sorted(symbols) != sorted(atoms.get_chemical_symbols()):
         return False
     actual = atoms.positions @ np.linalg.inv(cell)
+    names = np.array(atoms.get_chemical_symbols())
     return all(
-        bool((apart(actual, point, cell) < SAME_SITE)[np.array(atoms.get_chemical_symbols()) == symbol].any())
+        bool((distances(actual, point, cell) < SAME_SITE)[names == symbol].any())
         for symbol, point in zip(symbols, fractional, strict=True)
     )
 
@@ -153,7 +153,7 @@ def _space_group(atoms: Atoms) -> int:
 
 
 def _formulas(stated: str) -> list[Counter[str]]:
-    """Numbers of atoms in a formula, in each way to read it ('FE1 O1' is iron in capitals); none if none."""
+    """Numbers of atoms in a formula, for each possible reading ('FE1 O1' is iron in capitals)."""
     from ase.data import atomic_numbers
 
     readings = []

@@ -1,4 +1,4 @@
-"""Symmetry operations that a CIF lists: texts to matrices, and whether they form a group."""
+"""Symmetry operations of a CIF: parsing to matrices, and checks that they form a group."""
 
 from __future__ import annotations
 
@@ -13,25 +13,24 @@ from numpy.typing import NDArray
 from repose.errors import InvalidCrystalError
 from repose.io.space_groups import Operations
 
-MAX_OPERATIONS = 500  # of supercells with all their translations
-_STEPS = 110880  # of a translation in `keys`: a multiple of all usual denominators
+MAX_OPERATIONS = 500  # for supercells with all their translations
+_STEPS = 110880  # resolution of translations in `keys`: a multiple of all usual denominators
 _WEIGHTS = np.random.default_rng(0).integers(1, 2**40, size=12)
 _TERM = re.compile(r"([+-]?)(\d{1,6}(?:\.\d{0,12})?|\.\d{1,12})?(?:/(\d{1,6}))?\*?([xyz])?")
 
-
-# Of `misfit`, between a cell and symmetry operations: one per cent of a length, one degree.
+# Largest `misfit` of a cell and symmetry operations: one per cent of a length, or one degree.
 LARGEST_MISFIT = 0.02
 
 
 def misfit(rotations: NDArray[Any], cell: NDArray[Any]) -> float:
-    """Largest change that the operations make to the metric of the cell.
+    """Largest change of the metric of a cell by symmetry operations.
 
     Args:
-        rotations: On fractional columns, ``(m, 3, 3)``.
+        rotations: Rotations of fractional column vectors, ``(m, 3, 3)``.
         cell: Lattice vectors as rows in A, ``(3, 3)``.
 
     Returns:
-        Change of ``a_i . a_j`` over ``|a_i| |a_j|``.
+        Largest change of ``a_i . a_j`` over ``|a_i| |a_j|``.
     """
     metric = cell @ cell.T
     lengths = np.sqrt(np.diagonal(metric))
@@ -40,23 +39,23 @@ def misfit(rotations: NDArray[Any], cell: NDArray[Any]) -> float:
 
 
 def fits(rotations: NDArray[Any], cell: NDArray[Any]) -> bool:
-    """Whether the operations keep the lengths and angles of the cell; arguments as for `misfit`."""
+    """Return whether operations keep the lengths and angles of a cell; arguments as for `misfit`."""
     return misfit(rotations, cell) < LARGEST_MISFIT
 
 
 @lru_cache(maxsize=256)
 def parse_operations(listed: tuple[str, ...], magnetic: bool = False) -> Operations:
-    """Operations of texts such as '-x, y+1/2, z', each once.
+    """Parse operations such as '-x, y+1/2, z'; duplicates are removed.
 
     Args:
-        listed: The texts.
-        magnetic: They may end with the reversal of time, ', +1' or ', -1'.
+        listed: The operations.
+        magnetic: Allow time reversal at the end, ', +1' or ', -1'.
 
     Returns:
-        Rotations ``(m, 3, 3)`` and translations ``(m, 3)`` on fractional columns.
+        Rotations ``(m, 3, 3)`` and translations ``(m, 3)`` of fractional column vectors.
 
     Raises:
-        InvalidCrystalError: A text is no operation.
+        InvalidCrystalError: A text is not an operation.
     """
     seen: dict[Any, tuple[list[list[int]], list[Fraction]]] = {}
     for text in listed:
@@ -103,7 +102,7 @@ def _row(text: str) -> tuple[list[int], Fraction] | None:
 
 
 def products(first: Operations, second: Operations) -> Operations:
-    """Each operation of the second list followed by each of the first, without repetition."""
+    """Products of two lists of operations, those of the second applied first, without duplicates."""
     rotations = np.einsum("iab,jbc->ijac", first[0], second[0]).reshape(-1, 3, 3)
     moved = np.einsum("iab,jb->ija", first[0], second[1]) + first[1][:, None]
     last = {k: i for i, k in enumerate(keys(rotations, moved.reshape(-1, 3)).tolist())}
@@ -112,14 +111,18 @@ def products(first: Operations, second: Operations) -> Operations:
 
 
 def keys(rotations: NDArray[Any], translations: NDArray[Any]) -> Any:
-    """A number for each operation, equal for equal operations modulo lattice translations."""
+    """Hash of each operation, equal for operations that are equal modulo lattice translations."""
     steps = np.rint(translations * _STEPS + 0.1).astype(np.int64) % _STEPS
     flat = np.concatenate([rotations.reshape(-1, 9).astype(np.int64), steps], axis=1)
     return flat @ _WEIGHTS
 
 
 def check_group(rotations: NDArray[Any], translations: NDArray[Any]) -> None:
-    """Refuse a list without the identity or without the product of two of its operations."""
+    """Check that operations form a group.
+
+    Raises:
+        InvalidCrystalError: A product of two operations is missing, or there are too many operations.
+    """
     if len(rotations) > MAX_OPERATIONS:
         raise InvalidCrystalError(f"it lists {len(rotations)} symmetry operations; expected at most 192.")
     present = keys(rotations, translations)

@@ -1,4 +1,4 @@
-"""Sites that a CIF block lists: elements and coordinates, and what makes them no ordered crystal."""
+"""Sites of a CIF block: elements and coordinates, and checks that the crystal is ordered."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repose.errors import InvalidCrystalError
-from repose.io.cif_syntax import Block, number
+from repose.io.cif_syntax import Block, parse_number
 from repose.io.symbols import bears_hydrogen, site_element
 
-# Columns, by key of their tags. PDBx/mmCIF has other labels.
+# Tags of columns, see `tag_key`, with the labels of PDBx/mmCIF.
 _LABELS = ("atomsitelabel", "atomsitelabelatomid", "atomsiteauthatomid")
 _TYPES = ("atomsitetypesymbol",)
 _FRACTIONAL = tuple(f"atomsitefract{axis}" for axis in "xyz")
@@ -31,11 +31,11 @@ class Sites:
     """Sites in the order of the file.
 
     Attributes:
-        labels: Their names.
-        symbols: Their elements.
-        fractional: Coordinates, ``(n, 3)``.
-        multiplicities: How many images each has in the cell, as the file says; None where it does not.
-        orders: How many operations keep each in place, as the file says; None where it does not.
+        labels: Site labels.
+        symbols: Elements.
+        fractional: Fractional coordinates, ``(n, 3)``.
+        multiplicities: Number of images in the cell given by the file, or None.
+        orders: Order of the site symmetry given by the file, or None.
     """
 
     labels: list[str]
@@ -46,19 +46,19 @@ class Sites:
 
 
 def has_sites(block: Block) -> bool:
-    """Whether the block says anything of sites."""
+    """Return whether the block has tags of sites."""
     return any(k.startswith("atomsite") for k in block.columns)
 
 
 def sites(block: Block, cell: NDArray[Any]) -> Sites:
-    """Sites of a block; dummy sites are left out.
+    """Sites of a block without dummy sites.
 
     Args:
         block: The data block.
         cell: Lattice vectors as rows in A, ``(3, 3)``.
 
     Raises:
-        InvalidCrystalError: The list is missing or incomplete, or the crystal is not ordered. Names the site.
+        InvalidCrystalError: The list is missing or incomplete, or the crystal is disordered. Names the site.
     """
     _check_one_list(block)
     labels = block.column(*_LABELS, *_TYPES)
@@ -95,8 +95,8 @@ def sites(block: Block, cell: NDArray[Any]) -> Sites:
         labels=[labels[k] for k in real],
         symbols=symbols,
         fractional=values if axes is _FRACTIONAL else _to_fractional(block, values, cell),
-        multiplicities=[number(column(*_MULTIPLICITY)[k]) for k in real],
-        orders=[number(column(_ORDER)[k]) for k in real],
+        multiplicities=[parse_number(column(*_MULTIPLICITY)[k]) for k in real],
+        orders=[parse_number(column(_ORDER)[k]) for k in real],
     )
 
 
@@ -113,9 +113,9 @@ def _check_one_list(block: Block) -> None:
 def _check_hydrogen(
     real: list[int], labels: list[str], kinds: list[str], symbols: list[str], attached: list[str]
 ) -> None:
-    """Refuse hydrogen atoms that the file tells of without coordinates."""
+    """Refuse files with hydrogen atoms without coordinates."""
     for k in real:
-        if (number(attached[k]) or 0) > 0:
+        if (parse_number(attached[k]) or 0) > 0:
             raise InvalidCrystalError(
                 f"site '{labels[k]}' has {attached[k]} hydrogen atoms attached without coordinates "
                 "(_atom_site_attached_hydrogens); list them as sites."
@@ -129,7 +129,7 @@ def _check_hydrogen(
 
 def _check_order(real: list[int], labels: list[str], occupancy: list[str]) -> None:
     for k in real:
-        share = number(occupancy[k])
+        share = parse_number(occupancy[k])
         if share is None and occupancy[k]:
             raise InvalidCrystalError(
                 f"site '{labels[k]}' has the occupancy {occupancy[k]!r}; expected a number."
@@ -144,7 +144,7 @@ def _check_order(real: list[int], labels: list[str], occupancy: list[str]) -> No
 def _check_alternatives(
     block: Block, real: list[int], labels: list[str], groups: list[str], assemblies: list[str]
 ) -> None:
-    """Refuse sites that exclude each other: groups of one assembly, alternative locations, models."""
+    """Refuse alternative sites: several groups of an assembly, locations or models."""
     seen: dict[str, set[str]] = defaultdict(set)
     for k in real:
         group = groups[k] if groups[k] != "0" else ""
@@ -158,12 +158,12 @@ def _check_alternatives(
 
 
 def _finite(value: str) -> float:
-    found = number(value)
+    found = parse_number(value)
     return np.nan if found is None else found
 
 
 def _to_fractional(block: Block, cartesian: NDArray[Any], cell: NDArray[Any]) -> NDArray[Any]:
-    """Fractional coordinates; with the axes that the file gives, else a along x and b in the plane xy."""
+    """Fractional coordinates, by the matrix of the file or for a along x and b in the xy plane."""
     matrix, vector = np.full((3, 3), np.nan), np.zeros(3)
     for tag, values in block.columns.items():
         match = re.fullmatch(r"atomsitesfracttransf?(?:matrix|vector)\[?([123])\]?\[?([123])?\]?", tag)

@@ -1,8 +1,8 @@
-"""Symmetry of a CIF block: which operations its tags list or name, and what contradicts them.
+"""Symmetry operations of a CIF block, listed or named by its tags.
 
-No tag about symmetry is passed over: what is not understood is refused, because the crystal would be read
-with too few atoms. Operations must form a group that fits the cell. If a name or number means another
-group than the operations, `Symmetry.contradiction` says so; `repose.io.cif_checks` decides with the atoms.
+Unknown tags of symmetry are refused: ignoring them would give a crystal with missing atoms. Operations must
+form a group that fits the cell. If a name or number stands for another group, this is stored in
+`Symmetry.contradiction` and resolved with the atoms by `repose.io.cif_checks`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from repose.io.cif_operations import (
     parse_operations,
     products,
 )
-from repose.io.cif_syntax import Block, key, number
+from repose.io.cif_syntax import Block, parse_number, tag_key
 from repose.io.space_groups import Operations
 
 _OPERATIONS = re.compile(r"(symmetry|spacegroup)(equiv|symop)?(pos|operation)*(as)?xyz")
@@ -41,7 +41,7 @@ _REFERENCE = re.compile(r"spacegroup(namehmref|referencesetting)")
 _TRANSFORM = re.compile(r"spacegrouptransform(ppabc|qqxyz)")
 _CHOICE = re.compile(r"(symmetry|spacegroup)*itcoordinatesystemcode")
 _SYSTEM = re.compile(r"(symmetry|spacegroup)*(cellsetting|crystalsystem|crystalclass|crystalfamily)")
-# They follow from the operations and give none: identifiers, classes, comments, symmetry of something else.
+# Tags without information on operations: identifiers, classes, comments, symmetry of other objects.
 _HARMLESS = re.compile(
     r"(symmetry|spacegroup)+(equiv|symop)*(pos)?(site)?(magn)?(operation|centering)?(sg)?(id|entryid|description)"
     r"|(symmetry|spacegroup)*(laueclass|bravaistype|cent(e)?ringtype|pattersonname.*|pointgroup.*|wyckoff.*)"
@@ -57,11 +57,11 @@ _SYMMETRY = re.compile(
     r"|internationaltables|^sg(name|symbol|number|hm)?$|^(hm|hall)(name|symbol)?$"
 )
 _MODULATED = re.compile(r".*spacegroup.*ssg.*|cell(modulation|subsystem|wavevector).*")
-# Classes of symmetry that say that there is some, where operations and names are missing.
+# Tags that imply symmetry if operations and names are missing.
 _HINT = re.compile(
     r"(symmetry|spacegroup)+(laue|bravais|cent|point|patterson|symop|equiv|transform)|parentspacegroup"
 )
-# Of sites; in P1 all are '1a' and '1'.
+# Tags of sites; in P1 all values are '1a' or '1'.
 _WYCKOFF = re.compile(r"atomsite(symmetry)?wyckoff(symbol|label|letter|position)?")
 _SITE_SYMMETRY = "atomsitesitesymmetry"
 _IDENTITIES = ("a,b,c;0,0,0", "a,b,c", "x,y,z")
@@ -69,17 +69,17 @@ _IDENTITIES = ("a,b,c;0,0,0", "a,b,c", "x,y,z")
 
 @dataclass(frozen=True)
 class Contradiction:
-    """A name that means another group than the operations.
+    """Contradiction between the named group and the operations.
 
     Attributes:
-        words: What contradicts what.
-        others: Operations of the group that is named, in each setting that fits the cell.
-        numbers: The space groups that are named, by number.
-        order: How many operations the named group has in the cell; 0 if unknown.
-        hint: No group is named, but e.g. a crystal system.
+        message: Description of the contradiction.
+        others: Operations of the named group in each setting that fits the cell.
+        numbers: Numbers of the named space groups.
+        order: Number of operations of the named group in the cell; 0 if unknown.
+        hint: No group is named, but for example a crystal system.
     """
 
-    words: str
+    message: str
     others: tuple[Operations, ...] = ()
     numbers: frozenset[int] = frozenset()
     order: int = 0
@@ -88,7 +88,7 @@ class Contradiction:
 
 @dataclass(frozen=True)
 class Symmetry:
-    """Operations on fractional columns, ``(m, 3, 3)`` and ``(m, 3)``, and what speaks against them."""
+    """Operations on fractional column vectors, ``(m, 3, 3)`` and ``(m, 3)``, and contradictions to them."""
 
     rotations: NDArray[Any]
     translations: NDArray[Any]
@@ -102,7 +102,7 @@ class Symmetry:
 
 @dataclass(frozen=True)
 class _Named:
-    """A group that a tag names: settings of the table, or the operations of a Hall symbol."""
+    """Group named by a tag: settings of the table, or operations of a Hall symbol."""
 
     tag: str
     value: str
@@ -126,20 +126,20 @@ def symmetry(block: Block, cell: NDArray[Any]) -> Symmetry:
         cell: Lattice vectors as rows in A, ``(3, 3)``.
 
     Raises:
-        InvalidCrystalError: A tag about symmetry is not understood, the operations cannot be read, are no
-            group or do not fit the cell, or the group that is named is unknown or ambiguous.
+        InvalidCrystalError: A tag of symmetry is unknown, the operations cannot be read, do not form a group
+            or do not fit the cell, or the named group is unknown or ambiguous.
     """
     tags = [k for k in block.columns if _SYMMETRY.search(k) or _MODULATED.fullmatch(k)]
     tags = [k for k in tags if any(block.columns[k])]
     for tag in tags:
-        if _MODULATED.fullmatch(tag) and number(block.columns[tag][0]) != 0:
+        if _MODULATED.fullmatch(tag) and parse_number(block.columns[tag][0]) != 0:
             raise InvalidCrystalError(
                 f"it is a modulated structure ({block.tags[tag]}); expected a crystal periodic in three "
                 "dimensions, e.g. a commensurate supercell."
             )
     listed = _listed(block, tags)
     named = [name for tag in tags for name in _named(block, tag)]
-    unknown = [tag for tag in tags if not _used(tag)]
+    unknown = [tag for tag in tags if not _known(tag)]
     if unknown:
         raise InvalidCrystalError(
             f"its symmetry tag {block.tags[unknown[0]]} is not understood; expected the operations in "
@@ -151,33 +151,32 @@ def symmetry(block: Block, cell: NDArray[Any]) -> Symmetry:
     check_group(rotations, translations)
     special = _special_positions(block)
     if len(rotations) == 1 and not named and special:
-        words = f"it lists only the identity as symmetry operation, but {block.tags[special[0]]} has others"
-        return Symmetry(rotations, translations, Contradiction(words, hint=True))
+        tag = block.tags[special[0]]
+        message = f"it lists only the identity as symmetry operation, but {tag} has others"
+        return Symmetry(rotations, translations, Contradiction(message, hint=True))
     if not fits(rotations, cell):
         raise InvalidCrystalError("its symmetry operations do not fit its cell; check lengths and angles.")
     return Symmetry(rotations, translations, _contradiction(listed, named, cell))
 
 
-def _used(tag: str) -> bool:
+def _known(tag: str) -> bool:
     patterns = (_OPERATIONS, _MAGNETIC, _NAME, _PLAIN_NAME, _HALL, _NUMBER, _SCHOENFLIES, _REFERENCE)
     patterns += (_TRANSFORM, _CHOICE, _SYSTEM, _HARMLESS, _MODULATED)
     return any(pattern.fullmatch(tag) for pattern in patterns)
 
 
 def _special_positions(block: Block) -> list[str]:
-    """Columns of sites that tell of special positions, which P1 does not have."""
-    told = {k: block.columns[k] for k in block.columns if _WYCKOFF.fullmatch(k) or k == _SITE_SYMMETRY}
-    general = ("1a", "a", "1", "")
-    return [
-        k for k, values in told.items() if any(value.strip("?.").lower() not in general for value in values)
-    ]
+    """Tags of columns of sites with special positions, which P1 lacks."""
+    tags = [tag for tag in block.columns if _WYCKOFF.fullmatch(tag) or tag == _SITE_SYMMETRY]
+    general = {"1a", "a", "1", ""}
+    return [tag for tag in tags if not general.issuperset(v.strip("?.").lower() for v in block.columns[tag])]
 
 
-# ---- operations that are listed
+# Listed operations
 
 
 def _listed(block: Block, tags: list[str]) -> Operations | None:
-    """Operations of the block's lists; of magnetic ones without the reversal of time, which moves no atom."""
+    """Listed operations; those of magnetic lists without time reversal, which does not move atoms."""
     lists = [parse_operations(tuple(block.columns[tag])) for tag in tags if _OPERATIONS.fullmatch(tag)]
     magnetic = {tag: tuple(block.columns[tag]) for tag in tags if _MAGNETIC.fullmatch(tag)}
     operations = [parse_operations(texts, True) for tag, texts in magnetic.items() if "operation" in tag]
@@ -194,7 +193,7 @@ def _listed(block: Block, tags: list[str]) -> Operations | None:
     return lists[0]
 
 
-# ---- groups that are named
+# Named groups
 
 
 def _named(block: Block, tag: str) -> list[_Named]:
@@ -209,19 +208,19 @@ def _named(block: Block, tag: str) -> list[_Named]:
         symbol = re.sub(r"[^a-z0-9]+", "^", re.sub(r"[~_\s]", "", value.lower())).strip("^")
         found = space_groups.by_schoenflies().get(symbol, 0)
         return [_Named(spelled, value, tuple(space_groups.settings(found)))]
-    if is_name and number(value) is None:
+    if is_name and parse_number(value) is None:
         settings, choice = space_groups.find(value)
         if _REFERENCE.fullmatch(tag) and settings:  # the setting in use may be any
             settings = space_groups.settings(settings[0].number)
         return [_Named(spelled, value, tuple(settings), choice=choice)]
     if is_name or _NUMBER.fullmatch(tag):
-        return [_Named(spelled, value, tuple(space_groups.settings(int(number(value) or 0))))]
+        return [_Named(spelled, value, tuple(space_groups.settings(int(parse_number(value) or 0))))]
     match = re.match(r"(?:IT\s*:)?\s*(\d{1,3})\s*:", value, re.IGNORECASE)  # a reference setting
     return [_Named(spelled, value, tuple(space_groups.settings(int(match.group(1)))) if match else ())]
 
 
 def _contradiction(listed: Operations, named: list[_Named], cell: NDArray[Any]) -> Contradiction | None:
-    """The first name that means another group than the operations."""
+    """Contradiction of the first name that stands for another group than the operations."""
     rotations, translations = listed
     if not named:
         return None
@@ -239,7 +238,7 @@ def _contradiction(listed: Operations, named: list[_Named], cell: NDArray[Any]) 
         if name.known:
             wrong = found not in numbers if found and 0 not in numbers else order != len(rotations)
             wrong = wrong or bool(name.choice and choice and name.choice in "12" and name.choice != choice)
-        else:  # a name outside of the tables: the list counts, if it is not plainly too short
+        else:  # unknown names are ignored, unless the list is too short
             wrong = order != len(rotations) if order else len(rotations) == 1
         if wrong:
             others = [name.hall] if name.hall else [space_groups.operations(group) for group in name.settings]
@@ -249,13 +248,13 @@ def _contradiction(listed: Operations, named: list[_Named], cell: NDArray[Any]) 
 
 
 def _tabulated(block: Block, cell: NDArray[Any], named: list[_Named], tags: list[str]) -> Symmetry:
-    """Operations of the space group that a file names without listing them; P1 if it names none."""
+    """Operations of the named space group, for files without a list; P1 if no group is named."""
     if not named:
         hints = [k for k in tags if _SYSTEM.fullmatch(k) or _HINT.match(k)] + _special_positions(block)
         contradiction = None
         if hints:
-            words = f"{block.tags[hints[0]]} tells of symmetry, but no operations or space group are given"
-            contradiction = Contradiction(words, hint=True)
+            message = f"{block.tags[hints[0]]} implies symmetry, but no operations or space group are given"
+            contradiction = Contradiction(message, hint=True)
         return Symmetry(np.eye(3, dtype=int)[None], np.zeros((1, 3)), contradiction)
     for name in named:
         if not name.known:
@@ -266,8 +265,8 @@ def _tabulated(block: Block, cell: NDArray[Any], named: list[_Named], tags: list
     transforms = [block.columns[tag][0] for tag in tags if _TRANSFORM.fullmatch(tag)]
     if any(re.sub(r"[\s+]", "", t).lower() not in _IDENTITIES for t in transforms):
         raise InvalidCrystalError(
-            f"it lists no symmetry operations, and its axes are others ({transforms[0]!r}) than those of the "
-            "space group that it names; write the operations into the file."
+            f"it lists no symmetry operations, and its axes ({transforms[0]!r}) differ from those of the "
+            "named space group; write the operations into the file."
         )
     halls = [name for name in named if name.hall is not None]
     if halls and halls[0].hall is not None:
@@ -284,7 +283,7 @@ def _tabulated(block: Block, cell: NDArray[Any], named: list[_Named], tags: list
             f"it lists no symmetry operations, and its space group {named[0].value!r} is unknown or does not "
             "fit its cell; write the operations into the file."
         )
-    # Several settings fit: the first is the standard one, but nobody can tell two choices of origin apart.
+    # Of several settings the first, standard one is taken; two choices of origin are ambiguous.
     if {ext for ext, _ in candidates} >= {"1", "2"}:
         raise InvalidCrystalError(
             f"it lists no symmetry operations, and its space group {named[0].value!r} has two choices of "
@@ -296,8 +295,8 @@ def _tabulated(block: Block, cell: NDArray[Any], named: list[_Named], tags: list
 def _candidates(
     block: Block, cell: NDArray[Any], named: list[_Named], tags: list[str]
 ) -> list[tuple[str, Operations]]:
-    """Choice of origin or axes, and operations, of each setting that all names allow and the cell fits."""
-    references = [name for name in named if _REFERENCE.fullmatch(key(name.tag))]
+    """Choice of origin or axes, and operations, of each setting that fits all names and the cell."""
+    references = [name for name in named if _REFERENCE.fullmatch(tag_key(name.tag))]
     own = sorted((name for name in named if name not in references), key=lambda name: len(name.settings))
     settings = list((own or references)[0].settings)
     for name in named:
@@ -312,7 +311,7 @@ def _candidates(
     if code is not None:
         settings = [group for group in settings if code.lower() in space_groups.codes(group)]
     misfits = [misfit(space_groups.operations(group)[0], cell) for group in settings]
-    # Angles of 90.5 degrees fit settings of every unique axis; the one that they belong to fits best.
+    # Angles of 90.5 degrees fit settings of every unique axis; keep those that fit best.
     limit = min([LARGEST_MISFIT, *(off + 2e-3 for off in misfits)])
     fitting = [group for group, off in zip(settings, misfits, strict=True) if off < limit]
     if not own and len(fitting) > 1:

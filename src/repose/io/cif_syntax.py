@@ -1,6 +1,6 @@
-"""Syntax of CIF: text to blocks of values. gemmi splits the text; tolerance for what files hold is added.
+"""Syntax of CIF: text to blocks of values, parsed by gemmi after common errors are repaired.
 
-Tags are compared without case and separators, because the same item is written in many ways:
+Tags are compared without case and separators, because their spelling varies:
 ``_symmetry_space_group_name_H-M``, ``_symmetry_space_group_name_H_M``, ``_symmetry.space_group_name_H-M``.
 """
 
@@ -14,9 +14,9 @@ from typing import Any
 from repose.errors import InvalidCrystalError
 
 _NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)(?:\(\d*\))?")
-# Tags whose contradicting repetition makes a block useless; others (e.g. of authors) do not matter.
+# Tags whose contradictory repetition invalidates a block, unlike that of other tags, e.g. of authors.
 _NEEDED = re.compile(r"cell|atomsite(?!aniso)|chemicalformulasum|symmetry|spacegroup")
-# A tag with its value on one line; a value with blanks, without quotes and comment.
+# A tag with its value on one line; a value with blanks but without quotes or comment.
 _PAIR = re.compile(r"\s*(_\S+)[ \t]+([^_#\s].*?)\s*")
 _UNQUOTED = re.compile(r"""[^'"_#;\s][^'"#]*\s[^'"#_\s](?:(?!\s_)[^'"#])*""")
 _MINUS = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2014\u2212"), "-")
@@ -25,13 +25,14 @@ _BLANK = dict.fromkeys(map(ord, "\x0b\x0c\x1a\u00a0\u2028\u2029\ufeff"), " ")
 
 @dataclass(frozen=True)
 class Block:
-    """A data block.
+    """Data block.
 
     Attributes:
-        name: What follows ``data_``.
-        columns: Values of each tag, by `key`; '' for the unknown ('?') and the inapplicable ('.').
-        tags: The tags as they are spelled in the file, by `key`.
-        loops: Tags of each loop, by `key`.
+        name: Name after ``data_``.
+        columns: Values of each tag, by `tag_key`; '' for unknown ('?') and inapplicable ('.') values.
+        tags: Spelling of the tags in the file, by `tag_key`.
+        loops: Tags of each loop, as from `tag_key`.
+        repeated: Tags with contradictory values.
     """
 
     name: str
@@ -41,11 +42,11 @@ class Block:
     repeated: tuple[str, ...] = ()
 
     def column(self, *keys: str) -> list[str] | None:
-        """Values of the first of these tags that is there."""
+        """Values of the first of these tags that exists."""
         return next((self.columns[k] for k in keys if k in self.columns), None)
 
     def value(self, *keys: str) -> str | None:
-        """Value of the first of these tags that has one; None if there is none.
+        """Value of the first of these tags that has a value, or None.
 
         Raises:
             InvalidCrystalError: The tag has several values.
@@ -61,22 +62,22 @@ class Block:
         return None
 
 
-def key(tag: str) -> str:
-    """A tag in small letters, without separators: '_space_group.name_H-M_alt' is 'spacegroupnamehmalt'."""
+def tag_key(tag: str) -> str:
+    """Tag in lower case without separators: 'spacegroupnamehmalt' for '_space_group.name_H-M_alt'."""
     return re.sub(r"[-_./\s]", "", tag).lower()
 
 
-def number(value: str | None) -> float | None:
-    """A CIF number, with or without its uncertainty in brackets; None for anything else."""
+def parse_number(value: str | None) -> float | None:
+    """Parse a CIF number with an optional uncertainty in brackets; None for other text."""
     match = _NUMBER.fullmatch(value or "")
     return float(match.group(1)) if match else None
 
 
 def parse(text: str) -> list[Block | InvalidCrystalError]:
-    """The data blocks of a file; one that cannot be parsed is the reason, if others can be.
+    """Data blocks of a file, or the error for each block that cannot be parsed.
 
     Raises:
-        InvalidCrystalError: Nothing of the file can be parsed; names the line.
+        InvalidCrystalError: No block can be parsed; names the line.
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n").translate(_MINUS).translate(_BLANK)
     text = re.sub(r"[^\x00-\x7f]", "~", text)  # gemmi allows ASCII only, as CIF 1.1 does
@@ -106,14 +107,14 @@ def _blocks(text: str) -> Iterator[Block]:
         for item in found:
             if item.loop is not None:
                 names, rows = list(item.loop.tags), list(item.loop.values)
-                loops.append(tuple(key(name) for name in names))
+                loops.append(tuple(tag_key(name) for name in names))
                 pairs = [(name, rows[k :: len(names)]) for k, name in enumerate(names)]
             elif item.pair is not None:
                 pairs = [(item.pair[0], [item.pair[1]])]
             else:  # a save frame, which only dictionaries have
                 continue
             for name, values in pairs:
-                known, values = key(name), [_plain(value) for value in values]
+                known, values = tag_key(name), [_plain(value) for value in values]
                 if known in columns and columns[known] != values and _NEEDED.match(known):
                     repeated.append(name)
                 columns[known], tags[known] = values, name
@@ -123,7 +124,7 @@ def _blocks(text: str) -> Iterator[Block]:
 def _plain(value: str) -> str:
     import gemmi
 
-    # An empty value, of a tag that is followed by the next tag, is as good as '?'.
+    # A tag without a value counts as unknown.
     return gemmi.cif.as_string(value).strip() if value else ""
 
 
@@ -139,7 +140,7 @@ def _document(text: str) -> Any:
         try:
             return gemmi.cif.read_string(repaired, check_level=0)
         except (ValueError, RuntimeError):
-            pass  # the reason of the text as it stands is the one that helps
+            pass  # the error of the original text is more helpful
     match = re.match(r"string:(\d+)[^ ]* (.*)", reason, re.DOTALL)
     where = f"line {match.group(1)}: {match.group(2)}" if match else reason
     raise InvalidCrystalError(
@@ -149,10 +150,10 @@ def _document(text: str) -> Any:
 
 
 def _repaired(text: str) -> str:
-    """Text without what is often wrong where it does not matter.
+    """Text with common harmless errors repaired.
 
-    Values with blanks that lack quotes ('F m -3 m' after its tag) and lists of CIF 2 get quotes; values of
-    tags that are not needed, such as titles with stray quotes, are dropped.
+    Unquoted values with blanks ('F m -3 m' after its tag) and lists of CIF 2 get quotes; values of tags that
+    are not needed, such as titles with unbalanced quotes, are dropped.
     """
     lines: list[str] = []
     header = False
@@ -161,7 +162,7 @@ def _repaired(text: str) -> str:
             line.strip().lower() == "loop_" or (header and line.lstrip()[:1] in ("_", "#", ""))
         )
         pair = None if inside or header else _PAIR.fullmatch(line)
-        if pair and not _NEEDED.match(key(pair.group(1))):
+        if pair and not _NEEDED.match(tag_key(pair.group(1))):
             line = f"{pair.group(1)} ?"
         elif pair and _UNQUOTED.fullmatch(pair.group(2)):
             line = f"{pair.group(1)} '{pair.group(2)}'"
@@ -172,7 +173,7 @@ def _repaired(text: str) -> str:
 
 
 def _parts(text: str) -> list[str]:
-    """The text of each data block, after as many empty lines as keep the numbers of the lines."""
+    """Text of each data block, after empty lines that keep the line numbers of the file."""
     lines = list(_lines(text))
     starts = [k for k, (line, inside) in enumerate(lines) if not inside and re.match(r"(?i)\s*data_", line)]
     ends = [*starts[1:], len(lines)][: len(starts)]
@@ -180,7 +181,7 @@ def _parts(text: str) -> list[str]:
 
 
 def _lines(text: str) -> Iterator[tuple[str, bool]]:
-    """Lines, and whether they belong to a text field between semicolons."""
+    """Yield lines, and whether they belong to a text field between semicolons."""
     inside = False
     for line in text.split("\n"):
         starts = line.startswith(";")

@@ -1,4 +1,4 @@
-"""The comment line of extended XYZ: entries ``key=value`` between blanks."""
+"""Comment line of extended XYZ: entries ``key=value`` separated by blanks."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repose.errors import InvalidCrystalError
-from repose.io.kinds import plain
-from repose.io.text import logical, number
+from repose.io.kinds import to_jsonable
+from repose.io.text import parse_logical, parse_number
 
 _CLOSING = {"[": "]", "{": "}", "(": ")"}
 _SPECIAL = ("lattice", "pbc", "properties")
@@ -21,14 +21,14 @@ _SPECIAL = ("lattice", "pbc", "properties")
 
 @dataclass(frozen=True)
 class Comment:
-    """What a comment line says.
+    """Contents of a comment line.
 
     Attributes:
         lattice: Lattice vectors as rows in A, ``(3, 3)``, or None.
-        pbc: Three logical values, or None.
-        properties: The columns, as NAME:TYPE:COLUMNS and so on, or None.
-        info: The other entries, values as ASE reads them.
-        remarks: What the user should know about them.
+        pbc: Periodic directions, or None.
+        properties: Columns, as NAME:TYPE:COLUMNS and so on, or None.
+        info: Other entries, with values as read by ASE.
+        remarks: Messages for the user.
     """
 
     lattice: NDArray[np.float64] | None
@@ -42,10 +42,10 @@ def parse_comment(line: str) -> Comment:
     """Parse a comment line.
 
     Args:
-        line: Without its end.
+        line: The line without its end.
 
     Raises:
-        InvalidCrystalError: The lattice or the periodic directions have no clear meaning.
+        InvalidCrystalError: The lattice or the periodic directions are malformed.
     """
     special: dict[str, str] = {}
     info: dict[str, Any] = {}
@@ -67,7 +67,7 @@ def parse_comment(line: str) -> Comment:
 
 
 def _entries(line: str) -> Iterator[tuple[str, str | None, str]]:
-    """Key, value (None where there is none; brackets stay, quotes go) and text of every entry."""
+    """Yield key, value (None without one; with brackets, without quotes) and text of every entry."""
     at = 0
     while True:
         at += len(line[at:]) - len(line[at:].lstrip())
@@ -78,14 +78,14 @@ def _entries(line: str) -> Iterator[tuple[str, str | None, str]]:
         match = re.compile(r"\s*=\s*").match(line, at)
         if match is None:
             yield key, None, line[start:at]
-            at += at == start  # a sign that no key can hold
+            at += at == start  # a character that no key can have
             continue
         value, at = _word(line, match.end())
         yield key, value, line[start:at]
 
 
 def _word(line: str, at: int, stop: str = "") -> tuple[str, int]:
-    """A word up to a blank, a quoted text, or all between brackets; and where it ends."""
+    """Word up to a blank, quoted text, or text in brackets; and its end."""
     found, start = list[str](), at
     closing: list[str] = []
     quote = ""
@@ -120,19 +120,19 @@ def _word(line: str, at: int, stop: str = "") -> tuple[str, int]:
 
 
 def _parse(key: str, value: str | None, piece: str) -> Any:
-    """The value of an entry, as ASE reads it; text where ASE cannot."""
+    """Value of an entry as read by ASE; text if ASE fails."""
     from ase.io.extxyz import key_val_str_to_dict
 
-    if value is not None and re.match(r"[\[{]\s*[\[{]", value):  # lists of lists, which ASE tears apart
+    if value is not None and re.match(r"[\[{]\s*[\[{]", value):  # lists of lists, which ASE splits
         try:
             return np.array(json.loads(value.replace("{", "[").replace("}", "]")))
         except ValueError:
             return value
     try:
         (parsed,) = key_val_str_to_dict(piece).values()
-    except ValueError:  # JSON that is none; stress and virial that are not nine numbers
+    except ValueError:  # invalid JSON, or stress and virial of other than nine numbers
         words = _words(value or "")
-        numbers = [number(word) for word in words]
+        numbers = [parse_number(word) for word in words]
         return np.array(numbers) if words and None not in numbers else value
     return parsed
 
@@ -142,8 +142,8 @@ def _words(value: str) -> list[str]:
 
 
 def _lattice(value: str) -> NDArray[np.float64]:
-    """Nine numbers ``(3, 3)``, one lattice vector after the other, or three ``(3,)``."""
-    numbers = [number(word) for word in _words(value)]
+    """Nine numbers ``(3, 3)``, lattice vectors as rows, or three ``(3,)``."""
+    numbers = [parse_number(word) for word in _words(value)]
     found = [v for v in numbers if v is not None]
     if len(found) < len(numbers) or len(found) not in (3, 9):
         raise InvalidCrystalError(
@@ -157,7 +157,7 @@ def _pbc(value: str) -> list[bool]:
     words = _words(value)
     if len(words) == 1 and re.fullmatch(r"[TFtf]{3}|[01]{3}", words[0]):
         words = list(words[0])
-    flags = [{"1": True, "0": False}.get(word, logical(word)) for word in words]
+    flags = [{"1": True, "0": False}.get(word, parse_logical(word)) for word in words]
     found = [flag for flag in flags if flag is not None]
     if len(found) < len(flags) or len(found) not in (1, 3):
         raise InvalidCrystalError(
@@ -167,15 +167,14 @@ def _pbc(value: str) -> list[bool]:
 
 
 def format_entry(key: str, value: Any) -> str | None:
-    """An entry of a comment line from which ASE reads the same value again; None if there is no such entry.
+    """Entry of a comment line from which ASE reads the same value; None if there is no such entry.
 
-    Numbers, logical values, vectors of them and plain words are written as they are; everything else that
-    JSON has is written as ``_JSON``: text with line breaks, text that looks like a number, lists,
-    dictionaries.
+    Numbers, logical values, vectors of these and plain words are written directly. Other JSON values are
+    written as ``_JSON``: text with line breaks, text that looks like a number, lists, dictionaries.
 
     Args:
         key: A word without blanks and quotes.
-        value: Anything.
+        value: The value.
     """
     if isinstance(value, np.generic | np.ndarray) and np.ndim(value) == 0:
         value = value.item()
@@ -190,7 +189,7 @@ def format_entry(key: str, value: Any) -> str | None:
         elif value.ndim == 1 and len(value) > 1:
             forms = [_quoted(" ".join(map(_number_text, value.tolist())))]
     try:
-        forms.append(_quoted("_JSON " + json.dumps(plain(value))))
+        forms.append(_quoted("_JSON " + json.dumps(to_jsonable(value))))
         return next((f"{key}={form}" for form in forms if _reads_back(key, form, value)), None)
     except (TypeError, RecursionError):
         return None
@@ -205,7 +204,7 @@ def _quoted(value: str) -> str:
 
 
 def _reads_back(key: str, form: str, value: Any) -> bool:
-    """Whether ASE reads the value from the entry, with lists and arrays taken for the same."""
+    """Return whether ASE reads the value from the entry; lists and arrays count as equal."""
     from ase.io.extxyz import key_val_str_to_dict
 
     try:
@@ -214,5 +213,5 @@ def _reads_back(key: str, form: str, value: Any) -> bool:
         return False
     if list(found) != [key, "end"]:
         return False
-    was, is_now = plain(value), plain(found[key])
-    return type(was) is type(is_now) and json.dumps(was) == json.dumps(is_now)
+    before, after = to_jsonable(value), to_jsonable(found[key])
+    return type(before) is type(after) and json.dumps(before) == json.dumps(after)

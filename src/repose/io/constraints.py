@@ -1,4 +1,4 @@
-"""Coordinates that a structure asks to keep: constraints of ASE, selective dynamics of pymatgen."""
+"""Fixed coordinates of a structure: constraints of ASE, selective dynamics of pymatgen."""
 
 from __future__ import annotations
 
@@ -9,30 +9,29 @@ from numpy.typing import NDArray
 
 from repose.errors import InvalidCrystalError
 from repose.io.kinds import is_structure
-from repose.io.text import logical
+from repose.io.text import parse_logical
 
 if TYPE_CHECKING:
     from repose.io.kinds import Crystal
 
-# A vector lies in a plane if its distance from it is less than this share of its length (0.06 degrees): cells
-# that were relaxed are rectangular only nearly.
+# A vector lies in a plane if its distance from it is less than this share of its length (0.06 degrees):
+# relaxed cells are only nearly rectangular.
 PARALLEL = 1e-3
 
 
 def fixed_coordinates(structure: Crystal) -> NDArray[np.bool_]:
-    """Fractional coordinates that the structure itself asks to keep, ``(N, 3)`` bool.
+    """Fractional coordinates fixed by the structure itself, ``(N, 3)`` bool.
 
-    From ASE's FixAtoms, FixScaled and FixCartesian, which is also how ASE reads the selective dynamics of a
-    POSCAR and the ``move_mask`` of extended XYZ, and from pymatgen's site property ``selective_dynamics``.
-    FixCartesian is understood where the directions that it leaves free are those of lattice vectors: z of a
-    slab whose first two vectors lie in the xy plane. FixSymmetry, and constraints that hold nothing, are
-    passed over.
+    Sources are ASE's FixAtoms, FixScaled and FixCartesian, as which ASE reads the selective dynamics of a
+    POSCAR and the ``move_mask`` of extended XYZ, and pymatgen's site property ``selective_dynamics``.
+    FixCartesian is supported if its free directions are spanned by lattice vectors: for example z of a slab
+    whose first two vectors lie in the xy plane. FixSymmetry and empty constraints are ignored.
 
     Args:
         structure: `ase.Atoms` or a pymatgen Structure.
 
     Raises:
-        InvalidCrystalError: There is a constraint that cannot be kept.
+        InvalidCrystalError: A constraint is not supported.
     """
     fixed = np.zeros((len(structure), 3), dtype=bool)
     if is_structure(structure):
@@ -50,7 +49,7 @@ def fixed_coordinates(structure: Crystal) -> NDArray[np.bool_]:
             fixed[constraint.index] |= np.asarray(constraint.mask, dtype=bool)
         elif kind == "FixCartesian":
             cartesian[constraint.index] |= np.asarray(constraint.mask, dtype=bool)
-        elif kind != "FixSymmetry":  # which is what symmetry="keep" does
+        elif kind != "FixSymmetry":  # symmetry="keep" does the same
             raise InvalidCrystalError(
                 f"its constraint {kind} cannot be kept; expected FixAtoms, FixScaled or FixCartesian. "
                 "Remove the others with atoms.set_constraint()."
@@ -59,14 +58,14 @@ def fixed_coordinates(structure: Crystal) -> NDArray[np.bool_]:
     for k in np.flatnonzero((scaled < 0).any(axis=1))[:1]:
         axes = "".join(axis for axis, held in zip("xyz", cartesian[k], strict=True) if held)
         raise InvalidCrystalError(
-            f"its constraint FixCartesian along {axes} of atom {k} cannot be kept: the directions that it "
-            "leaves free are not those of lattice vectors. Use FixScaled, or vectors along x, y and z."
+            f"its constraint FixCartesian along {axes} of atom {k} cannot be kept: its free "
+            "directions are not spanned by lattice vectors. Use FixScaled, or vectors along x, y and z."
         )
     return fixed | (scaled > 0)
 
 
 def to_constraints(fixed: NDArray[np.bool_]) -> list[Any]:
-    """ASE constraints that keep fractional coordinates ``(N, 3)``: FixAtoms, and FixScaled for the rest."""
+    """ASE constraints that fix fractional coordinates ``(N, 3)``: FixAtoms, and FixScaled for the rest."""
     from ase.constraints import FixAtoms, FixScaled
 
     whole = fixed.all(axis=1)
@@ -76,16 +75,16 @@ def to_constraints(fixed: NDArray[np.bool_]) -> list[Any]:
 
 
 def to_other_axes(fixed: NDArray[np.bool_], axes: NDArray[Any], others: NDArray[Any]) -> NDArray[np.int_]:
-    """What is held along some axes, in terms of others that leave the atoms the same freedom.
+    """Express fixed components along some axes as fixed components along others.
 
     Args:
-        fixed: Components along ``axes`` that are held, ``(N, 3)``.
+        fixed: Components along ``axes`` that are fixed, ``(N, 3)``.
         axes: Three vectors as rows, ``(3, 3)``.
-        others: Three more, ``(3, 3)``.
+        others: The other axes, ``(3, 3)``.
 
     Returns:
-        ``(N, 3)``: 1 where the component along an axis of ``others`` is to be held and 0 where it is free; -1
-        in all three where no choice is equivalent.
+        ``(N, 3)``: 1 for fixed and 0 for free components along ``others``; -1 in all three if there is no
+        equivalent choice.
     """
     result = np.empty(fixed.shape, dtype=int)
     for mask in np.unique(fixed, axis=0):
@@ -98,7 +97,8 @@ def to_other_axes(fixed: NDArray[np.bool_], axes: NDArray[Any], others: NDArray[
 
 
 def _three_flags(flags: Any, site: int) -> list[bool]:
-    values = [logical(flag) if isinstance(flag, str) else flag for flag in np.asarray(flags).ravel().tolist()]
+    given = np.asarray(flags).ravel().tolist()
+    values = [parse_logical(flag) if isinstance(flag, str) else flag for flag in given]
     if len(values) != 3 or not all(value in (True, False) for value in values):
         raise InvalidCrystalError(
             f"its site property selective_dynamics is {flags!r} at site {site}; expected three flags."

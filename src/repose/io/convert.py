@@ -1,7 +1,7 @@
-"""The one place where conventions are converted: ASE and pymatgen from and to `CrystalBatch`.
+"""Conversion of ASE and pymatgen objects from and to `CrystalBatch`.
 
-Both have cells as rows of lattice vectors in A, as we do. Order of sites is always kept, and
-coordinates are never wrapped.
+Conventions change only here. All three have lattice vectors as rows, in A. The order of sites is kept, and
+coordinates are not wrapped.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
 C = TypeVar("C")
 
-# Cells with less than this are flat; no crystal has it.
+# Cells with a smaller volume are refused as flat.
 MIN_VOLUME = 1e-3  # A^3
 # Symmetry operations hold if they map atoms onto atoms within this.
 SYMMETRY_TOLERANCE = 0.01  # A
 
 
 def to_batch(structure: Crystal) -> CrystalBatch:
-    """One crystal as a batch of one, in float64.
+    """Crystal as a batch of one, in float64.
 
     Args:
         structure: `ase.Atoms` or a pymatgen Structure; not changed.
@@ -44,7 +44,7 @@ def to_batch(structure: Crystal) -> CrystalBatch:
         The crystal, atoms in the same order.
 
     Raises:
-        InvalidCrystalError: It is no ordered crystal: no cell, no volume, NaN, partial occupancy, an
+        InvalidCrystalError: It is not an ordered crystal: no cell, no volume, NaN, partial occupancy, or an
             unknown element. The message names the atoms.
     """
     if is_atoms(structure):
@@ -61,7 +61,7 @@ def to_batch(structure: Crystal) -> CrystalBatch:
 
 
 def to_atoms(batch: CrystalBatch) -> list[Atoms]:
-    """The crystals of a batch as ASE Atoms, in order."""
+    """Crystals of a batch as ASE Atoms."""
     from ase import Atoms
 
     return [
@@ -76,7 +76,7 @@ def to_atoms(batch: CrystalBatch) -> list[Atoms]:
 
 
 def frame_to_atoms(crystal: CrystalBatch, frame: Frame) -> Atoms:
-    """A frame of the way of one crystal, with energy, forces and stress where they are known."""
+    """Frame of a relaxation path as ASE Atoms, with energy, forces and stress if known."""
     from ase.calculators.singlepoint import SinglePointCalculator
     from ase.stress import full_3x3_to_voigt_6_stress
 
@@ -91,10 +91,9 @@ def frame_to_atoms(crystal: CrystalBatch, frame: Frame) -> Atoms:
 
 
 def with_geometry(structure: C, positions: NDArray[Any], cell: NDArray[Any]) -> C:
-    """The same crystal in another geometry, with everything it carries but what belongs to the old one.
+    """Copy of a crystal with another geometry, without results of calculations.
 
-    Results of calculations (the calculator, energies, forces, stresses, velocities; `stale_labels` names
-    them) are left out.
+    Results are the calculator, energies, forces, stresses and velocities, see `stale_labels`.
 
     Args:
         structure: `ase.Atoms` (info, arrays, constraints and pbc are kept) or a pymatgen Structure (class,
@@ -132,7 +131,7 @@ def with_geometry(structure: C, positions: NDArray[Any], cell: NDArray[Any]) -> 
             properties=copy.deepcopy(old.properties),
         )
     else:
-        # Constructors of derived classes take what they like; sites that the object refers to move along.
+        # Constructors of derived classes have other arguments, so a copy is changed in place.
         new = copy.deepcopy(old)
         new._lattice = lattice
         for site, coordinates in zip(new, fractional, strict=True):
@@ -143,7 +142,7 @@ def with_geometry(structure: C, positions: NDArray[Any], cell: NDArray[Any]) -> 
 
 
 def _is_symmetric(structure: Any, fractional: NDArray[Any], cell: NDArray[Any]) -> bool:
-    """Whether the operations of a SymmetrizedStructure hold for atoms at these coordinates."""
+    """Return whether the operations of a SymmetrizedStructure hold for these coordinates."""
     for operation in structure.spacegroup:
         images = fractional @ operation.rotation_matrix.T + operation.translation_vector
         for sites in structure.equivalent_indices:
@@ -162,10 +161,10 @@ def formula(numbers: Sequence[int] | NDArray[Any]) -> str:
 
 
 def formula_of(structure: object) -> str:
-    """Chemical formula of a structure, not reduced, metals first; empty if it is none.
+    """Chemical formula of a structure, not reduced, metals first; empty for other objects.
 
     Args:
-        structure: Anything; sites of a pymatgen Structure may be disordered.
+        structure: Any object; sites of a pymatgen Structure may be disordered.
     """
     if is_atoms(structure):
         return formula(structure.numbers)  # type: ignore[attr-defined]
@@ -188,10 +187,10 @@ def _from_atoms(atoms: Any) -> tuple[NDArray[Any], ...]:
 
 
 def _check_occupancy(atoms: Any) -> None:
-    """Refuse sites that are said to be occupied in part.
+    """Refuse partially occupied sites.
 
-    ASE's CIF reader leaves occupancies in ``info``, a dictionary of shares for every kind of site; other
-    files have a column. Anything else called occupancy is something else.
+    ASE's CIF reader stores occupancies in ``info``, a dictionary of shares for every kind of site; other
+    files have a column. Other data called occupancy are ignored.
     """
     kinds = atoms.info.get("occupancy")
     for kind, shares in kinds.items() if isinstance(kinds, dict) else ():
@@ -222,7 +221,7 @@ def _from_structure(structure: Any) -> tuple[NDArray[Any], ...]:
                 f"partial occupancy: site {k} holds {site.species_string}; choose an ordered configuration, "
                 "e.g. with pymatgen's OrderDisorderedStructureTransformation."
             )
-        # DummySpecies have numbers that mean nothing.
+        # Atomic numbers of DummySpecies are meaningless.
         numbers.append(0 if site.specie.symbol not in chemical_symbols else site.specie.Z)
     return (
         np.array(numbers, dtype=np.int64),
@@ -233,7 +232,7 @@ def _from_structure(structure: Any) -> tuple[NDArray[Any], ...]:
 
 
 def _check(numbers: NDArray[Any], positions: NDArray[Any], cell: NDArray[Any], pbc: NDArray[Any]) -> None:
-    """Raise with names of atoms what `CrystalBatch` would refuse without."""
+    """Check that a crystal is valid, with names of atoms in errors, which `CrystalBatch` lacks."""
     if len(numbers) == 0:
         raise InvalidCrystalError("it has no atoms.")
     if not cell.any() or not pbc.any():

@@ -1,9 +1,9 @@
-"""Everything that a structure carries, from pymatgen to ASE and back, and names of what has no place there.
+"""Conversion between pymatgen and ASE with all data, and names of the data that cannot be converted.
 
-The names are those of pymatgen's AseAtomsAdaptor, so that its users find what they expect:
+Names are those of pymatgen's AseAtomsAdaptor:
 
 ==================  =======================  =============================================
-ASE                 pymatgen                 what
+ASE                 pymatgen                 data
 ==================  =======================  =============================================
 ``initial_magmoms`` site property ``magmom`` magnetic moments (also spins of Species)
 ``initial_charges`` site property ``charge`` charges
@@ -26,15 +26,15 @@ from numpy.typing import NDArray
 from repose.errors import InvalidCrystalError
 from repose.io.constraints import fixed_coordinates, to_constraints
 from repose.io.convert import to_atoms, to_batch
-from repose.io.kinds import is_atoms, plain
+from repose.io.kinds import is_atoms, to_jsonable
 
-# Arrays of ASE, site properties of pymatgen and what users call them.
-PAIRS = (
+# Arrays of ASE, site properties of pymatgen, and their labels in messages.
+ARRAYS = (
     ("initial_magmoms", "magmom", "magnetic moments"),
     ("initial_charges", "charge", "charges"),
     ("tags", "tags", "tags"),
 )
-WORDS = {array: words for array, _, words in PAIRS} | {
+LABELS = {array: label for array, _, label in ARRAYS} | {
     "oxi_states": "oxidation states",
     "labels": "site labels",
     "momenta": "velocities",
@@ -42,8 +42,8 @@ WORDS = {array: words for array, _, words in PAIRS} | {
 }
 
 
-def held(structure: Any) -> tuple[NDArray[np.bool_], list[str]]:
-    """Fractional coordinates that are fixed, ``(N, 3)``, and what constraints have no such form."""
+def supported_constraints(structure: Any) -> tuple[NDArray[np.bool_], list[str]]:
+    """Fixed fractional coordinates, ``(N, 3)``, and names of constraints that have no such form."""
     names = []
     if is_atoms(structure):
         names = sorted({type(c).__name__ for c in structure.constraints} - {"FixAtoms", "FixScaled"})
@@ -58,16 +58,16 @@ def held(structure: Any) -> tuple[NDArray[np.bool_], list[str]]:
 
 
 def as_atoms(crystal: Any) -> tuple[Any, list[str]]:
-    """The crystal as `ase.Atoms` with all that it carries; Atoms come back as they are.
+    """Crystal as `ase.Atoms` with all data; Atoms are returned unchanged.
 
     Args:
         crystal: `ase.Atoms` or a pymatgen Structure.
 
     Returns:
-        The atoms, and what they cannot hold.
+        The atoms, and names of the dropped data.
 
     Raises:
-        InvalidCrystalError: It is a Structure, and no ordered crystal.
+        InvalidCrystalError: It is a Structure, but not an ordered crystal.
     """
     if is_atoms(crystal):
         return crystal, []
@@ -86,60 +86,60 @@ def as_atoms(crystal: Any) -> tuple[Any, list[str]]:
         atoms.set_array("labels", np.array(labels, dtype=object).astype(str))
     dropped = []
     for name, values in columns.items():
-        array = next((a for a, p, _ in PAIRS if p == name), name)
+        array = next((a for a, p, _ in ARRAYS if p == name), name)
         column = _column([_moment(v) for v in values] if name == "magmom" else values)
         taken = array in atoms.arrays or (array == "tags" and (column is None or column.dtype.kind != "i"))
         if column is None or taken:
-            dropped.append(WORDS.get(array, f"site property: {name}"))
+            dropped.append(LABELS.get(array, f"site property: {name}"))
         else:
             atoms.set_array(str(array), column)
     atoms.info = dict(crystal.properties)
     charge = crystal._charge
     if charge and abs(charge - sum(state or 0 for state in states)) > 1e-6:
         atoms.info.setdefault("charge", charge)
-    fixed, _ = held(crystal)
+    fixed, _ = supported_constraints(crystal)
     atoms.set_constraint(to_constraints(fixed))
     return atoms, dropped
 
 
 def as_structure(crystal: Any) -> tuple[Any, list[str]]:
-    """The crystal as a pymatgen Structure with all that it carries; a Structure comes back as it is.
+    """Crystal as a pymatgen Structure with all data; a Structure is returned unchanged.
 
     Args:
         crystal: `ase.Atoms` or a pymatgen Structure.
 
     Returns:
-        The structure, and what it cannot hold.
+        The structure, and names of the dropped data.
     """
     from pymatgen.core import Element, Lattice, Species, Structure
 
     if not is_atoms(crystal):
         return crystal, []
-    fixed, dropped = held(crystal)
+    fixed, dropped = supported_constraints(crystal)
     columns: dict[str, Any] = {"selective_dynamics": (~fixed).tolist()} if fixed.any() else {}
     states, labels = crystal.arrays.get("oxi_states"), crystal.arrays.get("labels")
     if states is not None and (states.ndim != 1 or states.dtype.kind not in "if"):
-        dropped.append(WORDS["oxi_states"])
+        dropped.append(LABELS["oxi_states"])
         states = None
     if labels is not None and (labels.ndim != 1 or not all(isinstance(label, str) for label in labels)):
-        dropped.append(WORDS["labels"])
+        dropped.append(LABELS["labels"])
         labels = None
     for name, values in crystal.arrays.items():
         if name in ("numbers", "positions", "oxi_states", "labels"):
             continue
-        column = next((p for a, p, _ in PAIRS if a == name), name)
+        column = next((p for a, p, _ in ARRAYS if a == name), name)
         try:
             if column in columns:
                 raise TypeError(f"There are two columns {column}.")
-            columns[column] = plain(values)
+            columns[column] = to_jsonable(values)
         except TypeError:
-            dropped.append(WORDS.get(name, f"site property: {name}"))
+            dropped.append(LABELS.get(name, f"site property: {name}"))
     properties = {}
     for name, value in crystal.info.items():
         try:
-            if str(plain(name)) in properties:
+            if str(to_jsonable(name)) in properties:
                 raise TypeError(f"There are two entries {name}.")
-            properties[str(plain(name))] = plain(value)
+            properties[str(to_jsonable(name))] = to_jsonable(value)
         except (TypeError, RecursionError):
             dropped.append(f"info: {name}")
     dropped += sorted(getattr(crystal.calc, "results", None) or {})
@@ -163,7 +163,7 @@ def as_structure(crystal: Any) -> tuple[Any, list[str]]:
 
 
 def _moment(value: Any) -> Any:
-    """A magnetic moment in Bohr magnetons: a number, or a vector along x, y and z."""
+    """Magnetic moment in Bohr magnetons: a number, or a vector along x, y and z."""
     if not hasattr(value, "get_moment"):
         return 0.0 if value is None else value
     moment = np.asarray(value.get_moment(), dtype=float)  # along the global axes
@@ -171,9 +171,9 @@ def _moment(value: Any) -> Any:
 
 
 def _column(values: Any) -> NDArray[Any] | None:
-    """Values of all sites as an array of numbers, logical values or words; None if they are none of these."""
+    """Values of all sites as an array of numbers, logical values or text; None for other values."""
     try:
-        column = np.array(plain(list(values)))
+        column = np.array(to_jsonable(list(values)))
     except (TypeError, ValueError):  # objects, or lists of different lengths
         return None
     words = column.dtype.kind == "U" and all(isinstance(value, str) for value in values)

@@ -1,8 +1,8 @@
-"""Reading extended XYZ.
+"""Reading of extended XYZ.
 
-ASE's reader takes ``lattice=`` for a note and the crystal for a molecule, and flags that it does not know for
-False. Here ``Lattice``, ``pbc`` and ``Properties`` are understood in every spelling that has one meaning, and
-refused in others; the remaining entries mean what they mean for ASE.
+``Lattice``, ``pbc`` and ``Properties`` are read in every unambiguous spelling; others are refused. (ASE takes
+``lattice=`` as a comment, the crystal as a molecule, and unknown flags as False.) Other entries are read as
+by ASE.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repose.errors import InvalidCrystalError
-from repose.io import text as words_of
 from repose.io.comment_line import Comment, parse_comment
 from repose.io.constraints import to_constraints
+from repose.io.text import parse_element, parse_logical, parse_number
 
 if TYPE_CHECKING:
     from ase import Atoms
 
 _START = re.compile(r"(?i)(^|\s)(lattice|properties)\s*=")
 _CELL_KEYS = {"cell", "box", "unit_cell", "unitcell", "lattice_vectors", "cell_vectors", "celldim"}
-# Other names of the columns that every file has.
+# Other names of the required columns.
 _COLUMNS = {
     "numbers": {"numbers", "atomic_number", "atomic_numbers"},
     "symbols": {"species", "symbol", "symbols", "element", "elements"},
@@ -38,18 +38,18 @@ _BOOLEAN = {"1": True, "0": False}
 class _Column(NamedTuple):
     name: str
     kind: str  # S, R, I or L
-    first: int  # place of its first value in a row
+    first: int  # index of its first value in a row
     width: int
 
 
 def read_extxyz(text: str) -> Iterator[tuple[Atoms, tuple[str, ...]] | InvalidCrystalError]:
-    """Read the frames of an extended XYZ file; a bad one does not take the others with it.
+    """Read the frames of an extended XYZ file; invalid frames do not affect others.
 
     Args:
         text: The whole file, as `repose.io.text.decode` returns it.
 
     Yields:
-        The crystal of a frame with remarks on what was not read, or why there is none.
+        The crystal of a frame with messages for the user, or an error with the reason.
     """
     lines = text.removesuffix("\n").split("\n")
     starts = [
@@ -79,7 +79,7 @@ def read_extxyz(text: str) -> Iterator[tuple[Atoms, tuple[str, ...]] | InvalidCr
                 f"line {row + 1} announces {head} atoms, but the next frame begins after "
                 f"{following - row - 2} lines."
             )
-        elif len(surplus.split()) > 3 and words_of.element(surplus.split()[0]):
+        elif len(surplus.split()) > 3 and parse_element(surplus.split()[0]):
             yield _fault(f"line {row + 1} announces {head} atoms, but more follow: {surplus.strip()[:40]!r}.")
             end = following
         else:
@@ -87,7 +87,7 @@ def read_extxyz(text: str) -> Iterator[tuple[Atoms, tuple[str, ...]] | InvalidCr
                 yield _frame(lines[row + 1 : end], int(head), row + 2)
             except InvalidCrystalError as error:
                 yield error
-            except Exception as error:  # ASE and numpy raise what they like on junk
+            except Exception as error:  # ASE and numpy raise any error for invalid input
                 yield _fault(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}.")
         row = min(end, following)
 
@@ -97,7 +97,7 @@ def _fault(reason: str) -> InvalidCrystalError:
 
 
 def _frame(lines: list[str], count: int, first: int) -> tuple[Atoms, tuple[str, ...]]:
-    """The crystal of a comment line, ``count`` atoms and VEC lines; the comment is line ``first``."""
+    """Crystal from a comment line, ``count`` atoms and VEC lines; the comment is line ``first``."""
     from ase import Atoms
 
     comment = parse_comment(lines[0])
@@ -120,7 +120,7 @@ def _frame(lines: list[str], count: int, first: int) -> tuple[Atoms, tuple[str, 
 
 
 def _columns(comment: Comment) -> list[_Column]:
-    """The columns that Properties names, or those of plain XYZ."""
+    """Columns of Properties, or those of plain XYZ."""
     given = comment.properties or "species:S:1:pos:R:3"
     fields = given.split(":")
     triples = list(zip(fields[::3], fields[1::3], fields[2::3], strict=False))
@@ -133,7 +133,7 @@ def _columns(comment: Comment) -> list[_Column]:
     columns, first = list[_Column](), 0
     for name, kind, width in triples:
         for known, usual in _USUAL.items():
-            # Where the usual name is there, the others are names of something else.
+            # Other names count only if the usual name is missing.
             if name == usual or (name.lower() in _COLUMNS[known] and usual not in fields[::3]):
                 name = known
         columns.append(_Column(name, kind.upper(), first, int(width)))
@@ -157,9 +157,9 @@ def _values(column: _Column, rows: list[list[str]], first: int) -> NDArray[Any]:
     for k, row in enumerate(rows):
         cells = [read(word) for word in row[column.first : column.first + column.width]]
         if None in cells:
-            what = {"R": "numbers", "I": "integers", "L": "T or F"}[column.kind]
+            expected = {"R": "numbers", "I": "integers", "L": "T or F"}[column.kind]
             got = " ".join(row)[:60]
-            raise _fault(f"line {first + k} should hold {what} in column '{column.name}'; got {got!r}.")
+            raise _fault(f"line {first + k} should hold {expected} in column '{column.name}'; got {got!r}.")
         values.append(cells)
     array = np.array(values, dtype=kind).reshape(len(rows), column.width)
     array = array.astype(str) if column.kind == "S" else array
@@ -167,8 +167,8 @@ def _values(column: _Column, rows: list[list[str]], first: int) -> NDArray[Any]:
 
 
 def _real(word: str) -> float | None:
-    # NaN is refused later, with the name of the atom, where it is a coordinate.
-    return float(word) if re.fullmatch(r"(?i)[+-]?(nan|inf(inity)?)", word) else words_of.number(word)
+    # NaN in coordinates is refused later, with the name of the atom.
+    return float(word) if re.fullmatch(r"(?i)[+-]?(nan|inf(inity)?)", word) else parse_number(word)
 
 
 def _integer(word: str) -> int | None:
@@ -176,7 +176,7 @@ def _integer(word: str) -> int | None:
 
 
 def _flag(word: str) -> bool | None:
-    return _BOOLEAN.get(word, words_of.logical(word))
+    return _BOOLEAN.get(word, parse_logical(word))
 
 
 def _numbers(symbols: NDArray[Any] | None, numbers: NDArray[Any] | None, first: int) -> NDArray[Any]:
@@ -191,7 +191,7 @@ def _numbers(symbols: NDArray[Any] | None, numbers: NDArray[Any] | None, first: 
         return numbers
     found = []
     for k, word in enumerate(symbols):
-        symbol = "X" if word == "X" else words_of.element(word)
+        symbol = "X" if word == "X" else parse_element(word)
         if symbol is None:
             raise _fault(f"line {first + k} should begin an atom of a known element; got {word[:40]!r}.")
         found.append(atomic_numbers[symbol])
@@ -203,13 +203,13 @@ def _numbers(symbols: NDArray[Any] | None, numbers: NDArray[Any] | None, first: 
 
 
 def _cell(comment: Comment, vectors: list[str]) -> tuple[NDArray[Any] | None, Any]:
-    """Lattice vectors as rows in A, and along which of them the crystal is periodic."""
+    """Lattice vectors as rows in A, and the periodic directions."""
     if vectors:
         if comment.lattice is not None:
             raise _fault("its cell is given twice, by Lattice and by lines VEC1, VEC2, VEC3.")
         cell = np.zeros((3, 3))
         for k, line in enumerate(vectors):
-            values = [words_of.number(word) for word in line.split()[1:]]
+            values = [parse_number(word) for word in line.split()[1:]]
             if line.split()[0] != f"VEC{k + 1}" or len(values) != 3 or None in values:
                 raise _fault(f"expected VEC{k + 1} and three numbers; got {line.strip()[:60]!r}.")
             cell[k] = values
@@ -224,10 +224,10 @@ def _cell(comment: Comment, vectors: list[str]) -> tuple[NDArray[Any] | None, An
 
 
 def _constraints(arrays: dict[str, NDArray[Any]], count: int) -> list[Any]:
-    """What ``move_mask`` (along x, y and z) and ``selective_dynamics`` (along lattice vectors) hold."""
+    """Constraints of ``move_mask`` (along x, y, z) and ``selective_dynamics`` (along lattice vectors)."""
     from ase.constraints import FixCartesian
 
-    held = {}
+    fixed_by = {}
     for name in ("move_mask", "selective_dynamics"):
         mask = arrays.pop(name, None)
         if mask is None:
@@ -235,9 +235,9 @@ def _constraints(arrays: dict[str, NDArray[Any]], count: int) -> list[Any]:
         if mask.dtype.kind not in "bi" or mask.size not in (count, 3 * count):
             raise _fault(f"column '{name}' should be L:1 or L:3, T where an atom may move.")
         fixed = ~mask.astype(bool)
-        held[name] = np.broadcast_to(fixed.reshape(count, -1), (count, 3))
+        fixed_by[name] = np.broadcast_to(fixed.reshape(count, -1), (count, 3))
     free = np.zeros((count, 3), dtype=bool)
-    scaled, cartesian = held.get("selective_dynamics", free).copy(), held.get("move_mask", free)
+    scaled, cartesian = fixed_by.get("selective_dynamics", free).copy(), fixed_by.get("move_mask", free)
     whole = cartesian.all(axis=1)
     scaled[whole] = True
     constraints = to_constraints(scaled)
@@ -247,7 +247,7 @@ def _constraints(arrays: dict[str, NDArray[Any]], count: int) -> list[Any]:
 
 
 def _set_arrays(atoms: Atoms, arrays: dict[str, NDArray[Any]], remarks: list[str]) -> None:
-    """Put the results of calculations into a calculator, as ASE does, and the other columns into arrays."""
+    """Store results of calculations in a calculator, as ASE does, and other columns as arrays."""
     from ase.calculators.singlepoint import SinglePointCalculator
     from ase.io.extxyz import per_atom_properties, per_config_properties
     from ase.stress import full_3x3_to_voigt_6_stress
@@ -260,12 +260,12 @@ def _set_arrays(atoms: Atoms, arrays: dict[str, NDArray[Any]], remarks: list[str
         elif array.dtype.kind in "if":
             results[name] = array
         else:
-            remarks.append(f"the column {name} is not read, which should hold numbers")
+            remarks.append(f"the column {name} is not read; expected numbers")
     for name in [name for name in atoms.info if name in per_config_properties]:
         value = atoms.info.pop(name)
         array = np.asarray(value)
         if array.dtype.kind not in "if" or (name == "stress" and array.size not in (6, 9)):
-            remarks.append(f"{name} is not read, which should hold numbers")
+            remarks.append(f"{name} is not read; expected numbers")
         elif name == "stress":
             results[name] = array if array.size == 6 else full_3x3_to_voigt_6_stress(array.reshape(3, 3))
         else:

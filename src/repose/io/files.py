@@ -1,6 +1,6 @@
-"""Files of crystals: finding and reading them; `repose.io.write` writes them.
+"""Finding and reading files of crystals; `repose.io.write` writes them.
 
-Whatever stands in a file, reading yields a crystal or a reason; it never raises for what users wrote.
+Reading yields crystals or reasons; it raises no errors for the contents of files.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from repose.io.cif import read_cif
 from repose.io.extxyz import read_extxyz
 from repose.io.poscar import read_poscar
 from repose.io.structure_json import read_json
-from repose.io.text import decode, recognise
+from repose.io.text import decode, guess_format
 from repose.io.write import FORMATS, ExtxyzWriter, Format, write
 
 __all__ = ["FORMATS", "SUFFIXES", "Entry", "ExtxyzWriter", "Format", "find", "kind_of", "read", "write"]
@@ -37,25 +37,25 @@ SUFFIXES: dict[str, str] = {
     ".traj": "traj",
     ".db": "db",
 }
-# They describe the folder that they stand in, and hold no crystal.
+# Files that describe their folder and hold no crystal.
 DESCRIPTIONS = ("candidates.json", "dataset.json")
 KNOWN = "CIF, POSCAR/CONTCAR/.vasp, .xyz/.extxyz, pymatgen .json (all these also as .gz), ASE .traj/.db"
-# Errors of parsers whose text says nothing to a user.
-_SPEECHLESS = (IndexError, KeyError, StopIteration, AttributeError, TypeError, AssertionError)
+# Errors of parsers whose text does not help users.
+_UNINFORMATIVE = (IndexError, KeyError, StopIteration, AttributeError, TypeError, AssertionError)
 
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """One crystal in a file, or why there is none.
+    """Crystal in a file, or the reason why it cannot be read.
 
     Attributes:
-        source: The file as the user would name it, or ``"-"``.
-        index: Place in the file, from 0.
+        source: Path of the file, or ``"-"``.
+        index: Index in the file, from 0.
         crystal: `ase.Atoms`, or a pymatgen Structure from JSON; None if it cannot be read.
-        reason: Why it cannot be read, else None.
-        format: In which it is written again if the format is to stay the same.
-        many: Whether the file holds more than one crystal.
-        remarks: What the user should know about reading, e.g. ``"velocities are not read"``.
+        reason: Why it cannot be read, or None.
+        format: Format for writing it again.
+        many: The file holds more than one crystal.
+        remarks: Messages for the user, e.g. ``"velocities are not read"``.
     """
 
     source: str
@@ -68,7 +68,7 @@ class Entry:
 
 
 def kind_of(path: str | Path) -> str | None:
-    """Kind of a file by its name, one of the values of `SUFFIXES`; None if the name is of no known kind."""
+    """Kind of a file by its name, one of the values of `SUFFIXES`, or None."""
     path = Path(path)
     zipped = path.suffix == ".gz"
     path = path.with_suffix("") if zipped else path
@@ -79,15 +79,15 @@ def kind_of(path: str | Path) -> str | None:
 
 
 def find(pattern: str, skip: Path | None = None) -> list[tuple[str, str]]:
-    """Files that a path, folder or glob stands for.
+    """Find files by path, folder or glob.
 
     Args:
-        pattern: What the user typed. Folders are searched to the bottom for files of known names.
-        skip: A folder that is never searched, the output's.
+        pattern: Path, folder or glob. Folders are searched recursively for files with known names.
+        skip: A folder that is not searched, e.g. that of the output.
 
     Returns:
-        Pairs of a file and the name it should have in an output folder (relative to the folder searched);
-        empty if nothing matches.
+        Pairs of a file and its name in an output folder (relative to the searched folder); empty if nothing
+        matches.
     """
     path = Path(pattern)
     if path.is_dir():
@@ -111,24 +111,24 @@ def find(pattern: str, skip: Path | None = None) -> list[tuple[str, str]]:
 
 
 def _holds_structures(path: Path) -> bool:
-    """Whether a JSON file in a folder is meant: settings and results of other programs lie there, too."""
+    """Return whether a JSON file in a folder may hold structures, unlike settings and results."""
     try:
         text = path.read_bytes()
     except OSError:
-        return True  # reading it will say why
+        return True  # reading it gives the reason
     return b'"lattice"' in text or b'"sites"' in text
 
 
 def read(path: str | Path) -> Iterator[Entry]:
     """Read the crystals of one file.
 
-    The kind of a file is told by its name, else by its content where that leaves no doubt.
+    The kind of a file is determined by its name, or else by its content if that is unambiguous.
 
     Args:
         path: A file, or ``"-"`` for standard input: POSCAR, CIF, pymatgen JSON or extended XYZ.
 
     Yields:
-        An entry for every crystal; an unreadable file gives one entry with the reason.
+        An entry for every crystal; for an unreadable file one entry with the reason.
     """
     source = str(path)
     kind = None if source == "-" else kind_of(source)
@@ -147,17 +147,17 @@ def read(path: str | Path) -> Iterator[Entry]:
         else:
             yield refused(0, f"the file cannot be opened: {error.strerror or error}.")
         return
-    except (EOFError, ValueError, zlib.error) as error:  # a broken .gz, or a name that cannot be one
+    except (EOFError, ValueError, zlib.error) as error:  # a broken .gz, or an invalid name
         yield refused(0, f"the file cannot be unpacked: {error}.")
         return
     if text is not None and not text.strip():
         yield refused(0, "the file is empty." if source != "-" else "standard input is empty.")
         return
     if kind is None:
-        kind = recognise(text or "")
+        kind = guess_format(text or "")
     if kind is None:
-        what = "its content is" if source == "-" else "its name and content tell"
-        yield refused(0, f"{what} no known kind of file; expected {KNOWN}. Rename it or convert it.")
+        basis = "content" if source == "-" else "name and content"
+        yield refused(0, f"unknown kind of file by its {basis}; expected {KNOWN}. Rename it or convert it.")
         return
 
     crystals = _READERS[kind](text or source)
@@ -177,38 +177,38 @@ def read(path: str | Path) -> Iterator[Entry]:
 
 
 def _format(kind: str | None) -> Format:
-    """Format in which crystals of a file of some kind are written again."""
+    """Format for writing crystals of a kind of file."""
     return kind if kind in FORMATS else "extxyz"  # type: ignore[return-value]
 
 
 class _End(InvalidCrystalError):
-    """A reader failed; nothing follows."""
+    """Failure of a reader; nothing follows."""
 
 
 def _next(crystals: Iterator[Any], kind: str) -> Any:
-    """The next crystal, the error that ended the file, or None at its end."""
+    """Next crystal, the error that ended the file, or None at its end."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # parsers' remarks on files are not the user's business
+        warnings.simplefilter("ignore")  # warnings of parsers
         try:
             return next(crystals, None)
         except InvalidCrystalError as error:
             return _End(str(error))
-        except Exception as error:  # parsers raise whatever Python does on junk
-            return _End(_blame(error, kind))
+        except Exception as error:  # parsers raise any error for invalid input
+            return _End(_parser_error(error, kind))
 
 
-def _blame(error: Exception, kind: str) -> str:
-    """What an error of a parser means to a user, with its type and words."""
-    said = "".join(c if c.isprintable() else "?" for c in " ".join(str(error).split()))[:200].rstrip(".")
-    cause = f"{type(error).__name__}: {said}" if said else type(error).__name__
-    hint = "it ends early or is of another kind" if isinstance(error, _SPEECHLESS) else "its parser failed"
+def _parser_error(error: Exception, kind: str) -> str:
+    """Message for the error of a parser, with its type and text."""
+    text = "".join(c if c.isprintable() else "?" for c in " ".join(str(error).split()))[:200].rstrip(".")
+    cause = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    hint = "it is truncated or of another kind" if isinstance(error, _UNINFORMATIVE) else "its parser failed"
     return f"it cannot be read as {kind}: {hint} ({cause})."
 
 
 def _text(source: str, kind: str | None) -> str | None:
-    """Contents of a text file, unpacked; None for binary kinds, which are read in place."""
+    """Contents of a text file, unpacked; None for binary files, which are read later."""
     if source == "-":
-        stream = getattr(sys.stdin, "buffer", sys.stdin)  # tests give a stream of text
+        stream = getattr(sys.stdin, "buffer", sys.stdin)  # may be a text stream
         data = stream.read()
         data = data.encode() if isinstance(data, str) else data
     elif kind in ("traj", "db"):
@@ -230,7 +230,7 @@ def _read_cif(text: str) -> Iterator[Any]:
 
 
 def _read_traj(path: str) -> Iterator[Any]:
-    """Frame by frame, so that a bad one does not take the others with it."""
+    """Read frame by frame, so that invalid frames do not affect others."""
     from ase.io.trajectory import Trajectory
 
     frames: Any = Trajectory(path)
@@ -238,12 +238,12 @@ def _read_traj(path: str) -> Iterator[Any]:
         for k in range(len(frames)):
             try:
                 yield frames[k]
-            except Exception as error:  # ASE raises whatever Python does on junk
-                yield InvalidCrystalError(_blame(error, "traj"))
+            except Exception as error:  # ASE raises any error for invalid input
+                yield InvalidCrystalError(_parser_error(error, "traj"))
 
 
 def _read_db(path: str) -> Iterator[Any]:
-    """Rows of an ASE database; their key-value pairs become info."""
+    """Read rows of an ASE database; key-value pairs become info."""
     from ase.db import connect
 
     for row in connect(path, type="db").select():
@@ -251,8 +251,8 @@ def _read_db(path: str) -> Iterator[Any]:
             atoms = row.toatoms()
             atoms.info |= row.key_value_pairs
             yield atoms
-        except Exception as error:  # ASE raises whatever Python does on junk
-            yield InvalidCrystalError(_blame(error, "db"))
+        except Exception as error:  # ASE raises any error for invalid input
+            yield InvalidCrystalError(_parser_error(error, "db"))
 
 
 _READERS: dict[str, Callable[[str], Iterator[Any]]] = {

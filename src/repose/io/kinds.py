@@ -1,4 +1,4 @@
-"""Which library a structure comes from, and its values as JSON has them; imports neither ASE nor pymatgen."""
+"""Types of structures, and their values in JSON; imports neither ASE nor pymatgen."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ else:
 
 
 def is_atoms(structure: object) -> bool:
-    """Whether this is an `ase.Atoms`; imports nothing."""
+    """Return whether this is an `ase.Atoms`."""
     return _is(structure, "ase.atoms", "Atoms")
 
 
 def is_structure(structure: object) -> bool:
-    """Whether this is a pymatgen Structure or IStructure; imports nothing."""
+    """Return whether this is a pymatgen Structure or IStructure."""
     return _is(structure, "pymatgen.core.structure", "IStructure")
 
 
-def plain(value: Any) -> Any:
-    """A value as JSON has it: numpy and objects with ``as_dict`` become lists, numbers and dictionaries.
+def to_jsonable(value: Any) -> Any:
+    """Convert a value for JSON: numpy and objects with ``as_dict`` become lists, numbers, dictionaries.
 
     Raises:
-        TypeError: It is something else.
+        TypeError: The value has no form in JSON.
     """
-    if isinstance(value, np.generic | np.ndarray):  # np.float64 is a float, too
-        return plain(value.tolist())
+    if isinstance(value, np.generic | np.ndarray):  # np.float64 is also a float
+        return to_jsonable(value.tolist())
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, dict):
-        return {k if isinstance(k, str) else str(plain(k)): plain(v) for k, v in value.items()}
+        return {k if isinstance(k, str) else str(to_jsonable(k)): to_jsonable(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [to_jsonable(item) for item in value]
     if hasattr(value, "as_dict"):
-        return plain(value.as_dict())
-    if type(value).__name__ == "Spacegroup":  # ASE's readers leave one in info
+        return to_jsonable(value.as_dict())
+    if type(value).__name__ == "Spacegroup":  # stored in info by ASE's readers
         return value.symbol
     raise TypeError(f"{type(value).__name__} is not JSON.")
 
 
 def _is(structure: object, module: str, name: str) -> bool:
-    # Nobody can hold an instance of a class whose module was never imported.
+    # No instance exists of a class whose module was not imported.
     return isinstance(structure, getattr(sys.modules.get(module), name, ()))

@@ -1,7 +1,7 @@
 """POSCAR and CONTCAR of VASP.
 
-Read by the rules of VASP (https://www.vasp.at/wiki/index.php/POSCAR) and not more leniently: what VASP would
-understand differently from a person is refused.
+Files are read strictly by the rules of VASP (https://www.vasp.at/wiki/index.php/POSCAR): ambiguous files are
+refused.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repose.errors import InvalidCrystalError
-from repose.io import text as words_of
 from repose.io.constraints import to_constraints
+from repose.io.text import parse_element, parse_logical, parse_number, split_words
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -26,16 +26,16 @@ _SPECIES = 5
 
 
 def read_poscar(text: str) -> tuple[Atoms, tuple[str, ...]]:
-    """Read the crystal of a POSCAR or CONTCAR; blocks after the coordinates are not read.
+    """Read the crystal of a POSCAR or CONTCAR without the blocks after the coordinates.
 
     Args:
         text: The whole file, as `repose.io.text.decode` returns it.
 
     Returns:
-        The crystal, selective dynamics as FixAtoms and FixScaled, and remarks on what was not read.
+        The crystal, with selective dynamics as FixAtoms and FixScaled, and messages for the user.
 
     Raises:
-        InvalidCrystalError: The file is not a POSCAR; names the line and what was expected there.
+        InvalidCrystalError: The file is not a POSCAR; names the line and the expected content.
     """
     from ase import Atoms
 
@@ -74,7 +74,7 @@ def write_poscar(
         numbers: Atomic numbers, ``(N,)``.
         positions: A, ``(N, 3)``.
         cell: Lattice vectors as rows in A, ``(3, 3)``.
-        fixed: Fractional coordinates to keep, ``(N, 3)``; selective dynamics is written if there are any.
+        fixed: Fixed fractional coordinates, ``(N, 3)``; selective dynamics is written if there are any.
     """
     from ase.data import chemical_symbols
 
@@ -94,8 +94,8 @@ def write_poscar(
 
 def _lattice(lines: list[str]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Lattice vectors as rows in A, and the factors of Cartesian coordinates, ``(3,)``."""
-    given = words_of.words(_line(lines, 1, "the scaling factor"))
-    factors = [f for f in takewhile(lambda f: f is not None, map(words_of.number, given)) if f is not None]
+    given = split_words(_line(lines, 1, "the scaling factor"))
+    factors = [f for f in takewhile(lambda f: f is not None, map(parse_number, given)) if f is not None]
     if len(factors) not in (1, 3):
         _fail(lines, 1, "one scaling factor, or three")
     if 0 in factors or (len(factors) == 3 and min(factors) < 0):
@@ -106,16 +106,16 @@ def _lattice(lines: list[str]) -> tuple[NDArray[Any], NDArray[Any]]:
     volume = abs(float(np.linalg.det(vectors)))
     if volume == 0:
         raise InvalidCrystalError("its scaling factor is a volume, but its lattice vectors span none.")
-    # A negative factor is the volume; the vectors keep their directions, also those of a left-handed cell.
+    # A negative factor is minus the volume; the vectors keep their directions, also in a left-handed cell.
     scale = np.full(3, np.cbrt(-factors[0] / volume))
     return vectors * scale, scale
 
 
 def _species(lines: list[str]) -> tuple[list[str], int]:
-    """Symbol of every atom, and the number of the line after the counts; both may take several lines."""
+    """Symbol of every atom, and the index of the line after the counts; both may take several lines."""
     row, names, counts = _SPECIES, list[str](), list[int]()
     while True:
-        found = words_of.words(_line(lines, row, "element symbols and counts"))
+        found = split_words(_line(lines, row, "element symbols and counts"))
         if not found:
             _fail(lines, row, "element symbols or their counts")
         if found[0].isdecimal():
@@ -128,15 +128,15 @@ def _species(lines: list[str]) -> tuple[list[str], int]:
         )
     symbols = []
     for name in names:
-        # POTCARs are called Fe_pv, and Fe_pv/HASH by VASP 6; Mg/Ca is a mixture.
+        # Names of POTCARs are Fe_pv, or Fe_pv/HASH in VASP 6; Mg/Ca is a mixture.
         potcar = re.fullmatch(r"([^_/]+)(_[^/]*)?(/[0-9A-Fa-f]{4,})?", name)
-        symbol = words_of.element(potcar.group(1)) if potcar else None
+        symbol = parse_element(potcar.group(1)) if potcar else None
         if symbol is None:
             raise InvalidCrystalError(f"it cannot be read as poscar: {name[:40]!r} names no element.")
         symbols.append(symbol)
     while len(counts) < len(names) and row < len(lines):
         found = []
-        for word in words_of.words(lines[row]):
+        for word in split_words(lines[row]):
             if not word.isdecimal():
                 break
             found.append(int(word))
@@ -160,24 +160,24 @@ def _species(lines: list[str]) -> tuple[list[str], int]:
 def _coordinates(
     lines: list[str], row: int, atom: int, count: int, selective: bool
 ) -> tuple[list[float], list[bool], list[str]]:
-    """Coordinates of an atom, whether it may move along the lattice vectors, and what else the line holds."""
+    """Coordinates of an atom, whether it may move along the lattice vectors, and the rest of the line."""
     what = f"of atom {atom + 1} of {count}, as the counts announce"
     values = _numbers(lines, row, what)
-    rest = words_of.words(lines[row])[3:]
+    rest = split_words(lines[row])[3:]
     if not selective:
         return values, [True] * 3, rest
-    flags = [words_of.logical(word) for word in rest[:3]]
+    flags = [parse_logical(word) for word in rest[:3]]
     if len(flags) < 3 or None in flags:
         _fail(lines, row, "three flags (T or F, apart from each other) after the coordinates")
     return values, [bool(flag) for flag in flags], rest[3:]
 
 
 def _notes(symbols: list[str], rests: list[list[str]], selective: bool) -> list[str]:
-    """Remarks on words behind coordinates that contradict the head of the file."""
+    """Messages on text after coordinates that contradicts the head of the file."""
     from ase.data import atomic_numbers
 
     if not selective and any(
-        len(rest) > 2 and all(words_of.logical(word) is not None for word in rest[:3]) for rest in rests
+        len(rest) > 2 and all(parse_logical(word) is not None for word in rest[:3]) for rest in rests
     ):
         return ["flags T and F without a line 'Selective dynamics' are not read, as in VASP"]
     named = [rest[0] if rest and rest[0] in atomic_numbers else None for rest in rests]
@@ -187,11 +187,15 @@ def _notes(symbols: list[str], rests: list[list[str]], selective: bool) -> list[
 
 
 def _tail(lines: list[str], start: int, count: int) -> list[str]:
-    """Remarks on what follows the coordinates; raises where that is one more atom."""
+    """Messages on the text after the coordinates.
+
+    Raises:
+        InvalidCrystalError: There are more atoms than the counts give.
+    """
     rest = lines[start:]
 
     def is_triple(line: str) -> bool:
-        values = [words_of.number(word) for word in line.split()[:3]]
+        values = [parse_number(word) for word in line.split()[:3]]
         return len(values) == 3 and None not in values
 
     if rest and is_triple(rest[0]):
@@ -221,9 +225,9 @@ def _line(lines: list[str], row: int, expected: str) -> str:
 
 
 def _numbers(lines: list[str], row: int, what: str) -> list[float]:
-    """The three numbers that a line begins with."""
+    """Three numbers at the start of a line."""
     line = _line(lines, row, f"three numbers {what}")
-    values = [words_of.number(word) for word in words_of.words(line)[:3]]
+    values = [parse_number(word) for word in split_words(line)[:3]]
     found = [value for value in values if value is not None]
     if len(found) < 3 or re.search(r"\d,\d", line):
         _fail(lines, row, f"three numbers {what}")

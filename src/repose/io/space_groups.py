@@ -1,7 +1,7 @@
-"""Space groups by the names that files give them, and by their operations.
+"""Space groups by their names in files, and by their operations.
 
-The settings and their operations are gemmi's table (International Tables B, 564 settings). Full symbols
-('F 4/m -3 2/m') and symbols with e glides are taken from spglib.
+Settings and operations are those of gemmi (International Tables B, 564 settings). Full symbols
+('F 4/m -3 2/m') and symbols with e glides are those of spglib.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 Operations = tuple[NDArray[Any], NDArray[Any]]  # rotations (m, 3, 3), translations (m, 3)
 
-# Order of a point group, by its symbol without blanks. What is missing here is no point group.
+# Order of each point group, by its symbol without blanks.
 _ORDERS = {
     "1": 1, "-1": 2, "2": 2, "m": 2, "2/m": 4, "222": 4, "mm2": 4, "m2m": 4, "2mm": 4, "mmm": 8,
     "4": 4, "-4": 4, "4/m": 8, "422": 8, "4mm": 8, "-42m": 8, "-4m2": 8, "4/mmm": 16,
@@ -26,7 +26,7 @@ _ORDERS = {
     "23": 12, "m-3": 24, "m3": 24, "432": 24, "-43m": 24, "m-3m": 48, "m3m": 48,
 }  # fmt: skip
 _CENTRINGS = {"P": 1, "A": 2, "B": 2, "C": 2, "I": 2, "F": 4, "R": 3, "H": 3}
-# Of the origin or the axes, as ICSD ('F d -3 m S', 'R -3 m HR'), COD (':2') and FINDSYM (in words) give it.
+# Choice of origin or axes as in ICSD ('F d -3 m S', 'R -3 m HR'), COD (':2') and FINDSYM (in words).
 _CHOICES = {
     "1": "1", "2": "2", "h": "H", "r": "R", "s": "1", "z": "2", "hr": "H", "rs": "R", "o1": "1", "o2": "2",
 }  # fmt: skip
@@ -39,15 +39,15 @@ _WORDS = {
 
 
 def find(name: str) -> tuple[list[Any], str]:
-    """Settings that a Hermann-Mauguin symbol may mean.
+    """Settings of a Hermann-Mauguin symbol.
 
     Args:
-        name: In any usual spelling: short, full or extended, old ('F m 3 m'), SHELX ('P2(1)/c'), ICSD
+        name: Symbol in any usual spelling: short, full or extended, old ('F m 3 m'), SHELX ('P2(1)/c'), ICSD
             ('F d -3 m S'), with or without blanks and underscores, in any case.
 
     Returns:
-        ``gemmi.SpaceGroup`` objects, standard settings first, none if the name is unknown; and the choice
-        that the name holds: '1' or '2' for the origin, 'H' or 'R' for the axes, else ''.
+        ``gemmi.SpaceGroup`` objects, standard settings first, none if the name is unknown; and the choice in
+        the name: '1' or '2' for the origin, 'H' or 'R' for the axes, else ''.
     """
     text, choice = re.sub(r"<[^>]*>", "", name), ""
     text = re.sub(r"\\(?:bar|overline)\s*\{?\s*(\d)\s*\}?", r"-\1", text)  # of LaTeX
@@ -71,7 +71,7 @@ def find(name: str) -> tuple[list[Any], str]:
 
 
 def settings(number: int) -> list[Any]:
-    """All settings of a space group, the standard ones first; none if there is no such number."""
+    """All settings of a space group, the standard ones first; empty for an unknown number."""
     import gemmi
 
     found = [group for group in gemmi.spacegroup_table() if group.number == number]
@@ -85,7 +85,7 @@ def by_schoenflies() -> dict[str, int]:
 
 
 def codes(group: Any) -> set[str]:
-    """The forms of ``_space_group_IT_coordinate_system_code`` of a setting: 'b1', 'cab', '2', '2cab', 'h'."""
+    """Values of ``_space_group_IT_coordinate_system_code`` of a setting: 'b1', 'cab', '2', '2cab', 'h'."""
     ext = group.ext.strip("\0").lower()
     axes = group.qualifier or "abc"
     return {axes, ext + axes, ext} - {""}
@@ -112,12 +112,12 @@ def identify(rotations: NDArray[Any], translations: NDArray[Any], cell: NDArray[
     """Number of the space group of a closed list of operations, in any setting, and choice of its origin.
 
     Args:
-        rotations: On fractional columns, ``(m, 3, 3)``.
+        rotations: Rotations of fractional column vectors, ``(m, 3, 3)``.
         translations: ``(m, 3)``.
         cell: Lattice vectors as rows in A, ``(3, 3)``.
 
     Returns:
-        0 if it is unknown; the choice is '1', '2', 'H', 'R', or '' where there is none.
+        The number, 0 if unknown, and the choice: '1', '2', 'H', 'R', or '' without one.
     """
     import gemmi
     import spglib
@@ -140,9 +140,9 @@ def identify(rotations: NDArray[Any], translations: NDArray[Any], cell: NDArray[
 
 
 def order(name: str) -> int:
-    """Number of operations in the cell that a symbol of any setting implies; 0 if it is none.
+    """Number of operations in the cell by a symbol of any setting; 0 for other text.
 
-    For symbols outside of the tables, such as 'F 1 2/d 1': from the lattice and the point group.
+    It follows from the lattice and the point group, also for symbols that are not in the tables.
     """
     words = re.sub(r"[_~<>]|sub", "", name).replace("(", "").replace(")", "").split()
     if len(words) < 2 or words[0].upper() not in _CENTRINGS:
@@ -183,7 +183,7 @@ def _by_name() -> dict[str, list[Any]]:
     for group in gemmi.spacegroup_table():
         known = full[group.number, _squeezed(group.hall)]
         names = [group.hm, *known]
-        if 3 <= group.number <= 15 and known:  # 'P 21/n' for 'P 1 21/n 1', in the settings that are in use
+        if 3 <= group.number <= 15 and known:  # 'P 21/n' for 'P 1 21/n 1', in common settings
             names += [re.sub(r"(?<=\s)1(?=\s|$)", "", name) for name in names]
         if group.number >= 200:
             names += [name.replace("-3", "3") for name in names]  # F m 3 m; -43m has no -3
@@ -193,6 +193,6 @@ def _by_name() -> dict[str, list[Any]]:
 
 
 def _symmetric(cell: NDArray[Any], rotations: NDArray[Any]) -> NDArray[Any]:
-    """A cell with exactly the metric symmetry of the operations."""
+    """Cell with exactly the metric symmetry of the operations."""
     metric = np.mean(rotations.transpose(0, 2, 1) @ (cell @ cell.T) @ rotations, axis=0)
     return np.linalg.cholesky(metric)

@@ -1,4 +1,4 @@
-"""Results of a calculation that a structure carries, which are wrong once its atoms have moved."""
+"""Results of calculations in a structure, which are invalid after its atoms have moved."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _RESULT = re.compile(
     r"\w*energ(y|ies)|forces?|stress(es)?|virials?|hessian|dipoles?|polari[sz]ation|fmax|toten|etot(al)?"
     r"|enthalpy|hull|velocit(y|ies)|moment(um|a)|predictor"
 )
-# Magnetic moments and charges are inputs, unless something says that they were calculated.
+# Magnetic moments and charges are inputs, unless their name shows that they were calculated.
 _MOMENT = re.compile(r"mag(netic|mom|moms)|moments?|charges?")
 _CALCULATED = {
     "final", "ref", "reference", "dft", "pbe", "vasp", "mace", "chgnet", "pred", "predicted", "calc",
     "calculated", "bader", "born",
 }  # fmt: skip
-# Numbers about a calculation: energy_cutoff, config_forces_weight, external_stress.
+# Words of settings of a calculation: energy_cutoff, config_forces_weight, external_stress.
 _SETTING = {
     "cutoff", "cut", "unit", "units", "weight", "weights", "tol", "tolerance", "convergence", "converged",
     "threshold", "criterion", "key", "field", "constant", "constants", "method", "source", "scale", "shift",
@@ -29,13 +29,12 @@ _NAMES = {"magmoms", "charges", "energies", "forces", "dielectric_tensor"}
 
 
 def is_stale(name: object, value: object = None) -> bool:
-    """Whether something of this name belongs to the geometry that it was calculated for.
+    """Return whether a value is a result that is valid for one geometry only, by its name.
 
-    Names are split into words at ``_``, other signs and capitals. Stale is what has the word energy, force,
-    stress, virial, dipole, velocity or the like in it, whatever stands before and after (``REF_energy``,
-    ``mace_forces``, ``energy_above_hull``), and moments and charges that are said to be calculated
-    (``final_magmom``, ``dft_charges``); not a setting of the calculation (``energy_cutoff``), nor a logical
-    value (``has_forces``).
+    Names are split into words at ``_``, other signs and capitals. Names of results contain a word such as
+    energy, force, stress, virial, dipole or velocity (``REF_energy``, ``energy_above_hull``), or calculated
+    moments and charges (``final_magmom``, ``dft_charges``). Settings of a calculation (``energy_cutoff``) and logical
+    values (``has_forces``) are not results.
 
     Args:
         name: Key of ``info``, of an array or of a property.
@@ -54,7 +53,7 @@ def is_stale(name: object, value: object = None) -> bool:
 
 
 def stale_labels(structure: Any) -> list[str]:
-    """Names of the results that a structure carries and that do not hold for another geometry, sorted.
+    """Sorted names of the results in a structure that are invalid for another geometry.
 
     Args:
         structure: `ase.Atoms` (results of its calculator, ``info``, arrays) or a pymatgen Structure

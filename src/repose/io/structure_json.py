@@ -1,4 +1,4 @@
-"""JSON of pymatgen Structures, read without importing or calling anything that a file names."""
+"""JSON of pymatgen Structures, read without importing classes named in files."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ import numpy as np
 
 from repose.errors import InvalidCrystalError
 from repose.io.exchange import as_structure
-from repose.io.kinds import plain
+from repose.io.kinds import to_jsonable
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
-# What `Structure.as_dict` writes; other entries belong to derived classes.
+# Entries of `Structure.as_dict`; other entries belong to derived classes.
 _KNOWN = {"@module", "@class", "@version", "charge", "lattice", "sites", "properties"}
-# Entries beside a structure that say which one it is; kept in its properties.
+# Identifiers beside a structure, which are kept in its properties.
 _NAMES = ("id", "material_id", "entry_id", "task_id")
 
 
 def read_json(text: str) -> Iterator[tuple[Structure, tuple[str, ...]] | InvalidCrystalError]:
     """Read pymatgen Structures: one, a list of them, or a dictionary of them by id.
 
-    A structure may stand under ``"structure"``, as in entries of databases; ``id``, ``material_id``,
-    ``entry_id`` and ``task_id`` beside it go into its ``properties``. Properties that are objects of classes
-    (``"@module"``) stay dictionaries, but for magnetic moments (Magmom) and arrays of numpy.
+    A structure may be the value of ``"structure"``, as in entries of databases; ``id``, ``material_id``,
+    ``entry_id`` and ``task_id`` beside it are added to its ``properties``. Properties that are objects of
+    classes (``"@module"``) remain dictionaries, except for magnetic moments (Magmom) and numpy arrays.
 
     Args:
         text: The whole file.
 
     Yields:
-        A structure with remarks on what was not read, or why an entry is none.
+        A structure with messages for the user, or an error with the reason.
 
     Raises:
-        ValueError: It is no JSON.
+        ValueError: The text is not JSON.
     """
     values = json.loads(text)
     if isinstance(values, dict) and values and not _holds_structure(values):
@@ -54,28 +54,28 @@ def read_json(text: str) -> Iterator[tuple[Structure, tuple[str, ...]] | Invalid
             continue
         try:
             structure = _structure(entry)
-        except Exception as error:  # pymatgen raises whatever Python does on junk
-            said = " ".join(str(error).split())[:200]
+        except Exception as error:  # pymatgen raises any error for invalid input
+            text = " ".join(str(error).split())[:200]
             yield InvalidCrystalError(
-                f"it is no complete pymatgen Structure ({type(error).__name__}: {said})."
+                f"it is no complete pymatgen Structure ({type(error).__name__}: {text})."
             )
             continue
         if entry is not value:
-            for name, said in _names(value).items():
-                structure.properties.setdefault(name, said)
+            for name, identifier in _names(value).items():
+                structure.properties.setdefault(name, identifier)
         other = sorted(entry.keys() - _KNOWN)
         kind = entry.get("@class", "Structure")
         yield structure, (f"data of {kind} are not read: {', '.join(other)}",) if other else ()
 
 
 def write_json(crystal: Any) -> tuple[str, list[str]]:
-    """JSON of a crystal as a pymatgen Structure, which pymatgen reads.
+    """JSON of a crystal as a pymatgen Structure.
 
     Args:
-        crystal: `ase.Atoms` or a pymatgen Structure.
+        crystal: `ase.Atoms` or a pymatgen Structure; classes outside of pymatgen are written as Structure.
 
     Returns:
-        The text, and what JSON cannot hold. Classes outside of pymatgen are written as Structure.
+        The text, and names of the dropped data.
     """
     from pymatgen.core.structure import IStructure
 
@@ -84,7 +84,7 @@ def write_json(crystal: Any) -> tuple[str, list[str]]:
         values = structure.as_dict()
         if not type(structure).__module__.startswith("pymatgen.") or "sites" not in values:
             raise TypeError(f"{type(structure).__name__} would not be read by pymatgen.")
-        plain({k: v for k, v in values.items() if k not in _KNOWN})
+        to_jsonable({k: v for k, v in values.items() if k not in _KNOWN})
     except (TypeError, AttributeError):  # as_dict of Slab fails where an attribute is None
         values = IStructure.as_dict(structure)
         values |= {"@module": "pymatgen.core.structure", "@class": "Structure"}
@@ -92,7 +92,7 @@ def write_json(crystal: Any) -> tuple[str, list[str]]:
     for site in values["sites"]:
         site["properties"] = _kept(site["properties"], "site property", dropped)
     values["properties"] = _kept(values["properties"], "info", dropped)
-    return json.dumps(plain(values)) + "\n", list(dict.fromkeys(dropped))
+    return json.dumps(to_jsonable(values)) + "\n", list(dict.fromkeys(dropped))
 
 
 def _holds_structure(value: dict[Any, Any]) -> bool:
@@ -100,7 +100,7 @@ def _holds_structure(value: dict[Any, Any]) -> bool:
 
 
 def _names(value: dict[str, Any], key: str | None = None) -> dict[str, Any]:
-    """Entries that say which crystal it is; the key in a dictionary of structures is its id."""
+    """Identifiers of a crystal; its key in a dictionary of structures is its id."""
     found = {name: value[name] for name in _NAMES if isinstance(value.get(name), str | int)}
     return found if key is None else {"id": key, **found}
 
@@ -108,7 +108,7 @@ def _names(value: dict[str, Any], key: str | None = None) -> dict[str, Any]:
 def _structure(entry: dict[str, Any]) -> Structure:
     from pymatgen.core import Structure
 
-    # Properties are set apart: from_dict would make objects of them.
+    # Properties are set later, because from_dict would convert them to objects.
     sites = []
     for site in entry["sites"]:
         species = [
@@ -130,7 +130,7 @@ def _structure(entry: dict[str, Any]) -> Structure:
 
 
 def _value(value: Any) -> Any:
-    """Magnetic moments and arrays of numpy as what they are; everything else as it is in the file."""
+    """Convert magnetic moments and numpy arrays; other values remain as in the file."""
     kind = (value.get("@module"), value.get("@class")) if isinstance(value, dict) else None
     if kind == ("pymatgen.electronic_structure.core", "Magmom"):
         from pymatgen.electronic_structure.core import Magmom
@@ -142,21 +142,21 @@ def _value(value: Any) -> Any:
 
 
 def _kept(properties: dict[Any, Any] | None, what: str, dropped: list[str]) -> dict[str, Any]:
-    """Properties that JSON can hold; the names of the others go to ``dropped``."""
+    """Properties that JSON can represent; names of the others are added to ``dropped``."""
     kept = {}
     for name, value in (properties or {}).items():
         try:
-            kept[_strict(str(plain(name)))] = _strict(plain(value))
+            kept[_strict(str(to_jsonable(name)))] = _strict(to_jsonable(value))
         except (TypeError, ValueError, RecursionError):
             dropped.append(f"{what}: {name}")
     return kept
 
 
 def _strict(value: Any) -> Any:
-    """A value that every reader of JSON takes; NaN, which means that something is missing, becomes null.
+    """Value that every JSON reader accepts; NaN, a missing value, becomes null.
 
     Raises:
-        ValueError: It has infinity, an integer of more than 64 bits, or text that is no Unicode.
+        ValueError: It has infinity, an integer of more than 64 bits, or text that is not Unicode.
     """
     if isinstance(value, dict):
         return {_strict(name): _strict(item) for name, item in value.items()}

@@ -10,11 +10,11 @@ import re
 
 from repose.errors import InvalidCrystalError
 
-# Names of groups that are written in the place of oxygen. Their hydrogen atoms are other sites.
+# Names of groups in place of oxygen. Their hydrogen atoms are other sites.
 _OXYGEN_GROUP = re.compile(r"(OW|OH|WAT|WATER|H2O)(?![A-Za-z])", re.IGNORECASE)
 # Other names: deuterium, hydrogen of water, and the scattering factors of valence-state atoms.
 _ALIASES = {"D": "H", "HW": "H", "CVAL": "C", "SIVAL": "Si", "SIVA": "Si"}
-# Labels in capitals that are an element as well as a hydrogen or oxygen atom with a letter.
+# Labels in capitals that are either an element or a hydrogen or oxygen atom with a letter.
 _AMBIGUOUS = frozenset({"HO", "OS", "NO"})
 # Single letters that follow the element in labels: 'SiT1' is silicon on T1, 'OA1' oxygen A1. Letters that
 # are elements themselves may be a mixture, except after oxygen and hydrogen ('OB1', 'HN1').
@@ -60,13 +60,13 @@ def site_element(label: str, kind: str) -> str:
 
 
 def bears_hydrogen(label: str, kind: str) -> bool:
-    """Whether the site is named after a group that has hydrogen: OH, H2O or Wat."""
+    """Return whether the site is named after a group with hydrogen: OH, H2O or Wat."""
     group = _OXYGEN_GROUP.match(kind.strip() or label.strip())
     return group is not None and group.group(1).upper() != "OW"
 
 
 def _is_mixture(token: str) -> bool:
-    """Whether a symbol holds several elements, or a fraction of one: 'Nb/Zr', 'Nb0.8Zr0.2', 'Fe0.5'."""
+    """Return whether a symbol has several elements, or a fraction: 'Nb/Zr', 'Nb0.8Zr0.2', 'Fe0.5'."""
     words = re.findall(r"[A-Z][a-z]?", token)
     known = [word for word in words if _proper(word)]
     return bool(known) and (
@@ -100,7 +100,7 @@ def _of_label(token: str) -> str | None:
 
 
 def _element(stem: str, last: int) -> str | None:
-    """An element in its usual spelling, in capitals or in small letters."""
+    """Element in its usual spelling, in capitals or in lower case."""
     if stem.upper() in _ALIASES and stem in (stem.upper(), stem.title(), "Sival", "Siva"):
         return _ALIASES[stem.upper()]
     if stem in (stem.upper(), stem.lower()):
@@ -109,14 +109,14 @@ def _element(stem: str, last: int) -> str | None:
 
 
 def _with_site_letter(stem: str) -> str | None:
-    """The element of 'SiT', 'CaM' or 'OA': a symbol and one capital letter of the site."""
+    """Element of labels such as 'SiT', 'CaM' or 'OA': a symbol and one capital letter of the site."""
     symbol, letter = stem[:-1], stem[-1]
     allowed = _BESIDE_O_AND_H if symbol in ("O", "H") else _SITE_LETTERS
     return symbol if letter in allowed and _proper(symbol, _LAST_KNOWN) else None
 
 
 def _names_element(rest: str) -> bool:
-    """Whether the end of a label holds a second element: 'Fe1Mn1'. 'O1Si' does, 'H1N' and 'O1w' do not."""
+    """Return whether the end of a label has a second element: 'Fe1Mn1', 'O1Si', but not 'H1N' or 'O1w'."""
     return any(_proper(word) for word in re.findall(r"[A-Z][a-z](?![A-Za-z])", rest))
 
 

@@ -1,4 +1,4 @@
-"""What text formats share: decoding, recognising a format by its content, and words that are values."""
+"""Decoding of text files, detection of formats, and parsing of words."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import re
 
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16, whose mark it begins with
+    (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16, whose mark is a prefix
     (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-# Fortran leaves out the letter before an exponent of three digits: 0.1-100.
+# Fortran omits the letter before an exponent of three digits: 0.1-100.
 _NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+))(?:[eEdDqQ]([+-]?\d+)|(?<=\d)([+-]\d{3}))?")
 _SYMBOL = re.compile(r"([A-Za-z]{1,2})(?:\d*[+-]|[+-]?\d+)?")
 _LOGICAL = {"t": True, "true": True, "f": False, "false": False}
 
 
 def decode(data: bytes) -> str:
-    """Text of a file of any kind, with a line feed at the end of lines.
+    """Decode a text file and normalise line ends to line feeds.
 
-    The encoding is that of the byte order mark, else UTF-8, else Latin-1, in which every byte is a letter.
+    The encoding is that of the byte order mark, else UTF-8, else Latin-1, in which every byte is valid.
 
     Args:
         data: The whole file, unpacked.
@@ -35,11 +35,11 @@ def decode(data: bytes) -> str:
             text = data.decode("utf-8")
         except UnicodeDecodeError:
             text = data.decode("latin-1")
-    # Files that were joined hold marks in the middle.
+    # Concatenated files have marks in the middle.
     return text.replace("\ufeff", "").replace("\r\n", "\n").replace("\r", "\n")
 
 
-def recognise(text: str) -> str | None:
+def guess_format(text: str) -> str | None:
     """Format of a text by its content: ``"poscar"``, ``"extxyz"``, ``"cif"`` or ``"json"``; None if unclear.
 
     Args:
@@ -58,50 +58,49 @@ def recognise(text: str) -> str | None:
 
 
 def _is_poscar(lines: list[str]) -> bool:
-    """Whether scale, three lattice vectors and, one or more lines later, counts stand where they should."""
-    rows = [words(line) for line in lines[1:12]]
+    """Return whether scale, three lattice vectors and, some lines later, counts are in place."""
+    rows = [split_words(line) for line in lines[1:12]]
     if len(rows) < 6 or not rows[0]:
         return False
-    vectors = all(len(row) >= 3 and all(number(word) is not None for word in row[:3]) for row in rows[1:4])
+    vectors = all(len(row) >= 3 and None not in map(parse_number, row[:3]) for row in rows[1:4])
     counts = any(row and row[0].isdecimal() for row in rows[4:])
-    return vectors and counts and number(rows[0][0]) is not None and len(rows[0]) != 2
+    return vectors and counts and parse_number(rows[0][0]) is not None and len(rows[0]) != 2
 
 
 def _is_extxyz(lines: list[str]) -> bool:
-    """Whether the first line is a number of atoms, and a lattice or an atom follows."""
+    """Return whether the first line is a number of atoms, and a lattice or an atom follows."""
     start = next((k for k, line in enumerate(lines) if line.strip()), 0)
     if not lines[start].strip().isdecimal() or len(lines) < start + 2:
         return False
     if re.search(r"(?i)\b(lattice|properties)\s*=", lines[start + 1]):
         return True
     row = lines[start + 2].split() if len(lines) > start + 2 else []
-    return len(row) >= 4 and element(row[0]) is not None and all(number(w) is not None for w in row[1:4])
+    return len(row) >= 4 and parse_element(row[0]) is not None and None not in map(parse_number, row[1:4])
 
 
-def words(line: str) -> list[str]:
-    """Words of a line of a Fortran-like file, without a comment after ``!`` or ``#``."""
+def split_words(line: str) -> list[str]:
+    """Split a line of a Fortran-like file into words, without comments after ``!`` or ``#``."""
     return re.split(r"[!#]", line, maxsplit=1)[0].replace(", ", " ").split()
 
 
-def number(word: str) -> float | None:
-    """A decimal number, with an exponent after E, D or Q as Fortran writes them; None for anything else.
+def parse_number(word: str) -> float | None:
+    """Parse a decimal number, with an exponent after E, D or Q as in Fortran; None for other text.
 
-    ``nan``, ``inf``, ``1_000`` and ``1/3`` are no numbers here.
+    ``nan``, ``inf``, ``1_000`` and ``1/3`` are not numbers here.
     """
     match = _NUMBER.fullmatch(word)
     return None if match is None else float(f"{match[1]}e{match[2] or match[3] or 0}")
 
 
-def logical(word: str) -> bool | None:
-    """A logical value as Fortran or Python write it: ``T``, ``f``, ``.TRUE.``, ``False``; None otherwise."""
+def parse_logical(word: str) -> bool | None:
+    """Parse a logical value of Fortran or Python: ``T``, ``f``, ``.TRUE.``, ``False``; else None."""
     return _LOGICAL.get(word.lower().strip("."))
 
 
-def element(word: str) -> str | None:
-    """Symbol of the element that a word names, in any case of letters; None if it names none.
+def parse_element(word: str) -> str | None:
+    """Parse the symbol of an element in any case of letters; None for other text.
 
-    The whole word counts: behind the symbol may stand a charge (``Fe3+``, ``O-2``) or a number (``Fe1``), and
-    nothing else. ``D`` is hydrogen.
+    The symbol may be followed by a charge (``Fe3+``, ``O-2``) or a number (``Fe1``). ``D`` is hydrogen.
     """
     from ase.data import atomic_numbers
 

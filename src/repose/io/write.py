@@ -1,4 +1,4 @@
-"""Writing crystals, and saying what a format cannot hold."""
+"""Writing of crystals, with names of the data that a format drops."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ import numpy as np
 from repose.atomic_write import move_into_place, replacing_file, temporary_beside
 from repose.errors import ConfigError
 from repose.io.cif import write_cif
-from repose.io.exchange import WORDS, as_atoms, held
+from repose.io.exchange import LABELS, as_atoms, supported_constraints
 from repose.io.poscar import write_poscar
 from repose.io.structure_json import write_json
 from repose.io.write_extxyz import write_frame
 
 Format = Literal["cif", "poscar", "extxyz", "json"]
 FORMATS: tuple[Format, ...] = ("cif", "poscar", "extxyz", "json")
-# What the relaxation itself adds to info and arrays; a format without room loses nothing of the user's.
+# Prefix of data added by the relaxation, which are not reported as dropped.
 _OWN = "repose_"
 # Cells that differ by less have the same orientation.
 _SAME_CELL = 1e-3  # A
 
 
 def write(crystal: Any, path: str | Path, format: Format) -> list[str]:
-    """Write one crystal, atomically; folders are made.
+    """Write one crystal atomically; missing folders are created.
 
     Args:
         crystal: `ase.Atoms` or a pymatgen Structure; order of sites and images of atoms are kept.
-        path: Where; replaced if it is there.
+        path: Output file; replaced if it exists.
         format: ``"cif"``, ``"poscar"``, ``"extxyz"`` or ``"json"``.
 
     Returns:
-        What the format could not keep, e.g. ``["magnetic moments", "info: note"]``.
+        Names of the dropped data, e.g. ``["magnetic moments", "info: note"]``.
 
     Raises:
         ConfigError: The format is unknown.
-        InvalidCrystalError: A Structure is no ordered crystal, and the format knows no others.
+        InvalidCrystalError: A Structure is disordered, which only JSON supports.
     """
     target = Path(path)
     text, dropped = _rendered(crystal, format, target.stem)
@@ -47,10 +47,10 @@ def write(crystal: Any, path: str | Path, format: Format) -> list[str]:
 
 
 class ExtxyzWriter:
-    """Writes many crystals into one extended XYZ file, which appears when it is closed.
+    """Writer of many crystals into one extended XYZ file, which is created on closing.
 
     Args:
-        path: Where; replaced if it is there.
+        path: Output file; replaced if it exists.
     """
 
     def __init__(self, path: Path) -> None:
@@ -65,10 +65,10 @@ class ExtxyzWriter:
             crystal: `ase.Atoms` or a pymatgen Structure.
 
         Returns:
-            What the format could not keep.
+            Names of the dropped data.
 
         Raises:
-            InvalidCrystalError: A Structure is no ordered crystal; nothing is added.
+            InvalidCrystalError: A Structure is disordered; nothing is added.
         """
         atoms, dropped = as_atoms(crystal)
         text, more = write_frame(atoms)
@@ -76,18 +76,18 @@ class ExtxyzWriter:
         return list(dict.fromkeys(dropped + more))
 
     def close(self) -> None:
-        """Put the file in its place."""
+        """Move the file to its path."""
         self._stream.close()
         move_into_place(self._temporary, self.path)
 
     def discard(self) -> None:
-        """Leave nothing behind."""
+        """Delete the unfinished file."""
         self._stream.close()
         self._temporary.unlink(missing_ok=True)
 
 
 def _rendered(crystal: Any, format: Format, name: str) -> tuple[str, list[str]]:
-    """The text of a file, and what it does not hold."""
+    """Text of a file, and names of the dropped data."""
     if format not in FORMATS:
         raise ConfigError(f"format must be one of {', '.join(FORMATS)}; got '{format}'.")
     if format == "json":
@@ -96,16 +96,16 @@ def _rendered(crystal: Any, format: Format, name: str) -> tuple[str, list[str]]:
     if format == "extxyz":
         text, more = write_frame(atoms)
         return text, list(dict.fromkeys(dropped + more))
-    fixed, more = held(atoms)
+    fixed, more = supported_constraints(atoms)
     dropped += more
     cell = atoms.cell.array
     if format == "poscar":
-        dropped += _left_out(atoms, ())
+        dropped += _dropped(atoms, ())
         return write_poscar(atoms.numbers.tolist(), atoms.positions, cell, fixed), list(
             dict.fromkeys(dropped)
         )
     labels = _cif_labels(atoms)
-    dropped += _left_out(atoms, ("labels",) if labels else ())
+    dropped += _dropped(atoms, ("labels",) if labels else ())
     if fixed.any():
         dropped.append("constraints")
     if not np.allclose(cell, atoms.cell.standard_form()[0].array, atol=_SAME_CELL):
@@ -114,13 +114,13 @@ def _rendered(crystal: Any, format: Format, name: str) -> tuple[str, list[str]]:
     return text, list(dict.fromkeys(dropped))
 
 
-def _left_out(atoms: Any, kept: tuple[str, ...]) -> list[str]:
-    """What atoms carry besides their cell, elements, positions, constraints and the arrays kept."""
+def _dropped(atoms: Any, kept: tuple[str, ...]) -> list[str]:
+    """Names of data other than cell, elements, positions, constraints and the kept arrays."""
     results = getattr(atoms.calc, "results", None) or {}
     kept = ("numbers", "positions", *kept)
     arrays = [name for name in atoms.arrays if name not in kept and not str(name).startswith(_OWN)]
     return [
-        *(WORDS.get(name, f"site property: {name}") for name in arrays),
+        *(LABELS.get(name, f"site property: {name}") for name in arrays),
         *(f"info: {name}" for name in atoms.info if not str(name).startswith(_OWN)),
         *(name for name, value in results.items() if value is not None),
         *([] if atoms.pbc.all() else ["which directions are periodic"]),
@@ -128,7 +128,7 @@ def _left_out(atoms: Any, kept: tuple[str, ...]) -> list[str]:
 
 
 def _cif_labels(atoms: Any) -> list[str] | None:
-    """Site labels, if they are there and CIF can hold them: unique words that begin with the element."""
+    """Site labels if they are valid in CIF: unique words that begin with the element."""
     labels = [str(label) for label in atoms.arrays.get("labels", ())]
     good = len(set(labels)) == len(labels) and all(
         re.fullmatch(re.escape(symbol) + r"[\w'*+()-]*", label, re.ASCII)

@@ -1,4 +1,4 @@
-"""Writing extended XYZ that ASE reads back as it was, whatever info and arrays hold."""
+"""Writing of extended XYZ from which ASE reads the same info and arrays."""
 
 from __future__ import annotations
 
@@ -10,30 +10,29 @@ from numpy.typing import NDArray
 
 from repose.io.comment_line import format_entry
 from repose.io.constraints import to_other_axes
-from repose.io.exchange import WORDS
+from repose.io.exchange import LABELS
 
-# Entries of the comment line and columns that the format itself uses.
+# Entries of the comment line and columns that are used by the format.
 _RESERVED_KEYS = {"lattice", "pbc", "properties"}
 _RESERVED_COLUMNS = {
     "species", "symbols", "symbol", "element", "elements", "pos", "position", "positions", "numbers",
     "atomic_number", "atomic_numbers", "move_mask", "selective_dynamics", "charge",
 }  # fmt: skip
-_INT32 = 2**31  # ASE reads integers of a column as such
-_DOUBLE = 2**53  # larger integers are not exact as real numbers
+_INT32 = 2**31  # type of integer columns in ASE
+_DOUBLE = 2**53  # larger integers are not exact in double precision
 
 
 def write_frame(atoms: Any) -> tuple[str, list[str]]:
-    """One frame: constraints as ``move_mask``, results of the calculator, info and arrays as ASE writes them.
+    """Text of a frame: constraints as ``move_mask``; results of the calculator, info and arrays as in ASE.
 
-    Fractional coordinates that are fixed along directions other than x, y and z have no place in
-    ``move_mask``. They go to a column ``selective_dynamics``, which `read_extxyz` understands, and are listed
-    as dropped.
+    ``move_mask`` cannot represent coordinates fixed along directions other than x, y and z. These are written
+    to a column ``selective_dynamics``, which `read_extxyz` reads, and are listed as dropped.
 
     Args:
         atoms: `ase.Atoms`.
 
     Returns:
-        The lines, and what they could not keep.
+        The lines, and names of the dropped data.
     """
     from ase.io.extxyz import per_atom_properties, per_config_properties
     from ase.stress import voigt_6_to_full_3x3_stress
@@ -60,7 +59,7 @@ def write_frame(atoms: Any) -> tuple[str, list[str]]:
             or not used.isdisjoint(_fields(key, column))
             or (key in per_atom_properties and not number)
         ):
-            dropped.append(WORDS.get(name, name if name in results else f"site property: {name}"))
+            dropped.append(LABELS.get(name, name if name in results else f"site property: {name}"))
         else:
             columns[key] = column
             used |= _fields(key, column)
@@ -76,12 +75,12 @@ def write_frame(atoms: Any) -> tuple[str, list[str]]:
 
 
 def _fields(name: str, values: NDArray[Any]) -> set[str]:
-    """What ASE calls the columns that belong to a name: ``x``, or ``x0``, ``x1`` and so on."""
+    """Names of columns in ASE for an array: ``x``, or ``x0``, ``x1`` and so on."""
     return {name} | {f"{name}{k}" for k in range(_width(values)) if _width(values) > 1}
 
 
 def _entries(info: dict[Any, Any], dropped: list[str]) -> list[str]:
-    """Entries of the comment line; keys that are no words become some: ``1`` and ``my_key``."""
+    """Entries of the comment line; invalid keys are made valid: ``1`` and ``my_key``."""
     from ase.io.extxyz import per_config_properties
 
     entries, taken = list[str](), set[str]()
@@ -100,7 +99,7 @@ def _entries(info: dict[Any, Any], dropped: list[str]) -> list[str]:
 
 
 def _constraint_columns(atoms: Any, dropped: list[str]) -> dict[str, NDArray[np.bool_]]:
-    """Columns that are T where an atom may move: along x, y and z, or along the lattice vectors."""
+    """Columns with T for free coordinates, along x, y and z or along the lattice vectors."""
     shape = (len(atoms), 3)
     cartesian, scaled = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
     for constraint in atoms.constraints:
@@ -123,7 +122,7 @@ def _constraint_columns(atoms: Any, dropped: list[str]) -> dict[str, NDArray[np.
 
 
 def _column(values: NDArray[Any], count: int) -> NDArray[Any] | None:
-    """Values as a column ``(N,)`` or columns ``(N, m)`` can hold them; None if it cannot."""
+    """Values as a column ``(N,)`` or columns ``(N, m)``; None if the format does not support them."""
     if values.ndim not in (1, 2) or len(values) != count or (values.ndim == 2 and values.shape[1] == 0):
         return None
     if values.dtype.kind in "iu" and values.size and np.abs(values.astype(float)).max() >= _INT32:
@@ -144,7 +143,7 @@ def _width(values: NDArray[Any]) -> int:
 
 
 def _texts(name: str, values: NDArray[Any]) -> list[str]:
-    """The text of a column, or of several that belong together, for every atom."""
+    """Text of the columns of an array for every atom."""
     table = values.reshape(len(values), -1).tolist()
     if name == "species":
         return [f"{row[0]:<2}" for row in table]

@@ -25,7 +25,7 @@ from repose.io.cif import write_cif
 from repose.io.convert import fixed_coordinates, formula, to_batch
 from repose.io.files import ExtxyzWriter, read, write
 from repose.io.kinds import is_atoms
-from repose.io.text import decode, element, logical, number, recognise
+from repose.io.text import decode, guess_format, parse_element, parse_logical, parse_number
 
 CAO = bulk("CaO", "rocksalt", a=4.8, cubic=True)
 FORMS = {"cif": "x.cif", "poscar": "POSCAR", "extxyz": "x.extxyz", "json": "x.json"}
@@ -112,7 +112,7 @@ def test_decoding_anything(data):
      ("-0.5-0.5", None), ("0x1", None)],
 )  # fmt: skip
 def test_numbers(word, value):
-    assert number(word) == value
+    assert parse_number(word) == value
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_numbers(word, value):
      ("yes", None), ("", None), (".", None)],
 )  # fmt: skip
 def test_logical_values(word, value):
-    assert logical(word) is value
+    assert parse_logical(word) is value
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_logical_values(word, value):
      ("Fe_pv", None), ("FeO", None), ("", None), ("1", None), ("Fe+3-", None), ("Ow", None)],
 )  # fmt: skip
 def test_elements(word, symbol):
-    assert element(word) == symbol
+    assert parse_element(word) == symbol
 
 
 # ---------------------------------------------------------------- content
@@ -143,7 +143,7 @@ def test_elements(word, symbol):
 @pytest.mark.parametrize("name", ["structure.txt", "crystal", "data.dat", "x.bak"])
 def test_files_whose_names_say_nothing(form, name, tmp_path):
     text = rendered(form, tmp_path)
-    assert recognise(text) == form
+    assert guess_format(text) == form
     (tmp_path / name).write_text(text)
     (entry,) = read(tmp_path / name)
     assert is_cao(entry.crystal)
@@ -156,14 +156,14 @@ def test_files_whose_names_say_nothing(form, name, tmp_path):
      "data_x\nhello\n", "3\nhello\nworld\n", "x\n1.0\n1 0 0\n", "a,b,c\n1,2,3\n", "\x00\x01\x02", "5"],
 )  # fmt: skip
 def test_unclear_content(text, tmp_path, monkeypatch):
-    assert recognise(text) is None
+    assert guess_format(text) is None
     (tmp_path / "x.txt").write_text(text)
     (entry,) = read(tmp_path / "x.txt")
     assert entry.crystal is None
     monkeypatch.setattr("sys.stdin", io.StringIO(text))
     (entry,) = read("-")
     assert entry.crystal is None
-    assert "no known kind" in entry.reason or "empty" in entry.reason
+    assert "unknown kind" in entry.reason or "empty" in entry.reason
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_unclear_content(text, tmp_path, monkeypatch):
     ],
 )
 def test_content(text, form):
-    assert recognise(text) == form
+    assert guess_format(text) == form
 
 
 def test_standard_input_of_many(monkeypatch):

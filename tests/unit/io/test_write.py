@@ -18,7 +18,7 @@ from pymatgen.io.xyz import XYZ
 
 from repose.io.convert import fixed_coordinates, to_atoms, to_batch
 from repose.io.files import FORMATS, write
-from repose.io.kinds import is_atoms, plain
+from repose.io.kinds import is_atoms, to_jsonable
 from support.crystals import random_crystal
 from support.rich_crystals import SUFFIX, VALUES, entry, equal, rich_atoms, rich_structure
 
@@ -35,7 +35,7 @@ LEFT = {
 
 
 def info_of(crystal):
-    return plain(crystal.info if is_atoms(crystal) else crystal.properties)
+    return to_jsonable(crystal.info if is_atoms(crystal) else crystal.properties)
 
 
 @pytest.mark.parametrize("make", [rich_atoms, rich_structure])
@@ -68,7 +68,7 @@ def test_there_and_back_again(tmp_path):
     assert write(entry(tmp_path / "a.extxyz"), tmp_path / "a.json", "json") == []
     assert write(entry(tmp_path / "a.json"), tmp_path / "b.extxyz", "extxyz") == []
     first, second = (ase_read(tmp_path / name) for name in ("a.extxyz", "b.extxyz"))
-    assert plain(first.info) == plain(second.info)
+    assert to_jsonable(first.info) == to_jsonable(second.info)
     for name, values in first.arrays.items():
         np.testing.assert_array_equal(values, second.arrays[name])
     np.testing.assert_array_equal(fixed_coordinates(first), fixed_coordinates(second))
@@ -192,7 +192,9 @@ WORDS = st.one_of(st.text(max_size=3), st.floats(), st.integers(), st.booleans()
 
 def without_nan(value):
     """The value with None for NaN, which JSON does not have."""
-    return json.loads(json.dumps(plain(value)), parse_constant=lambda word: None if word == "NaN" else word)
+    return json.loads(
+        json.dumps(to_jsonable(value)), parse_constant=lambda word: None if word == "NaN" else word
+    )
 
 
 @settings(max_examples=60)
@@ -223,7 +225,7 @@ def test_whatever_crystals_carry(info, column, name, seed, tmp_path_factory):
             assert len(found) + sum(d.startswith("info: ") for d in dropped) >= len({*map(str, info)})
         if form == "extxyz":
             theirs = ase_read(folder / "x.extxyz")
-            assert plain(theirs.info).keys() == found.keys()
+            assert to_jsonable(theirs.info).keys() == found.keys()
             np.testing.assert_allclose(theirs.positions, atoms.positions, atol=1e-9)
             assert [len(mol) for mol in XYZ.from_file(folder / "x.extxyz").all_molecules] == [2]
         else:

@@ -16,7 +16,7 @@ from pymatgen.electronic_structure.core import Magmom
 from repose.errors import InvalidCrystalError
 from repose.io.comment_line import format_entry
 from repose.io.files import ExtxyzWriter, write
-from repose.io.kinds import plain
+from repose.io.kinds import to_jsonable
 from support.rich_crystals import VALUES, entry, equal, rich_atoms, rich_structure
 
 
@@ -43,15 +43,15 @@ from support.rich_crystals import VALUES, entry, equal, rich_atoms, rich_structu
         ({"x": 10**30, "y": -(10**30)}, [], {"x": 10**30, "y": -(10**30)}),
         ({"x": np.arange(6).reshape(2, 3)}, [], {"x": [[0, 1, 2], [3, 4, 5]]}),
         ({"x": (1, "a", None)}, [], {"x": [1, "a", None]}),
-        ({"x": Magmom(2.0).as_dict()}, [], {"x": plain(Magmom(2.0))}),
+        ({"x": Magmom(2.0).as_dict()}, [], {"x": to_jsonable(Magmom(2.0))}),
     ],
 )
 def test_entries_of_extended_xyz(info, dropped, kept, tmp_path):
     atoms = bulk("Al")
     atoms.info = info
     assert write(atoms, tmp_path / "x.extxyz", "extxyz") == dropped
-    assert plain(ase_read(tmp_path / "x.extxyz").info) == kept
-    assert plain(entry(tmp_path / "x.extxyz").info) == kept
+    assert to_jsonable(ase_read(tmp_path / "x.extxyz").info) == kept
+    assert to_jsonable(entry(tmp_path / "x.extxyz").info) == kept
 
 
 TEXTS = [
