@@ -210,7 +210,7 @@ def test_a_network_may_be_applied_another_number_of_times(run, models, tmp_path)
     before = contents(models / "fresh")
     status, _, err = run("calibrate", models / "fresh", "--data", data, "--passes", 2)
     assert (status, contents(models / "fresh")) == (2, before)
-    assert "networks of the family 'e3relax' are applied once" in err
+    assert "family 'e3relax' has no setting 'passes'" in err
 
 
 def test_a_model_without_an_uncertainty_head(run, models, tmp_path):

@@ -20,22 +20,22 @@ from repose.models.prediction import Distances, ErrorScales, Geometry, Predictio
 
 
 class Ensemble(Network[Any]):
-    """The mean of its members; where they differ, their spread joins the errors to expect.
+    """Mean of several networks; their spread is added to the expected errors.
 
     Args:
-        members: Networks of one family with the same settings, which also start from the same geometry.
+        members: Networks of one family with equal settings and equal atomic volumes.
 
     Raises:
-        ModelError: They are not.
+        ModelError: Families, settings or atomic volumes differ.
     """
 
     def __init__(self, members: Sequence[Network[Any]]) -> None:
         if len({(type(member), member.settings.model_dump_json()) for member in members}) != 1:
-            raise ModelError("an ensemble needs members of one family with the same settings.")
+            raise ModelError("an ensemble needs members of one family with the same settings; they differ.")
         buffers = [dict(member.named_buffers()) for member in members]
         volumes = [own["atomic_volumes"] for own in buffers if "atomic_volumes" in own]
         if any(not torch.equal(own, volumes[0]) for own in volumes):
-            raise ModelError("an ensemble needs members that start alike; their atomic volumes differ.")
+            raise ModelError("an ensemble needs members with equal atomic volumes; got different ones.")
         super().__init__(members[0].settings)
         self.family = members[0].family  # type: ignore[misc]
         self.settings_type = members[0].settings_type  # type: ignore[misc]
@@ -47,20 +47,20 @@ class Ensemble(Network[Any]):
 
     @property
     def path_frames(self) -> int | None:
-        """See `Network.path_frames`; members agree on it."""
+        """See `Network.path_frames`."""
         return self._all()[0].path_frames
 
     @property
     def together(self) -> bool:
-        """Whether members are evaluated at once, or one after another; the numbers are the same.
+        """Return whether members are evaluated at once or one after another; results are the same.
 
-        At once, every operation works on the weights of all members: some T times the memory, and a third of
-        the operations to launch. That is for GPUs. On a CPU the loop is faster, and a loop of accelerated
-        members faster still, whose kernels cannot be batched over members; see docs/ensembles.md.
+        At once, every operation acts on the weights of all T members: some T times the memory, but a third of
+        the kernel launches, which is faster on a GPU. On a CPU the loop is faster. Fused kernels cannot be
+        batched over members; see docs/ensembles.md.
         """
-        several = self._all()[0].passes > 1  # between passes neighbours are found anew
-        alone = self.accelerated or self.training or self.differentiates or several
-        return not alone and next(self.parameters()).is_cuda
+        passes = self._all()[0].passes > 1  # neighbours are searched again between passes
+        sequential = self.accelerated or self.training or self.differentiates or passes
+        return not sequential and next(self.parameters()).is_cuda
 
     def prepare(self, batch: CrystalBatch) -> tuple[CrystalBatch, PeriodicGraph]:
         """See `Network.prepare`; the same for all members."""
@@ -88,12 +88,12 @@ class Ensemble(Network[Any]):
         return [member(batch, graph) for member in self._all()]
 
     def at_once(self, batch: CrystalBatch, graph: PeriodicGraph) -> list[Prediction]:
-        """The same, with every operation on all members; not for members that are accelerated."""
+        """Predictions of the members by operations on all of them; not for accelerated members."""
         example: list[Prediction] = []
 
         def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor]) -> list[Tensor]:
-            # Layers share the radial basis. Tied names would be swapped in and restored twice, the second
-            # time to tensors of this transform; untied, the shared module is swapped once and all see it.
+            # Layers share the radial basis. With tied weights torch would restore it twice, the second time
+            # to tensors of this transform.
             prediction = functional_call(
                 self._skeleton, (parameters, buffers), (batch, graph), tie_weights=False
             )
@@ -106,7 +106,7 @@ class Ensemble(Network[Any]):
 
     @cached_property
     def _skeleton(self) -> Network[Any]:
-        """A member without weights, outside of the registry of submodules."""
+        """A member without weights, not registered as a submodule."""
         return copy.deepcopy(self._all()[0]).to("meta")
 
     def _all(self) -> list[Network[Any]]:
@@ -114,7 +114,7 @@ class Ensemble(Network[Any]):
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:
-    """Tensors in a nest of tuples and lists."""
+    """Tensors in nested tuples and lists."""
     if isinstance(values, Tensor):
         yield values
     elif isinstance(values, tuple | list):
@@ -123,7 +123,7 @@ def _tensors(values: Any) -> Iterator[Tensor]:
 
 
 def _with_tensors(values: Any, tensors: Iterator[Tensor]) -> Any:
-    """The same nest with other tensors."""
+    """The same nested tuples and lists with other tensors."""
     if isinstance(values, Tensor):
         return next(tensors)
     if isinstance(values, tuple | list):
@@ -133,16 +133,15 @@ def _with_tensors(values: Any, tensors: Iterator[Tensor]) -> Any:
 
 
 def combine(predictions: Sequence[Prediction]) -> Prediction:
-    """One prediction out of T.
+    """Combine the predictions of T members for one batch.
 
-    Geometries, distances, features and trajectories are means. Those of trajectories are over frames of equal
-    time, and of the energies, forces and stresses that members have at their own frames. A scale becomes the
-    mean over members of their own scale plus their distance from the mean prediction: data uncertainty and
-    model uncertainty (DeepRelax, equations 21 to 23, there for distances; here for positions and strains,
-    too). Members without scales bring their distance from the mean alone.
+    Geometries, distances, features and trajectories are means over members; energies, forces and stresses are
+    means over the members' own frames of equal time. A scale is the mean over members of their scale (data
+    uncertainty) plus their deviation from the mean prediction (model uncertainty): DeepRelax, equations 21 to
+    23, for distances; applied to positions and strains, too. Members without scales contribute the deviation.
 
     Args:
-        predictions: Of the members, for one batch; one alone stays as it is.
+        predictions: Predictions of the members; a single one is returned unchanged.
     """
     if len(predictions) == 1:
         return predictions[0]
@@ -160,7 +159,7 @@ def combine(predictions: Sequence[Prediction]) -> Prediction:
 
 
 def _combine_scales(predictions: Sequence[Prediction], mean: Geometry) -> ErrorScales:
-    """The counterpart of equations 21 to 23 for positions and strains."""
+    """Return equations 21 to 23 for positions and strains."""
     atoms, strains = [], []
     for prediction in predictions:
         geometry = prediction.geometry
@@ -182,7 +181,7 @@ def _combine_distances(found: Sequence[Distances]) -> Distances:
 
 
 def _combine_lengths(lengths: Sequence[Tensor], scales: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
-    """Mean length and total uncertainty, equations 22 and 23."""
+    """Return mean length and total uncertainty, equations 22 and 23."""
     mean = _mean(lengths)  # eq. 22
     uncertainty = [
         (length - mean).abs() + (0 if scale is None else scale)  # eq. 21

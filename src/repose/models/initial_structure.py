@@ -1,4 +1,4 @@
-"""Where a forward pass begins."""
+"""Starting geometry of a forward pass."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from repose.crystal.graph import PeriodicGraph, periodic_graph
 from repose.crystal.lattice import reduced, to_cartesian, to_fractional, vacuum_thickness, volume
 from repose.nn.ops import segment_sum
 
-# An empty slab thicker than this is vacuum on purpose: a van der Waals gap has some 3 A between atoms.
+# A slab without atoms that is thicker than this counts as vacuum; a van der Waals gap has some 3 A.
 VACUUM = 8.0  # A
 
 
 def initial_structure(
     batch: CrystalBatch, settings: NetworkSettings, atomic_volumes: Tensor
 ) -> tuple[CrystalBatch, PeriodicGraph]:
-    """Starting geometry and its graph, as `repose.models.network.Network.prepare` gives them.
+    """Return the starting geometry and its graph; see `repose.models.network.Network.prepare`.
 
     Args:
-        batch: Crystals as the user gave them.
-        settings: Of the network: where it starts, and how neighbours are found.
+        batch: Input crystals.
+        settings: Settings of the network: ``start`` and ``graph``.
         atomic_volumes: A^3 per atom by atomic number, zero where unknown.
     """
     if settings.start == "rescaled":
@@ -31,24 +31,23 @@ def initial_structure(
 
 
 def wrap_far_atoms(batch: CrystalBatch) -> tuple[CrystalBatch, Tensor]:
-    """The same crystals with no atom far from its cell, where single precision would lose digits.
+    """Wrap atoms that are more than one cell outside of theirs, to keep digits in single precision.
 
     Args:
-        batch: Crystals as the user gave them.
+        batch: Input crystals.
 
     Returns:
-        The crystals, and by how many cells each atom was moved back: 0 where it lay no more than a cell
-        outside, ``(N, 3)``.
+        The crystals, and the cell shifts that were subtracted, ``(N, 3)``; 0 for atoms left in place.
     """
     fractional = to_fractional(batch.positions, batch.cells, batch.system_index)
     far = ((fractional < -1) | (fractional > 2)) & batch.pbc[batch.system_index]
-    home = torch.where(far, fractional.floor(), 0.0)
-    moved = batch.positions - to_cartesian(home, batch.cells, batch.system_index)
-    return batch.with_geometry(moved, batch.cells), home
+    shift = torch.where(far, fractional.floor(), 0.0)
+    wrapped = batch.positions - to_cartesian(shift, batch.cells, batch.system_index)
+    return batch.with_geometry(wrapped, batch.cells), shift
 
 
 def build_graph(batch: CrystalBatch, settings: GraphSettings) -> PeriodicGraph:
-    """Neighbours of a batch as it stands; see `repose.crystal.graph.periodic_graph`."""
+    """Return the neighbour graph of a batch; see `repose.crystal.graph.periodic_graph`."""
     return periodic_graph(
         batch,
         settings.cutoff,
@@ -59,13 +58,13 @@ def build_graph(batch: CrystalBatch, settings: GraphSettings) -> PeriodicGraph:
 
 
 def rescale_volume(batch: CrystalBatch, atomic_volumes: Tensor) -> CrystalBatch:
-    """The same crystals, scaled isotropically to the volume that their composition suggests.
+    """Scale crystals isotropically to the volume predicted from their composition.
 
-    What stays as it is: crystals with an element that has no fitted volume, and sheets, wires and slabs,
-    whose cell holds vacuum.
+    Crystals with an element without a fitted volume are not changed, nor are sheets, wires and slabs, whose
+    cell contains vacuum.
 
     Args:
-        batch: Crystals as the user gave them.
+        batch: Input crystals.
         atomic_volumes: A^3 per atom by atomic number, zero where unknown.
     """
     volumes = atomic_volumes.to(batch.positions)[batch.numbers]

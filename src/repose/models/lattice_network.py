@@ -1,4 +1,4 @@
-"""What the families with lattice nodes share: start, embedding, and geometry refined layer by layer."""
+"""Base of the families with lattice nodes: starting geometry, embedding, and layer-wise refinement."""
 
 from __future__ import annotations
 
@@ -32,8 +32,7 @@ class LatticeNodeSettings(NetworkSettings):
 
     uncertainty_head: bool = Field(
         default=True,
-        description="say how large the error of every atom and of the strain will be (ours); what is "
-        "predicted is the same without",
+        description="predict errors of atoms and of the strain (ours); geometries do not depend on it",
     )
     lattice_nodes: bool = Field(
         default=True, description="False: ablation, nine numbers from the mean of the scalars change the cell"
@@ -78,8 +77,8 @@ class LayerState(NamedTuple):
 class LatticeNetwork(Network[S]):
     """A stack of `RefinementLayer` on atoms and lattice nodes.
 
-    ``start="rescaled"`` begins from the input scaled to the volume that the composition suggests, fitted
-    on the training split, instead of from the input itself.
+    ``start="rescaled"`` scales the input to the volume predicted from its composition, fitted on the training
+    split.
 
     Args:
         settings: Hyperparameters.
@@ -164,17 +163,16 @@ class LatticeNetwork(Network[S]):
 class RefinementLayer(nn.Module):
     """One layer: new features, then new positions and cells.
 
-    ``frame="affine"`` lets atoms follow the deformation of the cell before their own displacement is
-    added, and takes the mean out of the displacements: under strain an atom moves by an amount that
-    depends on where it sits, which a translation-invariant network cannot say. Moving the input by a
-    fractional vector then moves the answer by the same fractional vector.
+    With ``frame="affine"`` atoms follow the deformation of the cell, plus displacements of zero
+    mean: a translation-invariant network cannot predict the affine displacement, which depends on the
+    position. A fractional shift of the input then shifts the prediction by the same fractional vector.
 
     ``edge_channels`` adds messages from edges to lattice nodes, see `repose.nn.lattice_nodes.EdgesToLattice`.
 
     Args:
         settings: Hyperparameters of the network.
         basis: Radial basis, shared by all layers.
-        moves: Whether this layer changes positions and cell.
+        moves: Change positions and cell in this layer.
         residual: See `LatticeUpdate`.
         mixing: See `LatticeUpdate`.
     """
@@ -202,13 +200,13 @@ class RefinementLayer(nn.Module):
             if settings.edge_channels:
                 self.edges_to_lattice = EdgesToLattice(f, settings.n_basis, settings.edge_channels)
         else:
-            # Ablation, as DeepRelax does it: nine numbers from the mean of the scalars. Invariant numbers
-            # cannot turn with the crystal, so the change is expressed in the crystal's own lattice vectors.
+            # Ablation, as in DeepRelax: nine numbers from the mean of the scalars. They are invariant, so the
+            # change is expressed in the lattice vectors of the crystal, which rotate with it.
             self.cell_head = mlp(f, f, 9)
 
     @abstractmethod
     def forward(self, state: LayerState, system_index: Tensor, graph: PeriodicGraph) -> LayerState:
-        """New state after this layer; ``crystal`` is the crystal of every atom, ``(N,)``."""
+        """Return the state after this layer; ``system_index`` is the crystal of every atom, ``(N,)``."""
 
     def update_lattice(
         self, x: Tensor, v: Tensor, state: LayerState, edges: EdgeGeometry, system_index: Tensor
@@ -239,23 +237,23 @@ class RefinementLayer(nn.Module):
 def lattice_view(
     positions: Tensor, cells: Tensor, system_index: Tensor, basis: GaussianBasis, tips: bool
 ) -> LatticeView:
-    """What atoms see of the lattice vectors: their tips, as `to_tips`, or the vectors alone.
+    """Lattice vectors relative to the atoms: from their tips, see `to_tips`, or the vectors alone.
 
     Args:
         positions: A, ``(N, 3)``.
         cells: Lattice vectors as rows in A, ``(S, 3, 3)``.
         system_index: Crystal of every atom, ``(N,)``.
         basis: Expands the distances.
-        tips: Tips, or the vectors alone, which are the same for all atoms of a crystal.
+        tips: Use tips; otherwise the vectors alone, which are equal for all atoms of a crystal.
     """
     offset = to_tips(positions, cells, system_index) if tips else -cells
     return LatticeView(basis(safe_norm(offset)), unit(offset), None if tips else system_index)
 
 
 def to_tips(positions: Tensor, cells: Tensor, system_index: Tensor) -> Tensor:
-    """From the tip of every lattice vector to every atom in A, ``(N, 3, 3)``: atom, vector, component.
+    """Vectors from the tip of every lattice vector to every atom in A, ``(N, 3, 3)`` (atom, vector, xyz).
 
-    Positions count from the crystal's mean; arguments as in `lattice_view`.
+    Positions are relative to the mean of the crystal; arguments as in `lattice_view`.
     """
     return centred(positions, system_index, len(cells)).unsqueeze(1) - cells[system_index]
 

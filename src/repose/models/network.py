@@ -1,4 +1,16 @@
-"""Base class of the networks of all model families."""
+"""Base class of the networks of all model families.
+
+The contract of a family, a folder ``models/NAME/`` that needs no edit elsewhere:
+
+1. ``settings.py``: a subclass of `NetworkSettings` with the hyperparameters.
+2. ``network.py``: a subclass of `Network` with ``@register("name")`` and ``settings_type``.
+3. ``prepare(batch)``: starting geometry and its neighbour graph.
+4. ``forward(batch, graph)``: a `Prediction`, whose last geometry is the relaxed crystal.
+5. The prediction is equivariant under rotation, translation and the order of atoms (`repose.testing`).
+6. Crystals of a batch do not influence each other.
+7. Optional: ``solve_positions``, ``readout_forces``, ``accelerate``, ``compile_training``.
+8. It imports from ``crystal``, ``nn`` and ``models``, never from another family, data or training.
+"""
 
 from __future__ import annotations
 
@@ -26,19 +38,19 @@ class Network(nn.Module, ABC, Generic[S]):
 
     settings_type: ClassVar[type[NetworkSettings]]
     family: ClassVar[str]
-    # Submodules that turn features into answers; the rest is the trunk, which fine-tuning may hold back.
+    # Submodules that map features to predictions; the rest is the trunk, which fine-tuning may freeze.
     heads: ClassVar[tuple[str, ...]] = ()
 
-    # Whether a forward pass differentiates, and so cannot run in inference mode.
+    # The forward pass calls autograd, and cannot run in inference mode.
     differentiates: ClassVar[bool] = False
 
-    # Whether it takes geometry in double precision, whatever the precision of its weights.
+    # Geometry is passed in double precision, whatever the precision of the weights.
     double_geometry: bool = False
 
-    # Whether it has `readout_forces`, and can be trained on forces.
+    # The family has `readout_forces` and can be trained on forces.
     learns_forces: ClassVar[bool] = False
 
-    # Bytes of memory for an edge and feature on the plain path, measured on a CPU.
+    # Bytes of memory per edge and feature with the plain operators, measured on a CPU.
     plain_edge_bytes: int = 50
 
     settings: S
@@ -50,39 +62,36 @@ class Network(nn.Module, ABC, Generic[S]):
 
     @property
     def path_frames(self) -> int | None:
-        """Frames of the paths that it learns and predicts; None for families that know no path."""
+        """Number of frames of the predicted relaxation paths; None for families that predict none."""
         return None
 
     @property
     def passes(self) -> int:
-        """How often it is applied, each time to what it found before."""
+        """Number of forward passes, each on the geometry predicted by the previous one."""
         return 1
 
     @abstractmethod
     def prepare(self, batch: CrystalBatch) -> tuple[CrystalBatch, PeriodicGraph]:
-        """Geometry to start from and its neighbour graph, both without gradients.
+        """Return the starting geometry and its neighbour graph, both without gradients.
 
         Args:
-            batch: Crystals as the user gave them.
+            batch: Input crystals.
 
         Returns:
-            What `forward` takes.
+            Arguments of `forward`.
         """
 
     def prepare_again(self, batch: CrystalBatch, found: Geometry) -> tuple[CrystalBatch, PeriodicGraph]:
-        """What `forward` takes to go on from what it found.
+        """Return the arguments of `forward` for another pass, on the geometry predicted before.
 
         Args:
-            batch: What it began with.
-            found: What it made of that. A crystal that is lost, see `is_valid`, begins where it did before,
-                so that it does no harm to the others.
-
-        Returns:
-            As `prepare`.
+            batch: Input of the previous pass.
+            found: Geometry that it predicted. Crystals that are not valid, see `is_valid`, start from
+                ``batch`` again.
         """
-        whole = is_valid(batch, found)
-        positions = torch.where(whole[batch.system_index, None], found.positions, batch.positions)
-        cells = torch.where(whole[:, None, None], found.cells, batch.cells)
+        valid = is_valid(batch, found)
+        positions = torch.where(valid[batch.system_index, None], found.positions, batch.positions)
+        cells = torch.where(valid[:, None, None], found.cells, batch.cells)
         return self.prepare(batch.with_geometry(positions, cells))
 
     @abstractmethod
@@ -94,7 +103,7 @@ class Network(nn.Module, ABC, Generic[S]):
             graph: Its neighbours.
 
         Returns:
-            Geometries before the last are for layer-wise supervision.
+            Prediction; geometries before the last are for layer-wise supervision.
         """
 
     def solve_positions(
@@ -114,34 +123,34 @@ class Network(nn.Module, ABC, Generic[S]):
         return prediction.geometry, None
 
     def readout_forces(self, batch: CrystalBatch, graph: PeriodicGraph) -> tuple[list[Motion], Tensor]:
-        """What is read out while nothing moves, for training on what acts on a crystal where it stands.
+        """Per-layer readouts at the input geometry, used for force training.
 
         Args:
             batch: Crystals.
             graph: Their neighbours.
 
         Returns:
-            What each layer would do, and the last scalars of atoms, ``(N, F)``.
+            Displacements and strains of each layer, and the last scalars of atoms, ``(N, F)``.
 
         Raises:
-            NotImplementedError: The family does not learn forces.
+            NotImplementedError: The family cannot be trained on forces.
         """
-        raise NotImplementedError(f"family '{self.family}' does not learn forces.")
+        raise NotImplementedError(f"family '{self.family}' cannot be trained on forces.")
 
     def depth(self, name: str) -> int | None:
-        """How deep a parameter lies: 0 before the layers, n in the n-th of them, None in the heads."""
+        """Return the layer of a parameter: 0 before the layers, n in the n-th one, None in the heads."""
         first, _, rest = name.partition(".")
         if first in self.heads:
             return None
         return 1 + int(rest.partition(".")[0]) if first == "layers" else 0
 
     def accelerate(self, compiled: bool) -> None:
-        """Make ready for inference, as fast as this family can; weights must not change afterwards.
+        """Switch to fused operators for inference, if the family has any; weights must not change afterwards.
 
         Args:
-            compiled: Let `torch.compile` make kernels, which takes some ten seconds once.
+            compiled: Also compile kernels with `torch.compile`, which takes some ten seconds once.
         """
         del compiled
 
     def compile_training(self) -> None:
-        """Let `torch.compile` make kernels for training, where this family has any; the numbers stay."""
+        """Compile kernels for training, where the family has any; results are the same."""

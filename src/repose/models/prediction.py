@@ -11,7 +11,7 @@ from repose.crystal.batch import CrystalBatch
 from repose.crystal.lattice import volume
 from repose.nn.ops import segment_sum
 
-# Factor between the volumes before and after beyond which a prediction has diverged.
+# Ratio of predicted to input volume beyond which a prediction counts as diverged.
 MAX_VOLUME_RATIO = 8.0
 
 
@@ -23,11 +23,11 @@ class Geometry(NamedTuple):
 
 
 class ErrorScales(NamedTuple):
-    """How large errors will be: Laplace scales, which are the means of absolute errors.
+    """Predicted Laplace scales of the errors, which are expected absolute errors.
 
     Attributes:
-        atoms: Of the components of an atom's position in A, ``(N,)``.
-        strains: Of the strain from the predicted cell to the relaxed one, root mean square of its nine
+        atoms: Scale of the components of every atom's position in A, ``(N,)``.
+        strains: Scale of the strain from the predicted to the relaxed cell, root mean square of its nine
             entries, ``(S,)``.
     """
 
@@ -36,16 +36,16 @@ class ErrorScales(NamedTuple):
 
 
 class Distances(NamedTuple):
-    """Distances in the relaxed crystal, for families that find positions from them (DeepRelax).
+    """Predicted distances in the relaxed crystal, for families that solve for positions (DeepRelax).
 
     Attributes:
         relaxed: Length of every edge in A, ``(E,)``.
-        scale: Laplace scale of these in A, ``(E,)``; None where none is predicted.
-        anchored: Edges, ``(P,)`` int64, whose sender also has a known distance from the place where the
-            receiver starts, as in the last of the layers.
+        scale: Laplace scale of ``relaxed`` in A, ``(E,)``, or None.
+        anchored: Edges, ``(P,)`` int64, with a second distance: from the receiver's starting position, as in
+            the last geometry, to the sender's relaxed position.
         displaced: That distance in A, ``(P,)``.
-        displaced_scale: Laplace scale of these in A, ``(P,)``, or None.
-        exact: Look for the most probable positions, not for some within bounds.
+        displaced_scale: Laplace scale of ``displaced`` in A, ``(P,)``, or None.
+        exact: Solve for the most probable positions instead of positions within bounds.
     """
 
     relaxed: Tensor
@@ -57,7 +57,7 @@ class Distances(NamedTuple):
 
 
 class Trajectory(NamedTuple):
-    """The way of S crystals of N atoms in all from input to answer: T frames, both ends included.
+    """Relaxation paths of S crystals with N atoms in all: T frames, input and relaxed crystal included.
 
     Attributes:
         positions: A, ``(T, N, 3)``.
@@ -75,14 +75,15 @@ class Trajectory(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """What a network says about a batch.
+    """Output of a network for a batch.
 
     Attributes:
-        layers: Geometries in A, one a layer, the last of them the answer, or where `distances` has it start.
-        latent: Features of every crystal, ``(S, F)``: what tells whether its like was seen in training.
-        error_scales: Errors to expect, for families that predict positions.
-        distances: For families that predict them.
-        trajectory: The whole way, for families that know it (RelaxNet).
+        layers: Geometry in A after every layer. The last is the relaxed crystal or, with `distances`, the
+            start of the search for positions.
+        latent: Mean features of every crystal, ``(S, F)``, for the out-of-distribution distance.
+        error_scales: Expected errors, for families that predict positions.
+        distances: Distances, for families that predict them.
+        trajectory: Relaxation paths, for families that predict them (RelaxNet).
     """
 
     layers: list[Geometry]
@@ -93,12 +94,12 @@ class Prediction(NamedTuple):
 
     @property
     def geometry(self) -> Geometry:
-        """The last of the layers."""
+        """Geometry after the last layer."""
         return self.layers[-1]
 
 
 class Motion(NamedTuple):
-    """What a layer wants to do to a batch.
+    """Readout of one layer.
 
     Attributes:
         steps: Displacements of atoms in A, ``(N, 3)``.
@@ -110,17 +111,16 @@ class Motion(NamedTuple):
 
 
 def is_valid(batch: CrystalBatch, found: Geometry) -> Tensor:
-    """Which crystals are not lost: finite, and not more than `MAX_VOLUME_RATIO` times as large or small, ``(S,)`` bool.
+    """Return which predictions are finite with a volume ratio below `MAX_VOLUME_RATIO`, ``(S,)`` bool.
 
     Args:
-        batch: Where they began, N atoms in S crystals.
-        found: Where they came to, A, of the same shapes.
+        batch: Input, N atoms in S crystals.
+        found: Predicted geometry.
     """
     ratio = volume(found.cells) / volume(batch.cells)
-    broken = (~torch.isfinite(found.positions).all(-1)).to(ratio)  # atoms
-    whole = segment_sum(broken, batch.system_index, len(batch)) == 0
+    not_finite = (~torch.isfinite(found.positions).all(-1)).to(ratio)  # (N,)
     return (
-        whole
+        (segment_sum(not_finite, batch.system_index, len(batch)) == 0)
         & torch.isfinite(found.cells).all(-1).all(-1)
         & (ratio > 1 / MAX_VOLUME_RATIO)
         & (ratio < MAX_VOLUME_RATIO)

@@ -1,8 +1,8 @@
-"""DistanceRestraints of atoms by what they link, and the equations that bring their distances within bounds.
+"""Normal equations of distance restraints, grouped by pairs of atoms.
 
-DistanceRestraints of the same two atoms, which are many in a small cell, share a block of three by three numbers in the
-linear system; only forming it takes a pass over all pairs. Sums run over a crystal's own pairs in their own
-order, so that its numbers are the same bit by bit whatever else is in the batch.
+Restraints of the same two atoms, of which a small cell has many periodic images, share one 3 x 3 block of the
+normal matrix. Sums run over the restraints of one crystal in a fixed order: its result is the same bit by bit
+in any batch.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 SMOOTH = 3e-3  # A; violations below it count quadratically, so that weights stay finite
-GRADIENT_STEPS = 6  # conjugate gradients for one step; more save few steps, and rounding grows with them
-SLOTS = 4  # pairs of the same two atoms stand in rows of so many, which are added at once
+GRADIENT_STEPS = 6  # conjugate-gradient iterations of a step; more save few steps and add rounding
+SLOTS = 4  # restraints of the same two atoms are summed in rows of this length
 
 
 class DistanceRestraints(NamedTuple):
-    """Distances that are distance_restraints for.
+    """Bounds on distances between atoms, P in all.
 
     Attributes:
         first: Atom i, ``(P,)``.
@@ -29,8 +29,8 @@ class DistanceRestraints(NamedTuple):
         lower: Bound in A, ``(P,)``.
         upper: Bound in A, ``(P,)``.
         weight: Of the pair in the loss, ``(P,)``.
-        place: Where the first atom is taken to be in A, ``(P, 3)``, and
-        held: 1 where it is there and stays there, 0 where it is where the atom is, ``(P,)``.
+        place: Fixed position of the first atom in A, ``(P, 3)``, used where ``held`` is 1.
+        held: 1 where the first atom is fixed at ``place``, 0 where it moves, ``(P,)``.
     """
 
     first: Tensor
@@ -46,7 +46,7 @@ class DistanceRestraints(NamedTuple):
     def free(
         cls, first: Tensor, second: Tensor, offset: Tensor, lower: Tensor, upper: Tensor
     ) -> DistanceRestraints:
-        """DistanceRestraints of equal weight, both atoms of which move."""
+        """Return restraints of equal weight between atoms that both move."""
         zero = torch.zeros_like(lower)
         return cls(
             first, second, offset, lower, upper, torch.ones_like(lower), torch.zeros_like(offset), zero
@@ -54,12 +54,12 @@ class DistanceRestraints(NamedTuple):
 
 
 class NormalEquations(NamedTuple):
-    """What positions are worth.
+    """Loss, gradient and normal-matrix blocks at the given positions.
 
     Attributes:
-        loss: Mean of what is missing in A, ``(S,)``.
-        force: Downhill on the second atom of a link, and uphill on the first, ``(L, 3)``.
-        block: The link's part of the normal matrix, ``(L, 9)``.
+        loss: Mean violation in A, ``(S,)``.
+        force: Force on the second atom of a pair; the first has its negative, ``(L, 3)``.
+        block: Block of the pair in the normal matrix, ``(L, 9)``.
     """
 
     loss: Tensor
@@ -68,19 +68,19 @@ class NormalEquations(NamedTuple):
 
 
 class Selection(NamedTuple):
-    """Numbers of the crystals, atoms, links and rows that stay."""
+    """Indices of the crystals, atoms, pairs and rows that are kept."""
 
     crystals: Tensor
     atoms: Tensor
-    links: Tensor
+    pairs: Tensor
     rows: Tensor
 
 
 class OrderedSums:
-    """Rows of numbers to be summed by an index, in the order in which they stand.
+    """Sums of rows by an index, in the order of the rows.
 
     Args:
-        index: Of every row, ``(M,)``.
+        index: Index of every row, ``(M,)``.
         n: Number of sums.
     """
 
@@ -90,7 +90,7 @@ class OrderedSums:
         self.first = count.cumsum(0) - count
 
     def sum(self, values: Tensor) -> Tensor:
-        """Sums ``(n, C)`` of values ``(M, C)``; unlike `index_add`, fast, and in order on a GPU too."""
+        """Return sums ``(n, C)`` of values ``(M, C)``; unlike `index_add`, in a fixed order on a GPU too."""
         if not len(values):
             return values.new_zeros(len(self.first), values.shape[1])
         return nn.functional.embedding_bag(self.order, values, self.first, mode="sum")
@@ -98,17 +98,17 @@ class OrderedSums:
 
 @dataclass(frozen=True, eq=False)
 class AtomPairs:
-    """DistanceRestraints by the atoms that they link; a place where an atom is held counts as one atom more, number N.
+    """Restraints grouped by pairs of atoms, L pairs; index N stands for the fixed positions.
 
-    DistanceRestraints stand in M rows of `SLOTS`, every row of one link; what is left free has no weight.
+    The restraints of a pair fill rows of `SLOTS`, M rows in all; empty slots have no weight.
 
     Attributes:
-        low: First atom of every link, ``(L,)``.
-        high: Second atom, of a higher number, or the same, ``(L,)``.
+        low: First atom of every pair, ``(L,)``.
+        high: Second atom of every pair, with a higher or the same index, ``(L,)``.
         system_index: Crystal of every atom, ``(N,)``.
-        total: Weight of all pairs of a crystal, ``(S,)``.
-        link: Link of every row, ``(M,)``.
-        offset: What is added to the vector from the first atom to the second in A, ``(3, SLOTS, M)``.
+        total: Sum of the weights of a crystal, ``(S,)``.
+        pair: Pair of every row, ``(M,)``.
+        offset: Added to the vector from the first atom to the second in A, ``(3, SLOTS, M)``.
         bounds: Lower and upper in A, and the weight, ``(3, SLOTS, M)``.
     """
 
@@ -116,64 +116,72 @@ class AtomPairs:
     high: Tensor
     system_index: Tensor
     total: Tensor
-    link: Tensor
+    pair: Tensor
     offset: Tensor
     bounds: Tensor
 
     @classmethod
-    def of(cls, pairs: DistanceRestraints, system_index: Tensor, n_crystals: int) -> AtomPairs:
-        """Sort pairs by their links."""
+    def of(cls, restraints: DistanceRestraints, system_index: Tensor, n_crystals: int) -> AtomPairs:
+        """Group restraints by pairs of atoms."""
         n = len(system_index)
-        first = torch.where(pairs.held > 0, n, pairs.first)
-        low, high = torch.minimum(first, pairs.second), torch.maximum(first, pairs.second)
+        first = torch.where(restraints.held > 0, n, restraints.first)
+        low, high = torch.minimum(first, restraints.second), torch.maximum(first, restraints.second)
         key = low * (n + 1) + high
         order = torch.argsort(key, stable=True)
         keys, count = torch.unique_consecutive(key[order], return_counts=True)
         rows = (count + SLOTS - 1) // SLOTS
-        link = torch.repeat_interleave(torch.arange(len(keys), device=key.device), rows)
-        within = torch.arange(len(link), device=key.device) - (rows.cumsum(0) - rows)[link]
-        end = count.cumsum(0)[link]
-        place = end - count[link] + SLOTS * within + torch.arange(SLOTS, device=key.device).unsqueeze(1)
+        pair = torch.repeat_interleave(torch.arange(len(keys), device=key.device), rows)
+        within = torch.arange(len(pair), device=key.device) - (rows.cumsum(0) - rows)[pair]
+        end = count.cumsum(0)[pair]
+        place = end - count[pair] + SLOTS * within + torch.arange(SLOTS, device=key.device).unsqueeze(1)
         last = max(len(key) - 1, 0)
-        pair = torch.where(place < end, order[place.clamp(max=last)], len(key)).flatten()
+        restraint = torch.where(place < end, order[place.clamp(max=last)], len(key)).flatten()
 
         def rowed(column: Tensor, filling: float) -> Tensor:
             column = torch.cat([column, column.new_full((1,), filling)])
-            return column.index_select(0, pair).view(SLOTS, len(link))
+            return column.index_select(0, restraint).view(SLOTS, len(pair))
 
-        offset = torch.where((pairs.held > 0).unsqueeze(1), pairs.offset - pairs.place, pairs.offset)
-        offset = torch.where((pairs.second == high).unsqueeze(1), offset, -offset)
-        links = cls(
+        offset = torch.where(
+            (restraints.held > 0).unsqueeze(1), restraints.offset - restraints.place, restraints.offset
+        )
+        offset = torch.where((restraints.second == high).unsqueeze(1), offset, -offset)
+        pairs = cls(
             keys // (n + 1),
             keys % (n + 1),
             system_index,
-            pairs.weight.new_zeros(n_crystals),
-            link,
+            restraints.weight.new_zeros(n_crystals),
+            pair,
             torch.stack([rowed(column, 0.0) for column in offset.t()]),
-            torch.stack([rowed(pairs.lower, 0.0), rowed(pairs.upper, torch.inf), rowed(pairs.weight, 0.0)]),
+            torch.stack(
+                [
+                    rowed(restraints.lower, 0.0),
+                    rowed(restraints.upper, torch.inf),
+                    rowed(restraints.weight, 0.0),
+                ]
+            ),
         )
-        weight = links._by_link.sum(_add_slots(links.bounds[2:]).t().contiguous())
-        links.total.copy_(links._by_crystal.sum(weight).squeeze(1).clamp(min=1e-12))
-        return links
+        weight = pairs._by_pair.sum(_add_slots(pairs.bounds[2:]).t().contiguous())
+        pairs.total.copy_(pairs._by_crystal.sum(weight).squeeze(1).clamp(min=1e-12))
+        return pairs
 
     @property
     def n_rows(self) -> int:
         """Number of rows M."""
-        return len(self.link)
+        return len(self.pair)
 
     @cached_property
-    def _of_link(self) -> Tensor:
-        """Crystal of every link."""
+    def _crystal_of_pair(self) -> Tensor:
+        """Crystal of every pair, ``(L,)``."""
         return self.system_index[self.low]
 
     @cached_property
-    def _by_link(self) -> OrderedSums:
-        return OrderedSums(self.link, len(self.low))
+    def _by_pair(self) -> OrderedSums:
+        return OrderedSums(self.pair, len(self.low))
 
     @cached_property
     def _by_crystal(self) -> OrderedSums:
-        """AtomPairs of every crystal."""
-        return OrderedSums(self._of_link, len(self.total))
+        """Pairs of every crystal."""
+        return OrderedSums(self._crystal_of_pair, len(self.total))
 
     @cached_property
     def _atoms(self) -> OrderedSums:
@@ -182,28 +190,28 @@ class AtomPairs:
 
     @cached_property
     def _ends(self) -> tuple[Tensor, Tensor, Tensor, Tensor, OrderedSums]:
-        """AtomPairs from either end: the link, 1 or -1 for its second or first atom, the atom at the other end.
+        """Pairs from each of their atoms: pair, this atom, other atom, sign (1 for the second), sums by atom.
 
-        Those between an atom and itself, which do not change when it moves, are left out.
+        Pairs of an atom and its own image are left out: their distance does not change.
         """
         n, number = len(self.system_index), torch.arange(len(self.low), device=self.low.device)
         true = self.low != self.high
         second = true & (self.high < n)
-        link = torch.cat([number[true], number[second]])
+        pair = torch.cat([number[true], number[second]])
         own = torch.cat([self.low[true], self.high[second]])
         other = torch.cat([self.high[true], self.low[second]])
         sign = torch.cat([-torch.ones_like(number[true]), torch.ones_like(number[second])])
-        return link, own, other, sign.to(self.bounds), OrderedSums(own, n)
+        return pair, own, other, sign.to(self.bounds), OrderedSums(own, n)
 
     def evaluate(self, positions: Tensor) -> NormalEquations:
-        """Loss, and the quadratic that it looks like, at positions ``(N, 3)`` in A."""
+        """Return the loss and its quadratic model at positions ``(N, 3)`` in A."""
         columns = torch.cat([positions, positions.new_zeros(1, 3)]).t().contiguous()
         between = columns.index_select(1, self.high) - columns.index_select(1, self.low)
-        vector = between.index_select(1, self.link).unsqueeze(1) + self.offset
+        vector = between.index_select(1, self.pair).unsqueeze(1) + self.offset
         lower, upper, weight = self.bounds
         square = vector * vector
         distance = (square[0] + square[1] + square[2]).sqrt()
-        # Positive where too short; not a number where a bound is none, and so is then the loss.
+        # Positive where too short; NaN where a bound is NaN, as is then the loss.
         lacking = (lower - distance).relu() - (distance - upper).relu()
         missing = lacking.abs()
         unit = vector / distance.clamp(min=1e-9)
@@ -211,17 +219,17 @@ class AtomPairs:
         force = stiffness * lacking * unit
         x, y, z = unit * torch.where(missing > 0, stiffness, 0.0)
         parts = [(weight * missing).unsqueeze(0), force, x * unit, y * unit[1:], (z * unit[2]).unsqueeze(0)]
-        sums = self._by_link.sum(torch.cat([_add_slots(part) for part in parts]).t().contiguous())
+        sums = self._by_pair.sum(torch.cat([_add_slots(part) for part in parts]).t().contiguous())
         loss, force, block = sums.split([1, 3, 6], dim=1)
         block = block.index_select(1, torch.tensor([0, 1, 2, 1, 3, 4, 2, 4, 5], device=block.device))
         return NormalEquations(self._by_crystal.sum(loss.contiguous()).squeeze(1) / self.total, force, block)
 
     def step(self, state: NormalEquations, damping: Tensor) -> Tensor:
         """Damped Gauss-Newton step in A, ``(N, 3)``, by conjugate gradients."""
-        link, _, other, sign, ends = self._ends
+        pair, _, other, sign, ends = self._ends
         crystal = self.system_index
-        block = state.block.index_select(0, link)
-        residual = ends.sum(state.force.index_select(0, link) * sign.unsqueeze(1))
+        block = state.block.index_select(0, pair)
+        residual = ends.sum(state.force.index_select(0, pair) * sign.unsqueeze(1))
         diagonal = ends.sum(block)  # (N, 9)
 
         def per_crystal(values: Tensor) -> Tensor:
@@ -231,8 +239,8 @@ class AtomPairs:
             return per_crystal(_dot(a, b))
 
         def product(at: Tensor) -> Tensor:
-            """The normal matrix times a displacement."""
-            three = at.repeat(1, 3)  # beside the rows of a matrix
+            """Return the product of the normal matrix and a displacement."""
+            three = at.repeat(1, 3)  # (N, 9), as the rows of the blocks
             padded = torch.cat([three, three.new_zeros(1, 9)])
             parts = diagonal * three - ends.sum(block * padded.index_select(0, other))
             parts = parts.view(-1, 3, 3)
@@ -260,38 +268,38 @@ class AtomPairs:
         return step
 
     def choose(self, better: Tensor, after: NormalEquations, before: NormalEquations) -> NormalEquations:
-        """The state after a step for crystals where it is better, ``(S,)``, and that before for others."""
-        of_link = better[self._of_link].unsqueeze(1)
+        """Return the equations after a step where it is better, ``(S,)``, and those before elsewhere."""
+        of_pair = better[self._crystal_of_pair].unsqueeze(1)
         return NormalEquations(
             torch.where(better, after.loss, before.loss),
-            torch.where(of_link, after.force, before.force),
-            torch.where(of_link, after.block, before.block),
+            torch.where(of_pair, after.force, before.force),
+            torch.where(of_pair, after.block, before.block),
         )
 
     def rows(self, crystals: Tensor) -> Tensor:
-        """Which rows are of some crystals, given as a mask ``(S,)``."""
-        return crystals[self._of_link][self.link]
+        """Return the mask of rows of some crystals, given as a mask ``(S,)``."""
+        return crystals[self._crystal_of_pair][self.pair]
 
     def keep(self, crystals: Tensor) -> tuple[AtomPairs, Selection]:
-        """Only some crystals, given as a mask ``(S,)``."""
-        masks = crystals, crystals[self.system_index], crystals[self._of_link], self.rows(crystals)
+        """Keep some crystals, given as a mask ``(S,)``."""
+        masks = crystals, crystals[self.system_index], crystals[self._crystal_of_pair], self.rows(crystals)
         kept = Selection(*(mask.nonzero().squeeze(1) for mask in masks))
-        crystal, atom, link, _ = (mask.cumsum(0) - 1 for mask in masks)
-        atom = torch.cat([atom, atom.new_full((1,), len(kept.atoms))])  # the place, which stays last
-        links = AtomPairs(
-            atom[self.low[kept.links]],
-            atom[self.high[kept.links]],
+        crystal, atom, pair, _ = (mask.cumsum(0) - 1 for mask in masks)
+        atom = torch.cat([atom, atom.new_full((1,), len(kept.atoms))])  # fixed positions stay last
+        pairs = AtomPairs(
+            atom[self.low[kept.pairs]],
+            atom[self.high[kept.pairs]],
             crystal[self.system_index[kept.atoms]],
             self.total[kept.crystals],
-            link[self.link[kept.rows]],
+            pair[self.pair[kept.rows]],
             self.offset.index_select(2, kept.rows),
             self.bounds.index_select(2, kept.rows),
         )
-        return links, kept
+        return pairs, kept
 
 
 def _add_slots(values: Tensor) -> Tensor:
-    """Sum ``(C, SLOTS, M)`` over the slots; written out, since `sum` may add in another order elsewhere."""
+    """Sum ``(C, SLOTS, M)`` over the slots in a fixed order, which `sum` does not guarantee."""
     total = values[:, 0]
     for slot in range(1, SLOTS):
         total = total + values[:, slot]
@@ -299,6 +307,6 @@ def _add_slots(values: Tensor) -> Tensor:
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Products of vectors ``(M, 3)``."""
+    """Return scalar products of vectors ``(M, 3)``, ``(M,)``."""
     parts = a * b
     return parts[:, 0] + parts[:, 1] + parts[:, 2]

@@ -6,18 +6,22 @@ network is here; `repose.models.deeprelax.positions` finds the positions.
 
 Where this differs from the paper or its released code, and why:
 
-* ``lattice="matrix"`` pools means, not sums, so that a supercell gets the same numbers. It reads the entries
-  of the cell (equation 9), which do not turn with the crystal; ``lattice="strain"`` is ours and does: a
-  strain pooled over edges, every edge weighing the projector on its direction.
-* Offsets beyond -2..2 are taken as -2 or 2. They are those of the atoms as written: moving the whole crystal
-  changes nothing, writing one atom in another image does. ``offsets=False`` is free of that.
+* ``lattice="matrix"`` pools means, not sums, so that a supercell gives the same result. It predicts the
+  entries of the cell (equation 9) and is not equivariant. ``lattice="strain"`` (ours) is: it pools a strain
+  over edges, each contributing the projector on its direction.
+* Offsets are clamped to -2..2. They depend on the periodic image that an atom is written in;
+  ``offsets=False`` removes this dependence.
 * Maps that the paper writes as one matrix are two-layer networks, as in the released code; the maps of
   equations 8 and 10 share theirs, and the first acts on atoms before pairs are formed, which is the same.
 * The scale is ``exp(b)``: equations 11-12 write b for it, equations 18-19 exp(b), as the code does.
-* DistanceRestraints are the edges of the graph, whole shells of equal distances. The released code adds pairs within the
+* Pairs are the edges of the graph, whole shells of equal distances. The released code adds pairs within the
   cell beyond the cutoff.
 * ``distances="change"``, ``positions="likelihood"``, ``frame="affine"``, ``anchors="all"`` and
-  ``start="rescaled"`` are ours, see `repose.config.DeepRelaxSettings`.
+  ``start="rescaled"`` are ours, see `DeepRelaxSettings`.
+
+Example configuration::
+
+    {"model": {"features": 128, "layers": 3, "lattice": "strain", "offsets": false, "anchors": "all"}}
 """
 
 from __future__ import annotations
@@ -67,7 +71,7 @@ def offset_index(shift: Tensor) -> Tensor:
 
 
 class PaEGNNUpdate(nn.Module):
-    """A node's own scalars and vectors mix, equations 6 and 7; returns what is added to them.
+    """Update of a node's scalars and vectors, equations 6 and 7.
 
     Args:
         features: Width F.
@@ -123,11 +127,11 @@ class PaEGNNLayer(nn.Module):
 
 
 class PairHead(nn.Module):
-    """Numbers for pairs of atoms from both and from the edge between them, equations 8 and 10.
+    """Readout of pairs of atoms from their scalars and the edge between them, equations 8 and 10.
 
     Args:
         settings: Hyperparameters of the network.
-        outputs: How many numbers K.
+        outputs: Number K of outputs.
     """
 
     def __init__(self, settings: DeepRelaxSettings, outputs: int) -> None:
@@ -183,7 +187,7 @@ class MatrixHead(nn.Module):
 class StrainHead(nn.Module):
     """Strain of the crystal from tensors pooled over edges (ours, in the place of equation 9).
 
-    How much each of K tensors counts, and the unit tensor, follows from their invariants and from the atoms.
+    The weights of K tensors and of the unit tensor depend on the tensors' invariants and on the atoms.
 
     Args:
         settings: Hyperparameters of the network.
@@ -194,7 +198,7 @@ class StrainHead(nn.Module):
         f, k = settings.features, CHANNELS
         self.pool = EdgesToLattice(f, settings.n_basis, k)
         self.share = mlp(f + 2 * k, f, k + 1)
-        with torch.no_grad():  # begin with hardly any strain: tensors are sums, and large at first
+        with torch.no_grad():  # small strain at initialisation, where the tensors are large
             self.share[-1].weight.mul_(1e-4)  # type: ignore[operator, union-attr]
             self.share[-1].bias.mul_(0.1)  # type: ignore[operator, union-attr]
 
@@ -207,7 +211,7 @@ class StrainHead(nn.Module):
         mean = segment_mean(x, system_index, len(cells))
         share = self.share(torch.cat([mean, trace, safe_norm(tensors.flatten(2))], dim=-1))
         strain = (share[:, :-1, None, None] * tensors).sum(1) + share[:, -1, None, None] * torch.eye(3).to(x)
-        # In tenths, so that numbers of order one are a good size. Vacuum is not strained.
+        # An output of one is a strain of 0.1. Vacuum is not strained.
         span = periodic_span(cells, pbc)
         return cells + cells @ span @ strain @ span / 10
 
@@ -261,7 +265,7 @@ class DeepRelax(Network[DeepRelaxSettings]):
                     module.compiled = True
 
     def forward(self, batch: CrystalBatch, graph: PeriodicGraph) -> Prediction:
-        """Predict the cell and distances; positions are where the search for them starts."""
+        """Predict cells and distances; positions are the start of `solve_positions`."""
         settings = self.settings
         state, geometries = Geometry(batch.positions, batch.cells), list[Geometry]()
         edges = EdgeGeometry.at(graph, *state, self.basis)
@@ -312,5 +316,5 @@ class DeepRelax(Network[DeepRelaxSettings]):
         return Geometry(follow_cell(state.positions, state.cells, cells, batch.system_index), cells)
 
     def _scale(self, logarithm: Tensor) -> Tensor | None:
-        """Laplace scale in A, where the network has one."""
+        """Laplace scale in A, or None without the setting ``bond_uncertainty``."""
         return logarithm.clamp(*SCALES).exp() if self.settings.bond_uncertainty else None

@@ -3,16 +3,13 @@
 Yang et al., "Scalable crystal structure relaxation using an iteration-free deep generative model with
 uncertainty quantification", Nature Communications 15, 8148 (2024), equations 16 to 20.
 
-Every pair of atoms asks to lie between a lower and an upper bound; the loss is the sum of what is missing,
-the bounded Euclidean distance loss. The paper takes 100 steps of Adam, crystal by crystal. Here Gauss-Newton
-steps minimise it: the absolute value is replaced by a weighted square (iteratively reweighted least squares),
-the linear system is solved by conjugate gradients, and a damping of its own for every crystal sees to it that
-each accepted step goes down.
+Every distance has a lower and an upper bound; the bounded Euclidean distance loss is the sum of violations.
+The paper minimises it by 100 steps of Adam, crystal by crystal. Here Gauss-Newton steps do: iteratively
+reweighted least squares replace the absolute value by a weighted square, conjugate gradients solve the linear
+system, and a damping per crystal makes every accepted step lower its loss.
 
-All crystals of a batch advance together, and those that are finished leave it. None sees another: sums run
-over its own pairs in their own order, so that its result is the same bit by bit whatever else is in the
-batch. DistanceRestraints of the same two atoms, which are many in a small cell, share a block of three by three numbers
-in the linear system; only forming it takes a pass over all pairs.
+All crystals of a batch advance together; converged ones are removed. The result of a crystal is the same bit
+by bit in any batch; see `repose.models.deeprelax.distance_solver`.
 """
 
 from __future__ import annotations
@@ -27,18 +24,17 @@ from repose.crystal.lattice import to_cartesian
 from repose.models.deeprelax.distance_solver import SMOOTH, AtomPairs, DistanceRestraints, NormalEquations
 from repose.models.prediction import Prediction
 
-FULL = 0.7  # finished crystals leave when the others have less than this share of the rows
+FULL = 0.7  # finished crystals are removed once the others have less than this share of the rows
 
 
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """Where the atoms went.
+    """Positions that minimise the violation of distances.
 
     Attributes:
         positions: A, ``(N, 3)``.
-        violation: Mean over a crystal's pairs, by weight, of what is missing to the bounds in A, ``(S,)``;
-            not a number where the distances were none.
-        steps: Steps that every crystal took, ``(S,)``.
+        violation: Weighted mean violation of a crystal's restraints in A, ``(S,)``; NaN if distances are NaN.
+        steps: Number of steps of every crystal, ``(S,)``.
     """
 
     positions: Tensor
@@ -50,28 +46,28 @@ def solve(
     positions: Tensor,
     system_index: Tensor,
     n_crystals: int,
-    pairs: DistanceRestraints,
+    restraints: DistanceRestraints,
     *,
     max_steps: int = 50,
     tolerance: float = 1e-5,
 ) -> Solution:
-    """Move atoms until distances lie within their bounds, or as near to that as they come.
+    """Minimise the violation of distance restraints.
 
     Args:
         positions: Start in A, ``(N, 3)``.
         system_index: Crystal of every atom, ``(N,)``.
         n_crystals: Number of crystals S.
-        pairs: What is distance_restraints for; both atoms of a pair are of one crystal.
-        max_steps: Steps of a crystal at most.
+        restraints: The restraints; both atoms of one belong to one crystal.
+        max_steps: Largest number of steps.
         tolerance: A crystal is finished when a step lowers its mean violation by less than this, in A.
 
     Returns:
-        Positions; where nothing is held, with the mean of every crystal where it was.
+        Positions; without fixed positions the mean of every crystal is kept.
     """
-    links = AtomPairs.of(pairs, system_index, n_crystals)
-    here = torch.arange(n_crystals, device=positions.device)  # the crystals that are still in the batch
+    pairs = AtomPairs.of(restraints, system_index, n_crystals)
+    here = torch.arange(n_crystals, device=positions.device)  # crystals that remain in the batch
     atoms = torch.arange(len(positions), device=positions.device)
-    state = links.evaluate(positions)
+    state = pairs.evaluate(positions)
     found, violation = positions.clone(), state.loss.clone()
     steps = torch.zeros_like(here)
     active = torch.isfinite(state.loss) & (state.loss > tolerance)
@@ -79,19 +75,19 @@ def solve(
     for step in range(1, max_steps + 1):
         if not bool(active.any()):
             break
-        if float(links.rows(active).sum()) < FULL * links.n_rows:
-            links, kept = links.keep(active)
+        if float(pairs.rows(active).sum()) < FULL * pairs.n_rows:
+            pairs, kept = pairs.keep(active)
             here, atoms, damping, active = here[active], atoms[kept.atoms], damping[active], active[active]
             positions, state = (
                 positions[kept.atoms],
-                NormalEquations(state.loss[kept.crystals], state.force[kept.links], state.block[kept.links]),
+                NormalEquations(state.loss[kept.crystals], state.force[kept.pairs], state.block[kept.pairs]),
             )
-        tried = positions + links.step(state, damping)
-        after = links.evaluate(tried)
+        tried = positions + pairs.step(state, damping)
+        after = pairs.evaluate(tried)
         better = active & (after.loss < state.loss)
         finished = better & (state.loss - after.loss < tolerance)
-        positions = torch.where(better[links.system_index].unsqueeze(1), tried, positions)
-        state = links.choose(better, after, state)
+        positions = torch.where(better[pairs.system_index].unsqueeze(1), tried, positions)
+        state = pairs.choose(better, after, state)
         damping = torch.where(better, damping / 4, damping * 8)
         found[atoms], violation[here] = positions, state.loss
         steps[here[active]] = step
@@ -100,15 +96,15 @@ def solve(
 
 
 def distance_restraints(prediction: Prediction, graph: PeriodicGraph) -> DistanceRestraints:
-    """What predicted distances ask for.
+    """Return the restraints of predicted distances.
 
-    They shall lie within one scale of the predicted ones (the bounded loss of equation 20), or, with
-    ``exact``, positions are to be the most probable ones under the predicted Laplace distributions:
-    distances as predicted, each weighing one over its scale.
+    The bounds are one scale below and above the predicted distance (equation 20). With ``exact`` both equal
+    the predicted distance, and the weight is 1 / scale: the minimum is the most probable geometry under the
+    predicted Laplace distributions.
 
     Args:
-        prediction: With `Distances`; held atoms are where its last geometry has them.
-        graph: The edges that distances were predicted for.
+        prediction: Prediction with `Distances`; its last geometry has the fixed positions.
+        graph: Edges of the distances.
     """
     start, distances = prediction.geometry, prediction.distances
     if distances is None:
@@ -142,12 +138,12 @@ def distance_restraints(prediction: Prediction, graph: PeriodicGraph) -> Distanc
 
 
 def positions_from_distances(prediction: Prediction, system_index: Tensor, graph: PeriodicGraph) -> Solution:
-    """Positions that meet predicted distances in the predicted cell; see `distance_restraints`.
+    """Solve for positions from predicted distances in the predicted cell; see `distance_restraints`.
 
     Args:
-        prediction: With `Distances`; the search starts from its last geometry.
+        prediction: Prediction with `Distances`; the search starts from its last geometry.
         system_index: Crystal of every atom, ``(N,)``.
-        graph: The edges that distances were predicted for.
+        graph: Edges of the distances.
     """
     start = prediction.geometry
     return solve(start.positions, system_index, len(start.cells), distance_restraints(prediction, graph))

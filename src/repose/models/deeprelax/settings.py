@@ -17,21 +17,21 @@ class DeepRelaxSettings(NetworkSettings):
     )
     offsets: bool = Field(
         default=True,
-        description="encode the cell that a neighbour stands in (equations 2-3); the answer then depends on "
-        "the choice of cell, and of the image that an atom is written in. False: ablation",
+        description="encode the cell of a neighbour (equations 2-3); the prediction then depends on the "
+        "choice of cell and of periodic images. False: ablation",
     )
     bond_uncertainty: bool = Field(
-        default=True, description="False: ablation, distances have no scale and are learned by L1"
+        default=True, description="False: ablation, distances without scales, trained by the L1 loss"
     )
     lattice: Literal["matrix", "strain"] = Field(
         default="matrix",
-        description="'matrix': nine numbers from the entries of the cell (equation 9), which do not turn "
-        "with the crystal; 'strain': tensors pooled over edges, after every layer (ours), which do",
+        description="'matrix': nine numbers from the entries of the cell (equation 9), not equivariant; "
+        "'strain': tensors pooled over edges after every layer (ours), equivariant",
     )
     distances: Literal["whole", "change"] = Field(
         default="whole",
-        description="'change': what is predicted is added to the distance that a pair has in the predicted "
-        "cell when atoms follow it (ours)",
+        description="'change': predict changes of the distances that atoms at their fractional coordinates "
+        "have in the predicted cell (ours)",
     )
     positions: Literal["bounds", "likelihood"] = Field(
         default="bounds",
@@ -40,6 +40,6 @@ class DeepRelaxSettings(NetworkSettings):
     )
     anchors: Literal["cell", "all"] = Field(
         default="cell",
-        description="pairs for the distance between one atom's old and the other's new place: those within "
-        "the cell as written (published), or all edges, whatever images atoms are written in",
+        description="pairs with a distance from one atom's old to the other's new position: those within the "
+        "cell as given (published), or all edges, which does not depend on periodic images",
     )

@@ -9,17 +9,20 @@ Where this differs from the paper or its released code, and why:
   stacks columns, which is not equivariant.
 * Positions enter the lattice-atom interaction relative to the crystal's mean, so that a translated
   crystal gives the same answer (equations 15-16 use absolute positions).
-* The lattice-atom interaction stands first in a layer, so that the last one is not without effect;
-  lattice nodes start from the direction and length of their vector (the paper's appendix A, which
-  would say how, is not public).
-* γ of equations 1, 2, 15 and 16 is one linear layer over the radial basis, as in PaiNN: over 128
-  Gaussians it already is any function of distance. Vectors keep a residual in equations 4 and 16, and
-  sums of two equal parts are divided by sqrt 2.
-* ``shared_axes`` gives a, b and c the same weights; the released code has separate ones, which makes
-  the answer depend on the order of the axes.
-* Neighbours beyond the cap are kept to the end of a shell of equal distances (``graph.ties``).
+* The lattice-atom interaction is first in a layer, so that the last one has an effect. Lattice nodes are
+  initialised by the direction and length of their vector (the paper's appendix A is not public).
+* γ of equations 1, 2, 15 and 16 is one linear layer over the radial basis, as in PaiNN: over 128 Gaussians it
+  can represent any function of distance. Vectors keep a residual in equations 4 and 16, and sums of two equal
+  parts are divided by sqrt 2.
+* ``shared_axes`` gives a, b and c the same weights; the released code has separate ones, which makes the
+  prediction depend on the order of the axes.
+* The limit on neighbours never cuts a shell of equal distances (``graph.ties``).
 * ``edge_channels``, ``lattice_offset="axis"``, ``frame="affine"`` and ``start="rescaled"`` are ours: see
   `E3RelaxLayer`, `RefinementLayer` and `LatticeNetwork`.
+
+Example configuration::
+
+    {"model": {"features": 128, "frame": "affine", "lattice_offset": "axis", "edge_channels": 16}}
 """
 
 from __future__ import annotations
@@ -40,13 +43,13 @@ from repose.nn.radial import GaussianBasis
 class E3RelaxLayer(RefinementLayer):
     """One layer: lattice to atoms, messages, self-update, positions, atoms to lattice.
 
-    ``lattice_offset="axis"`` lets atoms see the lattice vectors themselves instead of the way to their tips;
-    together with the affine frame the answer then does not depend on the image an atom is written in.
+    With ``lattice_offset="axis"`` the inputs of atoms are the lattice vectors instead of the vectors to their
+    tips; together with the affine frame the prediction does not depend on periodic images.
 
     Args:
         settings: Hyperparameters of the network.
         basis: Radial basis, shared by all layers.
-        moves: Whether this layer changes positions and cell.
+        moves: Change positions and cell in this layer.
     """
 
     def __init__(self, settings: E3RelaxSettings, basis: GaussianBasis, moves: bool) -> None:

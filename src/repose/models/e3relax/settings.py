@@ -14,6 +14,6 @@ class E3RelaxSettings(LatticeNodeSettings):
 
     lattice_offset: Literal["tip", "axis"] = Field(
         default="tip",
-        description="what atoms see of a lattice vector: 'tip' is r_i - l_c as in eqs. 15-16, with r_i from "
-        "the crystal's mean; 'axis' is -l_c alone, which does not depend on the image an atom is written in",
+        description="lattice vector as input of atoms: 'tip', r_i - l_c as in eqs. 15-16, with r_i from the "
+        "mean of the crystal; 'axis', -l_c, which does not depend on periodic images",
     )

@@ -6,21 +6,25 @@ Crystal Structure Optimization", arXiv 2603.23941 (2026).
 Where this differs from the paper or its released code, and why:
 
 * Lattice vectors are rows, and so are the three predicted changes. The released code adds columns to rows,
-  which does not turn with the crystal; ``stacking="columns"`` reads weights that were trained so.
-* An atom whose neighbours balance has no reference direction. The gate then has no angular input, smoothly,
-  where a fixed direction would break the symmetry of rock salt or fcc; see `repose.nn.messages.AngularGate`.
-* The harmonics are summed by the addition theorem (the same).
-* Neighbours beyond the cap are kept to the end of a shell of equal distances (``graph.ties``).
-* Factors of sqrt 2 that the weights take up are those of E3Relax, with which the blocks are shared; lattice
-  nodes start as E3Relax's do.
+  which is not equivariant; ``stacking="columns"`` reads weights trained that way.
+* An atom whose neighbours are balanced has no reference direction. The angular input of the gate goes
+  smoothly to zero there; a fixed direction would break the symmetry of rock salt or fcc
+  (`repose.nn.messages.AngularGate`).
+* The harmonics are summed by the addition theorem (the same class).
+* The limit on neighbours never cuts a shell of equal distances (``graph.ties``).
+* Factors of sqrt 2 and the initial lattice nodes are those of E3Relax, with which the blocks are shared.
 * ``edge_channels``, ``lattice_offset="axis"``, ``frame="affine"``, ``start="rescaled"``, ``keep_vectors`` and
   ``shared_axes`` are ours.
 
-What is guaranteed: rotation and reflection of positions and cell, translation, and the order of atoms. The
-published form depends on the order of a, b and c, by its separate weights and by the matrix that mixes the
-three nodes; with ``shared_axes`` neither does. It also depends on the image that an atom is written in,
-through the mean of the positions; with ``lattice_offset="axis"`` and ``frame="affine"`` it does not. No
-option makes it see a supercell as its primitive cell.
+The network is equivariant under rotation, reflection, translation and the order of atoms. The published form
+depends on the order of a, b and c, through separate weights and the matrix that mixes the three nodes; with
+``shared_axes`` it does not. It depends on periodic images through the mean of the positions; with
+``lattice_offset="axis"`` and ``frame="affine"`` it does not. A supercell gives another prediction in any
+form.
+
+Example configuration::
+
+    {"model": {"features": 128, "layers": 4, "lmax": 3, "shared_axes": true, "frame": "affine"}}
 """
 
 from __future__ import annotations
@@ -52,7 +56,7 @@ class E3RelaxH2Layer(RefinementLayer):
     Args:
         settings: Hyperparameters of the network.
         basis: Radial basis, shared by all layers.
-        moves: Whether this layer changes positions and cell.
+        moves: Change positions and cell in this layer.
     """
 
     def __init__(self, settings: E3RelaxH2Settings, basis: GaussianBasis, moves: bool) -> None:
@@ -97,7 +101,7 @@ class E3RelaxH2Layer(RefinementLayer):
         return LayerState(x, v, y, w, positions, cells)
 
     def _view(self, positions: Tensor, cells: Tensor, system_index: Tensor) -> LatticeView:
-        """What every atom sees of the three lattice vectors."""
+        """Lattice vectors relative to every atom."""
         if self.parts is None:
             return lattice_view(positions, cells, system_index, self.basis, self.lattice_offset == "tip")
         along, across = along_and_across(positions, cells, system_index)

@@ -27,9 +27,9 @@ class E3RelaxH2Settings(LatticeNodeSettings):
     )
     lattice_offset: Literal["parts", "tip", "axis"] = Field(
         default="parts",
-        description="what atoms see of a lattice vector: 'parts', their position along it and across it; "
-        "'tip', the distance to its tip as in E3Relax; 'axis', the vector alone, whatever image an atom is "
-        "written in",
+        description="lattice vector as input of atoms: 'parts', their position along and across it; 'tip', "
+        "the vector to its tip as in E3Relax; 'axis', the vector alone, which does not depend on periodic "
+        "images",
     )
     keep_vectors: bool = Field(
         default=False,
@@ -37,6 +37,6 @@ class E3RelaxH2Settings(LatticeNodeSettings):
     )
     stacking: Literal["rows", "columns"] = Field(
         default="rows",
-        description="'columns': read the change of the cell as the released code does, which does not turn "
-        "with the crystal; only for weights that were trained so",
+        description="'columns': change of the cell as in the released code, not equivariant; only for "
+        "weights trained that way",
     )

@@ -1,4 +1,4 @@
-"""Blocks of RelaxNet: what an atom knows of its weighted_edges (section 4.2, figure 2)."""
+"""Encoder blocks of RelaxNet: features of atoms from their neighbours (section 4.2, figure 2)."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from repose.nn.ops import segment_sum
 from repose.nn.radial import GaussianBasis, envelope
 from repose.nn.triplets import TripletMessage, Triplets
 
-# Exponent of the polynomial with which neighbours fade towards the cutoff.
+# Exponent of the polynomial cutoff function.
 ENVELOPE_EXPONENT = 5
-# Neighbours of an atom of a common crystal; sums over them are divided by the root of it.
+# Typical number of neighbours; sums over neighbours are divided by its square root.
 TYPICAL_NEIGHBOURS = 40
 # A step of the hidden positions in A, for outputs of order one.
 STEP = 0.1
 
 
 class EdgeFeatures(nn.Module):
-    """What is known of an edge: its length, and how it lies among the other edges of its receiver.
+    """Invariant features of an edge: its length, and its angles with the other edges of its receiver.
 
-    The paper's products of spherical Bessel functions and spherical harmonics (equation 6b) turn with the
-    coordinate system. Summed over the neighbours of an atom, weighted by what these are, and multiplied with
-    those of one edge, they give numbers that do not: by the addition theorem, sums of Legendre polynomials of
-    the angles between this edge and all others. Beside them stand Gaussians of the length.
+    The paper's products of spherical Bessel functions and spherical harmonics (equation 6b) depend on the
+    coordinate system. Here they are summed over the neighbours of an atom, with weights from their features,
+    and multiplied with those of the edge. By the addition theorem the result is a sum of Legendre polynomials
+    of the angles between this edge and all others, which is invariant. Gaussians of the length are added.
 
     Args:
         settings: Hyperparameters of the network.
@@ -73,16 +73,15 @@ class PairConvolution(nn.Module):
         self.out = nn.Linear(features, features, bias=False)
 
     def forward(self, x: Tensor, edge: Tensor, inside: Tensor, graph: PeriodicGraph) -> Tensor:
-        """Sums over neighbours ``(N, F)``; edges ``(E, R)`` count as ``inside`` ``(E,)`` says."""
+        """Sums over neighbours ``(N, F)``; ``inside`` is the cutoff function of edges, ``(E,)``."""
         message = torch.tanh(self.atoms(x)[graph.sender] * self.filter(edge)) * inside.unsqueeze(-1)
         return self.out(segment_sum(message, graph.receiver, len(x))) / TYPICAL_NEIGHBOURS**0.5
 
 
 class NeighbourField(nn.Module):
-    """What the neighbours of an atom add up to where they now stand.
+    """Pairwise convolution at the current geometry.
 
-    With explicit evolution all of the network but this is gone through once, and this at every step of the
-    way: so it is as little as possible.
+    With explicit evolution it is the only part that is evaluated at every step, and therefore small.
 
     Args:
         features: Width F of atoms.
@@ -95,18 +94,18 @@ class NeighbourField(nn.Module):
         self.filter = nn.Linear(n_basis, features, bias=False)
 
     def forward(self, x: Tensor, basis: Tensor, inside: Tensor, graph: PeriodicGraph) -> Tensor:
-        """Sums over neighbours ``(N, F)``; edges ``(E, R)`` count as ``inside`` ``(E,)`` says."""
+        """Sums over neighbours ``(N, F)``; ``inside`` is the cutoff function of edges, ``(E,)``."""
         message = self.sent(x)[graph.sender] * self.filter(basis * inside.unsqueeze(-1))
         return self.taken(x) * segment_sum(message, graph.receiver, len(x)) / TYPICAL_NEIGHBOURS**0.5
 
 
 class WeightedEdges(NamedTuple):
-    """The edges of a batch where its atoms now stand.
+    """Edges at the current geometry, with the values of the cutoff functions.
 
     Attributes:
         geometry: Lengths and directions.
-        inside: How much an edge counts, ``(E,)``.
-        near: How much it counts in triplets, ``(E,)``.
+        inside: Cutoff function of edges, ``(E,)``.
+        near: Cutoff function of edges in triplets, ``(E,)``.
     """
 
     geometry: EdgeGeometry
@@ -170,15 +169,15 @@ class DTNNLayer(nn.Module):
 
 
 class Attention(nn.Module):
-    """Every atom looks at all atoms of its crystal.
+    """Linear attention between all atoms of a crystal.
 
-    Weights are products of positive features of what is asked and what is offered (Katharopoulos et al.
-    2020), normalised over the crystal: sums over atoms can be formed once for all who ask, and a supercell
-    gives the same as its primitive cell.
+    Weights are products of positive features of query and key (Katharopoulos et al. 2020), normalised over
+    the crystal. The cost is linear in the number of atoms, and a supercell gives the same as its primitive
+    cell.
 
     Args:
         features: Width F.
-        heads: Number of separate looks; divides F.
+        heads: Number of heads; divides F.
     """
 
     def __init__(self, features: int, heads: int) -> None:
@@ -189,13 +188,13 @@ class Attention(nn.Module):
         self.out = nn.Linear(features, features, bias=False)
 
     def forward(self, x: Tensor, system_index: Tensor, n: int) -> Tensor:
-        """What atoms learn, ``(N, F)``; ``crystal`` is the crystal of every atom, ``(N,)``, of n."""
-        asked, offered, value = (
+        """Return updates ``(N, F)``; ``system_index`` is the crystal of every atom, ``(N,)``, out of n."""
+        query, key, value = (
             part.view(len(x), self.heads, -1) for part in self.projections(self.norm(x)).chunk(3, dim=-1)
         )
-        asked, offered = nn.functional.elu(asked) + 1, nn.functional.elu(offered) + 1
-        products = segment_sum(offered.unsqueeze(-1) * value.unsqueeze(-2), system_index, n)[system_index]
-        weights = (asked * segment_sum(offered, system_index, n)[system_index]).sum(-1, keepdim=True)
+        query, key = nn.functional.elu(query) + 1, nn.functional.elu(key) + 1
+        products = segment_sum(key.unsqueeze(-1) * value.unsqueeze(-2), system_index, n)[system_index]
+        weights = (query * segment_sum(key, system_index, n)[system_index]).sum(-1, keepdim=True)
         # A sum instead of a matrix product: mixed precision would round that to bfloat16.
-        seen = (asked.unsqueeze(-1) * products).sum(-2) / weights
-        return self.out(seen.flatten(1))
+        attended = (query.unsqueeze(-1) * products).sum(-2) / weights
+        return self.out(attended.flatten(1))

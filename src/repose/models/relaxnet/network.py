@@ -1,19 +1,23 @@
-"""RelaxNet: the whole motion from the input to the relaxed crystal, with energies and forces.
+"""RelaxNet: relaxation paths with energies and forces, from the input to the relaxed crystal.
 
-An encoder says what every atom sees. From it come a velocity of every atom and of the cell, with which the
-crystal sets out, and an energy, whose negative gradient accelerates it on its motion. The equation of motion is
-solved by torchdiffeq; frames at even pseudotimes are the answer, the last of them the relaxed crystal.
+An encoder computes features of the atoms. They give initial velocities of atoms and cell, and an energy,
+whose negative gradient accelerates them. torchdiffeq integrates the equation of motion; frames at even
+pseudotimes are the predicted path, and the last frame is the relaxed crystal.
 
 Where this differs from the paper:
 
 * The cell moves too: its strain rate follows the stress as velocities follow forces, with as much inertia
   as the atoms have. ``cell="fixed"`` is the published form.
-* Motion is damped by learned friction, without which nothing comes to rest, and how much forces and stress
-  count is learned. ``damped=False`` is the published form, du/dt = F/m.
-* The energy is that of the elements, fitted by least squares, plus what the network adds.
-* With explicit evolution the energy depends on the features, which move on by themselves, and on the
-  geometry, through one pairwise convolution: forces are its gradient at fixed features.
-* What turns with the coordinate system enters through invariants alone (`repose.models.relaxnet.encoder`).
+* Motion is damped by learned friction, so that it comes to rest, and forces and stress have learned factors.
+  ``damped=False`` is the published form, du/dt = F/m.
+* The energy is a sum over elements, fitted by least squares, plus the output of the network.
+* With explicit evolution the energy depends on the features, which evolve by an equation of their own, and on
+  the geometry through one pairwise convolution: forces are its gradient at fixed features.
+* Directions enter through invariants only (`repose.models.relaxnet.encoder`).
+
+Example configuration::
+
+    {"model": {"features": 96, "layers": 2, "frames": 5, "solver": "rk4"}, "paths": {"forces": 1.0}}
 """
 
 from __future__ import annotations
@@ -48,28 +52,28 @@ from repose.nn.ops import segment_mean, segment_sum
 from repose.nn.radial import GaussianBasis
 from repose.nn.triplets import triplets
 
-# Neighbours are looked for so much farther than they count, for those that come near on the motion.
+# Factor on the cutoff of the neighbour search, for atoms that approach along the path.
 SKIN = 1.1
-# Outputs of order one are strains of a tenth, and displacements of a third of an A.
+# Strain, and displacement in A, of an output of one.
 STRAIN, DISPLACEMENT = 0.1, 0.3
-# Steps between two frames after which an adaptive solver gives up.
+# Largest number of steps of an adaptive solver between two frames.
 MOST_STEPS = 100
-# Length in A at whose square times its mass an atom adds to the inertia of the cell.
+# Length in A; an atom contributes its mass times the square of this to the inertia of the cell.
 CELL_LENGTH = 3.0
 
 
 class PathState(NamedTuple):
-    """Where crystals are on their motion: what the differential equation moves.
+    """Variables of the equation of motion.
 
-    Nothing in it depends on the origin, nor on the images and lattice vectors that a crystal is written with,
-    and so neither does the length of adaptive steps.
+    They do not depend on the origin, on the periodic images of atoms or on the choice of lattice vectors, nor
+    do the lengths of adaptive steps.
 
     Attributes:
-        displacements: From the input, in its undeformed frame, A, ``(N, 3)``.
-        velocities: Of atoms beside the flow of the cell, A, ``(N, 3)``; pseudotime has no unit.
+        displacements: Displacements from the input, in its undeformed frame, A, ``(N, 3)``.
+        velocities: Velocities of atoms relative to the cell, A, ``(N, 3)``; pseudotime has no unit.
         gradients: Deformation gradient F of the cell, ``cell = input cell @ F``, ``(S, 3, 3)``.
         rates: Strain rates, symmetric, ``(S, 3, 3)``.
-        features: Of atoms, ``(N, F)``; with implicit evolution ``(N, 0)``.
+        features: Features of atoms, ``(N, F)``; with implicit evolution ``(N, 0)``.
     """
 
     displacements: Tensor
@@ -80,13 +84,13 @@ class PathState(NamedTuple):
 
 
 class Potential(NamedTuple):
-    """What a geometry costs, and where it drives a crystal.
+    """Energy of a geometry and its derivatives.
 
     Attributes:
         energy: eV per cell, ``(S,)``.
         forces: eV/A, ``(N, 3)``.
         virial: dE/dstrain, symmetric, eV, ``(S, 3, 3)``.
-        change: Of features with pseudotime, ``(N, F)``.
+        change: Derivative of the features by pseudotime, ``(N, F)``.
     """
 
     energy: Tensor
@@ -112,32 +116,32 @@ class RelaxNet(Network[RelaxNetSettings]):
     atomic_volumes: Tensor
     gain: nn.Parameter
     friction: nn.Parameter
-    field: NeighbourField  # with explicit evolution alone, and so is the next
+    field: NeighbourField  # with explicit evolution only, as `motion`
     motion: nn.Sequential
 
     def __init__(self, settings: RelaxNetSettings) -> None:
         super().__init__(settings)
         f = settings.features
-        # Gradients by positions are taken on the motion, with the encoder or without it.
+        # Explicit evolution differentiates without the encoder, implicit evolution with it.
         self.plain_edge_bytes = 200 if settings.evolution == "explicit" else 700
         self.basis = GaussianBasis(settings.n_basis, settings.reach)
         self.embedding = ElementEmbedding(f, settings.embedding, settings.property_noise)
         self.layers = nn.ModuleList(DTNNLayer(settings) for _ in range(settings.layers))
         self.join = nn.Linear((settings.layers + 1) * f, f)
-        # The energy: of the elements, fitted by the training task, and of what the network sees.
+        # Energies of the elements are fitted by the training task.
         self.attention = Attention(f, settings.heads)
         self.energy = mlp(f, f, 1)
         self.register_buffer("reference_energies", torch.zeros(MAX_NUMBER + 1))  # eV per atom
         self.register_buffer("energy_scale", torch.ones(()))  # eV per atom
-        # Where the crystal sets out for.
+        # A^3 per atom, for the initial rate of the volume.
         self.register_buffer("atomic_volumes", torch.zeros(MAX_NUMBER + 1))
         self.velocity = mlp(2 * f, f, 2)
         self.vectors = nn.Linear(settings.triplets, 1, bias=False) if settings.triplets else None
         self.dilation = mlp(2 * f, f, 1)
-        with torch.no_grad():  # begin with next to no change of volume
+        with torch.no_grad():  # small change of volume at initialisation
             self.dilation[-1].weight.mul_(0.1)  # type: ignore[operator, union-attr]
             self.dilation[-1].bias.zero_()  # type: ignore[operator, union-attr]
-        # The equation of motion, for atoms and cell: softplus of these.
+        # Factors of the equation of motion for atoms and cell, before softplus.
         self.gain = nn.Parameter(torch.full((2,), _inverse_softplus(1.0)))
         self.friction = nn.Parameter(torch.full((2,), _inverse_softplus(2.0)))
         if settings.evolution == "explicit":
@@ -151,15 +155,15 @@ class RelaxNet(Network[RelaxNetSettings]):
         return self.settings.frames
 
     def prepare(self, batch: CrystalBatch) -> tuple[CrystalBatch, PeriodicGraph]:
-        """The input itself and its graph, a little beyond the cutoff; see `Network.prepare`."""
+        """Input geometry and its graph, with a skin beyond the cutoff; see `Network.prepare`."""
         s = self.settings.graph
         return batch, periodic_graph(
             batch, s.cutoff * SKIN, s.max_neighbours, ties=s.ties, self_images=s.self_images
         )
 
     def forward(self, batch: CrystalBatch, graph: PeriodicGraph) -> Prediction:
-        """Follow the crystals on their motion; see `Network.forward`."""
-        if self.settings.solver == "dopri5" and len(batch) > 1:  # every crystal at its own pace
+        """Integrate the relaxation paths; see `Network.forward`."""
+        if self.settings.solver == "dopri5" and len(batch) > 1:  # adaptive steps are per crystal
             return _concatenated([self(*self.prepare(crystal)) for crystal in batch])
         motion = EquationOfMotion(self, batch, graph)
         features, rates, velocities = motion.initial_rates()
@@ -177,19 +181,19 @@ class RelaxNet(Network[RelaxNetSettings]):
         return Prediction(frames[1:], latent, scales, trajectory=trajectory)
 
     def potential(self, batch: CrystalBatch, graph: PeriodicGraph) -> Potential:
-        """Energies, forces and virials where the crystals stand, as at the first frame of a path."""
+        """Energies, forces and virials at the input geometry, as at the first frame of a path."""
         motion = EquationOfMotion(self, batch, graph)
         features, _ = motion.encode(batch.positions, batch.cells)
         return motion.potential(batch.positions, batch.cells, features, torch.zeros(()).to(features))
 
 
 class EquationOfMotion:
-    """The equation of motion of one batch.
+    """Equation of motion of a batch.
 
     Args:
-        network: Its weights.
-        batch: The input.
-        graph: Its edges.
+        network: The network.
+        batch: Input crystals.
+        graph: Their edges.
     """
 
     def __init__(self, network: RelaxNet, batch: CrystalBatch, graph: PeriodicGraph) -> None:
@@ -239,7 +243,7 @@ class EquationOfMotion:
         rates = STRAIN * (segment_mean(pulled, batch.system_index, n) + isotropic)
         if self.settings.start == "rescaled":
             guess = volume(rescale_volume(batch, network.atomic_volumes).cells) / volume(batch.cells)
-            # So much faster as friction will slow it down.
+            # Compensates for the friction.
             brake = self.friction[1] if self.settings.damped else rates.new_zeros(())
             boost = brake / -torch.expm1(-brake) if self.settings.damped else 1.0
             rates = rates + boost * (guess.log() / 3)[:, None, None] * torch.eye(3).to(x)
@@ -247,24 +251,24 @@ class EquationOfMotion:
 
     @property
     def friction(self) -> Tensor:
-        """Of atoms and cell, ``(2,)``."""
+        """Friction of atoms and of the cell, ``(2,)``."""
         return nn.functional.softplus(self.network.friction)
 
     def _allowed(self, rates: Tensor) -> Tensor:
-        """Strain rates that the cell may have."""
+        """Strain rates projected on the periodic directions; zero for a fixed cell."""
         return self.span @ rates @ self.span if self.settings.cell == "moves" else torch.zeros_like(rates)
 
     def _centred(self, vectors: Tensor) -> Tensor:
-        """Without the mean over the crystal, which moves nothing."""
+        """Vectors minus their mean over the crystal."""
         return vectors - segment_mean(vectors, self.batch.system_index, self.n)[self.batch.system_index]
 
     def potential(self, positions: Tensor, cells: Tensor, features: Tensor, time: Tensor) -> Potential:
-        """Energy, its exact gradient by positions and strain, and how the features go on.
+        """Energy, its exact gradient by positions and strain, and the derivative of the features.
 
         Args:
             positions: A, ``(N, 3)``.
             cells: Rows, A, ``(S, 3, 3)``.
-            features: Of atoms, ``(N, F)``; not looked at with implicit evolution.
+            features: Features of atoms, ``(N, F)``; ignored with implicit evolution.
             time: Pseudotime.
         """
         network, crystal, n = self.network, self.batch.system_index, self.n
@@ -293,7 +297,7 @@ class EquationOfMotion:
         return found if training else Potential(*(part.detach() for part in found))
 
     def __call__(self, time: Tensor, state: tuple[Tensor, ...]) -> PathState:
-        """The equation of motion: change of the state with pseudotime."""
+        """Return the derivative of the state by pseudotime."""
         displacements, velocities, gradients, rates, features = PathState(*state)
         found = self.potential(*self.geometry(displacements, gradients), features, time)
         gain = nn.functional.softplus(self.network.gain) if self.settings.damped else (1.0, 1.0)
@@ -302,9 +306,9 @@ class EquationOfMotion:
         if self.settings.damped:
             pushed = pushed - self.friction[0] * velocities
             strained = strained - self.friction[1] * rates
-        # Flat cells have no inverse; what comes of it is not finite, and is found when the path is looked at.
-        undone = torch.linalg.inv_ex(gradients).inverse
-        moved = to_cartesian(velocities, undone, self.batch.system_index)
+        # The inverse of a flat cell is not finite; the relaxer checks the path for it.
+        inverse = torch.linalg.inv_ex(gradients).inverse
+        moved = to_cartesian(velocities, inverse, self.batch.system_index)
         return PathState(moved, pushed, gradients @ rates, self._allowed(strained), found.change)
 
     def geometry(self, displacements: Tensor, gradients: Tensor) -> Geometry:
@@ -314,7 +318,7 @@ class EquationOfMotion:
         return Geometry(positions, (self.batch.cells.unsqueeze(-1) * gradients.unsqueeze(-3)).sum(-2))
 
     def integrate(self, start: PathState) -> PathState:
-        """States at all frames, each part ``(T, ...)``; not finite from where the solver gives up."""
+        """Return states at all frames, each part ``(T, ...)``; NaN after the first if the solver fails."""
         from torchdiffeq import odeint, odeint_adjoint
 
         s = self.settings
@@ -324,7 +328,7 @@ class EquationOfMotion:
         else:
             options = {"step_size": 1 / (s.frames - 1) / s.substeps}
         tools: dict[str, Any] = {"method": s.solver, "options": options}
-        # An error relative to coordinates would depend on where the origin is.
+        # A relative tolerance would depend on the origin.
         tools |= {"rtol": 0.0, "atol": s.tolerance}
         try:
             if s.adjoint and torch.is_grad_enabled():
@@ -332,11 +336,11 @@ class EquationOfMotion:
                 solved: Any = odeint_adjoint(self, start, times, adjoint_params=weights, **tools)
             else:
                 solved = odeint(self, start, times, **tools)
-        except AssertionError:  # the solver's motion to say that steps became too short or too many
-            lost = [torch.full_like(part, torch.nan).unsqueeze(0) for part in start]
+        except AssertionError:  # raised where steps are too short or too many
+            failed = [torch.full_like(part, torch.nan).unsqueeze(0) for part in start]
             solved = [
                 torch.cat([part.unsqueeze(0), *[nothing] * (s.frames - 1)])
-                for part, nothing in zip(start, lost, strict=True)
+                for part, nothing in zip(start, failed, strict=True)
             ]
         return PathState(*solved)
 
@@ -351,7 +355,7 @@ class EquationOfMotion:
 
 
 def _concatenated(predictions: list[Prediction]) -> Prediction:
-    """Predictions of single crystals as one of a batch."""
+    """Concatenate predictions of single crystals to that of a batch."""
 
     def along(dim: int, *tensors: Tensor) -> Tensor:
         return torch.cat(tensors, dim=dim)

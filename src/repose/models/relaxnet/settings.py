@@ -10,7 +10,7 @@ from repose.config import GraphSettings, NetworkSettings
 
 
 class RelaxNetSettings(NetworkSettings):
-    """Hyperparameters of RelaxNet; the defaults are what ships."""
+    """Hyperparameters of RelaxNet; the defaults are those of the shipped model."""
 
     graph: GraphSettings = Field(
         default=GraphSettings(cutoff=5.0, max_neighbours=None, self_images=False),
@@ -28,39 +28,39 @@ class RelaxNetSettings(NetworkSettings):
     )
     start: Literal["input", "rescaled"] = Field(
         default="rescaled",
-        description="'rescaled': the cell sets out for the volume guessed from composition (ours)",
+        description="'rescaled': the initial strain rate leads to the volume predicted from composition "
+        "(ours)",
     )
     uncertainty_head: bool = Field(
-        default=True, description="say how large the error of every atom and of the strain will be (ours)"
+        default=True, description="predict errors of atoms and of the strain (ours)"
     )
     evolution: Literal["explicit", "implicit"] = Field(
         default="explicit",
-        description="'implicit': features are made anew from the geometry at every step; 'explicit': they "
-        "are made once, and a small network moves them on",
+        description="'implicit': features are computed from the geometry at every step; 'explicit': they are "
+        "computed once and evolved by a small network",
     )
     frames: int = Field(default=5, gt=1, description="frames of a path, input and relaxed crystal included")
     cell: Literal["moves", "fixed"] = Field(
-        default="moves", description="'fixed': the published form, where atoms alone move"
+        default="moves", description="'fixed': the published form, where only atoms move"
     )
-    damped: bool = Field(
-        default=True, description="learned friction (ours); False: du/dt = F/m and nothing else"
-    )
+    damped: bool = Field(default=True, description="learned friction (ours); False: du/dt = F/m")
     solver: Literal["rk4", "midpoint", "euler", "dopri5"] = Field(
         default="rk4",
-        description="steps of fixed length, or (dopri5) as long as the error allows, crystal by crystal",
+        description="fixed steps, or (dopri5) adaptive steps per crystal",
     )
     substeps: int = Field(default=1, gt=0, description="steps of fixed length between two frames")
     tolerance: float = Field(default=1e-3, gt=0, description="largest error of a step of dopri5, in A")
     adjoint: bool = Field(
-        default=False, description="train by the adjoint method: less memory, more time, gradients less exact"
+        default=False,
+        description="train by the adjoint method: less memory, more time, less accurate gradients",
     )
     n_bessel: int = Field(default=4, gt=0, description="spherical Bessel functions of every degree")
     lmax: int = Field(default=3, ge=0, le=3, description="degree of spherical harmonics of edges")
     channels: int = Field(default=8, gt=0, description="channels of every degree")
-    triplets: int = Field(default=32, ge=0, description="width of triplets; 0: ablation, without them")
-    triplet_cutoff: float = Field(default=3.6, gt=0, description="distance in A where edges leave triplets")
+    triplets: int = Field(default=32, ge=0, description="width of triplets; 0: ablation without them")
+    triplet_cutoff: float = Field(default=3.6, gt=0, description="cutoff of edges in triplets in A")
     zonal: int = Field(default=5, gt=0, description="zonal harmonics of the angle of a triplet")
     hidden_steps: bool = Field(
-        default=True, description="layers move the positions that later layers see; False: ablation"
+        default=True, description="layers displace the positions used by later layers; False: ablation"
     )
     heads: int = Field(default=4, gt=0, description="heads of the attention between atoms; divides F")

@@ -1,21 +1,24 @@
-"""The house family: the answer depends on the crystal, not on how it is written.
+"""ReposeNet: equivariant, and invariant under the choice of cell, images and supercell.
 
-The published families turn with the crystal, but moving an atom to another image, another choice of lattice
-vectors, or a supercell changes their answers. Here nothing that is computed knows of these:
+The published families are equivariant under rotation, but another periodic image of an atom, another choice
+of lattice vectors or a supercell changes their predictions. ReposeNet does not depend on these:
 
-* Affine and internal motion are apart. A crystal has a symmetric stretch, which begins at one and which atoms
-  follow; on top of it every atom has a displacement, zero on average over the crystal. So the answer keeps
-  the orientation of the input, and a rigid rotation cannot be learned, nor need it be.
-* The stretch is the exponential of strains that are read out as tensors pooled over the atoms: their mean
-  is the same in a primitive cell and in any supercell. There are no lattice nodes; what the whole crystal is
-  like reaches its atoms as the mean of their scalars and tensors.
-* Atoms have scalars, vectors and symmetric traceless tensors of rank 2, which multiply each other where they
-  meet (`Update`). Tensors are what an atom at a centre of inversion has, where all vectors vanish.
-* All neighbours within the cutoff count, less and less towards it, so that none comes or goes suddenly and
-  no shell of equal distances is cut.
+* Affine and internal displacements are separate. The crystal has a symmetric stretch, which atoms follow; on
+  top of it every atom has a displacement, with zero mean over the crystal. The orientation of the input is
+  kept.
+* The stretch is the exponential of strains, read out as tensors averaged over the atoms: the mean is the same
+  in a primitive cell and in a supercell. There are no lattice nodes; atoms receive the mean of the scalars
+  and tensors of their crystal instead.
+* Atoms have scalars, vectors and symmetric traceless tensors of rank 2, and products of them (`Update`). At a
+  centre of inversion vectors vanish, tensors do not.
+* Messages are multiplied by a smooth cutoff function; no limit on neighbours cuts a shell of equal distances.
 
-Everything is a smooth function of positions and cell that commutes with the symmetries of the crystal, so the
-answer has every symmetry that the input has.
+All operations are smooth and commute with the symmetry operations of the crystal: the prediction has every
+symmetry of the input.
+
+Example configuration::
+
+    {"model": {"features": 128, "layers": 3, "passes": 3}, "sampling": {"recycled": 0.3}}
 """
 
 from __future__ import annotations
@@ -44,14 +47,14 @@ from repose.nn.radial import GaussianBasis, envelope
 from repose.nn.tensor_messages import Features, TensorMessage
 from repose.nn.tensors import applied, dyads, matrices
 
-# Outputs of order one are strains of a tenth, and displacements of a third of an A.
+# Strain, and displacement in A, of an output of one.
 STRAIN, DISPLACEMENT = 0.1, 0.3
-# Exponent of the polynomial with which neighbours fade towards the cutoff.
+# Exponent of the polynomial cutoff function.
 ENVELOPE_EXPONENT = 5
 
 
 class Update(nn.Module):
-    """An atom's own features mix and multiply, and meet the means over the crystal.
+    """Update of an atom's features by products with each other and with their means over the crystal.
 
     Args:
         settings: Hyperparameters of the network.
@@ -67,7 +70,7 @@ class Update(nn.Module):
         self.phi = mlp(5 * f, f, 6 * f)
 
     def forward(self, features: Features, system_index: Tensor, n: int) -> Features:
-        """New features of atoms; ``crystal`` is the crystal of every atom, ``(N,)``, of n."""
+        """Return new features; ``system_index`` is the crystal of every atom, ``(N,)``, out of n."""
         x, v, t = features
         v1, v2 = self.vectors(v).chunk(2, dim=-1)
         t1, t2 = self.tensors(t).chunk(2, dim=-1)
@@ -102,12 +105,12 @@ class Readout(nn.Module):
         self.vector = nn.Linear(features, 1, bias=False)
         self.tensor = nn.Linear(features, 1, bias=False)
         self.isotropic = mlp(3 * features, features, 1)
-        with torch.no_grad():  # begin with next to no change of volume
+        with torch.no_grad():  # small change of volume at initialisation
             self.isotropic[-1].weight.mul_(0.1)  # type: ignore[operator, union-attr]
             self.isotropic[-1].bias.zero_()  # type: ignore[operator, union-attr]
 
     def forward(self, features: Features, system_index: Tensor, n: int) -> Motion:
-        """Displacements, zero in the mean over a crystal, and strains."""
+        """Return displacements with zero mean over every crystal, and strains."""
         x, v, t = features
         x = self.norm(x)
         of_v, of_t = (1 + self.gates(x)).unsqueeze(1).chunk(2, dim=-1)
@@ -120,7 +123,7 @@ class Readout(nn.Module):
 
 
 class ReposeNetLayer(nn.Module):
-    """Messages, update, and what follows for the geometry.
+    """Messages, update and readout.
 
     Args:
         settings: Hyperparameters of the network.
@@ -136,12 +139,12 @@ class ReposeNetLayer(nn.Module):
     def forward(
         self, features: Features, edges: EdgeGeometry, inside: Tensor, system_index: Tensor, n: int
     ) -> tuple[Features, Motion]:
-        """New features, and what they want to do.
+        """Return new features and their readout.
 
         Args:
-            features: Of atoms.
-            edges: The edges where the crystal now stands.
-            inside: How much every edge counts, ``(E,)``.
+            features: Features of atoms.
+            edges: Edges at the current geometry.
+            inside: Cutoff function of every edge, ``(E,)``.
             system_index: Crystal of every atom, ``(N,)``.
             n: Number of crystals S.
         """
@@ -152,19 +155,19 @@ class ReposeNetLayer(nn.Module):
 
 
 def mean_of_passes(batch: CrystalBatch, found: list[Prediction]) -> Prediction:
-    """One answer of several passes: their mean, weighted by the errors they expect; ours.
+    """Mean of the predictions of several passes, weighted by their expected errors (ours).
 
-    Where passes agree this is any of them. Where one goes astray, or harms what was good before, as it does
-    close to equilibrium, it mostly knows. Weights are inverse fourth powers: squares would be for errors that
-    are independent, and those of passes are much alike.
+    A pass that diverges, or that makes a crystal near equilibrium worse, mostly has large expected errors.
+    Weights are their inverse fourth powers; inverse squares would be for independent errors, but errors of
+    passes are correlated.
 
     Args:
-        batch: What the first pass began with, N atoms in S crystals.
-        found: What the passes found. Crystals that a pass lost do not count in the mean; where all lost one,
-            or say nothing of their errors, the last pass has the say.
+        batch: Input of the first pass, N atoms in S crystals.
+        found: Predictions of the passes. Crystals that are not valid in a pass have weight zero there. The
+            last pass is returned for crystals that are valid in none, and without expected errors.
 
     Returns:
-        A single geometry in A with the errors to expect of it, and the mean features, ``(S, F)``.
+        Mean geometry in A, its expected errors, and the mean features, ``(S, F)``.
     """
     last = found[-1]
     scales = [prediction.error_scales for prediction in found if prediction.error_scales is not None]
@@ -172,16 +175,16 @@ def mean_of_passes(batch: CrystalBatch, found: list[Prediction]) -> Prediction:
         return last
     n, crystal = len(batch), batch.system_index
     variances = torch.stack([segment_mean(scale.atoms, crystal, n) * scale.strains for scale in scales])
-    whole = torch.stack([is_valid(batch, prediction.geometry) for prediction in found])  # passes, crystals
-    weights = torch.where(whole, variances**-2, 0)
-    weights[-1] = torch.where(whole.any(0), weights[-1], 1)
+    valid = torch.stack([is_valid(batch, prediction.geometry) for prediction in found])  # (passes, S)
+    weights = torch.where(valid, variances**-2, 0)
+    weights[-1] = torch.where(valid.any(0), weights[-1], 1)
     weights = weights / weights.sum(0)
 
     def mean(parts: list[Tensor], owner: Tensor | None = None) -> Tensor:
-        """Of values of crystals, or of atoms, whose crystals are their owners."""
+        """Return the mean of values of crystals, or of atoms with the given crystals."""
         values, own = torch.stack(parts), weights if owner is None else weights[:, owner]
         own = own.view(*own.shape, *[1] * (values.dim() - 2))
-        return torch.where(own > 0, own * values, 0).sum(0)  # zero times infinity is no number
+        return torch.where(own > 0, own * values, 0).sum(0)  # 0 * inf is NaN
 
     geometry = Geometry(
         mean([prediction.geometry.positions for prediction in found], crystal),
@@ -193,7 +196,7 @@ def mean_of_passes(batch: CrystalBatch, found: list[Prediction]) -> Prediction:
 
 @register("reposenet")
 class ReposeNet(Network[ReposeNetSettings]):
-    """The network of the house family.
+    """Network of ReposeNet.
 
     Args:
         settings: Hyperparameters.
@@ -243,7 +246,7 @@ class ReposeNet(Network[ReposeNetSettings]):
                     module.compiled = True
 
     def forward(self, batch: CrystalBatch, graph: PeriodicGraph) -> Prediction:
-        """Refine the geometry layer by layer, and all of it as often as asked; see `Network.forward`."""
+        """Refine the geometry layer by layer, in `passes` passes; see `Network.forward`."""
         found = [self._refined(batch, graph)]
         for _ in range(0 if self.training else self.passes - 1):
             found.append(self._refined(*self.prepare_again(batch, found[-1].geometry)))
@@ -280,14 +283,14 @@ class ReposeNet(Network[ReposeNetSettings]):
         return motions, features.x
 
     def _begin(self, batch: CrystalBatch, graph: PeriodicGraph) -> tuple[Features, EdgeGeometry, Tensor]:
-        """Features of atoms that know only what they are, the edges, and how much every edge counts."""
+        """Return the embedding of the elements, the edges, and their cutoff function ``(E,)``."""
         x = self.embedding(batch.numbers)
         features = Features(x, x.new_zeros(len(x), 3, x.shape[-1]), x.new_zeros(len(x), 5, x.shape[-1]))
         edges = EdgeGeometry.at(graph, batch.positions, batch.cells, self.basis)
-        # What counts is who is near in the beginning, so that nothing comes or goes while atoms move.
+        # The cutoff function is that of the starting geometry in all layers.
         inside = envelope(edges.distance / (self.settings.graph.cutoff + SHELL_WIDTH), ENVELOPE_EXPONENT)
         return features, edges, inside
 
     def _stack(self) -> list[nn.Module]:
-        """The layers in the order of their use; those that share weights are one."""
+        """Layers in order of use; with ``tied`` one layer is repeated."""
         return [self.layers[0 if self.settings.tied else k] for k in range(self.settings.layers)]

@@ -10,7 +10,7 @@ from repose.config import GraphSettings, NetworkSettings
 
 
 class ReposeNetSettings(NetworkSettings):
-    """Hyperparameters of the house family; the defaults are what ships."""
+    """Hyperparameters of ReposeNet; the defaults are those of the shipped models."""
 
     graph: GraphSettings = Field(
         default=GraphSettings(max_neighbours=None, self_images=False), description="how neighbours are found"
@@ -26,18 +26,17 @@ class ReposeNetSettings(NetworkSettings):
         default="affine", description="atoms follow the cell"
     )
     start: Literal["input", "rescaled"] = Field(
-        default="rescaled", description="the first geometry has the volume guessed from composition, or not"
+        default="rescaled",
+        description="'rescaled': the starting geometry has the volume predicted from composition",
     )
-    uncertainty_head: bool = Field(
-        default=True, description="say how large the error of every atom and of the strain will be"
-    )
+    uncertainty_head: bool = Field(default=True, description="predict errors of atoms and of the strain")
     radii: bool = Field(
         default=True,
-        description="measure distances between learned radii of atoms; False: ablation, between centres",
+        description="subtract learned radii of atoms from distances; False: ablation",
     )
-    rank2: bool = Field(default=True, description="False: ablation, atoms do not send their tensors")
+    rank2: bool = Field(default=True, description="False: ablation without tensors in messages")
     products: bool = Field(
-        default=True, description="False: ablation, vectors and tensors of an atom do not multiply"
+        default=True, description="False: ablation without products of vectors and tensors"
     )
-    tied: bool = Field(default=False, description="the same weights in every layer")
-    passes: int = Field(default=1, gt=0, description="how often the network is applied, outside of training")
+    tied: bool = Field(default=False, description="share weights between layers")
+    passes: int = Field(default=1, gt=0, description="number of forward passes, except in training")
