@@ -63,7 +63,9 @@ def real_pairs() -> str:
             cells += _savings(relaxed.get(name))
         rows.append(cells)
     head = ["DFT pairs", "input, Å", "Rescale, Å", "`default`, Å", "worse than input"]
-    return table(head + ["CHGNet steps", "time saved"] * bool(relaxed), rows)
+    if relaxed:
+        head += [f"CHGNet steps ({relaxed['all']['crystals']} of them)", "time saved"]
+    return table(head, rows)
 
 
 def _savings(group: dict[str, Any] | None) -> list[str]:
