@@ -1,0 +1,271 @@
+"""Samples, batches and losses of training."""
+
+import numpy as np
+import pytest
+import torch
+
+from repose.config import SamplingSettings
+from repose.crystal.batch import CrystalBatch
+from repose.crystal.graph import edge_vectors
+from repose.crystal.lattice import deformation, to_cartesian
+from repose.data.dataset import Pair
+from repose.models.prediction import Geometry
+from repose.models.reposenet.network import ReposeNet
+from repose.models.reposenet.settings import ReposeNetSettings
+from repose.nn.ops import segment_mean
+from repose.training.losses import layerwise_loss, validation_errors
+from repose.training.samples import (
+    TrainingBatches,
+    crystal,
+    draw,
+    edge_counts,
+    equivalent_cell,
+    perturb,
+    target_of,
+)
+from repose.training.task import RelaxationTask
+from support.training import TINY, path_pairs, tiny_network, train_settings
+
+
+@pytest.fixture(scope="module")
+def pairs() -> list[Pair]:
+    return path_pairs()
+
+
+def network(**changes):
+    return tiny_network(**{"start": "input", **changes})
+
+
+def test_loss_by_hand(pairs):
+    """One atom of two off by 0.3 A along x, one cell entry by 0.9 A: means of 0.05 and 0.1 A, twice."""
+    target = crystal(np.array([20, 8]), np.zeros((2, 3)), 4 * np.eye(3), np.ones(3, bool))
+    positions, cells = target.positions.clone(), target.cells.clone()
+    positions[0, 0] += 0.3
+    cells[0, 0, 0] += 0.9
+    state = Geometry(positions, cells)
+    assert layerwise_loss([state, state], target).item() == pytest.approx(2 * (0.05 + 0.1), abs=1e-6)
+    errors = {name: value.item() for name, value in validation_errors(state, target).items()}
+    assert errors["shape"] == pytest.approx(4.9**2 - 16, rel=1e-5)
+    assert errors["volume"] == pytest.approx(0.9 * 16, rel=1e-5)
+    weighted = layerwise_loss([state], target, shape_weight=0.1, volume_weight=0.01).item()
+    assert weighted == pytest.approx(0.15 + 0.1 * errors["shape"] + 0.01 * errors["volume"], rel=1e-5)
+
+
+def test_loss_by_the_image_nearest_to_the_prediction(pairs):
+    """Against the 27 images written out; several crystals at once, and a gradient."""
+    targets = CrystalBatch.collate([target_of(pair) for pair in pairs[:4]])
+    generator = torch.Generator().manual_seed(0)
+    shift = torch.randint(-1, 2, targets.positions.shape, generator=generator).float()
+    noise = 0.1 * torch.randn(targets.positions.shape, generator=generator)
+    moved = targets.positions + to_cartesian(shift, targets.cells, targets.system_index) + noise
+    moved.requires_grad_(True)
+    state = Geometry(moved, targets.cells)
+    images = torch.cartesian_prod(*[torch.arange(-1.0, 2.0)] * 3)
+    expected = []
+    for atom, crystal_index in enumerate(targets.system_index):
+        candidates = moved[atom] + images @ targets.cells[crystal_index]
+        nearest = (candidates - targets.positions[atom]).norm(dim=1).argmin()
+        expected.append((candidates[nearest] - targets.positions[atom]).abs().mean())
+    expected = segment_mean(torch.stack(expected), targets.system_index, 4)
+    got = validation_errors(state, targets, images="predicted")["coordinates"]
+    assert torch.allclose(got, expected, atol=1e-5)
+    assert got.max() < 0.2 < validation_errors(state, targets)["coordinates"].max()
+    loss = layerwise_loss([state], targets, images="predicted")
+    assert torch.isfinite(torch.autograd.grad(loss, moved)[0]).all()
+
+
+def test_a_share_of_batches_begins_where_the_network_ended(pairs):
+    """The same batches by the same number, none of them without the setting; the target stays."""
+    sampling = {"edges_per_batch": 1500, "recycled": 0.5}
+    task = RelaxationTask(network(), train_settings(sampling=sampling), pairs, pairs)
+    task.train_batches.rank = 0
+    sample = task.train_batches.sample(pairs[:3], np.random.default_rng(0))
+    new = [task.recycle(sample, k) for k in range(20)]
+    replaced = [batch is not sample for batch in new]
+    assert 4 < sum(replaced) < 16
+    assert replaced == [task.recycle(sample, k) is not sample for k in range(20)]
+    batch = new[replaced.index(True)]
+    found = task.network(sample.start, sample.graph).geometry
+    assert torch.allclose(batch.start.cells, found.cells, atol=1e-5)
+    assert torch.allclose(batch.start.positions, found.positions, atol=1e-5)
+    assert not batch.start.positions.requires_grad
+    assert batch.target is sample.target
+    never = RelaxationTask(network(), train_settings(sampling={"edges_per_batch": 1500}), pairs, pairs)
+    assert all(never.recycle(sample, k) is sample for k in range(20))
+
+
+def test_a_share_of_what_begins_again_begins_once_more_where_there_are_three_passes(pairs):
+    """Inputs of the first, the second and the third pass, each less often than the one before."""
+    torch.manual_seed(0)
+    thrice = ReposeNet(ReposeNetSettings.parse({**TINY, "start": "input", "passes": 3}))
+    sampling = {"edges_per_batch": 1500, "recycled": 0.5}
+    task = RelaxationTask(thrice, train_settings(sampling=sampling), pairs, pairs)
+    task.train_batches.rank = 0
+    sample = task.train_batches.sample(pairs[:3], np.random.default_rng(0))
+    once = task.network(sample.start, sample.graph).geometry
+    twice = task.network(*task.network.prepare_again(sample.start, once)).geometry
+    inputs = [task.recycle(sample, k).start.positions for k in range(40)]
+    known = sample.start.positions, once.positions, twice.positions
+    met = [sum(torch.allclose(found, state, atol=1e-5) for found in inputs) for state in known]
+    assert sum(met) == 40
+    assert met[0] > 10
+    assert min(met[1:]) > 3
+
+
+def test_batches_depend_on_seed_and_epoch_alone_and_keep_the_budget(pairs):
+    sampling = train_settings().sampling
+
+    def batches(seed=0, epoch=0):
+        found = TrainingBatches(pairs, network(), sampling, seed)
+        found.epoch = epoch
+        return list(found)
+
+    first, again, later, other = batches(), batches(), batches(epoch=1), batches(seed=1)
+    assert len(first) == sampling.epoch_steps
+    for a, b in zip(first, again, strict=True):
+        assert torch.equal(a.start.positions, b.start.positions)
+        assert torch.equal(a.target.cells, b.target.cells)
+    for changed in (later, other):
+        assert any(
+            a.start.positions.shape != b.start.positions.shape
+            or not torch.equal(a.start.positions, b.start.positions)
+            for a, b in zip(first, changed, strict=True)
+        )
+
+
+def test_packing_by_edges(pairs):
+    net = network()
+    batches = TrainingBatches(pairs, net, SamplingSettings(edges_per_batch=900, epoch_steps=12), 0)
+    plan = batches.plan()
+    sizes = edge_counts(net, pairs)
+    assert len(plan) == 12
+    for batch in plan:
+        assert len(batch) == 1 or sum(sizes[i] for i in batch) <= 900
+    seen = [i for batch in plan for i in batch]
+    assert set(seen[: len(pairs)]) == set(range(len(pairs)))  # every crystal once in a pass
+
+
+def test_ranks_and_workers_share_the_work(pairs):
+    sampling = train_settings().sampling
+
+    def plan(rank, world):
+        batches = TrainingBatches(pairs, network(), sampling, 0)
+        batches.rank, batches.world = rank, world
+        return batches.plan()
+
+    one = TrainingBatches(pairs, network(), sampling.model_copy(update={"epoch_steps": 8}), 0).plan()
+    assert [b for both in zip(plan(0, 2), plan(1, 2), strict=True) for b in both] == one
+    batches = TrainingBatches(pairs, network(), sampling, 0)
+    loaded = list(torch.utils.data.DataLoader(batches, batch_size=None, num_workers=2))
+    assert sorted(len(b.target.numbers) for b in loaded) == sorted(len(b.target.numbers) for b in batches)
+
+
+def test_noised_copies_keep_the_origin_and_the_vacuum(pairs):
+    rng = np.random.default_rng(0)
+    sampling = SamplingSettings(strain=0.05, dilation=0.05, rattle=0.2)
+    for pair in pairs:
+        positions, cell = perturb(pair, sampling, rng)
+        before = (pair.relaxed_positions @ np.linalg.inv(pair.relaxed_cell)).mean(axis=0)
+        assert np.allclose((positions @ np.linalg.inv(cell)).mean(axis=0), before, atol=1e-10)
+        assert not np.allclose(cell, pair.relaxed_cell, atol=1e-3)
+    sheet = Pair(
+        **{**vars(pairs[0]), "pbc": np.array([True, True, False]), "relaxed_cell": np.diag([3.0, 3.0, 20.0])}
+    )
+    _, cell = perturb(sheet, sampling, rng)
+    assert np.allclose(cell[2], [0, 0, 20.0])
+    assert np.allclose(cell[:2, 2], 0)
+    # The strain of a wire along a is along a, whatever the angle between the vectors that do not repeat.
+    tilted = np.array([[3.0, 0.0, 0.0], [0.0, 20.0, 0.0], [0.0, 12.0, 16.0]])
+    wire = Pair(
+        **{**vars(pairs[0]), "pbc": np.array([True, False, False]), "relaxed_cell": tilted},
+    )
+    _, cell = perturb(wire, sampling, rng)
+    assert np.allclose(cell[1:], tilted[1:], atol=1e-12)
+    assert np.allclose(cell[0, 1:], 0, atol=1e-12)
+    assert abs(cell[0, 0] - 3.0) > 1e-4
+
+
+def test_rewriting_changes_the_description_and_not_the_crystal(pairs):
+    from ase import Atoms
+    from pymatgen.core.structure_matcher import StructureMatcher
+    from pymatgen.io.ase import AseAtomsAdaptor
+
+    rng = np.random.default_rng(1)
+    doubled = 0
+    for pair in pairs * 3:
+        states = [(pair.positions, pair.cell), (pair.relaxed_positions, pair.relaxed_cell)]
+        numbers, new = equivalent_cell(pair.numbers, states, rng)
+        doubled += len(numbers) == 2 * len(pair.numbers)
+        for (positions, cell), (new_positions, new_cell) in zip(states, new, strict=True):
+            structures = [
+                AseAtomsAdaptor.get_structure(Atoms(z, r, cell=c, pbc=True))
+                for z, r, c in ((pair.numbers, positions, cell), (numbers, new_positions, new_cell))
+            ]
+            assert StructureMatcher(0.01, 0.01, 0.1, scale=False).fit(*structures)
+        old, rewritten = (
+            deformation(*(torch.as_tensor(s[1])[None] for s in pair_of_states))
+            for pair_of_states in (states, new)
+        )
+        assert torch.allclose(old, rewritten, atol=1e-9)
+    assert 0 < doubled < 3 * len(pairs)
+
+
+def test_inputs_are_drawn_as_the_settings_say(pairs):
+    pair = pairs[0]
+    plain, _ = draw(pair, SamplingSettings(), np.random.default_rng(0))
+    assert torch.allclose(plain.positions, torch.tensor(pair.positions, dtype=torch.float32))
+    rng = np.random.default_rng(0)
+    inner = {np.float32(frame.positions[0, 0]) for frame in pair.path[1:-1]}
+    drawn = {draw(pair, SamplingSettings(path_frames=1.0), rng)[0].positions[0, 0].item() for _ in range(40)}
+    assert {np.float32(x) for x in drawn} <= inner
+    assert len(drawn) > 1
+    _, target = draw(pair, SamplingSettings(denoising=1.0), rng)
+    assert torch.equal(target.positions, target_of(pair).positions)
+
+
+def test_mixed_precision_rounds_features_and_not_geometry(pairs):
+    """bfloat16 has steps of 0.03 A at 5 A; what the network adds may be rounded, what it adds to may not."""
+    net = network(frame="affine").eval()
+    with torch.no_grad():
+        for layer in net.layers:  # a network that leaves the cell as it is
+            layer.lattice_update.axes[0].head.weight.zero_()
+        for pair in pairs:
+            start, graph = net.prepare(crystal(pair.numbers, pair.positions, pair.cell, pair.pbc))
+            with torch.autocast("cpu", torch.bfloat16):
+                state = net(start, graph).geometry
+                errors = validation_errors(state, start)
+                vectors = edge_vectors(graph, start.positions, start.cells)
+            assert torch.equal(vectors, edge_vectors(graph, start.positions, start.cells))
+            assert state.cells.dtype == torch.float32
+            assert torch.allclose(state.cells, start.cells, atol=1e-5)
+            assert errors["volume"].item() < 1e-3
+            assert errors["shape"].item() < 1e-4
+
+
+def test_batches_are_prepared_on_the_cpu_wherever_the_network_is(pairs):
+    """The device "meta" stands in for a GPU: nothing on it can be read from the CPU."""
+    task = RelaxationTask(network(start="rescaled"), train_settings(), pairs, pairs).to("meta")
+    assert next(task.network.parameters()).device.type == "meta"
+    for batches in (task.train_batches, task.val_batches):
+        sample = next(iter(batches))
+        assert sample.start.positions.device.type == "cpu"
+        assert torch.isfinite(sample.start.positions).all()
+
+
+def test_a_step_that_is_not_finite_is_left_out(pairs):
+    net = network()
+    task = RelaxationTask(net, train_settings(), pairs, pairs)
+    optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
+
+    def step(value):
+        before = [p.clone() for p in net.parameters()]
+        for parameter in net.parameters():
+            parameter.grad = torch.full_like(parameter, 0.01)
+        next(net.parameters()).grad.view(-1)[0] = value
+        task.configure_gradient_clipping(optimizer, gradient_clip_val=1.0)
+        optimizer.step()
+        return [not torch.equal(p, q) for p, q in zip(before, net.parameters(), strict=True)]
+
+    assert all(step(0.01))
+    assert not any(step(float("inf")))
+    assert not any(step(float("nan")))
