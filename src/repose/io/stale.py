@@ -33,8 +33,8 @@ def is_stale(name: object, value: object = None) -> bool:
 
     Names are split into words at ``_``, other signs and capitals. Names of results contain a word such as
     energy, force, stress, virial, dipole or velocity (``REF_energy``, ``energy_above_hull``), or calculated
-    moments and charges (``final_magmom``, ``dft_charges``). Settings of a calculation (``energy_cutoff``) and logical
-    values (``has_forces``) are not results.
+    moments and charges (``final_magmom``, ``dft_charges``). Settings (``energy_cutoff``) and logical values
+    (``has_forces``) are not results.
 
     Args:
         name: Key of ``info``, of an array or of a property.
