@@ -1,12 +1,11 @@
-"""Parts of models switched on and off, all else equal, by several seeds: errors on the validation split.
+"""Train variants of models by several seeds, and compare their errors on the validation split.
 
     python studies/ablations/ablations.py VARIANTS.json --data D1 --out RUNS [--only NAME]
 
-VARIANTS.json holds settings for `repose train` ("base"), and by name what each variant has: its family,
-settings that differ from the base, and its seeds. Every run has a directory of its own and is trained once;
-stopped at any moment, the same command goes on, and several may work side by side on different `--only`. The
-table (`--table FILE`) has all runs that are finished: mean over the seeds, plus or minus their standard
-deviation where there are two or more.
+VARIANTS.json holds settings for `repose train` ("base"), and for every variant its family, the settings
+that differ from the base, and its seeds. Every run has its own directory. A command that was stopped
+continues, and several may run at once with different `--only`. The table (`--table FILE`) has all finished
+runs: mean over seeds, and standard deviation of two seeds or more.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ COLUMNS = {"coordinates (A)": 4, "lattice (A)": 4, "shape (A^2)": 2, "volume (A^
 
 
 def merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
-    """Settings with some replaced, nested ones one by one."""
+    """Return settings with some replaced, nested ones one by one."""
     new = dict(base)
     for key, value in change.items():
         new[key] = merged(new.get(key, {}), value) if isinstance(value, dict) else value
@@ -33,22 +32,22 @@ def merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
 
 
 def measure(family: str, values: dict[str, Any], data: list[Path], out: Path) -> None:
-    """Train one run, unless that is done."""
+    """Train one run, unless it is finished."""
     if not (out / "done").is_file():
         train(family, data, out, TrainSettings.parse(values), device="cpu", compiled=True)
         (out / "done").touch()
 
 
 def table(variants: dict[str, Any], runs: Path) -> str:
-    """The finished runs, in Markdown."""
+    """Return the finished runs as a table in Markdown."""
     lines = ["| | seeds | " + " | ".join(COLUMNS) + " |", "| --- | ---: |" + " ---: |" * len(COLUMNS)]
     for name, variant in variants.items():
         found = []
         for seed in variant["seeds"]:
             path = runs / name / str(seed) / "model" / "config.json"
             if (runs / name / str(seed) / "done").is_file():
-                said = json.loads(path.read_text())["test_error"]
-                found.append([said[f"val {column}"] for column in COLUMNS])
+                errors = json.loads(path.read_text())["test_error"]
+                found.append([errors[f"val {column}"] for column in COLUMNS])
         if not found:
             continue
         mean, spread = np.mean(found, axis=0), np.std(found, axis=0, ddof=1) if len(found) > 1 else None
@@ -61,7 +60,7 @@ def table(variants: dict[str, Any], runs: Path) -> str:
 
 
 def main() -> None:
-    """Train what is wanted, print the table."""
+    """Train the selected runs and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("variants", type=Path)
     parser.add_argument("--data", type=Path, action="append", required=True)

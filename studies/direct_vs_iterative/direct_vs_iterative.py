@@ -1,10 +1,10 @@
-"""Seconds per crystal: one forward pass against CHGNet with FIRE, side by side in one run.
+"""Measure seconds per crystal of one forward pass and of CHGNet with FIRE in one run.
 
-    python studies/direct_vs_iterative/direct_vs_iterative.py --data DATASET [--data DATASET] [--crystals 200] [--sample 20]
+    python studies/direct_vs_iterative/direct_vs_iterative.py --data DATASET [--data DATASET] [--sample 20]
 
-The direct time is that of `Relaxer.predict` on all crystals, graphs included, reading excluded; and,
-beside it, that of `Relaxer.relax`, which adds symmetry, constraints and checks. The iterative peer relaxes
-a random sample of the same crystals to 0.05 eV/A. Medians of several repetitions are printed.
+Direct times are those of `Relaxer.predict` on all crystals, with graphs and without reading, and of
+`Relaxer.relax`, which adds symmetry, constraints and checks. The potential relaxes a random sample of the
+same crystals to 0.05 eV/A. Medians of several repetitions are printed.
 """
 
 import argparse
@@ -26,7 +26,7 @@ def main() -> None:
     )
     parser.add_argument("--model", default="default")
     parser.add_argument("--crystals", type=int, default=200)
-    parser.add_argument("--sample", type=int, default=20, help="crystals that the iterative peer relaxes")
+    parser.add_argument("--sample", type=int, default=20, help="crystals that the potential relaxes")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--out", type=Path, help="write the figures here as JSON")

@@ -1,13 +1,12 @@
-"""Crystals per second and final loss of ways to find positions from distances, side by side in one run.
+"""Measure crystals per second and final loss of methods that find positions from distances.
 
     python studies/distance_geometry/solvers.py --data DATASET --model DIR [--crystals 200] [--out FILE]
 
 Problems are the distances that a DeepRelax model predicts for crystals of a dataset's `val` split, once
 within one scale (`positions="bounds"`) and once most probable (`"likelihood"`), and the true distances of
-the relaxed crystals with noise of 0.1 A, exactly and within 0.1 A; these start from the unrelaxed fractional
-coordinates. All ways see the same pairs, start and float32 numbers on one thread; the loss is the mean by
-weight over a crystal's pairs of what is missing to the bounds, then the mean over crystals. Time is that of
-the processor (`time.process_time`), so that other work on the machine matters less.
+the relaxed crystals with noise of 0.1 A, exactly and within 0.1 A; these start from the unrelaxed
+fractional coordinates. All methods get the same pairs, start and float32 numbers on one thread. The loss is
+the weighted mean violation of the bounds of a crystal's pairs, averaged over crystals. Times are CPU times.
 """
 
 import argparse
@@ -61,7 +60,7 @@ def main() -> None:
 
 
 def problems(network, sample: Sample) -> dict[str, tuple[torch.Tensor, DistanceRestraints]]:
-    """Where atoms start and the distance restraints, by the name of the problem."""
+    """Return initial positions and distance restraints by the name of the problem."""
     with torch.no_grad():
         prediction = network(sample.start, sample.graph)
     start, distances = prediction.geometry.positions, prediction.distances
@@ -86,7 +85,7 @@ def problems(network, sample: Sample) -> dict[str, tuple[torch.Tensor, DistanceR
 def compare(
     start: torch.Tensor, system_index: torch.Tensor, pairs: DistanceRestraints
 ) -> dict[str, dict[str, float]]:
-    """Speed and loss of every way."""
+    """Return speed and loss of every method."""
     n = int(system_index.max()) + 1
     singles = [single(start, system_index, pairs, k) for k in range(n)]
 
@@ -122,7 +121,7 @@ def compare(
 def single(
     start: torch.Tensor, system_index: torch.Tensor, pairs: DistanceRestraints, k: int
 ) -> tuple[torch.Tensor, DistanceRestraints]:
-    """The problem of one crystal."""
+    """Return the problem of one crystal."""
     atoms, mine = system_index == k, system_index[pairs.second] == k
     own = DistanceRestraints(*(column[mine] for column in pairs))
     first = int(atoms.nonzero()[0])
@@ -130,7 +129,7 @@ def single(
 
 
 def missing(at: torch.Tensor, pairs: DistanceRestraints) -> torch.Tensor:
-    """What pairs lack to their bounds in A (equation 20 without the sum)."""
+    """Return violations of the bounds of pairs in A (equation 20 without the sum)."""
     held = pairs.held.unsqueeze(1)
     first = at.index_select(0, pairs.first) * (1 - held) + pairs.place * held
     distance = (at.index_select(0, pairs.second) + pairs.offset - first).norm(dim=-1)
@@ -138,7 +137,7 @@ def missing(at: torch.Tensor, pairs: DistanceRestraints) -> torch.Tensor:
 
 
 def adam(start: torch.Tensor, pairs: DistanceRestraints) -> torch.Tensor:
-    """The paper's way."""
+    """Return positions from Adam, as in the paper."""
     at = start.clone().requires_grad_(True)
     optimiser = torch.optim.Adam([at], lr=RATE)
     for _ in range(STEPS):
@@ -149,7 +148,7 @@ def adam(start: torch.Tensor, pairs: DistanceRestraints) -> torch.Tensor:
 
 
 def lbfgs(start: torch.Tensor, pairs: DistanceRestraints) -> torch.Tensor:
-    """PyTorch's, with line search, until it stops by itself or for so many iterations as Adam takes steps."""
+    """Return positions from L-BFGS with line search, with at most as many iterations as Adam has steps."""
     at = start.clone().requires_grad_(True)
     optimiser = torch.optim.LBFGS([at], max_iter=STEPS, line_search_fn="strong_wolfe")
     total = pairs.weight.sum()

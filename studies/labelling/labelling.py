@@ -1,11 +1,11 @@
-"""Crystals per hour of one thread: batched labelling against CHGNet's own calculator and ASE's optimiser.
+"""Measure crystals per hour of one thread: batched labelling, and CHGNet's calculator with ASE's optimizer.
 
     python studies/labelling/labelling.py CANDIDATES --n 20 --out FILE.json
 
-Both relax the same crystals to the same forces in one run, in turns, so that a busy machine is fair to both:
+Both relax the same crystals to the same forces in one run, in turns, so that other load affects both alike:
 `repose.potentials.batched_lbfgs` with `repose.potentials.chgnet`, and
-`chgnet.model.dynamics.CHGNetCalculator` with ASE's BFGS on a Frechet cell filter. With `--device cuda`
-the first alone runs on the GPU.
+`chgnet.model.dynamics.CHGNetCalculator` with ASE's BFGS on a Frechet cell filter. With `--device cuda` only
+the first runs on the GPU.
 """
 
 import argparse
@@ -71,14 +71,14 @@ def main() -> None:
 
 
 def descent(potential, crystals) -> list[int]:
-    """Steps of the batched engine."""
+    """Return steps of the batched engine."""
     settings = LbfgsSettings(fmax=FMAX, max_steps=MAX_STEPS)
     source = ((k, to_batch(atoms)) for k, atoms in enumerate(crystals))
     return [len(walk.steps) - 1 for walk in descend(potential, source, settings)]
 
 
 def optimise(calculator, crystals) -> list[int]:
-    """Steps of ASE's BFGS, one crystal after another."""
+    """Return steps of ASE's BFGS, one crystal after another."""
     from ase.filters import FrechetCellFilter
     from ase.optimize import BFGS
 

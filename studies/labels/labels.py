@@ -1,12 +1,12 @@
-"""How sure labels are: test crystals labelled again, from slightly longer cells.
+"""Measure the reproducibility of labels: relax test crystals again, from slightly longer cells.
 
     python studies/labels/labels.py again DATASET... --n 150 --out again.extxyz
     repose data label again.extxyz --calculator chgnet --out again
     python studies/labels/labels.py compare DATASET... --again again \\
         --errors per_crystal.parquet --out labels.json
 
-Two relaxations that begin half a percent apart and end elsewhere have gone into two minima, and nothing that
-is a smooth function of the input can be near both. `per_crystal.parquet` is what `repose evaluate` writes.
+If two relaxations from nearly equal inputs reach different minima, no smooth function of the input predicts
+both. `repose evaluate --out` writes `per_crystal.parquet`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ COLUMNS = "coordinates", "lattice", "shape", "volume"
 
 
 def chosen(directory: Path, n: int) -> list[Pair]:
-    """So many test crystals of a dataset, by the hash of their ids."""
+    """Return n test crystals of a dataset, chosen by the hash of their ids."""
     return sorted(Dataset(directory).read("test"), key=lambda p: hashlib.sha256(p.id.encode()).digest())[:n]
 
 
@@ -48,7 +48,7 @@ def again(arguments: argparse.Namespace) -> None:
 
 
 def difference(first: Pair, second: Pair) -> dict[str, float]:
-    """Errors of the second label, taken as a prediction of the first."""
+    """Return errors of the second label as a prediction of the first."""
     fractional = second.relaxed_positions @ np.linalg.inv(second.relaxed_cell)
     known = first.relaxed_positions @ np.linalg.inv(first.relaxed_cell)
     positions = (fractional - np.round(fractional - known)) @ second.relaxed_cell
@@ -60,7 +60,7 @@ def difference(first: Pair, second: Pair) -> dict[str, float]:
 
 
 def compare(arguments: argparse.Namespace) -> None:
-    """Errors of relaxers where labels agree, and where they do not."""
+    """Write errors of relaxers where labels agree, and where they differ."""
     first = {pair.id: pair for directory in arguments.data for pair in Dataset(directory).read("test")}
     apart = {
         pair.id: difference(first[pair.id], pair) for pair in Dataset(arguments.again) if pair.id in first
@@ -98,7 +98,7 @@ def compare(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Do one of the two steps."""
+    """Run one of the two steps."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     steps = parser.add_subparsers(required=True)
     for step in (again, compare):

@@ -1,11 +1,11 @@
-"""Errors on the test split against the number of training crystals, all else equal.
+"""Measure errors on the test split against the number of training crystals.
 
     python studies/learning_curve/learning_curve.py --data D1 --data D2 --sizes 1000,3000,10000 --out DIR
 
-For every size a model is trained with the same settings for the same number of steps (`--config`, a file for
-`repose train`) on so many crystals of the train splits of D1, D2, ..., and evaluated on the test splits of
-T1, T2, ... (those of D1, D2, ... if not given). Stopped at any moment, the same command goes on. Writes
-learning_curve.json, learning_curve.md and learning_curve.png.
+For every size a model is trained with the same settings (`--config`, a file for `repose train`) on that
+many crystals of the train splits of D1, D2, ..., and evaluated on the test splits of `--test`, or of D1,
+D2, ... A command that was stopped continues. Writes learning_curve.json, learning_curve.md and
+learning_curve.png.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def measure(size: int, values: dict, arguments: argparse.Namespace) -> dict:
-    """Train on so many crystals, unless that is done, and evaluate."""
+    """Return errors of a model trained on that many crystals; a finished run is not repeated."""
     run = arguments.out / f"{size}"
     result = run / "point.json"
     if result.is_file():
@@ -62,9 +62,7 @@ def measure(size: int, values: dict, arguments: argparse.Namespace) -> dict:
     relaxer.name = "model"
     tests = [Dataset(path) for path in arguments.test or arguments.data]
     pairs = [pair for path in arguments.data for pair in Dataset(path).read("train")]
-    report = evaluate(
-        [relaxer], {d.info.name: d.read("test") for d in tests}, train=pairs, match=False
-    )
+    report = evaluate([relaxer], {d.info.name: d.read("test") for d in tests}, train=pairs, match=False)
     blocks = {block["dataset"]: block["rows"] for block in finite_or_none(report.blocks())}
     rows = list(blocks.values())[-1]  # of all datasets together, where there are several
     row = next(row for row in rows if row["relaxer"] == "model")
@@ -75,7 +73,7 @@ def measure(size: int, values: dict, arguments: argparse.Namespace) -> dict:
 
 
 def table(curve: dict) -> str:
-    """Markdown."""
+    """Return the table in Markdown."""
     lines = ["| training crystals | " + " | ".join(COLUMNS) + " |", "| --- |" + " ---: |" * len(COLUMNS)]
     for name, row in [*curve["trivial"].items(), *((f"{p['crystals']:,}", p) for p in curve["points"])]:
         lines.append(f"| {name} | " + " | ".join(f"{row[c]:.3f}" for c in COLUMNS) + " |")
@@ -83,7 +81,7 @@ def table(curve: dict) -> str:
 
 
 def plot(curve: dict, path: Path) -> None:
-    """Each error over that of the better trivial row."""
+    """Draw errors relative to the better trivial row."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,12 +1,12 @@
-"""Whether bounds on errors hold for crystals unlike those of training: left-out anions and prototypes.
+"""Measure coverage of bounds for crystals unlike those of training: left-out anions and prototypes.
 
     python studies/out_of_distribution/out_of_distribution.py --data D1 --data D2 --out DIR
 
 The datasets are copied and split in three ways: by chemical system, with two anions left out, and with a
-fifth of the prototypes left out. On each a model is trained (train.json) and calibrated on the val split, and
-its bounds are compared with the errors on the test split. The first model is also asked about those of its
-own test crystals that have such an anion or prototype: they may be harder, left out or not. Stopped at any
-moment, the same command goes on. Writes out_of_distribution.json and out_of_distribution.md.
+fifth of the prototypes left out. On each a model is trained (train.json) and calibrated on the val split,
+and its bounds are compared with the errors on the test split. The first model is also evaluated on those of
+its test crystals that have such an anion or prototype, since they may be harder in any case. A command that
+was stopped continues. Writes out_of_distribution.json and out_of_distribution.md.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def trained(name: str, arguments: argparse.Namespace) -> tuple[Relaxer, list[Pair]]:
-    """A model calibrated on the val crystals of a split, and the test crystals of the same."""
+    """Return a model calibrated on the val crystals of a split, and the test crystals."""
     place = arguments.out / name.replace(", ", "-").replace(" ", "-")
     copies = [divided(path, place / path.name, LEFT_OUT.get(name)) for path in arguments.data]
     settings = TrainSettings.parse(json.loads(arguments.config.read_text()))
@@ -67,7 +67,7 @@ def trained(name: str, arguments: argparse.Namespace) -> tuple[Relaxer, list[Pai
 
 
 def divided(source: Path, target: Path, left_out: str | None) -> Dataset:
-    """A copy of a dataset, split anew."""
+    """Return a copy of a dataset with another split."""
     split = GroupSplit() if left_out is None else parse_leave_out(left_out, GroupSplit())
     if not target.is_dir() or Dataset(target).info.splits != split.description:
         shutil.rmtree(target, ignore_errors=True)
@@ -77,7 +77,7 @@ def divided(source: Path, target: Path, left_out: str | None) -> Dataset:
 
 
 def measure(relaxer: Relaxer, pairs: Sequence[Pair]) -> dict:
-    """Coverage of the bounds in %, their rank correlation with errors, and what is flagged."""
+    """Return coverage of the bounds in %, their rank correlation with errors, and shares that are flagged."""
     errors, outside, bounds = [], [], {level: [] for level in LEVELS}
     for packed in batches_by_cost(pairs, estimate_edges, 6000):
         batch, target = to_batch(packed)
@@ -103,7 +103,7 @@ def measure(relaxer: Relaxer, pairs: Sequence[Pair]) -> dict:
 
 
 def table(rows: list[dict]) -> str:
-    """Markdown."""
+    """Return the table in Markdown."""
     digits = {"count": 0, "coordinates": 3, "median bound at 90": 3, "spearman": 2}
     heads = [f"{name}, %" if "coverage" in name or name == "flagged" else name for name in rows[0]]
     lines = [f"| {' | '.join(heads)} |", "| --- | --- |" + " ---: |" * (len(heads) - 2)]

@@ -1,10 +1,10 @@
-"""RelaxNet with implicit and explicit evolution of features, by the number of frames: errors, time, memory.
+"""Measure errors, time and memory of RelaxNet with implicit and explicit evolution of features.
 
     python studies/paths/evolution.py --data DATASET [--frames 3,5,10] [--crystals 1000] [--epochs 5]
 
-All variants learn from the same crystals, those of the train split with at least as many frames as the
-longest paths asked for, in the same order, and are measured on those of the test split; an epoch sees every
-crystal once. Each variant runs in a process of its own; its peak of memory counts from before training.
+All variants train on the same crystals in the same order: those of the train split with at least as many
+frames as the longest paths. They are tested on those of the test split. An epoch contains every crystal
+once. Each variant runs in its own process; peak memory is relative to that before training.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ SHOWN = (
 
 
 def read(data: list[Path], split: str, frames: int, n: int) -> list[Pair]:
-    """Some n crystals, in any order, with paths that are long enough and labelled."""
+    """Return n crystals in random order whose paths are long enough and labelled."""
     pairs = chain.from_iterable(Dataset(path).read(split) for path in data)
 
     def usable(pair: Pair) -> bool:
@@ -104,7 +104,7 @@ def measure(evolution: str, frames: int, arguments: argparse.Namespace) -> dict[
 
 
 def learn(network, task, pairs, frames, arguments, device) -> tuple[list[float], int]:
-    """Seconds of every epoch, and how many steps were left out."""
+    """Return the seconds of every epoch, and the number of skipped steps."""
     rng, seconds, skipped = np.random.default_rng(0), [], 0
     optimizer = torch.optim.AdamW(network.parameters(), lr=arguments.rate, weight_decay=0.0)
     total, done = arguments.epochs, 0
@@ -134,7 +134,7 @@ def learn(network, task, pairs, frames, arguments, device) -> tuple[list[float],
 
 
 def table(rows: list[dict]) -> str:
-    """All variants, after Dummy, in Markdown."""
+    """Return Dummy and all variants as a table in Markdown."""
     plain = ("seconds per epoch", "peak memory, MB", "ms per crystal")
     keys = (*SHOWN, *plain)
 

@@ -1,12 +1,12 @@
-"""RelaxNet beside iterative relaxation with a potential: errors at the end and seconds, in one run.
+"""Measure errors and seconds of RelaxNet and of iterative relaxation with a potential in one run.
 
     python studies/paths/iterative.py --data DATASET --model DIR [--model DIR] [--crystals 250] [--own]
 
-Crystals of the test split whose path is known, one by one, by all ways alike. The potential (CHGNet; with
-`--own` RelaxNet's, too) relaxes atoms and cell (FrechetCellFilter) with ASE's L-BFGS, steps of at most 0.2 A,
-to 0.05 eV/A (C1) and to the mean largest force that the first RelaxNet predicts at its end (C2, or `--c2`).
-Errors are those of `repose evaluate --paths`: of what each way itself says of energy and forces at its own
-end, against the end of the reference path.
+All methods relax the same test crystals with known paths, one by one. The potential (CHGNet; with `--own`
+also RelaxNet's) relaxes atoms and cell (FrechetCellFilter) with ASE's L-BFGS, steps of at most 0.2 A, to
+0.05 eV/A (C1) and to the mean largest force that the first RelaxNet predicts at its last frame (C2, or
+`--c2`). Errors are those of `repose evaluate --paths`: energy and forces of each method at its own last
+frame, against the last frame of the reference path.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ MAX_STEP = 0.2  # A; the paper's, as are the bounds of `main`
 
 
 class Own(Potential):
-    """RelaxNet's energy, at every geometry as at the first frame of a path."""
+    """Energy of RelaxNet, at every geometry as at the first frame of a path."""
 
     def __init__(self, relaxer) -> None:
         self.name, self.relaxer = relaxer.name, relaxer
@@ -58,7 +58,7 @@ class Own(Potential):
 
 
 class AsCalculator(Calculator):
-    """A potential as ASE wants it."""
+    """ASE calculator of a potential."""
 
     implemented_properties = ("energy", "forces", "stress")
 
@@ -77,7 +77,7 @@ class AsCalculator(Calculator):
 
 
 class Iterative(Relaxer):
-    """L-BFGS on atoms and cell; its path has steps evenly spread over all that it took."""
+    """L-BFGS on atoms and cell; the frames of its path are evenly spaced over its steps."""
 
     gives_paths = True
 

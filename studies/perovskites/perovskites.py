@@ -1,12 +1,12 @@
-"""Volumes of DFT perovskites that start in the cell of a relative: models, and what radii alone can say.
+"""Measure volumes of DFT perovskites that start in the cell of a relative: models, and fits of radii.
 
     repose data pair perov5_val.csv.gz --out perovskites
     python studies/perovskites/perovskites.py perovskites [--model NAME ...] [--out FILE]
 
 Perov-5 holds ABX3 crystals of 56 metals and the anions O, N, S, F relaxed with DFT (Castelli et al., 2012).
-Beside Dummy and Rescale stand two fits on the train part, of the cube root of the volume: linear in the radii
-of A, of B and of the anions (mean) and in their two ratios (tolerance and octahedral factor); and linear in
-the elements on each site.
+They are compared with Dummy, Rescale and two fits of the cube root of the volume on the train part: linear
+in the radii of A, of B and of the anions (mean) and in their two ratios (tolerance and octahedral factor);
+and linear in the elements on each site.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ RIDGE = 1e-3
 
 
 def sites(pair: Pair) -> tuple[int, int, list[int]]:
-    """Elements on A, on B (nearer to the anions), and the three anions."""
+    """Return the element on A, the one on B (nearer to the anions), and the three anions."""
     anions = np.isin(pair.numbers, ANIONS)
     cations = np.flatnonzero(~anions)
     shifts = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3), axis=-1).reshape(-1, 1, 1, 3) @ pair.cell
@@ -39,7 +39,7 @@ def sites(pair: Pair) -> tuple[int, int, list[int]]:
 
 
 def of_radii(pair: Pair) -> list[float]:
-    """Radii, and their ratios."""
+    """Return radii and their ratios."""
     a, b, x = sites(pair)
     r_a, r_b = radius(a, "cation_radius"), radius(b, "cation_radius")
     r_x = float(np.mean([radius(z, "anion_radius") for z in x]))
@@ -47,14 +47,14 @@ def of_radii(pair: Pair) -> list[float]:
 
 
 def radius(number: int, kind: str) -> float:
-    """Radius of a kind in A, or else the covalent one."""
+    """Return the radius of a kind in A, or the covalent radius if it is missing."""
     table = element_table()
     value = float(table[kind][number])
     return float(table["covalent_radius"][number]) if np.isnan(value) else value
 
 
 def of_elements(pair: Pair) -> list[float]:
-    """One for the element on A, one for that on B, thirds for the anions."""
+    """Return counts of elements by site: 1 on A, 1 on B, a third for each anion."""
     a, b, x = sites(pair)
     columns = np.zeros(3 * 119)
     columns[a] = columns[119 + b] = 1
@@ -64,7 +64,7 @@ def of_elements(pair: Pair) -> list[float]:
 
 
 def fit(describe: Callable[[Pair], Sequence[float]], train: list[Pair], test: list[Pair]) -> float:
-    """Mean absolute error in A^3 on the test part of a ridge fit on the train part."""
+    """Return the mean absolute error in A^3 on the test part of a ridge fit to the train part."""
     x = np.array([describe(pair) for pair in train])
     y = np.array([volume(pair) ** (1 / 3) for pair in train])
     weights = np.linalg.solve(x.T @ x + RIDGE * np.eye(x.shape[1]), x.T @ y)
@@ -73,12 +73,12 @@ def fit(describe: Callable[[Pair], Sequence[float]], train: list[Pair], test: li
 
 
 def volume(pair: Pair) -> float:
-    """Of the relaxed crystal, A^3."""
+    """Return the volume of the relaxed crystal, A^3."""
     return abs(float(np.linalg.det(pair.relaxed_cell)))
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, print and write the result."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("--model", action="append", default=[])

@@ -3,9 +3,9 @@
     python studies/real_pairs/real_pairs.py --pairs frame_pairs.extxyz --train datasets/chgnet/real \\
         --rows rows.jsonl --out studies/real_pairs/result.json
 
-The file of pairs holds two frames for each ``id``: ``step`` 0 unrelaxed, ``step`` 1 relaxed by DFT, atoms in
-the same order. Relaxations are appended to the file of rows one by one; a second call continues it. Times are
-CPU seconds of one thread. Fields of the result are listed in README.md.
+The file of pairs holds two frames for each ``id``: ``step`` 0 unrelaxed, ``step`` 1 relaxed by DFT, atoms
+in the same order. Relaxations are appended to the file of rows one by one; a second call continues it.
+Times are CPU seconds of one thread. Fields of the result are listed in README.md.
 """
 
 from __future__ import annotations

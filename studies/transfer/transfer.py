@@ -1,11 +1,11 @@
-"""How many pairs of a small domain a model needs, from scratch and from a model of another domain.
+"""Measure how many pairs of a small domain a model needs, from scratch and fine-tuned.
 
     python studies/transfer/transfer.py --data datasets/chgnet/sheets --init-from MODEL --out DIR
 
-For every size a model is trained on so many crystals of the train split in each of three ways: from scratch
-with the hyperparameters of MODEL, fine-tuned from MODEL, and fine-tuned as DeepRelaxT, with the first layer
-fixed and a lower rate for the rest of the trunk; all for the same number of steps (train.json). Stopped at
-any moment, the same command goes on. Writes transfer.json and transfer.md.
+For every size a model is trained on that many crystals of the train split in three ways: from scratch with
+the hyperparameters of MODEL, fine-tuned from MODEL, and fine-tuned as DeepRelaxT, with the first layer
+fixed and a lower rate for the rest of the trunk; all for the same number of steps (train.json). A command
+that was stopped continues. Writes transfer.json and transfer.md.
 """
 
 import argparse
@@ -23,8 +23,7 @@ from repose.training.run import train
 
 COLUMNS = ("coordinates", "lattice", "shape", "volume")
 TRIVIAL = ("Dummy", "Rescale")
-# Learning rates: what MODEL was trained with, what domains were fine-tuned with before, and the first again
-# for the heads, a tenth of it for the trunk.
+# Learning rates: of MODEL; of earlier fine-tuning; the first for heads and a tenth of it for the trunk.
 WAYS = {
     "from scratch": {"learning_rate": 1e-3},
     "fine-tuned": {"learning_rate": 3e-4},
@@ -55,7 +54,7 @@ def main() -> None:
 
 
 def measure(way: str, size: int, seed: int, arguments: argparse.Namespace) -> dict:
-    """Train in one way on so many crystals, unless that is done, and evaluate on the test split."""
+    """Return test errors after training in one way; a finished run is not repeated."""
     run = arguments.out / f"{way.replace(' ', '-')}-{size}-{seed}"
     result = run / "point.json"
     if result.is_file():
@@ -82,7 +81,7 @@ def measure(way: str, size: int, seed: int, arguments: argparse.Namespace) -> di
 
 
 def untrained(arguments: argparse.Namespace) -> dict:
-    """MODEL as it is."""
+    """Return errors of MODEL without training."""
     arguments.out.mkdir(parents=True, exist_ok=True)
     model = find_model(arguments.init_from)
     val, test = (errors(model, split, arguments) for split in ("val", "test"))
@@ -91,7 +90,7 @@ def untrained(arguments: argparse.Namespace) -> dict:
 
 
 def errors(model: Path, split: str, arguments: argparse.Namespace) -> dict:
-    """Errors of a model and of the trivial rows on a split."""
+    """Return errors of a model and of the trivial rows on a split."""
     relaxer = load(model, arguments.device)
     relaxer.name = "model"
     dataset = Dataset(arguments.data)
@@ -103,7 +102,7 @@ def errors(model: Path, split: str, arguments: argparse.Namespace) -> dict:
 
 
 def table(points: list[dict]) -> str:
-    """Markdown: errors, means over seeds, with gains over the better of the trivial rows."""
+    """Return the table in Markdown: means over seeds, with gains over the better trivial row."""
     heads = ["training pairs", "way", "validation score", *COLUMNS]
     lines = [f"| {' | '.join(heads)} |", "| ---: | --- |" + " ---: |" * (len(heads) - 2)]
     trivial = {name: points[0]["test"][name] for name in TRIVIAL}
