@@ -1,4 +1,4 @@
-"""The batch of crystals that every part of the program passes around."""
+"""Batches of crystals."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from repose.errors import InvalidCrystalError, ShapeError
 
 @dataclass(frozen=True, eq=False)
 class CrystalBatch:
-    """Some crystals, flattened into one set of tensors; immutable, checked at construction.
+    """Crystals concatenated into one set of tensors; immutable, checked at construction.
 
-    N atoms in all, S crystals. Atoms of one crystal stand together, in the order of the source.
+    N atoms in all, S crystals. Atoms are grouped by crystal, in the order of the source.
 
     Attributes:
         numbers: Atomic numbers, ``(N,)`` int64, 1 to 118.
@@ -28,7 +28,7 @@ class CrystalBatch:
         pbc: Periodic directions, ``(S, 3)`` bool; a sheet with vacuum along c is ``[True, True, False]``.
 
     Raises:
-        ShapeError: A tensor has another shape or type.
+        ShapeError: A tensor has the wrong shape or type.
         InvalidCrystalError: A value is not finite, a cell has no volume, a crystal has no atoms.
     """
 

@@ -1,4 +1,4 @@
-"""Sanity of a crystal before relaxing and of a prediction after it; each answers with a reason or None."""
+"""Checks of input crystals and of predictions; each returns a reason, or None if the check passes."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from repose.crystal.neighbours import neighbours
 from repose.crystal.volumes import known_volumes
 
 MIN_DISTANCE = 0.5  # A; the bond of H2 is 0.74
-# Shortest distance of two atoms of a believable prediction over the sum of their covalent radii. It is at
+# Shortest plausible distance of two atoms over the sum of their covalent radii. It is at
 # least 0.65 in 24,048 crystals of the Materials Project, 0.51 in 33,879 hypothetical ones of CHGNet.
 OVERLAP = 0.5
 LARGEST_VIOLATION = 0.35  # A, mean over pairs; none of 1,641 real crystals had more than 0.28
-# Volume of a believable prediction over that which `known_volumes` gives for its composition. Of the 24,048
-# crystals 99.9 % have 0.58 to 2.24; what lies beyond are monolayers and molecules in a cell with vacuum.
+# Plausible volume over that of `known_volumes` for the composition. Of the 24,048 crystals 99.9 % have 0.58
+# to 2.24; the others are monolayers and molecules in a cell with vacuum.
 KNOWN_RANGE = (0.55, 2.4)
-# The same over the volume of the input, where the cell holds vacuum or an element has no known volume.
+# Plausible volume over that of the input, if the cell has vacuum or an element has no known volume.
 VOLUME_RANGE = (0.5, 2.0)
 
 
 def unknown_elements(numbers: NDArray[Any], elements: Collection[int] | None) -> str | None:
-    """Elements that a model never saw.
+    """Check that all elements are among those of the training data.
 
     Args:
         numbers: Atomic numbers, ``(N,)``.
-        elements: Those it saw, or None for all.
+        elements: Atomic numbers of the training data, or None for all.
     """
     if elements is None:
         return None
@@ -51,14 +51,14 @@ def close_atoms(
     pbc: NDArray[Any],
     overlap: float = 0.0,
 ) -> str | None:
-    """The pair of atoms, images included, that is closest for its kind, if it is too close.
+    """Check that no two atoms, periodic images included, are too close; name the closest pair.
 
     Args:
         numbers: Atomic numbers, ``(N,)``.
         positions: A, ``(N, 3)``.
         cell: Lattice vectors as rows in A, ``(3, 3)``.
         pbc: Periodic directions, ``(3,)``.
-        overlap: Least distance over the sum of covalent radii; `MIN_DISTANCE` holds in any case.
+        overlap: Smallest distance over the sum of covalent radii; `MIN_DISTANCE` applies in any case.
     """
     from ase.data import covalent_radii
 

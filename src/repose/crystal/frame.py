@@ -1,4 +1,4 @@
-"""A step of a relaxation, as datasets keep it and as models that know the whole path give it."""
+"""Frame of a relaxation path, in datasets and in predictions."""
 
 from __future__ import annotations
 

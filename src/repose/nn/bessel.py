@@ -1,4 +1,4 @@
-"""Spherical Bessel functions times spherical harmonics: where an atom's neighbours are, in numbers."""
+"""Spherical Bessel functions and real spherical harmonics."""
 
 from __future__ import annotations
 
@@ -11,12 +11,10 @@ from torch import Tensor, nn
 
 from repose.nn.radial import envelope
 
-HIGHEST_DEGREE = 3
-
 
 @cache
 def bessel_roots(degrees: int, count: int) -> np.ndarray:
-    """The first positive roots of the spherical Bessel functions j_0 ... j_(degrees - 1).
+    """Return the first positive roots of the spherical Bessel functions j_0 ... j_(degrees - 1).
 
     Roots of neighbouring degrees interlace, so those of one degree lie between those of the one before.
 
@@ -36,14 +34,14 @@ def bessel_roots(degrees: int, count: int) -> np.ndarray:
 
 
 class BesselBasis(nn.Module):
-    """Spherical Bessel functions ``j_l(z_ln d / cutoff)``, normalised on a ball and fading to its border.
+    """Spherical Bessel functions ``j_l(z_ln d / cutoff)``, normalised on a ball, times a smooth cutoff.
 
     RelaxNet, equation 6a; normalisation and roots as in DimeNet.
 
     Args:
         degrees: l = 0 ... degrees - 1, at most 4.
         count: Functions n of every degree.
-        cutoff: Distance in A where everything vanishes.
+        cutoff: Distance in A where the functions vanish.
     """
 
     def __init__(self, degrees: int, count: int, cutoff: float) -> None:
@@ -69,7 +67,7 @@ class BesselBasis(nn.Module):
 
 
 def _spherical_bessel(degree: int, x: Tensor) -> Tensor:
-    """j_l by recursion from j_0 and j_1, which keeps its digits as long as x is not far below l."""
+    """Return j_l by upward recursion from j_0 and j_1, which is accurate unless x is far below l."""
     sine, cosine = torch.sin(x) / x, torch.cos(x) / x
     before, value = sine, sine / x - cosine
     if degree == 0:

@@ -1,4 +1,4 @@
-"""Embeddings of the elements: free, or fed by tabulated properties."""
+"""Embeddings of the elements: free vectors, or a network on tabulated properties."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class ElementEmbedding(nn.Module):
 
     Args:
         features: Width F.
-        kind: ``"free"`` is one learned vector per element, uniform in [-sqrt 3, sqrt 3] at the start, as
-            in E3Relax. ``"properties"`` feeds tabulated properties to a small network, so that
-            elements that behave alike are alike from the start; it generalises better from few data.
-        noise: Standard deviation of noise on the standardised properties while training, the same for all
-            atoms of an element in a batch.
+        kind: ``"free"``: one learned vector per element, initialised uniformly in [-sqrt 3, sqrt 3], as in
+            E3Relax. ``"properties"``: a small network on tabulated properties, which gives similar elements
+            similar embeddings and generalises better from few data.
+        noise: Standard deviation of training noise on the standardised properties, the same for all atoms of
+            an element in a batch.
     """
 
     def __init__(self, features: int, kind: str, noise: float = 0.0) -> None:
@@ -32,7 +32,7 @@ class ElementEmbedding(nn.Module):
             nn.init.uniform_(self.table.weight, -math.sqrt(3), math.sqrt(3))
         else:
             properties = torch.tensor(element_properties())  # a copy: loading weights writes into it
-            # Saved with the weights, so that a trained model never depends on a later table.
+            # Saved with the weights: a trained model does not depend on later tables.
             self.register_buffer("properties", properties)
             self.net = mlp(properties.shape[1], features, features)
 

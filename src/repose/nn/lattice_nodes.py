@@ -20,7 +20,7 @@ from repose.nn.messages import EdgeGeometry
 from repose.nn.ops import segment_mean, segment_sum, unit
 from repose.nn.radial import GaussianBasis
 
-# Rows and columns of the six entries of a symmetric tensor, and where in the full one they stand.
+# Rows and columns of the six entries of a symmetric tensor, and their places in the full tensor.
 SIX = ((0, 1, 2, 0, 0, 1), (0, 1, 2, 1, 2, 2))
 FULL = torch.tensor([[0, 3, 4], [3, 1, 5], [4, 5, 2]])
 
@@ -32,7 +32,7 @@ class LatticeUpdate(nn.Module):
         features: Width F.
         shared_axes: One set of weights for a, b and c, or one each.
         edge_channels: Channels K of `EdgesToLattice`, or 0.
-        residual: Add what comes from the atoms to the nodes' features, as E3Relax-H2 does, or replace them.
+        residual: Add messages of atoms to the nodes' features, as E3Relax-H2, instead of replacing them.
         mixing: Let the three nodes mix before the cell changes (E3Relax-H2).
     """
 
@@ -95,7 +95,7 @@ class _AxisUpdate(nn.Module):
         self.mix = nn.Linear(features, features, bias=False)
         self.mix_edges = nn.Linear(edge_channels, features, bias=False) if edge_channels else None
         self.update = SelfUpdate(features)
-        self.head = nn.Linear(features, 1, bias=False)  # for the caller, once the nodes are mixed
+        self.head = nn.Linear(features, 1, bias=False)  # used by `LatticeUpdate` after mixing
 
     def forward(
         self,
@@ -120,14 +120,13 @@ class _AxisUpdate(nn.Module):
 
 
 class AxisMixing(nn.Module):
-    """Lattice nodes mix with each other, scalars with a bias, vectors without (E3Relax-H2).
+    """Linear mixing of the three lattice nodes, with a bias for scalars only (E3Relax-H2).
 
-    The published form is a matrix of 3 x 3, which ties the answer to the order in which a, b and c are
-    written. ``symmetric`` leaves two numbers of it, one for a node itself and one for the mean of the three.
-    It starts as the identity.
+    The published form is a 3 x 3 matrix, which depends on the order of a, b and c. The symmetric form has two
+    weights, for the node itself and for the mean of the three. Both are initialised as the identity.
 
     Args:
-        symmetric: Keep only what does not depend on the order.
+        symmetric: Use the form that does not depend on the order.
     """
 
     def __init__(self, symmetric: bool) -> None:
@@ -149,13 +148,13 @@ class AxisMixing(nn.Module):
 
 
 class EdgesToLattice(nn.Module):
-    """Messages from edges straight to lattice nodes; ours, not in the papers.
+    """Messages from edges to lattice nodes (ours).
 
-    At a site with inversion symmetry the vectors of an atom vanish, and its scalars know distances
-    only, so that no atom can tell the lattice nodes along which axis its bonds are too short. As in the
-    virial, every edge here sends its direction u: with weights s_k from its length and its two
-    atoms, T_k = mean over atoms of sum_j s_k u u, and lattice node c receives the vector T_k l_c and the
-    scalar l_c T_k l_c, with l_c of unit length.
+    At a site with inversion symmetry the vectors of an atom vanish and its scalars depend on distances only:
+    atoms cannot send the direction of a strained bond to the lattice nodes. As in the virial, every edge
+    contributes its direction u: with weights s_k from its length and its two atoms, T_k is the mean over
+    atoms of sum_j s_k u u. Lattice node c receives the vector T_k l_c and the scalar l_c T_k l_c, with l_c of
+    unit length.
 
     Args:
         features: Width F of the atoms' scalars.
@@ -171,7 +170,7 @@ class EdgesToLattice(nn.Module):
         self.table: SplineTable | None = None
 
     def tabulate(self, radial: GaussianBasis) -> None:
-        """Read the radial factors from a table from now on, but in training."""
+        """Read the radial factors from a table, except in training."""
         self.table = SplineTable(self.radial, radial)
 
     def forward(
@@ -211,14 +210,14 @@ class EdgesToLattice(nn.Module):
 
 
 class LatticeView(NamedTuple):
-    """What atoms see of the lattice vectors.
+    """Lattice vectors as inputs of the atoms.
 
     Attributes:
-        seen: Invariants, ``(N, 3, R)`` with axes (atom, lattice vector, function), or ``(S, 3, R)`` where all
-            atoms of a crystal see the same.
+        seen: Invariants, ``(N, 3, R)`` with axes (atom, lattice vector, function), or ``(S, 3, R)`` if equal
+            for all atoms of a crystal.
         direction: Unit vectors from lattice nodes to atoms, ``(N, 3, 3)`` with axes (atom, lattice vector,
             component), or ``(S, 3, 3)``.
-        system_index: None, or the crystal of every atom, ``(N,)``, where all atoms of a crystal see the same.
+        system_index: Crystal of every atom, ``(N,)``, if inputs are by crystal; else None.
     """
 
     seen: Tensor
@@ -226,23 +225,23 @@ class LatticeView(NamedTuple):
     system_index: Tensor | None
 
     def of_atoms(self, values: Tensor) -> Tensor:
-        """Values by atom, from values by atom or by crystal as `seen` are."""
+        """Values by atom, from values by atom or by crystal, as `seen`."""
         return values if self.system_index is None else values[self.system_index]
 
     def split(self, n: int) -> list[LatticeView]:
-        """The lattice vectors apart, in n parts."""
+        """Split the lattice vectors into n parts."""
         parts = zip(self.seen.chunk(n, dim=1), self.direction.chunk(n, dim=1), strict=True)
         return [LatticeView(seen, direction, self.system_index) for seen, direction in parts]
 
 
 class LatticeToAtoms(nn.Module):
-    """Lattice to atoms: every atom hears of the three lattice vectors (equations 15-18).
+    """Messages from the lattice nodes to every atom (equations 15-18).
 
     Args:
         features: Width F.
-        n_basis: Number of functions R of what the atom sees of a lattice vector.
+        n_basis: Number R of invariants of an atom and a lattice vector.
         shared_axes: One set of weights for a, b and c, or one each.
-        keep_vectors: Add what comes to the atoms' vectors, or let it replace them.
+        keep_vectors: Add messages to the atoms' vectors instead of replacing them.
     """
 
     def __init__(self, features: int, n_basis: int, shared_axes: bool, keep_vectors: bool = True) -> None:
@@ -261,7 +260,7 @@ class LatticeToAtoms(nn.Module):
             v: Vectors of atoms, ``(N, 3, F)``.
             y: Scalars of lattice nodes, ``(S, 3, F)``.
             w: Vectors of lattice nodes, ``(S, 3, 3, F)``.
-            view: What atoms see of the lattice vectors.
+            view: Lattice vectors relative to the atoms.
             system_index: Crystal of every atom, ``(N,)``.
 
         Returns:
@@ -296,7 +295,7 @@ class _AxisToAtoms(nn.Module):
         n = x.unsqueeze(1) + scalar  # eq. 15
         n = n + self._fused(n, y, system_index)  # eq. 17
         # Vectors enter linearly, so that the mean over the axes can be taken before the rest.
-        # (A sum of few terms: a product of matrices this small takes longer.)
+        # A sum of few terms is faster than a product of matrices this small.
         direction, axes = view.of_atoms(view.direction).unsqueeze(-1), turn.shape[1]
         turned = sum((turn[:, a, None] * direction[:, a] for a in range(axes)), torch.zeros_like(v)) / axes
         nv = (v * keep.mean(dim=1).unsqueeze(1) + turned) / math.sqrt(self.features)  # eq. 16, (N, 3, F)
@@ -306,7 +305,7 @@ class _AxisToAtoms(nn.Module):
         return n.mean(dim=1), nv
 
     def _fused(self, n: Tensor, y: Tensor, system_index: Tensor) -> Tensor:
-        """``fuse`` of n and y side by side; what the first layer makes of y it makes once a crystal."""
+        """Return ``fuse(cat([n, y]))``, with the first layer applied to y per crystal."""
         first, activation, last = self.fuse
         of_atoms, of_nodes = first.weight.split(self.features, dim=1)  # type: ignore[operator, union-attr]
         nodes = nn.functional.linear(y, of_nodes, first.bias)  # type: ignore[arg-type]

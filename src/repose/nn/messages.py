@@ -17,14 +17,14 @@ from repose.nn.kernels.radial_tables import Place, SplineTable, place
 from repose.nn.ops import safe_norm, segment_mean, segment_sum, unit
 from repose.nn.radial import GaussianBasis
 
-# Below this length the mean of the unit vectors to the neighbours fades as a direction: at a site with
-# inversion symmetry it is zero, and what rounding leaves of it there must not decide anything.
+# Length of the mean unit vector to the neighbours below which the reference direction goes to zero: at a site
+# with inversion symmetry the mean is rounding noise.
 FADE = 0.1
 
 
 @dataclass(frozen=True, eq=False)
 class EdgeGeometry:
-    """Where the edges of a graph lead, for the positions and cells of one layer.
+    """Lengths and directions of the edges of a graph, for the positions and cells of one layer.
 
     Attributes:
         graph: The edges.
@@ -44,7 +44,7 @@ class EdgeGeometry:
     ) -> EdgeGeometry:
         """Geometry of the edges at positions ``(N, 3)`` and cells ``(S, 3, 3)`` in A.
 
-        Positions may have more digits than features: what counts of them is lost in the difference.
+        Positions may be in double precision; differences are converted to the type of the features.
         """
         vectors = edge_vectors(graph, positions, cells)
         like: Tensor = radial.centres  # type: ignore[assignment]
@@ -52,12 +52,12 @@ class EdgeGeometry:
 
     @cached_property
     def basis(self) -> Tensor:
-        """Radial basis, ``(E, R)``; not made where filters are tabulated."""
+        """Radial basis, ``(E, R)``; not computed if filters are tabulated."""
         return self.radial(self.distance)
 
     @cached_property
     def place(self) -> Place:
-        """Where the distances lie in tables of filters."""
+        """Places of the distances in tables of filters."""
         return place(self.distance, self.radial)
 
 
@@ -80,7 +80,7 @@ class Message(nn.Module):
         self.compiled = False
 
     def tabulate(self, radial: GaussianBasis) -> None:
-        """Read filters from a table from now on, but in training; sum in blocks or in a compiled kernel."""
+        """Read filters from a table, except in training; sum in blocks or in a compiled kernel."""
         self.table = SplineTable(self.gamma, radial, 1 / math.sqrt(3))
 
     def forward(
@@ -97,7 +97,7 @@ class Message(nn.Module):
             x: Scalars of atoms, ``(N, F)``.
             v: Vectors of atoms, ``(N, 3, F)``.
             edges: The edges.
-            gate: Forms a factor on the filter of every edge.
+            gate: Factor on the filter of every edge.
             extra: Added to the filter of every edge, ``(E, 3F)``.
 
         Returns:
@@ -130,17 +130,16 @@ class Message(nn.Module):
 
 
 class AngularGate(nn.Module):
-    """Gate of E3Relax-H2 on the filter of an edge: high degree, and high order by the receiver's neighbours.
+    """Angular gate of E3Relax-H2 on the filter of an edge, of high degree and order.
 
     The reference direction n_i of an atom is the mean of the unit vectors u_ij of its edges, normalised. The
     gate is 1 + tanh(SiLU(W [u_ij . n_i, q_0 ... q_lmax])), q_l the mean over m of Y_lm(u_ij) Y_lm(n_i), and
     these layer-normalised.
 
-    Two things are done differently from how they are written. By the addition theorem q_l is the Legendre
-    polynomial P_l(u_ij . n_i), so no spherical harmonics are formed; the numbers are the same. And n_i is the
-    mean m over sqrt(m^2 + FADE^2), shorter than one where neighbours nearly balance, with Y_l its
-    continuation to solid harmonics, r^l Y_l: at a site with inversion symmetry n_i is zero and so are all
-    invariants of l > 0, smoothly, where a direction put in by hand would break the symmetry.
+    Two differences from the paper. By the addition theorem q_l is the Legendre polynomial P_l(u_ij . n_i), so
+    spherical harmonics are not needed; results are equal. And n_i is the mean m divided by
+    sqrt(m^2 + FADE^2), with Y_l continued to solid harmonics r^l Y_l: at a site with inversion symmetry n_i
+    and all invariants of l > 0 go smoothly to zero, where an arbitrary direction would break the symmetry.
 
     Args:
         features: Width F.
@@ -154,7 +153,7 @@ class AngularGate(nn.Module):
         self.mix = nn.Linear(lmax + 2, 3 * features)
 
     def invariants(self, edges: EdgeGeometry) -> Tensor:
-        """What the gate is made from, ``(E, lmax + 2)``."""
+        """Return the inputs of the gate, ``(E, lmax + 2)``."""
         graph = edges.graph
         mean = segment_mean(edges.direction, graph.receiver, graph.n_atoms)
         reference = mean / torch.sqrt(mean.square().sum(-1, keepdim=True) + FADE**2)  # (N, 3)
@@ -167,7 +166,7 @@ class AngularGate(nn.Module):
         return 1 + torch.tanh(nn.functional.silu(self.mix(self.invariants(edges))))
 
     def inputs(self, edges: EdgeGeometry) -> GateInputs:
-        """What the gate is formed from, for a kernel that does it."""
+        """Return the inputs and weights of the gate, for a fused kernel."""
         return GateInputs(self.invariants(edges), self.mix.weight, self.mix.bias)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Below this length a vector counts as zero; sqrt(x^2 + EPS^2) - EPS has a finite slope there.
+# Length below which a vector counts as zero; sqrt(x^2 + EPS^2) - EPS has a finite slope there.
 EPS = 1e-6
 
 

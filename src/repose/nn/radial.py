@@ -1,4 +1,4 @@
-"""Functions of distance."""
+"""Radial basis and cutoff function."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from torch import Tensor, nn
 class GaussianBasis(nn.Module):
     """Gaussians evenly spaced over [0, reach], times an envelope that goes smoothly to zero at the reach.
 
-    With reach 30 A and 128 functions (the published setting) messages are not zero at the 6 A cutoff
-    of the neighbour list: edges may stretch while the cell changes, and self-connecting edges are as
-    long as the cell.
+    With reach 30 A and 128 functions (the published setting) messages are not zero at the 6 A cutoff of the
+    graph: edges may stretch as the cell changes, and self-connecting edges are as long as the cell.
 
     Args:
         n_basis: Number of Gaussians R.
-        reach: Distance in A where everything vanishes.
+        reach: Distance in A where the functions vanish.
         exponent: Exponent p of the polynomial `envelope`.
     """
 
@@ -36,11 +35,11 @@ class GaussianBasis(nn.Module):
 
 
 def envelope(x: Tensor, p: int) -> Tensor:
-    """One at zero, zero with two vanishing derivatives at x = 1 and beyond (DimeNet, eq. 8).
+    """Polynomial cutoff: one at zero, zero with two vanishing derivatives at x >= 1 (DimeNet, eq. 8).
 
     Args:
-        x: Distances over the largest one, any shape.
-        p: The larger, the later it falls.
+        x: Distance over cutoff, any shape.
+        p: Exponent; a larger one lets it fall closer to the cutoff.
     """
     a, b, c = -(p + 1) * (p + 2) / 2, p * (p + 2), -p * (p + 1) / 2
     value = 1 + a * x**p + b * x ** (p + 1) + c * x ** (p + 2)

@@ -18,11 +18,11 @@ from repose.nn.ops import segment_sum
 from repose.nn.radial import GaussianBasis
 from repose.nn.tensors import dyads, turns
 
-# Sums over neighbours are divided by the square root of this, about as many as count.
+# Typical number of neighbours, weighted by the cutoff; sums are divided by its square root.
 NEIGHBOURS = 20.0
-# Of the learned radii, in A, either way; what is left of the distance never becomes negative.
+# Largest absolute value of the learned radii in A.
 LARGEST_RADIUS = 1.0
-# Of a tensor of edges and features while edges are summed some at a time.
+# Bytes of a tensor of edges and features in `_in_blocks`.
 BLOCK_BYTES = {"cpu": 1e6, "cuda": 2.5e8}
 
 
@@ -39,16 +39,17 @@ class Features(NamedTuple):
 
 
 class TensorMessage(nn.Module):
-    """Sums over neighbours of what they are, seen along the edge.
+    """Sums of messages over neighbours.
 
-    An edge carries six things, each with a filter of distance times a factor of the sender: its scalars; its
-    vectors, the direction to it, its tensors applied to this; the dyad of the direction, its tensors.
+    A message has six terms, each with a filter of the distance times a factor of the sender: scalars of the
+    sender; its vectors, the direction to it, its tensors applied to the direction; the dyad of the direction,
+    its tensors.
 
     Args:
         features: Width F.
         n_basis: Radial functions R.
-        radii: Measure distances from between the atoms' surfaces: learned radii, functions of the scalars, of
-            both atoms are subtracted, so that bonds of large and of small atoms look alike.
+        radii: Subtract learned radii of both atoms, functions of their scalars, from the distance, so that
+            bonds of large and of small atoms have similar filters.
     """
 
     def __init__(self, features: int, n_basis: int, radii: bool) -> None:
@@ -66,16 +67,16 @@ class TensorMessage(nn.Module):
         self.compiled = False
 
     def tabulate(self, radial: GaussianBasis) -> None:
-        """Read filters from a table from now on, but in training."""
+        """Read filters from a table, except in training."""
         self.table = SplineTable(self.gamma, radial, 1 / math.sqrt(NEIGHBOURS))
 
     def forward(self, features: Features, edges: EdgeGeometry, inside: Tensor) -> Features:
         """Sum the messages of all neighbours.
 
         Args:
-            features: Of atoms.
+            features: Features of atoms.
             edges: The edges.
-            inside: Factor on every edge, ``(E,)``, that goes smoothly to zero at the cutoff.
+            inside: Cutoff function of every edge, ``(E,)``.
         """
         x, v, t = features
         x = self.norm(x)
@@ -101,7 +102,7 @@ class TensorMessage(nn.Module):
     def _in_blocks(
         self, features: Features, table: SplineTable, place: Place, edges: EdgeGeometry
     ) -> Features:
-        """Sums with filters from the table, some edges at a time."""
+        """Sums with filters from the table, in blocks of edges."""
         graph, (n, f) = edges.graph, (len(features.x), self.features)
         s, v, t = (part.to(table.coefficients) for part in features)
         sums = Features(v.new_zeros(n, f), torch.zeros_like(v), torch.zeros_like(t))
@@ -121,12 +122,12 @@ class TensorMessage(nn.Module):
 
 
 def _sums(features: Features, filters: Tensor, direction: Tensor, graph: PeriodicGraph) -> Features:
-    """Sums of messages as they are written in `TensorMessage`, all edges at once.
+    """Sums of the messages of `TensorMessage`, all edges at once.
 
     Args:
         features: Factors of the senders ``(N, 6F)``, vectors and tensors.
-        filters: Of the edges, ``(E, 6F)``.
-        direction: Of the edges, ``(E, 3)``.
+        filters: Filters of the edges, ``(E, 6F)``.
+        direction: Unit vectors of the edges, ``(E, 3)``.
         graph: The edges.
     """
     s, v, t = features

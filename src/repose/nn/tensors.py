@@ -1,8 +1,7 @@
-"""Symmetric traceless tensors of rank 2 as features ``(M, 5, F)``, beside scalars and vectors.
+"""Symmetric traceless tensors of rank 2 as features ``(M, 5, F)``.
 
-The five numbers are coefficients on an orthonormal basis of such matrices, so that lengths and products of
-tensors are those of the five numbers, and sums over neighbours handle five instead of nine. Nothing here is a
-matrix product, which mixed precision would round to bfloat16.
+The five components refer to an orthonormal basis of such matrices: norms and scalar products of tensors are
+those of the components. Matrix products are avoided, which mixed precision would round to bfloat16.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from repose.nn.equivariant import ScaledSiLU
 from repose.nn.messages import legendre
 from repose.nn.ops import segment_sum
 
-# Pairs of neighbours that an atom of a common crystal has, of which sums are to be of order one.
+# Typical number of pairs of neighbours; sums over pairs are divided by its square root.
 USUAL = 100
 
 
@@ -49,18 +49,18 @@ def triplets(receiver: Tensor, near: Tensor, n_atoms: int) -> Triplets:
 
 
 class TripletMessage(nn.Module):
-    """TripletMPNN of RelaxNet (section 4.2): what pairs of neighbours say to the atom between them.
+    """TripletMPNN of RelaxNet (section 4.2): messages of pairs of neighbours to the atom between them.
 
-    A small network sees the angle as zonal harmonics P_l(cos), both edges and all three atoms. It gives
-    scalars, and the coefficients of vectors along an orthogonal basis: the direction to the first neighbour,
-    and what Gram and Schmidt leave of the direction to the second. That is not normalised: its length is the
-    sine of the angle, so that it fades where the three atoms stand in one line instead of turning about it
-    without hold, and all derivatives are finite. The third of the paper's basis vectors, the product of the
-    two, is left out: it does not change sign in a mirror, which no displacement may follow.
+    The inputs of a small network are the angle as zonal harmonics P_l(cos), both edges and all three atoms.
+    The outputs are scalars, and coefficients of vectors on an orthogonal basis: the direction to the first
+    neighbour, and the direction to the second minus its projection on the first (Gram-Schmidt), not
+    normalised. Its length is the sine of the angle, which keeps derivatives finite for three atoms in line.
+    The paper's third basis vector, the cross product of the two, is left out: it is a pseudovector, so that
+    displacements would break mirror symmetry.
 
     Args:
         features: Width F of atoms.
-        edge_features: Width R of what is known of an edge.
+        edge_features: Width R of edges.
         width: Hidden features, scalars and vectors of a triplet.
         degrees: l = 0 ... degrees - 1.
     """
@@ -84,7 +84,7 @@ class TripletMessage(nn.Module):
             x: Scalars of atoms, ``(N, F)``.
             edge: Features of edges, ``(E, R)``.
             direction: Unit vectors from receiver to sender, ``(E, 3)``.
-            weight: How much an edge counts, ``(E,)``; zero where triplets end.
+            weight: Cutoff function of every edge in triplets, ``(E,)``.
             ends: Receiver and sender of every edge.
             found: The triplets.
 
@@ -96,14 +96,14 @@ class TripletMessage(nn.Module):
         cosine = (direction[first] * direction[second]).sum(-1)
         of_receiver, of_first, of_second = self.atoms(x).split(self.width, dim=-1)
         edge_first, edge_second = self.edges(edge).split(self.width, dim=-1)
-        # What a triplet is made of is added up along edges first: there are fewer of them.
+        # Sum over edges first: there are fewer edges than triplets.
         along_first = of_receiver[receiver] + of_first[sender] + edge_first
         along_second = of_second[sender] + edge_second
         zonal = legendre(cosine, torch.ones_like(cosine), self.degrees - 1)
         hidden = self.angle(zonal) + along_first[first] + along_second[second]
         both = (weight[first] * weight[second]).unsqueeze(-1) / math.sqrt(USUAL)
         scalar, along, across = (self.out(hidden) * both).split(self.width, dim=-1)
-        # Basis: d_first, and d_second - cosine d_first. What belongs to one direction is added up first.
+        # Basis: d_first, and d_second - cosine d_first. Coefficients are summed by direction first.
         n, edges = len(x), len(edge)
         turned = segment_sum(along - cosine.unsqueeze(-1) * across, first, edges)
         turned = turned + segment_sum(across, second, edges)

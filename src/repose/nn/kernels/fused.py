@@ -1,8 +1,7 @@
-"""Messages without a tensor of edges and features: reduced as they are formed, for inference.
+"""Fused variants of `repose.nn.messages.Message` for inference, with tabulated filters.
 
-The same sums as `repose.nn.messages.Message` forms, from tabulated filters. `in_blocks` takes some edges at
-a time, so that what lies between two operations stays in the cache. `in_rows` is compiled into one kernel:
-C++ on a CPU, Triton on a GPU.
+No tensor of all edges and features is stored. `in_blocks` processes blocks of edges that fit into the cache.
+`in_rows` is compiled into one kernel: C++ on a CPU, Triton on a GPU.
 """
 
 from __future__ import annotations
@@ -19,19 +18,19 @@ from torch.nn import functional
 from repose.crystal.graph import ROW, PeriodicGraph
 from repose.nn.kernels.radial_tables import Place
 
-# Of a tensor of edges and features in `in_blocks`, several of which are alive at once. A GPU wants much work.
+# Bytes of a tensor of edges and features in `in_blocks`.
 BLOCK_BYTES = {"cpu": 5e5, "cuda": 2.5e8}
-# Of the sums over rows in `in_rows`: larger arrays go back to the system and are asked for again every time.
+# Bytes of the sums over rows in `in_rows`; larger arrays are returned to the system after every call.
 ROWS_BYTES = {"cpu": 8e6, "cuda": 1e9}
 
 
 class GateInputs(NamedTuple):
-    """What an angular gate is formed from, see `repose.nn.messages.AngularGate`.
+    """Inputs and weights of an angular gate, see `repose.nn.messages.AngularGate`.
 
     Attributes:
-        invariants: Of every edge, ``(E, A)``.
-        weight: ``(3F, A)``.
-        bias: ``(3F,)``.
+        invariants: Inputs of every edge, ``(E, A)``.
+        weight: Weight matrix, ``(3F, A)``.
+        bias: Bias, ``(3F,)``.
     """
 
     invariants: Tensor
@@ -40,15 +39,15 @@ class GateInputs(NamedTuple):
 
 
 class Summands(NamedTuple):
-    """What messages are formed from.
+    """Inputs of the fused messages.
 
     Attributes:
         s: Factors of the senders, ``(N, 3F)``: for scalars, for vectors, for directions.
         v: Vectors of atoms, ``(N, 3, F)``.
         coefficients: Spline of the filters, ``(T, 3F)``.
-        place: Where the edges' distances lie in it.
+        place: Places of the edges' distances in the spline.
         direction: Unit vectors of edges, ``(E, 3)``.
-        gate: For a factor on the filters, if there is one.
+        gate: Gate on the filters, or None.
         graph: The edges.
     """
 
@@ -61,12 +60,12 @@ class Summands(NamedTuple):
     graph: PeriodicGraph
 
     def in_one_type(self) -> Summands:
-        """The same with features in the type of the spline: mixed precision stops here."""
+        """Convert features to the type of the spline; mixed precision ends here."""
         return self._replace(s=self.s.to(self.coefficients), v=self.v.to(self.coefficients))
 
 
 def in_blocks(summands: Summands) -> tuple[Tensor, Tensor]:
-    """Sums of messages over neighbours, some edges at a time.
+    """Sums of messages over neighbours, in blocks of edges.
 
     Returns:
         Scalars ``(N, F)`` and vectors ``(N, 3, F)``.

@@ -1,9 +1,8 @@
-"""Messages of scalars, vectors and rank-2 tensors in compiled kernels: for inference, and with gradients.
+"""Compiled variants of `repose.nn.tensor_messages.TensorMessage`: for inference, and with gradients.
 
-The sums that `repose.nn.tensor_messages.TensorMessage` forms, in the manner of `repose.nn.kernels.fused` and
-`repose.nn.kernels.fused_training`: in rows of edges, no tensor of all edges but their filters, and no two
-threads that add to the same place. Everything is written out by channel and component, so that
-inductor makes one loop of each kernel; six numbers stand for a symmetric matrix.
+As in `repose.nn.kernels.fused` and `repose.nn.kernels.fused_training`, sums run over rows of edges: the
+filters are the only tensor of all edges, and no two threads add to the same address. Channels and components
+are written out so that inductor compiles each kernel into one loop.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ def from_table(
     direction: Tensor,
     graph: PeriodicGraph,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `summed`, for inference, with filters from a spline ``(T, 6F)``, many rows of edges at a time."""
+    """Return the sums of `summed` for inference, with filters from a spline ``(T, 6F)``."""
     s, v, t = (part.to(coefficients) for part in (s, v, t))
     n, f = len(v), v.shape[-1]
     sums = v.new_zeros(n, 9, f)

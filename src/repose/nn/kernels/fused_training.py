@@ -1,9 +1,9 @@
-"""Messages with gradients, in three compiled kernels: forward, to the senders, to the edges.
+"""Compiled variant of `repose.nn.messages.Message` with gradients.
 
-The same sums as `repose.nn.messages.Message` forms. Of an edge only its filter and the input of its gate
-are kept, each ``(E, 3F)``; what is made of them is made again on the way back, and vectors never have one
-tensor for all edges. Gradients that senders collect are summed along rows of edges with one sender, so no
-two threads add to the same place. Kernels are C++ on a CPU, Triton on a GPU, see `repose.nn.kernels.fused`.
+Three kernels: forward, gradients of the senders, gradients of the edges. Only the filter and the gate input
+of an edge are stored, each ``(E, 3F)``; other intermediate values are recomputed in the backward pass.
+Gradients of senders are summed along rows of edges with one sender, so that no two threads add to the same
+address. Kernels are C++ on a CPU and Triton on a GPU, see `repose.nn.kernels.fused`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Radial filters read from a spline instead of computed: for every edge four rows instead of R products.
+"""Radial filters interpolated by splines: four rows per edge instead of a product with the radial basis.
 
-A filter is a linear map of a radial basis, so it is a smooth function of distance alone, one a channel. Cubic
-B-splines on knots a sixth of a Gaussian's width apart follow it to some 1e-5 of its size.
+A filter is a linear map of a radial basis: a smooth function of the distance for every channel. Cubic
+B-splines with knots at a sixth of a Gaussian's width reproduce it to a relative error of some 1e-5.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from repose.nn.radial import GaussianBasis
 
 KNOTS_PER_WIDTH = 6
-BEFORE = 4  # knots below zero, where the conditions at the spline's end are felt instead of in use
+BEFORE = 4  # knots below zero, which keep the boundary conditions of the spline away from distances in use
 
 
 class Place(NamedTuple):
-    """Where distances lie among the knots.
+    """Places of distances among the knots.
 
     Attributes:
         knot: First of the four coefficients, ``(E,)`` int64.
@@ -35,7 +35,7 @@ def spacing(radial: GaussianBasis) -> float:
 
 
 def place(distance: Tensor, radial: GaussianBasis) -> Place:
-    """Where distances in A ``(E,)`` lie; those beyond the last knot are taken to be there."""
+    """Return the places of distances in A ``(E,)``; those beyond the last knot are clamped to it."""
     last = BEFORE + int(radial.reach / spacing(radial))  # the last interval ends just beyond the reach
     x = (distance / spacing(radial) + BEFORE).clamp(max=last + 1)
     knot = x.floor().clamp(max=last)
@@ -47,12 +47,12 @@ def place(distance: Tensor, radial: GaussianBasis) -> Place:
 
 
 class SplineTable(nn.Module):
-    """Cubic B-splines through a linear map of a radial basis.
+    """Cubic B-spline interpolation of a linear map of a radial basis.
 
     Args:
         linear: The map, R to C channels.
         radial: The basis.
-        scale: Factor on everything.
+        scale: Factor on the values.
     """
 
     def __init__(self, linear: nn.Linear, radial: GaussianBasis, scale: float = 1.0) -> None:
