@@ -203,7 +203,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=25.0, help="time for relaxations; 0 for none")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    directory = find_model("default")
+    weights = find_model("default") / "model.safetensors"
     relaxer = repose.load("default", device="cpu")
     pairs = pairs_of(arguments.pairs)
     ids, values = errors(relaxer, pairs, arguments.train)
@@ -211,8 +211,7 @@ def main() -> None:
     pairs = [by_id[name] for name in ids]
     groups = groups_of(pairs, values["Dummy"]["coordinates"])
     result = {
-        "model": relaxer.name,
-        "weights_sha256": hashlib.sha256((directory / "model.safetensors").read_bytes()).hexdigest(),
+        "model": {"name": relaxer.name, "sha256": hashlib.sha256(weights.read_bytes()).hexdigest()},
         "versions": {name: version(name) for name in ("torch", "ase", "chgnet")}
         | {"repose": repose.__version__, "python": platform.python_version()},
         "processor": f"{platform.machine()}, one thread of {os.cpu_count()}",
