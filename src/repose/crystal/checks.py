@@ -33,14 +33,14 @@ def unknown_elements(numbers: NDArray[Any], elements: Collection[int] | None) ->
     """
     if elements is None:
         return None
-    strange = sorted(set(numbers.tolist()) - set(elements))
-    if not strange:
+    unknown = sorted(set(numbers.tolist()) - set(elements))
+    if not unknown:
         return None
-    named = ", ".join(symbol(z) for z in strange)
-    where = int(np.flatnonzero(np.isin(numbers, strange))[0])
+    named = ", ".join(symbol(z) for z in unknown)
+    where = int(np.flatnonzero(np.isin(numbers, unknown))[0])
     return (
-        f"the model never saw the element{'s' * (len(strange) > 1)} {named} (atom {where}) in training; "
-        "use one that did ('repose models' lists them), or fine-tune."
+        f"the training data of the model lack the element{'s' * (len(unknown) > 1)} {named} (atom {where}); "
+        "use a model with it ('repose models' lists them), or fine-tune."
     )
 
 

@@ -52,11 +52,11 @@ class Layout(NamedTuple):
     """Molecules and vacuum in the cell of a crystal.
 
     Attributes:
-        isolated: They form finite clusters far from each other and from their periodic images.
-        molecular: They form finite molecules, at whatever distance.
+        isolated: The atoms form finite clusters far from each other and from their periodic images.
+        molecular: The atoms form finite molecules, at any distance.
         empty: Periodic lattice vectors, letters out of ``abc``, along which there is vacuum.
-        wide: The same, along which nothing is in contact, though it is too close for vacuum on purpose.
-        oblique: There is a direction with vacuum that is none of the lattice vectors.
+        wide: Periodic lattice vectors with a gap that is larger than a contact and smaller than vacuum.
+        oblique: There is vacuum along a direction that is not a lattice vector.
     """
 
     isolated: bool = False
@@ -67,7 +67,7 @@ class Layout(NamedTuple):
 
 
 def layout(numbers: NDArray[Any], positions: NDArray[Any], cell: NDArray[Any], pbc: NDArray[Any]) -> Layout:
-    """Find out whether a crystal is one, consists of molecules, or holds vacuum.
+    """Classify a crystal: bulk, molecules, or with vacuum.
 
     Args:
         numbers: Atomic numbers, ``(N,)``.
@@ -151,7 +151,7 @@ def pairs(
 
 
 def independent(vectors: NDArray[np.int64]) -> NDArray[np.int64]:
-    """As many of integer vectors ``(M, 3)`` as are linearly independent, short ones first, ``(rank, 3)``."""
+    """Return linearly independent vectors of ``(M, 3)``, short ones first, ``(rank, 3)``."""
     vectors = vectors[np.argsort(np.abs(vectors).sum(axis=1), kind="stable")]
     first = vectors[vectors.any(axis=1)][:1]
     if not len(first):
@@ -165,9 +165,9 @@ def independent(vectors: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _molecular(numbers: NDArray[Any], bonded: Components) -> bool:
-    """Whether all components are finite molecules: several atoms with a nonmetal, or one of a noble gas.
+    """Return whether all components are finite molecules: several atoms with a nonmetal, or a noble gas atom.
 
-    A single ion or metal atom without bonds is no molecule; salts and metals fall into such when expanded.
+    A single ion or metal atom without bonds is not a molecule: expanded salts and metals consist of these.
     """
     if len(bonded.span):
         return False

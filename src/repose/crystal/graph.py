@@ -1,4 +1,4 @@
-"""Periodic neighbours of a whole batch of crystals."""
+"""Periodic neighbour graphs of batches of crystals."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from repose.crystal.lattice import to_cartesian, to_fractional
 from repose.crystal.neighbours import neighbours
 from repose.errors import ConfigError
 
-# Distances closer than this belong to one shell; also the width by which a cutoff is widened, so that
-# a neighbour exactly at the cutoff does not come and go with rounding.
+# Distances that differ by less belong to one shell. Cutoffs are widened by it, so that rounding does not
+# decide about neighbours at the cutoff.
 SHELL_WIDTH = 1e-4  # A
 
 # Cell shifts of Matformer's self-connecting edges (E3Relax, section "Materials Graph Representation").
 SELF_IMAGES = ((0, 0, 1), (0, 1, 0), (1, 0, 0), (0, 1, 1), (1, 0, 1), (1, 1, 0))
 
 
-# Searching all pairs costs the square of the atoms; beyond so many a cell list is faster even from a GPU.
+# Largest crystal for measuring all pairs; beyond, a cell list on the CPU is faster.
 LARGEST_BY_PAIRS = 300
-CANDIDATES = 20_000_000  # pairs and images that are measured at once, some 100 bytes each
+CANDIDATES = 20_000_000  # pairs and images measured at once, some 100 bytes each
 
-# Edges of one receiver are reduced in rows of so many: a fixed length can be unrolled, little stays empty.
+# Length of rows of edges: fixed, so that loops are unrolled, and short, so that few slots are empty.
 ROW = 8
 
 
 class Rows(NamedTuple):
-    """The edges of every atom, those it receives or those it sends, in rows of fixed length.
+    """Edges grouped by receiver or by sender, in rows of fixed length.
 
     Attributes:
         owner: Atom of every row, ``(M,)`` int64, ascending.
-        edge: Edges of every row, ``(M, ROW)`` int64; the last row of an atom is filled up.
-        valid: 1 for an edge, 0 for filling, ``(M, ROW)`` float.
+        edge: Edges of every row, ``(M, ROW)`` int64; the last row of an atom is padded.
+        valid: 1 for an edge, 0 for padding, ``(M, ROW)`` float.
     """
 
     owner: Tensor
@@ -46,7 +46,7 @@ class Rows(NamedTuple):
 
     @classmethod
     def of(cls, atom: Tensor, n_atoms: int) -> Rows:
-        """Rows of edges sorted by an atom, ``(E,)``."""
+        """Return rows of edges that are sorted by their atom, ``(E,)``."""
         count = torch.bincount(atom, minlength=n_atoms)
         rows = (count + ROW - 1) // ROW
         owner = torch.repeat_interleave(torch.arange(n_atoms, device=atom.device), rows)
@@ -66,7 +66,7 @@ class Edges(NamedTuple):
     distance: Tensor
 
     def take(self, index: Tensor) -> Edges:
-        """Some of them, by numbers or by a mask."""
+        """Select edges by indices or by a mask."""
         return Edges(*(column[index] for column in self))
 
 
@@ -98,12 +98,12 @@ class PeriodicGraph:
 
     @cached_property
     def rows(self) -> Rows:
-        """The edges that every atom receives."""
+        """Edges grouped by receiver."""
         return Rows.of(self.receiver, self.n_atoms)
 
     @cached_property
     def rows_by_sender(self) -> Rows:
-        """The edges that every atom sends."""
+        """Edges grouped by sender."""
         order = torch.argsort(self.sender, stable=True)
         rows = Rows.of(self.sender[order], self.n_atoms)
         return rows._replace(edge=order[rows.edge])
@@ -149,9 +149,9 @@ def periodic_graph(
         batch: The crystals.
         cutoff: Largest distance of neighbours in A; may exceed the cell.
         max_neighbours: Keep this many nearest neighbours of every atom; None keeps all.
-        ties: What happens where the cap falls inside a shell of equal distances. ``"shell"`` keeps the
-            whole shell, so that the graph has the crystal's symmetry (a deviation from the papers).
-            ``"order"`` keeps exactly ``max_neighbours``, the first by (distance, sender, shift).
+        ties: Rule for a limit inside a shell of equal distances. ``"shell"`` keeps the whole shell, so that
+            the graph has the symmetry of the crystal (a deviation from the papers). ``"order"`` keeps exactly
+            ``max_neighbours``, the first by (distance, sender, shift).
         self_images: Replace edges between an atom and its own images by the six of `SELF_IMAGES`,
             at any distance (Matformer; Yan et al. 2022).
         by_pairs: Measure all pairs of atoms of all crystals at once, on the batch's device, instead of
@@ -196,7 +196,7 @@ def _neighbours(batch: CrystalBatch, reach: float) -> Edges:
 
 
 def neighbours_by_pairs(batch: CrystalBatch, reach: float) -> Edges:
-    """All pairs within reach, by measuring every pair of every crystal in all images that can be near enough.
+    """Find all pairs within reach by measuring all pairs and images, on the batch's device.
 
     Args:
         batch: The crystals, on any device.
@@ -219,7 +219,7 @@ def neighbours_by_pairs(batch: CrystalBatch, reach: float) -> Edges:
         index = torch.arange(len(crystal), device=batch.device) - torch.repeat_interleave(
             number.cumsum(0) - number, number
         )
-        # The running number of a candidate, taken apart into image, receiver and sender.
+        # Split the index of a candidate into image, receiver and sender.
         width = 2 * images[crystal] + 1
         index, z = index // width[:, 2], index % width[:, 2]
         index, y = index // width[:, 1], index % width[:, 1]
@@ -236,7 +236,7 @@ def neighbours_by_pairs(batch: CrystalBatch, reach: float) -> Edges:
 
 
 def _in_parts(sizes: Tensor, most: int) -> list[Tensor]:
-    """Indices of consecutive items that come to at most so much together, or of one that is larger."""
+    """Return indices of consecutive items with a total size of at most ``most``, at least one item each."""
     parts, total = [[]], 0
     for index, size in enumerate(sizes.tolist()):
         if parts[-1] and total + size > most:
@@ -262,7 +262,7 @@ def _with_self_images(found: Edges, batch: CrystalBatch) -> Edges:
     allowed = (batch.pbc.unsqueeze(1) | (images == 0)).all(dim=-1)  # (S, 6)
     atoms, image = allowed[batch.system_index].nonzero(as_tuple=True)
     plain = found.receiver != found.sender
-    # Distance -1 marks them as always kept by the cap on neighbours, which counts other atoms.
+    # Distance -1 marks them: the limit on neighbours counts other atoms only.
     return Edges(
         torch.cat([found.receiver[plain], atoms]),
         torch.cat([found.sender[plain], atoms]),
@@ -294,7 +294,7 @@ def _nearest(found: Edges, max_neighbours: int | None, ties: str) -> Edges:
     before = count.cumsum(0) - count + images
     keep = own | (torch.arange(len(receiver), device=receiver.device) - before[receiver] < max_neighbours)
     if ties == "shell":
-        # The distance of the last neighbour that the cap lets in, per receiver.
+        # Distance of the last neighbour within the limit, per receiver.
         border = distance.new_full((n,), -1.0).scatter_reduce(0, receiver[keep], distance[keep], "amax")
         keep |= distance <= border[receiver] + SHELL_WIDTH
     return found.take(keep)

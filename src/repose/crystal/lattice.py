@@ -58,7 +58,7 @@ def deformation(cells: Tensor, new_cells: Tensor) -> Tensor:
 
 
 def follow_cell(positions: Tensor, cells: Tensor, new_cells: Tensor, system_index: Tensor) -> Tensor:
-    """Positions of atoms that follow their cell: fractional coordinates stay.
+    """Positions with unchanged fractional coordinates in a deformed cell.
 
     Args:
         positions: A, ``(N, 3)``.
@@ -81,7 +81,7 @@ def periodic_span(cells: Tensor, pbc: Tensor) -> Tensor:
     """
     if bool(pbc.all()):
         return torch.eye(3).to(cells).expand_as(cells)
-    # An orthonormal frame with the periodic vectors first: the others cannot tilt their span.
+    # Orthonormal frame with the periodic vectors first: the other vectors do not affect their span.
     order = torch.argsort((~pbc).long(), dim=1, stable=True)
     frame = torch.linalg.qr(torch.gather(cells, 1, order.unsqueeze(-1).expand_as(cells)).mT).Q  # columns
     kept = torch.gather(pbc, 1, order).to(cells).unsqueeze(1)
@@ -94,10 +94,7 @@ def periodic_projector(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
 
 
 def reduced(cells: Tensor) -> Tensor:
-    """Short vectors that span the same lattices, so that what follows does not depend on the basis given.
-
-    Of every two vectors the longer one is shortened by multiples of the other until nothing changes, as Gauss
-    does it in the plane.
+    """Return short lattice vectors of the same lattices, by pairwise Gauss reduction.
 
     Args:
         cells: Lattice vectors as rows in A, ``(S, 3, 3)``.
@@ -111,7 +108,7 @@ def reduced(cells: Tensor) -> Tensor:
         changed = False
         for one, other in ((0, 1), (1, 0), (0, 2), (2, 0), (1, 2), (2, 1)):
             share = (rows[one] * rows[other]).sum(-1) / rows[other].square().sum(-1)
-            # A tie within rounding stays, or it would go to and fro.
+            # A tie within rounding is kept; the loop would not end otherwise.
             times = torch.where(share.abs() > 0.5 + 1e-6, share.round(), 0.0)
             if bool((times != 0).any()):
                 rows[one] = rows[one] - times.unsqueeze(-1) * rows[other]
@@ -122,8 +119,7 @@ def reduced(cells: Tensor) -> Tensor:
 def nearest_image(vectors: Tensor, cells: Tensor, system_index: Tensor) -> Tensor:
     """Shortest periodic image of vectors, searched in the 27 cells around the rounded one.
 
-    Exact for cells that are not strongly skewed (for reduced cells always); import of data uses
-    the exact, slower search of ASE.
+    Exact for reduced and for not strongly skewed cells; data import uses the exact, slower search of ASE.
 
     Args:
         vectors: Differences of positions in A, ``(N, 3)``.
@@ -134,7 +130,7 @@ def nearest_image(vectors: Tensor, cells: Tensor, system_index: Tensor) -> Tenso
         Vectors in A that differ from the input by lattice vectors, ``(N, 3)``.
     """
     fractional = to_fractional(vectors, cells, system_index)
-    # Not `fractional - round`, so that a vector already short stays as it is, bit for bit.
+    # Not `fractional - round`: vectors that are short already are not changed, bit for bit.
     rounded = vectors - to_cartesian(torch.round(fractional), cells, system_index)
     shifts = NEIGHBOUR_CELLS.to(cells).unsqueeze(0) @ cells  # (S, 27, 3)
     candidates = rounded.unsqueeze(1) + shifts[system_index]  # (N, 27, 3)
@@ -143,9 +139,9 @@ def nearest_image(vectors: Tensor, cells: Tensor, system_index: Tensor) -> Tenso
 
 
 def vacuum_thickness(positions: Tensor, cells: Tensor, system_index: Tensor) -> Tensor:
-    """Thickness of the thickest slab without atoms, between lattice planes of each of the three kinds.
+    """Thickness of the thickest slab without atoms, parallel to each pair of lattice vectors.
 
-    A sheet or surface with vacuum has a thick one; in a bulk crystal planes follow each other closely.
+    It is large for sheets and surfaces with vacuum, and small in bulk crystals.
 
     Args:
         positions: A, ``(N, 3)``; they need not be wrapped.

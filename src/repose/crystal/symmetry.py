@@ -1,4 +1,4 @@
-"""The space group of one crystal, and predictions that respect it.
+"""Space group of one crystal, and symmetrisation of predictions.
 
 Works on one crystal at a time, in numpy float64; a cell holds lattice vectors as ROWS, so that
 ``cartesian = fractional @ cell``. An operation (W, w) sends the fractional COLUMN x to ``W x + w``,
@@ -22,9 +22,9 @@ Integers = NDArray[np.int64]
 
 # No primitive or conventional cell has more operations; only supercells of a perfect crystal do.
 MAX_OPERATIONS = 192
-# Images of atoms (operations times atoms) that we are ready to find for a supercell: about a second.
+# Largest number of images (operations times atoms) to find for a supercell: about a second.
 MAX_IMAGES = 1_000_000
-# Images in hand at one time: bounds the memory, some 30 MB.
+# Images found at once, some 30 MB of memory.
 IMAGES_AT_A_TIME = 100_000
 # Cosine of the angle below which two lattice vectors count as orthogonal.
 ORTHOGONAL = 1e-5
@@ -32,10 +32,10 @@ ORTHOGONAL = 1e-5
 
 @dataclass(frozen=True, eq=False)
 class SpaceGroup:
-    """The operations that map one crystal of N atoms onto itself; M operations, a group.
+    """Operations that map one crystal of N atoms onto itself; M operations, a group.
 
-    They are those of ``number``, but for what a vacuum or the lattice given takes away: a supercell longer
-    along a than along b has no threefold axis, whatever crystal it is made of.
+    They may be fewer than those of ``number``: vacuum and the given lattice can remove operations. A
+    supercell that is longer along a than along b has no threefold axis.
 
     Attributes:
         number: Space group of the crystal taken as periodic in all three directions, 1 to 230.
@@ -73,14 +73,14 @@ def find_space_group(
 
     A perfect supercell has as many pure translations as primitive cells; where listing all operations
     would cost too much (`MAX_IMAGES`), those that leave one atom in place are kept, the atom of highest
-    site symmetry. Nothing is raised for odd crystals: where spglib finds nothing, the answer is P1.
+    site symmetry. If spglib finds no space group, P1 is returned.
 
     Args:
         numbers: Atomic numbers, ``(N,)``.
         positions: Cartesian positions in A, wrapped or not, ``(N, 3)``.
         cell: Lattice vectors as rows in A, ``(3, 3)``.
         pbc: Periodic directions, ``(3,)`` bool.
-        symprec: How far in A an atom may lie from the image of another.
+        symprec: Largest distance in A of an atom from the image of another.
 
     Returns:
         The space group; its translations are refined to fit the atoms on average.
@@ -244,7 +244,7 @@ def constrain_cell(cell: ArrayLike, new_cell: ArrayLike, fix_axes: str | Iterabl
     held = np.array([name in names for name in "abc"])
     if held.all() or not held.any():
         return (cell if held.all() else new_cell).copy()
-    _deformation(cell, new_cell)  # refuses what is no crystal
+    _deformation(cell, new_cell)  # raises for an invalid cell
     unit, start = (c / np.linalg.norm(c, axis=1, keepdims=True) for c in (cell, new_cell))
     orthogonal = np.abs(unit @ unit.T) < ORTHOGONAL  # (3, 3)
     if held.sum() == 2:
@@ -265,7 +265,7 @@ def constrain_cell(cell: ArrayLike, new_cell: ArrayLike, fix_axes: str | Iterabl
 
 
 class _AtomFinder:
-    """Finds the atoms of one crystal that lie at given places, by hashing into bins of about 1 A."""
+    """Finder of the atoms of one crystal at given positions, by hashing into bins of about 1 A."""
 
     def __init__(self, numbers: NDArray[Any], fractional: Floats, cell: Floats, tolerance: float) -> None:
         self.fractional, self.cell, self.tolerance = fractional, cell, tolerance
@@ -311,7 +311,7 @@ def _site_symmetry(dataset: Any, fractional: Floats, cell: Floats, tolerance: fl
 
 
 def _is_group(rotations: Integers, permutations: Integers) -> bool:
-    """Whether every product of two operations is among them, which makes a finite set a group."""
+    """Return whether every product of two operations is among them, which makes a finite set a group."""
     matrices, kind = np.unique(rotations, axis=0, return_inverse=True)
     kind = kind.reshape(-1)
     image = permutations[:, 0]  # with the rotation, the image of one atom identifies an operation
@@ -327,8 +327,8 @@ def _is_group(rotations: Integers, permutations: Integers) -> bool:
 
 
 def _dataset(numbers: NDArray[Any], positions: Floats, cell: Floats, symprec: float) -> Any:
-    """What spglib says of a crystal, or None where it fails."""
-    # spglib kills the process on a negative symprec and on NaN, so these never get there.
+    """Symmetry dataset of spglib, or None if it fails."""
+    # spglib kills the process on a negative symprec and on NaN.
     if not 0 < symprec < np.inf:
         raise ConfigError(f"symprec must be a positive length in A, 1e-3 for most purposes; got {symprec}.")
     finite = len(positions) and np.isfinite(positions).all() and np.isfinite(cell).all()
@@ -337,13 +337,12 @@ def _dataset(numbers: NDArray[Any], positions: Floats, cell: Floats, symprec: fl
     import spglib
 
     search: Any = spglib.get_symmetry_dataset
-    # spglib 2.7 and 2.8 warn at every call unless asked to raise by this switch of theirs, which neither
-    # earlier versions need nor later ones: they return None, or raise.
+    # spglib 2.7 and 2.8 warn at every call without this option, which other versions do not have.
     options = {"_throw": True} if "_throw" in inspect.signature(search).parameters else {}
     fractional = positions @ np.linalg.inv(cell)
     try:
         return search((cell, fractional - np.floor(fractional), numbers), symprec=symprec, **options)
-    except Exception:  # whatever spglib dislikes: the crystal then counts as having no symmetry
+    except Exception:  # any failure of spglib: the crystal is treated as P1
         return None
 
 
@@ -369,7 +368,7 @@ def polar(gradient: Floats) -> tuple[Floats, Floats]:
 
 
 def _smallest_rotation(start: Floats, end: Floats) -> Floats:
-    """Smallest rotation R with ``start @ R = end`` of unit vectors (Rodrigues)."""
+    """Return the smallest rotation R with ``start @ R = end`` of unit vectors (Rodrigues)."""
     cosine = start @ end
     if cosine < -1 + 1e-9:  # half a turn about any axis orthogonal to it
         axis = np.linalg.svd(start[None])[2][1]
@@ -379,12 +378,12 @@ def _smallest_rotation(start: Floats, end: Floats) -> Floats:
 
 
 def _deformation(cell: Floats, new_cell: Floats) -> NDArray[Any]:
-    """F with ``cell @ F = new_cell``, if that is a deformation a crystal can undergo."""
+    """Return F with ``cell @ F = new_cell``; raise unless it is finite with a positive determinant."""
     gradient = np.linalg.solve(cell, new_cell)
     if not np.isfinite(gradient).all() or np.linalg.det(gradient) < 1e-6:
         raise InvalidCrystalError(
             "the predicted cell must be finite, with the handedness of the input and not flat; got "
-            f"{new_cell.tolist()} from {cell.tolist()}. Such a prediction is of no use; drop it."
+            f"{new_cell.tolist()} from {cell.tolist()}. Discard this prediction."
         )
     return gradient
 
