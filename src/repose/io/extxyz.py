@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -42,6 +42,22 @@ class _Column(NamedTuple):
     width: int
 
 
+class FrameText(NamedTuple):
+    """Lines of a frame.
+
+    Attributes:
+        line: Number of the comment line in the file, from 1.
+        comment: Comment line.
+        atoms: Lines of the atoms.
+        vectors: Lines VEC1, VEC2, VEC3 of lattice vectors, if any.
+    """
+
+    line: int
+    comment: str
+    atoms: Sequence[str]
+    vectors: Sequence[str]
+
+
 def read_extxyz(text: str) -> Iterator[tuple[Atoms, tuple[str, ...]] | InvalidCrystalError]:
     """Read the frames of an extended XYZ file; invalid frames do not affect others.
 
@@ -51,7 +67,27 @@ def read_extxyz(text: str) -> Iterator[tuple[Atoms, tuple[str, ...]] | InvalidCr
     Yields:
         The crystal of a frame with messages for the user, or an error with the reason.
     """
-    lines = text.removesuffix("\n").split("\n")
+    for frame in split_frames(text.removesuffix("\n").split("\n")):
+        if isinstance(frame, InvalidCrystalError):
+            yield frame
+            continue
+        try:
+            yield _frame(frame)
+        except InvalidCrystalError as error:
+            yield error
+        except Exception as error:  # ASE and numpy raise any error for invalid input
+            yield _fault(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}.")
+
+
+def split_frames(lines: Sequence[str]) -> Iterator[FrameText | InvalidCrystalError]:
+    """Split the lines of an extended XYZ file into frames.
+
+    Args:
+        lines: All lines without their ends.
+
+    Yields:
+        A frame, or an error where the number of atoms does not fit; splitting continues at the next frame.
+    """
     starts = [
         k for k in range(len(lines) - 1) if lines[k].strip().isdecimal() and _START.search(lines[k + 1])
     ]
@@ -83,12 +119,8 @@ def read_extxyz(text: str) -> Iterator[tuple[Atoms, tuple[str, ...]] | InvalidCr
             yield _fault(f"line {row + 1} announces {head} atoms, but more follow: {surplus.strip()[:40]!r}.")
             end = following
         else:
-            try:
-                yield _frame(lines[row + 1 : end], int(head), row + 2)
-            except InvalidCrystalError as error:
-                yield error
-            except Exception as error:  # ASE and numpy raise any error for invalid input
-                yield _fault(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}.")
+            atoms = row + 2 + int(head)
+            yield FrameText(row + 2, lines[row + 1], lines[row + 2 : atoms], lines[atoms:end])
         row = min(end, following)
 
 
@@ -96,25 +128,25 @@ def _fault(reason: str) -> InvalidCrystalError:
     return InvalidCrystalError(f"it cannot be read as extxyz: {reason}")
 
 
-def _frame(lines: list[str], count: int, first: int) -> tuple[Atoms, tuple[str, ...]]:
-    """Crystal from a comment line, ``count`` atoms and VEC lines; the comment is line ``first``."""
+def _frame(frame: FrameText) -> tuple[Atoms, tuple[str, ...]]:
+    """Crystal of a frame, with messages for the user."""
     from ase import Atoms
 
-    comment = parse_comment(lines[0])
+    comment, first = parse_comment(frame.comment), frame.line + 1
     columns = _columns(comment)
-    rows = [line.split() for line in lines[1 : 1 + count]]
+    rows = [line.split() for line in frame.atoms]
     width = sum(column.width for column in columns)
     for k, row in enumerate(rows):
         if len(row) < width:
-            raise _fault(f"line {first + 1 + k} should hold {width} values; got {' '.join(row)[:60]!r}.")
+            raise _fault(f"line {first + k} should hold {width} values; got {' '.join(row)[:60]!r}.")
     remarks = list(comment.remarks)
     if comment.properties is not None and any(len(row) > width for row in rows):
         remarks.append("columns beyond those of Properties are not read")
-    arrays = {column.name: _values(column, rows, first + 1) for column in columns}
-    numbers = _numbers(arrays.pop("symbols", None), arrays.pop("numbers", None), first + 1)
-    cell, pbc = _cell(comment, lines[1 + count :])
+    arrays = {column.name: _values(column, rows, first) for column in columns}
+    numbers = _numbers(arrays.pop("symbols", None), arrays.pop("numbers", None), first)
+    cell, pbc = _cell(comment, frame.vectors)
     atoms = Atoms(numbers, positions=arrays.pop("positions"), cell=cell, pbc=pbc, info=comment.info)
-    atoms.set_constraint(_constraints(arrays, count))
+    atoms.set_constraint(_constraints(arrays, len(rows)))
     _set_arrays(atoms, arrays, remarks)
     return atoms, tuple(remarks)
 
@@ -202,7 +234,7 @@ def _numbers(symbols: NDArray[Any] | None, numbers: NDArray[Any] | None, first: 
     return named
 
 
-def _cell(comment: Comment, vectors: list[str]) -> tuple[NDArray[Any] | None, Any]:
+def _cell(comment: Comment, vectors: Sequence[str]) -> tuple[NDArray[Any] | None, Any]:
     """Lattice vectors as rows in A, and the periodic directions."""
     if vectors:
         if comment.lattice is not None:
