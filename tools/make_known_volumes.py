@@ -30,7 +30,7 @@ def main() -> None:
     numbers, volumes = [atoms.numbers for atoms in crystals], np.array([a.get_volume() for a in crystals])
     table = fit_volumes(numbers, volumes)
     table.save(TARGET)
-    ratios = [v / table.guess(z) for z, v in zip(numbers, volumes, strict=True) if table.knows(z)]
+    ratios = [v / table.predict(z) for z, v in zip(numbers, volumes, strict=True) if table.covers(z)]
     shown = (f"{q:g}: {r:.3f}" for q, r in zip(QUANTILES, np.quantile(ratios, QUANTILES), strict=True))
     print(f"actual over fitted volume of {len(ratios)} crystals, by quantile: {', '.join(shown)}")
 

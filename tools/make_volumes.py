@@ -39,7 +39,7 @@ def main() -> None:
         table = fit_volumes(some, volumes[train], [prototypes[i] for i in train])
         atomic = fit_atomic_volumes(some, volumes[train])
         for i in left_out:
-            guessed[i] = table.guess(numbers[i], prototypes[i])
+            guessed[i] = table.predict(numbers[i], prototypes[i])
             linear[i] = atomic[numbers[i]].sum()
     for name, guess in (("this table", guessed), ("linear in composition", linear)):
         shown = ", ".join(f"{q:.3f}" for q in np.quantile(volumes / guess, QUANTILES))

@@ -143,12 +143,12 @@ def _volume_warning(
 ) -> str | None:
     """Reason why a predicted volume is not plausible, or None; arguments as for `sanity_warnings`."""
     known = known_volumes()
-    if vacuum or not known.knows(numbers):
+    if vacuum or not known.covers(numbers):
         (low, high), ratio = VOLUME_RANGE, 1 + volume_change
         found = f"{ratio:.2f} times that of the input"
     else:
         volume = abs(float(np.linalg.det(cell)))
-        (low, high), ratio = KNOWN_RANGE, volume / known.guess(numbers)
+        (low, high), ratio = KNOWN_RANGE, volume / known.predict(numbers)
         found = f"{volume / len(numbers):.1f} A^3 per atom, {ratio:.2f} times that of known crystals"
     if low <= ratio <= high:
         return None

@@ -70,7 +70,7 @@ class Volumes:
         atomic: Volume of an atom in A^3 by role and atomic number, ``(3, 104)``; NaN where unknown.
         contraction: Of log V per variance of the electronegativity X over the atoms; negative.
         prototypes: Factor of a prototype, by label; 1 for all others.
-        crystals: How many crystals stand behind an entry of `atomic`, ``(3, 104)``.
+        crystals: Number of crystals behind an entry of `atomic`, ``(3, 104)``.
     """
 
     atomic: np.ndarray
@@ -78,12 +78,12 @@ class Volumes:
     prototypes: dict[str, float] = field(default_factory=dict)
     crystals: np.ndarray = field(default_factory=lambda: np.zeros((len(ROLES), LAST + 1), dtype=int))
 
-    def knows(self, numbers: np.ndarray) -> bool:
-        """Whether all elements have a volume."""
+    def covers(self, numbers: np.ndarray) -> bool:
+        """Return whether all elements have a volume."""
         return bool(numbers.max() <= LAST and np.isfinite(self.atomic[CATION, numbers]).all())
 
-    def guess(self, numbers: np.ndarray, prototype: str = "") -> float:
-        """Volume in A^3 that a crystal will relax to.
+    def predict(self, numbers: np.ndarray, prototype: str = "") -> float:
+        """Return the predicted relaxed volume of a crystal in A^3.
 
         Args:
             numbers: Atomic numbers of its atoms, ``(n,)``.
@@ -92,8 +92,8 @@ class Volumes:
         Raises:
             DatasetError: An element has no volume.
         """
-        if not self.knows(numbers):
-            unknown = sorted({z for z in numbers.tolist() if not self.knows(np.array([z]))})
+        if not self.covers(numbers):
+            unknown = sorted({z for z in numbers.tolist() if not self.covers(np.array([z]))})
             raise DatasetError(f"no volume is known of the elements with atomic numbers {unknown}.")
         atomic = self.atomic[roles(numbers), numbers].sum()
         spread = element_table()["electronegativity"][numbers].var()

@@ -181,7 +181,7 @@ def test_guessed_volumes_of_measured_crystals_are_unbiased():
     for structure, crystals in MEASURED.items():
         for formula, a in crystals.items():
             atoms = ase_bulk(formula, structure, a)
-            ratios.append(atoms.get_volume() / table.guess(atoms.numbers, LABELS.get(structure, "")))
+            ratios.append(atoms.get_volume() / table.predict(atoms.numbers, LABELS.get(structure, "")))
     # Those that nature makes are a little denser than most of what can be put together.
     assert abs(np.median(ratios) - 1) < 0.08
     assert 0.7 < min(ratios) < max(ratios) < 1.3
@@ -193,7 +193,7 @@ def test_bulk_candidates_scatter_around_the_guess():
     ratio = {"mild": [], "severe": []}
     for c in made:
         label = c.tags["prototype"].split("-")[0]
-        ratio[c.tags["severity"]].append(np.log(abs(np.linalg.det(c.cell)) / table.guess(c.numbers, label)))
+        ratio[c.tags["severity"]].append(np.log(abs(np.linalg.det(c.cell)) / table.predict(c.numbers, label)))
     for severity, spread in (("mild", 0.08), ("severe", 0.2)):
         assert abs(np.median(ratio[severity])) < 0.05
         # Strain adds 2-3% to what was asked for.
@@ -227,7 +227,7 @@ def test_fit_guesses_systems_that_it_never_saw(seed):
     held_out = np.array([hash(tuple(sorted(set(z.tolist())))) % 5 == 0 for z in numbers])
     kept = np.flatnonzero(~held_out)
     table = fit_volumes([numbers[k] for k in kept], volumes[kept], [labels[k] for k in kept])
-    ratio = [volumes[k] / table.guess(numbers[k], labels[k]) for k in np.flatnonzero(held_out)]
+    ratio = [volumes[k] / table.predict(numbers[k], labels[k]) for k in np.flatnonzero(held_out)]
     assert abs(np.median(ratio) - 1) < 0.05
     assert table.prototypes["dense"] / table.prototypes["open"] == pytest.approx(0.9 / 1.1, rel=0.05)
 
@@ -236,9 +236,9 @@ def test_fit_stands_in_for_elements_never_seen_and_says_so():
     numbers, volumes, _ = synthetic(np.random.default_rng(0))
     table = fit_volumes(numbers, volumes)
     assert table.crystals[ROLES.index("cation"), atomic_numbers["Fe"]] == 0
-    assert 5 < table.guess(np.array([26, 8])) / 2 < 60
+    assert 5 < table.predict(np.array([26, 8])) / 2 < 60
     with pytest.raises(DatasetError, match=r"elements with atomic numbers \[2\]"):
-        table.guess(np.array([2, 8]))
+        table.predict(np.array([2, 8]))
     with pytest.raises(ShapeError, match="got 1 crystals, 2 volumes"):
         fit_volumes([np.array([8])], [1.0, 2.0])
 
@@ -248,7 +248,7 @@ def test_volumes_survive_the_file(tmp_path):
     table.save(tmp_path / "volumes.csv")
     again = Volumes.parse((tmp_path / "volumes.csv").read_text())
     for numbers in ([11, 17], [29, 30], [38, 22, 8, 8, 8], [92, 8, 8]):
-        assert again.guess(np.array(numbers)) == pytest.approx(table.guess(np.array(numbers)), rel=1e-3)
+        assert again.predict(np.array(numbers)) == pytest.approx(table.predict(np.array(numbers)), rel=1e-3)
     assert again.prototypes == table.prototypes
     assert np.array_equal(
         again.crystals[np.isfinite(again.atomic)], table.crystals[np.isfinite(table.atomic)]
@@ -427,7 +427,7 @@ def test_settings_override_the_preset(parents):
     asked = GenerateSettings(volume_spread=0.0, strain=0.0, rattle=0.0)
     table = default_volumes()
     for c in make("bulk", 30, settings=asked):
-        guess = table.guess(c.numbers, c.tags["prototype"].split("-")[0])
+        guess = table.predict(c.numbers, c.tags["prototype"].split("-")[0])
         assert abs(np.linalg.det(c.cell)) == pytest.approx(guess, rel=1e-6)
     assert max(len(c.numbers) for c in make("bulk", 60, settings=GenerateSettings(max_atoms=3))) == 3
     with pytest.raises(ConfigError, match="max_atoms"):

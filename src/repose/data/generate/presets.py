@@ -102,7 +102,7 @@ def generate(
         kept = _not_excluded(made, known, rejected)
         return (_named(preset, seed, k, candidate) for k, candidate in enumerate(islice(kept, n)))
     chemistry, volumes = Chemistry(settings.elements or SYMBOLS), volumes or default_volumes()
-    volumes.guess(chemistry.numbers)  # complains of noble gases now, rather than at the first one drawn
+    volumes.predict(chemistry.numbers)  # complains of noble gases now, rather than at the first one drawn
     given = Ingredients(
         chemistry=chemistry,
         volumes=volumes,

@@ -101,7 +101,7 @@ class Ingredients:
         spread = SPREADS[severity] if self.volume_spread is None else self.volume_spread
         numbers = np.array(elements)[prototype.species]
         label = (prototype.family or prototype.label) if scale is None else ""
-        guess = self.volumes.guess(numbers, label) * (scale or 1.0)
+        guess = self.volumes.predict(numbers, label) * (scale or 1.0)
         volume = guess * np.exp(rng.normal(0.0, spread))
         atoms, start = self.disturb(prototype.fill(elements, volume), rng)
         named = {"prototype": prototype.label, "severity": severity, "start": start, **tags}
@@ -140,5 +140,5 @@ class Ingredients:
 
     def rescaled(self, atoms: Atoms, parent: Parent) -> Atoms:
         """A substituted crystal at its parent's volume, times what the guess says of the change."""
-        change = self.volumes.guess(atoms.numbers) / self.volumes.guess(parent.atoms.numbers)
+        change = self.volumes.predict(atoms.numbers) / self.volumes.predict(parent.atoms.numbers)
         return resized(atoms, parent.atoms.get_volume() * change)

@@ -74,7 +74,7 @@ def _fitting(given: Ingredients) -> list[Parent]:
         parent
         for parent in given.parents
         if (given.max_atoms is None or len(parent.atoms) <= given.max_atoms)
-        and given.volumes.knows(parent.atoms.numbers)
+        and given.volumes.covers(parent.atoms.numbers)
     ]
 
 
