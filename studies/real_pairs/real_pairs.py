@@ -211,7 +211,8 @@ def main() -> None:
     pairs = [by_id[name] for name in ids]
     groups = groups_of(pairs, values["Dummy"]["coordinates"])
     result = {
-        "model": {"name": relaxer.name, "sha256": hashlib.sha256(weights.read_bytes()).hexdigest()},
+        "model": relaxer.name,
+        "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
         "versions": {name: version(name) for name in ("torch", "ase", "chgnet")}
         | {"repose": repose.__version__, "python": platform.python_version()},
         "processor": f"{platform.machine()}, one thread of {os.cpu_count()}",
