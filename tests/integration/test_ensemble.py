@@ -256,7 +256,7 @@ def test_members_that_differ_are_refused():
         Ensemble([*members("e3relax", 1), *members("deeprelax", 1)])
     one, other = members("e3relax", 2, start="rescaled")
     other.atomic_volumes[8] += 1
-    with pytest.raises(ModelError, match="atomic volumes differ"):
+    with pytest.raises(ModelError, match="equal atomic volumes"):
         Ensemble([one, other])
 
 

@@ -107,7 +107,7 @@ def _check_one_list(block: Block) -> None:
             f"block '{block.name}' has two lists of atoms; expected one loop_ with all _atom_site_ columns."
         )
     if block.repeated:
-        raise InvalidCrystalError(f"{block.repeated[0]} stands twice in block '{block.name}'; leave one.")
+        raise InvalidCrystalError(f"{block.repeated[0]} occurs twice in block '{block.name}'; keep one.")
 
 
 def _check_hydrogen(

@@ -175,8 +175,8 @@ def test_two_lists_of_atoms():
 
 
 def test_contradicting_repetition():
-    assert "_cell_length_a stands twice" in reason(P1 + "_cell_length_a 5.7\n")
-    assert "stands twice" in reason(P1 + "_cell.length_a 5.7\n")
+    assert "_cell_length_a occurs twice" in reason(P1 + "_cell_length_a 5.7\n")
+    assert "occurs twice" in reason(P1 + "_cell.length_a 5.7\n")
     assert len(read_one(P1 + "_cell_length_a 5.64\n")) == 8
 
 
