@@ -72,7 +72,7 @@ def errors(batch: CrystalBatch, predicted: Geometry, target: Geometry) -> dict[s
     return {
         "coordinates": coordinate_error(near, target, batch.positions, crystal),
         "coordinates_predicted_image": coordinate_error(near, target, near.positions, crystal),
-        "bonds": bond_error(follow_cell(batch, predicted), follow_cell(batch, target), graph),
+        "bonds": bond_error(in_input_images(batch, predicted), in_input_images(batch, target), graph),
         "lattice": lattice_error(predicted.cells, target.cells),
         "shape": shape_deviation(predicted.cells, target.cells),
         "volume": volume_error(predicted.cells, target.cells),
@@ -93,7 +93,7 @@ def move_to_image(geometry: Geometry, reference: Tensor, system_index: Tensor) -
     return reference + nearest_image(geometry.positions - reference, geometry.cells, system_index)
 
 
-def follow_cell(batch: CrystalBatch, geometry: Geometry) -> Geometry:
+def in_input_images(batch: CrystalBatch, geometry: Geometry) -> Geometry:
     """Geometry with each atom in the image nearest to its input position carried along with the cell.
 
     Edges of the input then connect the same atoms in the result, also if the result is rotated.
@@ -130,7 +130,7 @@ def bond_error(predicted: Geometry, target: Geometry, graph: PeriodicGraph) -> T
 
     Args:
         predicted: Positions and cells in A.
-        target: The same, relaxed; both as from `follow_cell`.
+        target: The same, relaxed; both as from `in_input_images`.
         graph: Edges of the unrelaxed crystals.
     """
     n = len(target.cells)
