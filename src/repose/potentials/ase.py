@@ -1,4 +1,4 @@
-"""Any ASE calculator as a potential."""
+"""ASE calculators as potentials."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 class AsePotential(Potential):
-    """An ASE calculator, one crystal after another.
+    """An ASE calculator, called for one crystal after another.
 
     Args:
-        calculator: With energy, forces and stress.
-        name: What datasets call it; its class by default.
+        calculator: Calculator of energy, forces and stress.
+        name: Name in datasets; that of its class by default.
     """
 
     def __init__(self, calculator: BaseCalculator, name: str = "") -> None:
@@ -31,7 +31,7 @@ class AsePotential(Potential):
         """See `Potential.evaluate`."""
         energies, forces, stresses = [], [], []
         for atoms in to_atoms(batch):
-            # A file-based calculator reads results of the crystal it was last asked about.
+            # A file-based calculator reads the results of its last crystal.
             atoms.calc = self.calculator
             forces.append(atoms.get_forces(apply_constraint=False))
             stresses.append(atoms.get_stress(voigt=False, apply_constraint=False))

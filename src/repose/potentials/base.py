@@ -1,4 +1,4 @@
-"""What relaxing needs to know of a potential, batched over crystals."""
+"""Interface of potentials, batched over crystals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from repose.crystal.batch import CrystalBatch
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Energies and their derivatives for S crystals of N atoms in all, in float64.
+    """Energies, forces and stresses of S crystals with N atoms in total, in float64.
 
     Attributes:
         energy: eV per cell, ``(S,)``.
@@ -28,26 +28,26 @@ class Evaluation:
 
 
 class Potential(ABC):
-    """An interatomic potential, or whatever else gives energies, forces and stresses.
+    """A source of energies, forces and stresses: an interatomic potential or a DFT code.
 
     Attributes:
-        name: What datasets and tables call it.
-        elements: Atomic numbers that it knows; None stands for all.
-        room: Atoms in a batch beyond which it gains nothing more.
+        name: Name in datasets and tables.
+        elements: Atomic numbers with parameters; None for all.
+        batch_atoms: Atoms in a batch beyond which evaluation gets no faster.
     """
 
     name: str
     elements: Collection[int] | None = None
-    room: int = 1
+    batch_atoms: int = 1
 
     @abstractmethod
     def evaluate(self, batch: CrystalBatch) -> Evaluation:
-        """Energies, forces and stresses of a batch, each crystal independent of the others.
+        """Compute energies, forces and stresses of a batch; crystals must not influence each other.
 
         Args:
             batch: The crystals, in float64.
 
         Raises:
-            Exception: Whatever the code behind it raises; the caller then evaluates crystals one by one
-                to find the one to blame.
+            Exception: Any error of the underlying code; callers then repeat the evaluation in smaller batches
+                to find the crystal that it fails for.
         """

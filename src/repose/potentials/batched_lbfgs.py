@@ -1,13 +1,14 @@
-"""Relaxation by descent: many crystals side by side, each on its own way.
+"""Batched L-BFGS: relax the atoms and cells of many crystals at once with a potential.
 
-Energies and forces of all crystals under way are asked for at once, which is what a batched potential
-wants; one that has arrived leaves, and one that waits takes its place. The way of a crystal is L-BFGS on
-its atoms and its cell together, and does not depend on its neighbours in the batch.
+The potential evaluates all running crystals in one batch. A crystal that has ended is replaced by the next
+one. Crystals do not influence each other.
 
-Coordinates of a crystal of n atoms are n + 3 rows. The first n are its positions in the frame of the
-undeformed cell, ``positions = rows @ stretch``; the last three are ``(stretch - 1) * scale``, where the
-symmetric stretch gives ``cell = cell_0 @ stretch``, so that nothing turns. The scale, 1.5 A times the
-square root of n, makes a cell about as stiff as an atom, whatever its size.
+The coordinates of a crystal of n atoms are n + 3 rows. The first n are positions in the frame of the
+undeformed cell, ``positions = rows @ stretch``. The last three are ``(stretch - 1) * scale`` with
+``cell = initial_cell @ stretch``. The stretch is symmetric, so the cell does not rotate. The scale,
+``1.5 A * sqrt(n)``, makes a cell about as stiff as an atom, whatever its size.
+
+Source: Liu and Nocedal, Math. Program. 45, 503 (1989) (L-BFGS).
 """
 
 from __future__ import annotations
@@ -15,239 +16,218 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.checks import close_atoms
+from repose.crystal.frame import Frame
 from repose.crystal.lattice import periodic_projector
-from repose.potentials.base import Evaluation, Potential
+from repose.potentials.base import Potential
 from repose.potentials.settings import LbfgsSettings
 
 K = TypeVar("K")
 
 CELL_SCALE = 1.5  # A
-# Assumed before anything is known, in eV/A^2; that of ASE's BFGS.
+# Initial guess of the Hessian in eV/A^2, as in ASE's BFGS.
 STIFFNESS = 70.0
-# A rise of the energy by more than this, in eV per atom, says that the model of the surface is wrong.
+# The history is cleared after a larger rise of the energy, in eV per atom.
 LARGEST_RISE = 0.02
 
 
-@dataclass(frozen=True, eq=False)
-class Step:
-    """A crystal of n atoms at one step, in float64.
+class StepResults(NamedTuple):
+    """Results for one crystal of n atoms: eV, eV/A ``(n, 3)``, eV/A^3 ``(3, 3)``."""
 
-    Attributes:
-        positions: A, ``(n, 3)``.
-        cell: Rows, A, ``(3, 3)``.
-        energy: eV per cell.
-        forces: eV/A, ``(n, 3)``.
-        stress: eV/A^3, ``(3, 3)``.
-    """
-
-    positions: np.ndarray
-    cell: np.ndarray
     energy: float
     forces: np.ndarray
     stress: np.ndarray
 
 
-class Walk(Generic[K]):
-    """The way of one crystal.
+class RelaxationRun(Generic[K]):
+    """Relaxation of one crystal.
 
     Args:
-        key: What the caller calls it.
-        crystal: Where it starts; a batch of one.
-        settings: How it steps.
+        key: Identifies the crystal for the caller.
+        crystal: Initial structure, a batch of one.
+        settings: Step sizes and stopping criteria.
 
     Attributes:
-        steps: Where it was, from the first evaluation to the last.
-        fault: Why it did not arrive, in words; None if it did, or is still under way.
-        arrived: Whether it did.
+        frames: Evaluated steps, from the initial structure to the last; with energy, forces and stress.
+        failure: Reason why the relaxation failed, or None.
+        converged: The largest force is below the threshold.
     """
 
     def __init__(self, key: K, crystal: CrystalBatch, settings: LbfgsSettings) -> None:
         self.key, self.settings = key, settings
-        self.crystal = crystal.to("cpu", torch.float64)
-        self.steps: list[Step] = []
-        self.fault: str | None = None
-        self.arrived = False
+        self.initial = crystal.to("cpu", torch.float64)
+        self.frames: list[Frame] = []
+        self.failure: str | None = None
+        self.converged = False
         n = crystal.n_atoms
         self._scale = CELL_SCALE * np.sqrt(n)
-        self._cell = self.crystal.cells[0].numpy()
-        self._rows = np.concatenate([self.crystal.positions.numpy(), np.zeros((3, 3))])
+        self._cell = self.initial.cells[0].numpy()
+        self._rows = np.concatenate([self.initial.positions.numpy(), np.zeros((3, 3))])
         self._gradient = np.zeros_like(self._rows)
-        self._move = np.zeros_like(self._rows)
-        # Moves, changes of the gradient, and one over their product.
+        self._step = np.zeros_like(self._rows)
+        self._energy = np.inf
+        # Steps, changes of the gradient, and one over their product.
         self._history: deque[tuple[np.ndarray, np.ndarray, float]] = deque(maxlen=settings.history)
         # Projector on the directions that may be strained.
-        span = periodic_projector(self._cell, self.crystal.pbc[0].numpy())
-        self._strained = np.zeros((3, 3)) if settings.fixed_cell else span
+        span = periodic_projector(self._cell, self.initial.pbc[0].numpy())
+        self._projector = np.zeros((3, 3)) if settings.fixed_cell else span
 
     @property
-    def here(self) -> CrystalBatch:
-        """The crystal where it stands now."""
-        stretch = self._stretch
-        positions, cell = self._rows[:-3] @ stretch, self._cell @ stretch
-        return self.crystal.with_geometry(torch.from_numpy(positions), torch.from_numpy(cell)[None])
+    def current(self) -> CrystalBatch:
+        """Structure at the current coordinates."""
+        positions, cell = self._geometry()
+        return self.initial.with_geometry(torch.from_numpy(positions), torch.from_numpy(cell)[None])
+
+    def _geometry(self) -> tuple[np.ndarray, np.ndarray]:
+        return self._rows[:-3] @ self._stretch, self._cell @ self._stretch
 
     @property
     def _stretch(self) -> np.ndarray:
         return np.eye(3) + self._rows[-3:] / self._scale
 
-    def go_on(self, step: Step) -> bool:
-        """Take in what was found here, and move on.
-
-        Args:
-            step: The evaluation of `here`.
+    def advance(self, results: StepResults) -> bool:
+        """Store the results at the current structure, and take a step unless the relaxation has ended.
 
         Returns:
-            Whether the way goes on.
+            Whether the relaxation continues.
         """
-        self.fault = self._fault(step)
-        if self.fault is not None:
+        positions, cell = self._geometry()
+        self.failure = self._invalid(positions, cell, results)
+        if self.failure is not None:
             return False
-        gradient, largest = self._slope(step)
-        self.steps.append(step)
-        self.arrived = largest <= self.settings.fmax
-        if not self.arrived and len(self.steps) > self.settings.max_steps:
-            self.fault = (
+        gradient, largest = self.gradient(results)
+        self.frames.append(Frame(positions, cell, *results))
+        self.converged = largest <= self.settings.fmax
+        if not self.converged and len(self.frames) > self.settings.max_steps:
+            self.failure = (
                 f"not converged: the largest force is {largest:.3g} eV/A after {self.settings.max_steps} "
-                f"steps; {self.settings.fmax:g} was asked for."
+                f"steps; expected at most {self.settings.fmax:g}."
             )
-        if self.arrived or self.fault:
+        if self.converged or self.failure:
             return False
-        self._learn(gradient)
-        self._gradient, self._move = gradient, self._next_move(gradient)
-        self._rows = self._rows + self._move
+        self._update_history(gradient, results.energy)
+        self._energy, self._gradient, self._step = results.energy, gradient, self._next_step(gradient)
+        self._rows = self._rows + self._step
         if np.linalg.det(self._stretch) <= 0:
-            self.fault = "exploded: the cell turned inside out."
-        return self.fault is None
+            self.failure = "exploded: the cell is inverted."
+        return self.failure is None
 
-    def _slope(self, step: Step) -> tuple[np.ndarray, float]:
-        """Gradient of the energy along the rows, and the largest force in eV/A."""
-        stretch, keep = self._stretch, self._strained
-        virial = keep @ (abs(np.linalg.det(step.cell)) * step.stress) @ keep
+    def gradient(self, results: StepResults) -> tuple[np.ndarray, float]:
+        """Gradient of the energy by the coordinates, eV/A ``(n + 3, 3)``, and the largest force."""
+        stretch, keep = self._stretch, self._projector
+        virial = keep @ (abs(np.linalg.det(self._cell @ stretch)) * results.stress) @ keep
         # A strain of the deformed cell is the change of the stretch divided by the stretch.
-        slope = np.linalg.solve(stretch, virial)
-        slope = keep @ (slope + slope.T) @ keep / (2 * self._scale)
-        felt = np.concatenate([step.forces, virial / len(step.forces)])
-        return np.concatenate([-step.forces @ stretch, slope]), float(np.linalg.norm(felt, axis=1).max())
+        cell_part = np.linalg.solve(stretch, virial)
+        cell_part = keep @ (cell_part + cell_part.T) @ keep / (2 * self._scale)
+        forces = np.concatenate([results.forces, virial / len(results.forces)])
+        gradient = np.concatenate([-results.forces @ stretch, cell_part])
+        return gradient, float(np.linalg.norm(forces, axis=1).max())
 
-    def _learn(self, gradient: np.ndarray) -> None:
-        """Add the move that led here to the history."""
-        if len(self.steps) < 2:
+    def _update_history(self, gradient: np.ndarray, energy: float) -> None:
+        """Add the last step to the history."""
+        if len(self.frames) < 2:
             return
-        rise = (self.steps[-1].energy - self.steps[-2].energy) / len(self.steps[-1].forces)
-        if rise > LARGEST_RISE:
+        if (energy - self._energy) / self.initial.n_atoms > LARGEST_RISE:
             self._history.clear()
         change = gradient - self._gradient
-        product = float((self._move * change).sum())
-        # Where the energy curves downward, a model with a minimum has nothing to learn.
-        if product > 1e-4 * float((self._move**2).sum()):
-            self._history.append((self._move, change, 1 / product))
+        product = float((self._step * change).sum())
+        # Steps of negative curvature would make the Hessian indefinite.
+        if product > 1e-4 * float((self._step**2).sum()):
+            self._history.append((self._step, change, 1 / product))
 
-    def _next_move(self, gradient: np.ndarray) -> np.ndarray:
-        """The step of L-BFGS: inverse Hessian times the negative gradient, no longer than allowed."""
-        move, weights = -gradient, []
-        for moved, change, inverse in reversed(self._history):
-            weights.append(inverse * float((moved * move).sum()))
-            move = move - weights[-1] * change
-        move = move / STIFFNESS
-        for (moved, change, inverse), weight in zip(self._history, reversed(weights), strict=True):
-            move = move + (weight - inverse * float((change * move).sum())) * moved
-        if (move * gradient).sum() >= 0:  # rounding has eaten the model
+    def _next_step(self, gradient: np.ndarray) -> np.ndarray:
+        """Inverse Hessian times the negative gradient (two-loop recursion), no longer than allowed."""
+        step, weights = -gradient, []
+        for past, change, inverse in reversed(self._history):
+            weights.append(inverse * float((past * step).sum()))
+            step = step - weights[-1] * change
+        step = step / STIFFNESS
+        for (past, change, inverse), weight in zip(self._history, reversed(weights), strict=True):
+            step = step + (weight - inverse * float((change * step).sum())) * past
+        if (step * gradient).sum() >= 0:  # uphill by rounding
             self._history.clear()
-            move = -gradient / STIFFNESS
-        return move * min(1.0, self.settings.max_step / np.linalg.norm(move, axis=1).max())
+            step = -gradient / STIFFNESS
+        return step * min(1.0, self.settings.max_step / np.linalg.norm(step, axis=1).max())
 
-    def _fault(self, step: Step) -> str | None:
-        values = (step.positions, step.cell, np.array(step.energy), step.forces, step.stress)
-        if not all(np.isfinite(value).all() for value in values):
-            return f"exploded: energy, forces or stress are not finite at step {len(self.steps)}."
-        swelling = abs(np.linalg.det(step.cell)) / abs(np.linalg.det(self._cell))
-        if not 1 / self.settings.largest_swelling < swelling < self.settings.largest_swelling:
-            return (
-                f"exploded: the volume at step {len(self.steps)} is {swelling:.2g} times that of the start."
-            )
-        near = close_atoms(
-            self.crystal.numbers.numpy(), step.positions, step.cell, self.crystal.pbc[0].numpy()
-        )
-        return near and f"exploded: at step {len(self.steps)} {near}"
+    def _invalid(self, positions: np.ndarray, cell: np.ndarray, results: StepResults) -> str | None:
+        """Reason why a step cannot belong to a relaxation, or None."""
+        if not all(np.isfinite(value).all() for value in (positions, cell, *results)):
+            return f"exploded: energy, forces or stress are not finite at step {len(self.frames)}."
+        limit = self.settings.max_volume_ratio
+        ratio = abs(np.linalg.det(cell)) / abs(np.linalg.det(self._cell))
+        if not 1 / limit < ratio < limit:
+            return f"exploded: the volume at step {len(self.frames)} is {ratio:.2g} times the initial one."
+        numbers, pbc = self.initial.numbers.numpy(), self.initial.pbc[0].numpy()
+        overlap = close_atoms(numbers, positions, cell, pbc)
+        return overlap and f"exploded: at step {len(self.frames)} {overlap}"
 
 
-def descend(
+def relax_batched(
     potential: Potential,
     source: Iterator[tuple[K, CrystalBatch]],
     settings: LbfgsSettings,
-    still_wanted: Callable[[], bool] = lambda: True,
+    should_continue: Callable[[], bool] = lambda: True,
     minutes: float | None = None,
-) -> Iterator[Walk[K]]:
-    """Relax a stream of crystals.
+) -> Iterator[RelaxationRun[K]]:
+    """Relax a stream of crystals in batches.
 
     Args:
         potential: Energies, forces and stresses.
-        source: Keys, and batches of one crystal each; asked for the next one when there is room.
-        settings: Steps, end, room.
-        still_wanted: Asked before every step; once it says no, the walks under way are dropped.
-        minutes: A crystal that is still on its way so long after its first step began is given up.
+        source: Keys and batches of one crystal each; read on as soon as the batch has room.
+        settings: Step sizes, stopping criteria and batch size.
+        should_continue: Called before every step; if it returns False, all unfinished runs are discarded.
+        minutes: Time limit of one crystal, from its first step on.
 
     Yields:
-        Walks, as they end.
+        Runs, in the order in which they end.
     """
-    room = settings.batch_atoms or potential.room
-    walks: list[Walk[K]] = []
-    begun: dict[Walk[K], float] = {}
-    waiting = next(source, None)
-    while (walks or waiting is not None) and still_wanted():
-        taken = sum(walk.crystal.n_atoms for walk in walks)
-        while waiting is not None and (not walks or taken + waiting[1].n_atoms <= room):
-            walks.append(Walk(*waiting, settings))
-            begun[walks[-1]] = time.monotonic()
-            taken += waiting[1].n_atoms
-            waiting = next(source, None)
-        on_their_way = []
-        for walk, found in zip(walks, _evaluate(potential, [walk.here for walk in walks]), strict=True):
-            if isinstance(found, str):
-                walk.fault = found
-            elif walk.go_on(found):
-                taken_so_far = (time.monotonic() - begun[walk]) / 60
-                if minutes is None or taken_so_far <= minutes:
-                    on_their_way.append(walk)
+    batch_atoms = settings.batch_atoms or potential.batch_atoms
+    runs: list[RelaxationRun[K]] = []
+    started: dict[RelaxationRun[K], float] = {}
+    following = next(source, None)
+    while (runs or following is not None) and should_continue():
+        n_atoms = sum(run.initial.n_atoms for run in runs)
+        while following is not None and (not runs or n_atoms + following[1].n_atoms <= batch_atoms):
+            runs.append(RelaxationRun(*following, settings))
+            started[runs[-1]] = time.monotonic()
+            n_atoms += following[1].n_atoms
+            following = next(source, None)
+        unfinished = []
+        for run, results in zip(runs, _evaluate(potential, [run.current for run in runs]), strict=True):
+            if isinstance(results, str):
+                run.failure = results
+            elif run.advance(results):
+                elapsed = (time.monotonic() - started[run]) / 60
+                if minutes is None or elapsed <= minutes:
+                    unfinished.append(run)
                     continue
-                walk.fault = (
-                    f"too slow: not relaxed after {len(walk.steps)} steps and {taken_so_far:.3g} minutes; "
-                    f"{minutes:g} were allowed."
+                run.failure = (
+                    f"too slow: not converged after {len(run.frames)} steps and {elapsed:.3g} minutes; "
+                    f"the limit is {minutes:g} minutes."
                 )
-            del begun[walk]
-            yield walk
-        walks = on_their_way
+            del started[run]
+            yield run
+        runs = unfinished
 
 
-def _evaluate(potential: Potential, crystals: list[CrystalBatch]) -> list[Step | str]:
-    """One step for every crystal, or why the potential fails on it: no crystal costs the others."""
+def _evaluate(potential: Potential, crystals: list[CrystalBatch]) -> list[StepResults | str]:
+    """Evaluate crystals; one that the potential fails for gets the reason instead of results."""
     batch = CrystalBatch.collate(crystals)
     try:
-        return list(_steps(batch, potential.evaluate(batch)))
+        found = potential.evaluate(batch)
+        ends = batch.counts.cumsum(0)[:-1].tolist()
+        forces = np.split(found.forces.cpu().numpy(), ends)
+        return list(map(StepResults, found.energy.tolist(), forces, found.stress.cpu().numpy()))
     except Exception as error:  # calculators raise anything
         if len(crystals) == 1:
-            said = " ".join(str(error).split())[:300]
-            return [f"the calculator failed: {type(error).__name__}: {said}".rstrip(": ")]
-    # Halves, so that a batch too large for the memory costs little.
+            text = " ".join(str(error).split())[:300]
+            return [f"the calculator failed: {type(error).__name__}: {text}".rstrip(": ")]
+    # Halves, so that a batch that exceeds the memory costs few evaluations.
     half = len(crystals) // 2
     return _evaluate(potential, crystals[:half]) + _evaluate(potential, crystals[half:])
-
-
-def _steps(batch: CrystalBatch, found: Evaluation) -> Iterator[Step]:
-    ends = batch.counts.cumsum(0)[:-1].tolist()
-    columns = (
-        np.split(batch.positions.numpy(), ends),
-        batch.cells.numpy(),
-        found.energy.tolist(),
-        np.split(found.forces.cpu().numpy(), ends),
-        found.stress.cpu().numpy(),
-    )
-    yield from map(Step, *columns)

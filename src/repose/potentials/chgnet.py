@@ -1,10 +1,10 @@
-"""CHGNet, many crystals in one pass.
+"""Batched CHGNet.
 
-CHGNet's own calculator takes one crystal at a time, and its graphs are Python objects. Here the tensors
-that its layers read are made for a whole batch at once, without a loop over bonds, and forces and
-stresses come from one backward pass that keeps no graph for a second one.
+The calculator of the package `chgnet` evaluates one crystal at a time, and its graphs are Python objects.
+Here the inputs of its layers are computed for a whole batch, without a loop over bonds. Forces and stresses
+come from one backward pass.
 
-Source: Deng et al., Nature Machine Intelligence 5, 1031 (2023). Weights come with the package `chgnet`.
+Source: Deng et al., Nature Machine Intelligence 5, 1031 (2023). Weights come with the package.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from repose.errors import require
 from repose.nn.ops import segment_sum
 from repose.potentials.base import Evaluation, Potential
 
-# Heaviest element of its embedding.
-HEAVIEST = 94
-# Atoms beyond which larger batches gain nothing: on a CPU they leave the cache.
-ROOM = {"cpu": 64, "cuda": 4000}
+# Largest atomic number of its embedding.
+MAX_NUMBER = 94
+# Larger batches are not faster; on a CPU they exceed the cache.
+BATCH_ATOMS = {"cpu": 64, "cuda": 4000}
 
 
 class Bonds(NamedTuple):
-    """Bonds of a batch, each once: U bonds; bond u leads from atom ``first`` to an image of ``second``."""
+    """Undirected bonds of a batch, U in total: from atom ``first`` to a periodic image of ``second``."""
 
     first: Tensor  # (U,) int64
     second: Tensor  # (U,) int64
@@ -39,12 +39,12 @@ class Bonds(NamedTuple):
 
 
 class CHGNetPotential(Potential):
-    """CHGNet, batched.
+    """CHGNet for batches of crystals.
 
     Args:
-        version: Weights by the name that the package gives them, e.g. ``"0.3.0"`` or ``"r2scan"``.
-        device: Where it computes.
-        dtype: In which precision; it was trained in float32.
+        version: Name of the weights in the package, e.g. ``"0.3.0"`` or ``"r2scan"``.
+        device: Device of the computation.
+        dtype: Precision; CHGNet was trained in float32.
 
     Raises:
         MissingExtraError: The package ``chgnet`` is not installed.
@@ -60,10 +60,10 @@ class CHGNetPotential(Potential):
         from chgnet.model.model import CHGNet
 
         self.name = f"CHGNet {version}"
-        self.elements = range(1, HEAVIEST + 1)
+        self.elements = range(1, MAX_NUMBER + 1)
         self.device = torch.device(device)
-        self.room = ROOM[self.device.type]
-        # Loaded on the CPU first: its own choice of device looks at memory and prints.
+        self.batch_atoms = BATCH_ATOMS[self.device.type]
+        # Loaded on the CPU, since its own choice of a device prints to the terminal.
         model: Any = CHGNet.load(model_name=version, use_device="cpu", verbose=False)
         self.dtype = dtype
         self.model = model.to(self.device, dtype).eval().requires_grad_(False)
@@ -79,37 +79,37 @@ class CHGNetPotential(Potential):
         strain = torch.zeros_like(batch.cells).requires_grad_()
         with torch.enable_grad():
             energy = self._energy(batch, bonds, positions, strain)
-            slope, virial = torch.autograd.grad(energy.sum(), (positions, strain))
+            gradient, virial = torch.autograd.grad(energy.sum(), (positions, strain))
         volume = torch.linalg.det(batch.cells.double()).abs()
         stress = (virial + virial.transpose(1, 2)).double() / (2 * volume[:, None, None])
-        return Evaluation(energy.detach().double(), -slope.double(), stress)
+        return Evaluation(energy.detach().double(), -gradient.double(), stress)
 
     def _energy(self, batch: CrystalBatch, bonds: Bonds, positions: Tensor, strain: Tensor) -> Tensor:
-        """Energies in eV per cell, ``(S,)``, of the crystals under a strain."""
+        """Energies of the strained crystals in eV per cell, ``(S,)``."""
         gradient = torch.eye(3, device=self.device, dtype=self.dtype) + strain
         positions = to_cartesian(positions, gradient, batch.system_index)
         cells = batch.cells @ gradient
-        # From the neighbour to the centre, as CHGNet has it.
+        # CHGNet's vectors point from the neighbour to the central atom.
         image = to_cartesian(bonds.shift.to(self.dtype), cells, bonds.system_index)
         vectors = positions[bonds.first] - positions[bonds.second] - image
         lengths = vectors.norm(dim=1)
         sites = self._site_energies(batch.numbers, bonds, vectors / lengths[:, None], lengths)
         counts = batch.counts
         energy = segment_sum(sites, batch.system_index, batch.n_crystals)
-        shares = torch.zeros(batch.n_crystals, HEAVIEST, device=self.device, dtype=self.dtype)
+        shares = torch.zeros(batch.n_crystals, MAX_NUMBER, device=self.device, dtype=self.dtype)
         shares.index_put_((batch.system_index, batch.numbers - 1), shares.new_ones(()), accumulate=True)
         reference = self.model.composition_model
         return energy + counts * reference._get_energy(shares / counts[:, None])
 
     def _site_energies(self, numbers: Tensor, bonds: Bonds, directions: Tensor, lengths: Tensor) -> Tensor:
-        """What every atom adds to the energy beyond its element's reference, eV, ``(N,)``.
+        """Energy of every atom relative to the reference of its element, eV, ``(N,)``.
 
-        The layers of CHGNet. Where it joins features of two atoms and a bond and multiplies the row by a
-        matrix, here each is multiplied by its part of the matrix before it is copied to the bonds and
-        angles, which come by the hundreds to every atom.
+        These are the layers of CHGNet. It multiplies concatenated features of two atoms and a bond by a
+        matrix. Here each part is multiplied by its block of the matrix before it is copied to bonds and
+        angles, of which an atom has hundreds.
         """
         model, n_bonds = self.model, len(lengths)
-        # All bonds, then all bonds reversed; a bond and its reverse share their features.
+        # Directed bonds: all bonds, then all reversed. Both directions share their features.
         centre = torch.cat([bonds.first, bonds.second])
         neighbour = torch.cat([bonds.second, bonds.first])
         bond_of = torch.arange(n_bonds, device=self.device).repeat(2)
@@ -145,15 +145,15 @@ class CHGNetPotential(Potential):
 
 
 def _gated(block: Any, parts: Sequence[tuple[Tensor, Tensor | None]]) -> Tensor:
-    """A gated MLP of rows that are joined from several features.
+    """Apply a gated MLP to concatenated features.
 
     Args:
-        block: CHGNet's module.
-        parts: Features, and the row of them that each row of the result takes; None: they stand in order.
+        block: Module of CHGNet.
+        parts: Features, and for each row of the result the row of the features; None keeps their order.
     """
     halves = []
     for branch, norm in ((block.mlp_core, block.bn1), (block.mlp_gate, block.bn2)):
-        # The first layer of some branches is dropout, which does nothing here.
+        # Dropout, the first layer of some branches, has no effect in evaluation mode.
         first, *others = (layer for layer in branch.layers if not isinstance(layer, torch.nn.Dropout))
         columns = first.weight.split([features.shape[1] for features, _ in parts], dim=1)
         rows = first.bias
@@ -167,7 +167,7 @@ def _gated(block: Any, parts: Sequence[tuple[Tensor, Tensor | None]]) -> Tensor:
 
 
 def _bonds(batch: CrystalBatch, cutoff: float) -> Bonds:
-    """All pairs within the cutoff, on the CPU."""
+    """Find all pairs within the cutoff, on the CPU."""
     positions = batch.positions.detach().cpu().double().numpy()
     cells = batch.cells.detach().cpu().double().numpy()
     counts = batch.counts.tolist()
@@ -182,11 +182,11 @@ def _bonds(batch: CrystalBatch, cutoff: float) -> Bonds:
 
 
 def _angles(centre: Tensor, short: Tensor) -> tuple[Tensor, Tensor]:
-    """Ordered pairs of different short bonds that leave the same atom.
+    """Find ordered pairs of different short bonds of the same central atom.
 
     Args:
-        centre: Atom that a directed bond leaves, ``(2U,)``: all bonds, then all reversed.
-        short: Which bonds take part, ``(U,)`` bool.
+        centre: Central atom of every directed bond, ``(2U,)``: all bonds, then all reversed.
+        short: Mask of short bonds, ``(U,)`` bool.
 
     Returns:
         First and second directed bond of every angle, each ``(A,)``.
@@ -194,7 +194,7 @@ def _angles(centre: Tensor, short: Tensor) -> tuple[Tensor, Tensor]:
     edges = torch.nonzero(short.repeat(2)).squeeze(1)
     edges = edges[torch.argsort(centre[edges], stable=True)]
     counts = torch.bincount(centre[edges]) if len(edges) else edges.new_zeros(0)
-    degree = counts[centre[edges]]  # bonds at the centre of each edge
+    degree = counts[centre[edges]]  # short bonds of the central atom of every edge
     start = (counts.cumsum(0) - counts)[centre[edges]]
     near = torch.repeat_interleave(torch.arange(len(edges), device=edges.device), degree)
     offset = torch.arange(len(near), device=edges.device) - (degree.cumsum(0) - degree)[near]

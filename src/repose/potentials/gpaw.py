@@ -1,8 +1,8 @@
-"""Density functional theory for labels: PBE with GPAW, set up so that cells relax as they should.
+"""PBE labels by density functional theory with GPAW, with settings for the relaxation of cells.
 
-``repose data label DIR --calculator repose.potentials.gpaw:pbe --fmax 0.03 --out OUT``. GPAW is under the
-GPL and needs compiled libraries, so it is no extra of this package; ``tools/dft`` in the source tree installs
-it. Whoever has VASP, Quantum ESPRESSO or another code passes the ASE calculator of that code instead.
+``repose data label DIR --calculator repose.potentials.gpaw:pbe --fmax 0.03 --out OUT``. GPAW is not an extra
+of this package, since it is under the GPL and needs compiled libraries; ``tools/dft`` in the source tree
+installs it. Other codes (VASP, Quantum ESPRESSO) are used through their ASE calculators.
 """
 
 from __future__ import annotations
@@ -19,53 +19,52 @@ from ase.calculators.calculator import Calculator, all_changes, kptdensity2monkh
 from repose.crystal.symmetry import SpaceGroup, find_space_group, idealise
 from repose.errors import ConfigError, InvalidCrystalError, MissingExtraError
 
-# Without spin these come out wrong rather than not at all: Cr to Ni, open 4f shells, actinides.
+# Elements with wrong results without spin: Cr to Ni, open 4f shells, actinides.
 MAGNETIC = frozenset([*range(24, 29), *range(58, 71), *range(89, 104)])
-# Cutoffs, relative to that of the calculation, whose energies give the slope for the Pulay stress.
-BELOW, ABOVE = 0.95, 1.05
-# Gap in eV from which a crystal counts as an insulator; coarse meshes see it too wide.
-INSULATING = 0.5
-# What is nearer to its symmetric geometry than this, in A, is taken to it.
+# Relative cutoffs for the derivative of the energy with respect to the cutoff (Pulay stress).
+LOW_CUTOFF, HIGH_CUTOFF = 0.95, 1.05
+# Smallest gap of an insulator in eV; coarse k-point meshes overestimate the gap.
+INSULATOR_GAP = 0.5
+# Geometries closer to their symmetric geometry than this, in A, are symmetrised.
 SYMPREC = 1e-3
-# Within one step of a relaxation no lattice vector stretches by this share and no atom moves so far, in A.
-LARGEST_STRETCH, LARGEST_MOVE = 0.15, 0.7
+# Upper bounds of one step of a relaxation: strain of the cell and displacement of an atom in A.
+MAX_STRAIN, MAX_DISPLACEMENT = 0.15, 0.7
 
 
 @dataclass(frozen=True, eq=False)
-class Conditions:
-    """What stays the same along the relaxation of one crystal, or else its energies were not comparable.
+class RunParameters:
+    """Parameters that are constant during the relaxation of one crystal, so that energies are comparable.
 
     Attributes:
-        group: Space group of the start.
-        centre: An atom of highest site symmetry, which goes to the origin: operations that do not leave it in
-            place GPAW finds only where their translations are simple fractions.
+        group: Space group of the initial structure.
+        origin_atom: An atom of highest site symmetry. It is placed at the origin, since GPAW finds operations
+            that move it only if their translations are simple fractions.
         mesh: k-points along each reciprocal vector.
-        grid: Points of the real-space grid along each lattice vector.
-        slope: Derivative of the energy with respect to the cutoff, eV/eV.
+        grid: Points of the real-space grid along each lattice vector; empty for GPAW's own choice.
+        dedecut: Derivative of the energy with respect to the cutoff, eV/eV.
     """
 
     group: SpaceGroup
-    centre: int
+    origin_atom: int
     mesh: tuple[int, ...]
     grid: tuple[int, ...]
-    slope: float
+    dedecut: float
 
 
 class PlaneWaves(Calculator):
-    """PBE in plane waves, without spin, for the relaxation of one crystal after another.
+    """PBE in plane waves, without spin, for relaxing one crystal after another.
 
-    A crystal that is asked about for the first time is computed at two more cutoffs: plane waves that come
-    and go with the cell leave a stress of their own (Pulay), which the slope of the energy with the cutoff
-    corrects. The slope, the mesh of k-points and the grid then stay until another crystal comes, that is
-    one of other elements, or one that no step of a relaxation leads to. Geometries are taken to the space
-    group of the start if they have it within 0.001 A, so that rounding costs no symmetry, which would make
-    it several times slower.
+    The first structure of a crystal is also computed at two other cutoffs. The derivative of the energy with
+    respect to the cutoff corrects the Pulay stress. This derivative, the k-point mesh and the grid are kept
+    until the next crystal: a structure with other elements, or one that no single relaxation step leads to.
+    Geometries that have the space group of the initial structure within 0.001 A are symmetrised. Otherwise
+    rounding would break the symmetry and make calculations several times slower.
 
     Args:
-        cutoff: Of the plane waves in eV.
+        cutoff: Cutoff of the plane waves in eV.
         kpoint_density: k-points per 1/A along each reciprocal vector.
         insulator_density: The same for crystals with a gap, which need fewer.
-        width: Of the Fermi-Dirac occupations in eV.
+        width: Width of the Fermi-Dirac occupations in eV.
 
     Raises:
         ConfigError: A setting is not positive.
@@ -91,9 +90,9 @@ class PlaneWaves(Calculator):
         self.implemented_properties = ["energy", "free_energy", "forces", "stress"]
         self.cutoff, self.width = float(cutoff), float(width)
         self.kpoint_density, self.insulator_density = float(kpoint_density), float(insulator_density)
-        self._conditions: Conditions | None = None
+        self._parameters: RunParameters | None = None
         self._last: Atoms | None = None
-        self._engine: Any = None
+        self._gpaw: Any = None
 
     def calculate(
         self,
@@ -101,18 +100,20 @@ class PlaneWaves(Calculator):
         properties: list[str] | None = None,
         system_changes: list[str] = all_changes,
     ) -> None:
-        """Energy in eV (extrapolated to no width), forces in eV/A, stress in eV/A^3 with Voigt's order.
+        """Compute energy (eV, extrapolated to zero width), forces (eV/A) and stress (eV/A^3, Voigt order).
 
         Raises:
             InvalidCrystalError: There are no atoms, or an element is magnetic.
-            Exception: Whatever GPAW raises, above all where it does not converge.
+            Exception: Any error of GPAW, e.g. if it does not converge.
         """
         super().calculate(atoms, properties or ["energy"], system_changes)
         if self.atoms is None:
-            raise InvalidCrystalError("expected atoms; got none. Set `atoms.calc` and ask the atoms.")
+            raise InvalidCrystalError(
+                "expected atoms; got none. Set `atoms.calc` and call methods of the atoms."
+            )
         try:
             ideal = self._prepare(self.atoms)
-            ideal.calc = self._engine
+            ideal.calc = self._gpaw
             self.results = {
                 "energy": float(ideal.get_potential_energy()),
                 "free_energy": float(ideal.get_potential_energy(force_consistent=True)),
@@ -120,68 +121,70 @@ class PlaneWaves(Calculator):
                 "stress": ideal.get_stress(),
             }
         except Exception:
-            self._last = None  # whatever comes next starts afresh
+            self._last = None  # the next structure starts a new run
             raise
 
-    def engine(self, conditions: Conditions, cutoff: float) -> Any:
-        """GPAW at these conditions; an empty grid stands for GPAW's own choice."""
+    def make_gpaw(self, parameters: RunParameters, cutoff: float) -> Any:
+        """Return a GPAW calculator with these parameters and this cutoff in eV."""
         gpaw = importlib.import_module("gpaw")
         return gpaw.GPAW(
-            mode={"name": "pw", "ecut": cutoff, "dedecut": conditions.slope},
+            mode={"name": "pw", "ecut": cutoff, "dedecut": parameters.dedecut},
             xc="PBE",
-            kpts={"size": conditions.mesh, "gamma": True},
-            gpts=conditions.grid or None,
+            kpts={"size": parameters.mesh, "gamma": True},
+            gpts=parameters.grid or None,
             occupations={"name": "fermi-dirac", "width": self.width},
             convergence={"energy": 1e-4, "eigenstates": 1e-6},
             symmetry={"symmorphic": False},
             spinpol=False,
             maxiter=100,
             txt=None,
-            legacy_gpaw=True,  # the other one ignores dedecut
+            legacy_gpaw=True,  # the new implementation ignores dedecut
         )
 
     def _prepare(self, atoms: Atoms) -> Atoms:
-        """See to conditions and engine; the crystal as the engine shall see it."""
-        known = self._conditions if _follows(self._last, atoms) else None
-        if known is None:
-            known = self._begin(atoms)
-        elif _placed(atoms, known) is None:  # symmetry was lost on the way; all else stays
-            group, centre = _symmetry(atoms)
-            known = replace(known, group=group, centre=centre)
-        if known is not self._conditions or self._last is None:
-            self._conditions, self._engine = known, self.engine(known, self.cutoff)
+        """Update parameters and GPAW calculator; return the structure to compute."""
+        parameters = self._parameters if _is_next_step(self._last, atoms) else None
+        if parameters is None:
+            parameters = self._start_run(atoms)
+        elif _symmetrised(atoms, parameters) is None:  # the symmetry broke during the relaxation
+            group, origin_atom = _symmetry(atoms)
+            parameters = replace(parameters, group=group, origin_atom=origin_atom)
+        if parameters is not self._parameters or self._last is None:
+            self._parameters, self._gpaw = parameters, self.make_gpaw(parameters, self.cutoff)
         self._last = atoms.copy()
-        return _placed(atoms, known) or atoms.copy()
+        return _symmetrised(atoms, parameters) or atoms.copy()
 
-    def _begin(self, atoms: Atoms) -> Conditions:
-        """Conditions for a new crystal, from two energies and the gap."""
+    def _start_run(self, atoms: Atoms) -> RunParameters:
+        """Determine the parameters for a new crystal from two energies and the gap."""
         magnetic = sorted(
             {str(symbol) for symbol, z in zip(atoms.symbols, atoms.numbers, strict=True) if z in MAGNETIC}
         )
         if magnetic:
             raise InvalidCrystalError(
-                f"{', '.join(magnetic)} may be magnetic, and this calculator is without spin; leave the "
-                "crystal out, or use a calculator with spin."
+                f"{', '.join(magnetic)} may be magnetic, and this calculator has no spin; leave the crystal "
+                "out, or use a calculator with spin."
             )
-        start = Conditions(*_symmetry(atoms), mesh=_mesh(atoms, self.insulator_density), grid=(), slope=0.0)
-        ideal = _placed(atoms, start) or atoms.copy()
-        ideal.calc = engine = self.engine(start, ABOVE * self.cutoff)
-        above = ideal.get_potential_energy()
-        # One grid for all, or else the energy jumps where the number of points does.
-        occupied, empty = engine.get_homo_lumo()
-        start = replace(start, grid=tuple(int(n) for n in engine.get_number_of_grid_points()))
-        ideal.calc = self.engine(start, BELOW * self.cutoff)
-        below = ideal.get_potential_energy()
-        # The slope is a matter of the cores; k-points are not.
-        slope = float(above - below) / ((ABOVE - BELOW) * self.cutoff)
-        density = self.insulator_density if empty - occupied > INSULATING else self.kpoint_density
-        return replace(start, mesh=_mesh(atoms, density), slope=slope)
+        start = RunParameters(
+            *_symmetry(atoms), mesh=_mesh(atoms, self.insulator_density), grid=(), dedecut=0.0
+        )
+        ideal = _symmetrised(atoms, start) or atoms.copy()
+        ideal.calc = gpaw = self.make_gpaw(start, HIGH_CUTOFF * self.cutoff)
+        high = ideal.get_potential_energy()
+        # The grid is kept, since the energy jumps when the number of points changes.
+        homo, lumo = gpaw.get_homo_lumo()
+        start = replace(start, grid=tuple(int(n) for n in gpaw.get_number_of_grid_points()))
+        ideal.calc = self.make_gpaw(start, LOW_CUTOFF * self.cutoff)
+        low = ideal.get_potential_energy()
+        # The derivative depends on the cores of the atoms, hardly on the k-points.
+        dedecut = float(high - low) / ((HIGH_CUTOFF - LOW_CUTOFF) * self.cutoff)
+        density = self.insulator_density if lumo - homo > INSULATOR_GAP else self.kpoint_density
+        return replace(start, mesh=_mesh(atoms, density), dedecut=dedecut)
 
 
 def pbe(
     cutoff: float = 450.0, kpoint_density: float = 3.5, insulator_density: float = 2.5, width: float = 0.05
 ) -> PlaneWaves:
-    """Calculator ``repose.potentials.gpaw:pbe`` for ``repose data label``; arguments as for `PlaneWaves`.
+    """Return the calculator ``repose.potentials.gpaw:pbe``; arguments as for `PlaneWaves`.
 
     Raises:
         MissingExtraError: GPAW is not installed.
@@ -189,8 +192,8 @@ def pbe(
     """
     if importlib.util.find_spec("gpaw") is None:
         raise MissingExtraError(
-            "repose.potentials.gpaw:pbe needs the package 'gpaw', which is not installed. Install it with "
-            "tools/dft/install_gpaw.sh of the source tree, or give --calculator the MODULE:NAME of another "
+            "repose.potentials.gpaw:pbe requires the package 'gpaw', which is not installed. Install it with "
+            "tools/dft/install_gpaw.sh of the source tree, or set --calculator to MODULE:NAME of another "
             "ASE calculator."
         )
     return PlaneWaves(cutoff, kpoint_density, insulator_density, width)
@@ -200,29 +203,29 @@ def _mesh(atoms: Atoms, density: float) -> tuple[int, ...]:
     return tuple(int(k) for k in kptdensity2monkhorstpack(atoms, density, even=False))
 
 
-def _follows(last: Atoms | None, atoms: Atoms) -> bool:
-    """Whether a step of a relaxation can have led from one geometry to the other."""
+def _is_next_step(last: Atoms | None, atoms: Atoms) -> bool:
+    """Return whether one step of a relaxation can lead from the last geometry to this one."""
     if last is None or not np.array_equal(last.numbers, atoms.numbers) or (last.pbc != atoms.pbc).any():
         return False
     deformation = np.linalg.solve(last.cell.array, atoms.cell.array)
-    move = atoms.positions - last.positions @ deformation
-    stretch = np.linalg.norm(deformation - np.eye(3), 2)
-    return bool(stretch < LARGEST_STRETCH and np.linalg.norm(move, axis=1).max() < LARGEST_MOVE)
+    displacements = atoms.positions - last.positions @ deformation
+    strain = np.linalg.norm(deformation - np.eye(3), 2)
+    return bool(strain < MAX_STRAIN and np.linalg.norm(displacements, axis=1).max() < MAX_DISPLACEMENT)
 
 
 def _symmetry(atoms: Atoms) -> tuple[SpaceGroup, int]:
-    """Space group, and an atom of highest site symmetry."""
+    """Find the space group and an atom of highest site symmetry."""
     group = find_space_group(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, SYMPREC)
-    stays = (group.permutations == np.arange(len(atoms))).sum(axis=0)
-    return group, int(stays.argmax())
+    site_symmetry = (group.permutations == np.arange(len(atoms))).sum(axis=0)
+    return group, int(site_symmetry.argmax())
 
 
-def _placed(atoms: Atoms, conditions: Conditions) -> Atoms | None:
-    """The crystal with exact symmetry and the centre at the origin; None if it has lost that symmetry."""
+def _symmetrised(atoms: Atoms, parameters: RunParameters) -> Atoms | None:
+    """Return the crystal with exact symmetry and shifted origin; None if it does not have the space group."""
     cell = atoms.cell.array
-    positions, ideal_cell = idealise(conditions.group, atoms.positions, cell)
+    positions, ideal_cell = idealise(parameters.group, atoms.positions, cell)
     moved = max(np.abs(positions - atoms.positions).max(), np.abs(ideal_cell - cell).max())
     if moved > 5 * SYMPREC:
         return None
-    # Made anew: constraints and magnetic moments of the user are none of GPAW's business.
-    return Atoms(atoms.numbers, positions - positions[conditions.centre], cell=ideal_cell, pbc=atoms.pbc)
+    # Without the user's constraints and magnetic moments.
+    return Atoms(atoms.numbers, positions - positions[parameters.origin_atom], cell=ideal_cell, pbc=atoms.pbc)

@@ -1,4 +1,4 @@
-"""From the name of a calculator to a potential."""
+"""Loading of potentials by name."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from repose.device import resolve_device
 from repose.errors import ConfigError, nearest
 from repose.potentials.base import Potential
 
-# Names that stand for a version of CHGNet.
+# Version of CHGNet by name.
 CHGNET = {"chgnet": "0.3.0", "chgnet-r2scan": "r2scan"}
 
 
 def load_potential(name: str, device: str = "auto", options: dict[str, Any] | None = None) -> Potential:
-    """The potential that a name or an import path stands for.
+    """Load a potential by its name or import path.
 
     Args:
-        name: ``"chgnet"``, ``"chgnet-r2scan"``, or ``MODULE:NAME`` of a class or function that gives an
+        name: ``"chgnet"``, ``"chgnet-r2scan"``, or ``MODULE:NAME`` of a class or function that returns an
             ASE calculator or a `Potential`, e.g. ``"ase.calculators.emt:EMT"``. Modules in the working
             directory are found too.
-        device: See `repose.relaxer.loading.resolve_device`; an ASE calculator chooses by itself.
-        options: Arguments for the class or function.
+        device: See `repose.device.resolve_device`; not used for ASE calculators.
+        options: Arguments of the class or function.
 
     Raises:
-        ConfigError: The name is unknown, cannot be imported, or gives no calculator.
-        MissingExtraError: The package that it needs is not installed.
+        ConfigError: The name is unknown, cannot be imported, or does not return a calculator.
+        MissingExtraError: A required package is not installed.
     """
     options = options or {}
     if name in CHGNET:
@@ -45,14 +45,14 @@ def load_potential(name: str, device: str = "auto", options: dict[str, Any] | No
     if isinstance(made, Potential):
         return made
     if not callable(getattr(made, "get_property", None)):
-        raise ConfigError(f"{name} gives a {type(made).__name__}; expected an ASE calculator.")
+        raise ConfigError(f"{name} returns a {type(made).__name__}; expected an ASE calculator.")
     from repose.potentials.ase import AsePotential
 
     return AsePotential(made, name.rpartition(":")[2])
 
 
 def calculator_name(name: str, options: dict[str, Any] | None = None) -> str:
-    """What datasets call the calculator of a name: ``"CHGNet 0.3.0"``, ``"EMT"``."""
+    """Name of a calculator in datasets: ``"CHGNet 0.3.0"``, ``"EMT"``."""
     if name in CHGNET:
         return f"CHGNet {CHGNET[name]}"
     arguments = ", ".join(f"{key}={value}" for key, value in sorted((options or {}).items()))

@@ -23,6 +23,6 @@ class LbfgsSettings(Settings):
         default=None, gt=0, description="atoms evaluated in one batch; null: chosen by the potential"
     )
     fixed_cell: bool = Field(default=False, description="keep the cell fixed and relax the atoms only")
-    largest_swelling: float = Field(
+    max_volume_ratio: float = Field(
         default=4.0, gt=1, description="factor of the volume, up or down, beyond which a crystal has failed"
     )

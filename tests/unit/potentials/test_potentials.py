@@ -35,7 +35,7 @@ def ugly() -> CrystalBatch:
     return CrystalBatch.collate([rock_salt(), far, lonely, SHEET, perovskite(), fcc(3.6)])
 
 
-def test_chgnet_is_chgnet(chgnet):
+def test_chgnet_agrees_with_the_package(chgnet):
     """Energies, forces and stresses are those of the calculator in the package, crystal by crystal."""
     from chgnet.model.dynamics import CHGNetCalculator
 
@@ -51,7 +51,7 @@ def test_chgnet_is_chgnet(chgnet):
         assert np.abs(found.stress[k].numpy() - theirs).max() < 1e-3 * max(0.1, np.abs(theirs).max())
 
 
-def test_chgnet_does_not_look_at_the_neighbours_in_the_batch(chgnet):
+def test_chgnet_does_not_depend_on_the_batch(chgnet):
     batch = ugly()
     together = chgnet.evaluate(batch)
     for k, crystal in enumerate(batch):
@@ -59,7 +59,7 @@ def test_chgnet_does_not_look_at_the_neighbours_in_the_batch(chgnet):
         assert float(alone.energy) == pytest.approx(float(together.energy[k]), abs=2e-4)
 
 
-def test_chgnet_slopes_are_those_of_its_energy(chgnet):
+def test_chgnet_forces_are_derivatives_of_the_energy(chgnet):
     """Finite differences, in float64, of positions and of a strain."""
     from repose.potentials.chgnet import CHGNetPotential
 
@@ -87,7 +87,7 @@ def test_chgnet_slopes_are_those_of_its_energy(chgnet):
 
 
 @pytest.mark.parametrize("reflect", [False, True])
-def test_chgnet_turns_with_the_crystal(chgnet, reflect):
+def test_chgnet_is_equivariant(chgnet, reflect):
     crystal, turn = random_crystal(5), random_rotation(1, reflect)
     turned = crystal.with_geometry(crystal.positions @ turn, crystal.cells @ turn)
     first, second = chgnet.evaluate(crystal), chgnet.evaluate(turned)
@@ -96,7 +96,7 @@ def test_chgnet_turns_with_the_crystal(chgnet, reflect):
     assert float(first.energy) == pytest.approx(float(second.energy), abs=1e-3)
 
 
-def test_any_ase_calculator_by_its_path():
+def test_ase_calculator_by_import_path():
     potential = load_potential("ase.calculators.emt:EMT")
     crystal = make_crystal([29], [[0, 0, 0]], 1.9 * (np.ones((3, 3)) - np.eye(3)))
     found = potential.evaluate(CrystalBatch.collate([crystal, crystal]))
@@ -106,7 +106,7 @@ def test_any_ase_calculator_by_its_path():
     assert np.array_equal(found.stress[0].numpy(), atoms.get_stress(voigt=False))
 
 
-def test_a_users_own_module_is_found(tmp_path, monkeypatch):
+def test_module_in_the_working_directory(tmp_path, monkeypatch):
     (tmp_path / "my_potential.py").write_text(
         "from ase.calculators.lj import LennardJones\n\ndef soft(epsilon):\n"
         "    return LennardJones(epsilon=epsilon, sigma=2.5, rc=6.0)\n"
@@ -125,9 +125,9 @@ def test_a_users_own_module_is_found(tmp_path, monkeypatch):
         ("chgnet", {"version": 3}, "takes no options; got version"),
         ("no_such_module:X", {}, "cannot be imported"),
         ("ase.calculators.emt:EMTT", {}, "has no 'EMTT'"),
-        ("builtins:dict", {}, "gives a dict; expected an ASE calculator"),
+        ("builtins:dict", {}, "returns a dict; expected an ASE calculator"),
     ],
 )
-def test_what_is_no_calculator_is_refused(name, options, said):
+def test_invalid_calculators_are_refused(name, options, said):
     with pytest.raises(ConfigError, match=said.replace("?", r"\?")):
         load_potential(name, "cpu", options)
