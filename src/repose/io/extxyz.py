@@ -8,8 +8,7 @@ by ASE.
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -50,12 +49,14 @@ class FrameText(NamedTuple):
         comment: Comment line.
         atoms: Lines of the atoms.
         vectors: Lines VEC1, VEC2, VEC3 of lattice vectors, if any.
+        fault: Why the frame is invalid; empty if it is valid.
     """
 
     line: int
     comment: str
     atoms: Sequence[str]
     vectors: Sequence[str]
+    fault: str = ""
 
 
 def read_extxyz(text: str) -> Iterator[tuple[Atoms, tuple[str, ...]] | InvalidCrystalError]:
@@ -68,70 +69,76 @@ def read_extxyz(text: str) -> Iterator[tuple[Atoms, tuple[str, ...]] | InvalidCr
         The crystal of a frame with messages for the user, or an error with the reason.
     """
     for frame in split_frames(text.removesuffix("\n").split("\n")):
-        if isinstance(frame, InvalidCrystalError):
-            yield frame
-            continue
         try:
-            yield _frame(frame)
+            yield parse_frame(frame)
         except InvalidCrystalError as error:
             yield error
         except Exception as error:  # ASE and numpy raise any error for invalid input
             yield _fault(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}.")
 
 
-def split_frames(lines: Sequence[str]) -> Iterator[FrameText | InvalidCrystalError]:
-    """Split the lines of an extended XYZ file into frames.
+def split_frames(lines: Iterable[str]) -> Iterator[FrameText]:
+    """Split lines into frames; few frames are in memory at a time.
 
     Args:
-        lines: All lines without their ends.
+        lines: Lines without their ends.
 
     Yields:
-        A frame, or an error where the number of atoms does not fit; splitting continues at the next frame.
+        Frames. After an invalid one, splitting continues at the next Lattice or Properties.
     """
-    starts = [
-        k for k in range(len(lines) - 1) if lines[k].strip().isdecimal() and _START.search(lines[k + 1])
-    ]
-    row = 0
-    while row < len(lines):
-        head = lines[row].strip()
-        if not head:
-            row += 1
-            continue
-        after = bisect_right(starts, row)
-        following = starts[after] if after < len(starts) else len(lines)
-        if not head.isdecimal() or len(head) > 9 or row + 2 + int(head) > len(lines):
-            yield _fault(
-                f"line {row + 1} should hold the number of atoms that follow, and "
-                f"{max(len(lines) - row - 2, 0)} lines are left; got {head[:40]!r}."
-            )
-            row = following
-            continue
-        end = row + 2 + int(head)
-        while end < len(lines) and re.match(r"\s*VEC\d\b", lines[end]):
-            end += 1
-        surplus = next((line for line in lines[end:following] if line.strip()), "")
-        if following < end:
-            yield _fault(
-                f"line {row + 1} announces {head} atoms, but the next frame begins after "
-                f"{following - row - 2} lines."
-            )
-        elif len(surplus.split()) > 3 and parse_element(surplus.split()[0]):
-            yield _fault(f"line {row + 1} announces {head} atoms, but more follow: {surplus.strip()[:40]!r}.")
-            end = following
-        else:
-            atoms = row + 2 + int(head)
-            yield FrameText(row + 2, lines[row + 1], lines[row + 2 : atoms], lines[atoms:end])
-        row = min(end, following)
+    for start, block in _blocks(lines):
+        row = 0
+        while row < len(block):
+            head, number = block[row].strip(), start + row
+            if not head:
+                row += 1
+                continue
+            left = max(len(block) - row - 2, 0)
+            if not head.isdecimal() or len(head) > 9 or left < int(head):
+                yield FrameText(
+                    number + 1, "".join(block[row + 1 : row + 2]), (), (),
+                    f"line {number} should hold the number of atoms that follow, and {left} lines are left "
+                    f"in the frame; got {head[:40]!r}.",
+                )  # fmt: skip
+                break
+            atoms = end = row + 2 + int(head)
+            while end < len(block) and re.match(r"\s*VEC\d\b", block[end]):
+                end += 1
+            frame = FrameText(number + 1, block[row + 1], block[row + 2 : atoms], block[atoms:end])
+            surplus = next((line for line in block[end:] if line.strip()), "")
+            if len(surplus.split()) > 3 and parse_element(surplus.split()[0]):
+                fault = f"line {number} announces {head} atoms, but more follow: {surplus.strip()[:40]!r}."
+                yield frame._replace(fault=fault)
+                break
+            yield frame
+            row = end
+
+
+def _blocks(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
+    """Yield lines up to the next frame with Lattice or Properties, after the number of the first line."""
+    first, block = 1, list[str]()
+    for line in lines:
+        if block and block[-1].strip().isdecimal() and _START.search(line):
+            yield first, block[:-1]
+            first, block = first + len(block) - 1, block[-1:]
+        block.append(line)
+    yield first, block
 
 
 def _fault(reason: str) -> InvalidCrystalError:
     return InvalidCrystalError(f"it cannot be read as extxyz: {reason}")
 
 
-def _frame(frame: FrameText) -> tuple[Atoms, tuple[str, ...]]:
-    """Crystal of a frame, with messages for the user."""
+def parse_frame(frame: FrameText) -> tuple[Atoms, tuple[str, ...]]:
+    """Return the crystal of a frame, and messages for the user.
+
+    Raises:
+        InvalidCrystalError: The frame is invalid. ASE and numpy may raise other errors.
+    """
     from ase import Atoms
 
+    if frame.fault:
+        raise _fault(frame.fault)
     comment, first = parse_comment(frame.comment), frame.line + 1
     columns = _columns(comment)
     rows = [line.split() for line in frame.atoms]
