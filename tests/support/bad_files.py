@@ -35,7 +35,10 @@ BAD = {
         ["atoms 1 (O) and 2 (O)", "0.00 A apart"],
     ),
     "unknown_symbol.extxyz": ('1\nLattice="4 0 0 0 4 0 0 0 4" pbc="T T T"\nQq 0 0 0\n', ["cannot be read"]),
-    "unseen.extxyz": ('1\nLattice="4 0 0 0 4 0 0 0 4" pbc="T T T"\nPu 0 0 0\n', ["training data of the model lack", "Pu"]),
+    "unseen.extxyz": (
+        '1\nLattice="4 0 0 0 4 0 0 0 4" pbc="T T T"\nPu 0 0 0\n',
+        ["training data of the model lack", "Pu"],
+    ),
     "placeholder.extxyz": (
         '1\nLattice="4 0 0 0 4 0 0 0 4" pbc="T T T"\nX 0 0 0\n',
         ["atom 0", "no known element"],
