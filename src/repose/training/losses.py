@@ -51,7 +51,7 @@ def distance_loss(
 ) -> Tensor:
     """Loss of distances, displacements and lattice (DeepRelax, equations 11 to 15), with means for sums.
 
-    Displacements are relative to the starting positions or, with ``follow``, to these carried along with the cell.
+    Displacements are relative to the starting positions; with ``follow``, to these moved along with the cell.
 
     Args:
         prediction: Prediction with distances in A.
