@@ -1,4 +1,4 @@
-"""Importers: every layout gives the same pairs back, and what is broken is named."""
+"""Importers: every layout gives the same pairs, and errors name the broken crystal."""
 
 import csv
 import gzip
@@ -14,14 +14,9 @@ from ase.io import read, write
 from hypothesis import given
 from hypothesis import strategies as st
 
-from repose.data.importers.formats import (
-    Source,
-    detect,
-    find_sources,
-    import_extxyz,
-    import_source,
-    import_sources,
-)
+from repose.data.importers import extxyz
+from repose.data.importers.extxyz import import_extxyz
+from repose.data.importers.formats import Source, detect_format, find_sources, import_source, import_sources
 from repose.data.pairing import Refusal, path_to_pair
 from repose.data.splits import GroupSplit
 from repose.errors import DatasetError
@@ -59,7 +54,7 @@ def frames_of_file():
 
 
 @given(seeds)
-def test_frames_may_stand_in_any_order(tmp_path_factory, seed):
+def test_frames_may_be_in_any_order(tmp_path_factory, seed):
     frames = frames_of_file()
     path = tmp_path_factory.mktemp("shuffled") / "shuffled.extxyz"
     write(path, [frames[k] for k in np.random.default_rng(seed).permutation(len(frames))], format="extxyz")
@@ -72,18 +67,16 @@ def test_frames_may_stand_in_any_order(tmp_path_factory, seed):
 
 
 def test_crystals_are_yielded_as_they_are_read(monkeypatch):
-    """Streaming: after the first crystal only its own frames have been parsed."""
-    import ase.io.extxyz as module
-
-    parsed, original = [], module.read_xyz
-    monkeypatch.setattr(module, "read_xyz", lambda *a, **k: parsed.append(1) or original(*a, **k))
+    """When the first crystal is yielded, only its own frames have been parsed."""
+    parsed, original = [], extxyz.parse_frame
+    monkeypatch.setattr(extxyz, "parse_frame", lambda frame: parsed.append(1) or original(frame))
     first = next(iter(import_extxyz(PATHS)))
     assert len(parsed) == len(first.path)
 
 
 @pytest.mark.parametrize("compressed", [False, True])
-def test_a_file_cut_off_loses_only_the_crystal_it_cuts(tmp_path, compressed):
-    """The last crystal has lost its relaxed end: as a pair it would teach a wrong state."""
+def test_in_a_file_that_is_cut_off_only_the_incomplete_crystal_is_refused(tmp_path, compressed):
+    """The last crystal lacks its relaxed structure; as a pair it would be a wrong training target."""
     content = PATHS.read_bytes()
     path = tmp_path / ("cut.extxyz.gz" if compressed else "cut.extxyz")
     if compressed:
@@ -103,7 +96,7 @@ def test_a_file_cut_off_loses_only_the_crystal_it_cuts(tmp_path, compressed):
 
 
 def test_a_path_that_ends_before_its_relaxed_state_is_refused(tmp_path):
-    """Cut between two frames nothing looks broken, but n_steps tells."""
+    """A file that is cut between two frames is detected by n_steps."""
     frames = [
         a for a in frames_of_file() if not (a.info["id"] == IDS[1] and a.info["step"] == a.info["n_steps"])
     ]
@@ -112,7 +105,7 @@ def test_a_path_that_ends_before_its_relaxed_state_is_refused(tmp_path):
     assert len(pairs) == 5
     (refusal,) = refused
     assert refusal.id == IDS[1]
-    assert "relaxed state is missing" in refusal.reason
+    assert "relaxed structure is missing" in refusal.reason
 
 
 def break_number(lines):
@@ -135,13 +128,13 @@ def repeat_step(lines):
 @pytest.mark.parametrize(
     ("spoil", "fault", "message"),
     [
-        (break_number, IDS[0], "frame 0 cannot be read"),
+        (break_number, IDS[0], "frame 0: it cannot be read"),
         (drop_id, "x.extxyz", "no id="),
         (swap_species, IDS[0], "same atoms"),
         (repeat_step, IDS[0], "appears twice"),
     ],
 )
-def test_a_broken_frame_costs_only_its_own_crystal(tmp_path, spoil, fault, message):
+def test_a_broken_frame_affects_only_its_own_crystal(tmp_path, spoil, fault, message):
     lines = PATHS.read_text().splitlines()
     spoil(lines)
     (tmp_path / "x.extxyz").write_text("\n".join(lines) + "\n")
@@ -151,7 +144,7 @@ def test_a_broken_frame_costs_only_its_own_crystal(tmp_path, spoil, fault, messa
     assert message in refused[0].reason
 
 
-def test_an_id_in_two_files_is_refused_and_named(tmp_path):
+def test_an_id_in_two_files_is_refused(tmp_path):
     write(tmp_path / "again.extxyz", [a for a in frames_of_file() if a.info["id"] == IDS[2]], format="extxyz")
     sources = find_sources([PATHS, tmp_path])
     pairs, refused = split_up(import_sources(sources, assign=GroupSplit()))
@@ -162,7 +155,7 @@ def test_an_id_in_two_files_is_refused_and_named(tmp_path):
     assert str(PATHS) in refusal.reason
 
 
-def test_one_frame_is_no_path():
+def test_one_frame_is_not_a_path():
     with pytest.raises(DatasetError, match="1 frame"):
         path_to_pair("x", [states(REFERENCE[IDS[0]])[0]])
 
@@ -187,7 +180,7 @@ SPLIT_OF = dict(zip(IDS, ("train", "train", "val", "train", "test", "test"), str
 
 
 def make_layout(root: Path, layout: str) -> Path:
-    """Real crystals as the published archives have them."""
+    """Write real crystals in a layout of the published archives."""
     folder, before, after = LAYOUTS[layout]
     (root / folder).mkdir(parents=True, exist_ok=True)
     for name, pair in REFERENCE.items():
@@ -210,20 +203,20 @@ def make_layout(root: Path, layout: str) -> Path:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_published_layouts_of_cif_pairs(tmp_path, layout):
     root = make_layout(tmp_path / layout, layout)
-    assert detect(root) == "cif-pairs"
+    assert detect_format(root) == "cif-pairs"
     pairs, refused = split_up(import_sources(find_sources([root])))
     assert not refused
     assert {p.id: p.split for p in pairs} == SPLIT_OF
     for pair in pairs:
         expected = REFERENCE[pair.id]
         np.testing.assert_array_equal(pair.numbers, expected.numbers)
-        # CIF forgets the orientation: what is invariant must be the same, to the digits of the file.
+        # CIF has no orientation: invariants must be equal to the digits of the file.
         for mine, theirs in zip(states(pair), states(expected), strict=True):
             np.testing.assert_allclose(mine.cell.cellpar(), theirs.cell.cellpar(), atol=2e-4)
             np.testing.assert_allclose(
                 mine.get_all_distances(mic=True), theirs.get_all_distances(mic=True), atol=2e-3
             )
-        # Displacements beyond the cell's deformation, in the frame of the cell.
+        # Displacements in fractional coordinates.
         mine, theirs = (
             p.relaxed_positions @ np.linalg.inv(p.relaxed_cell) - p.positions @ np.linalg.inv(p.cell)
             for p in (pair, expected)
@@ -233,7 +226,7 @@ def test_published_layouts_of_cif_pairs(tmp_path, layout):
             assert pair.tags["formula"].startswith("F")
 
 
-def test_faults_of_cif_pairs_are_named_and_cost_no_other_crystal(tmp_path):
+def test_errors_of_cif_pairs_affect_no_other_crystal(tmp_path):
     root = make_layout(tmp_path / "c2db", "c2db")
     cifs = root / "CIF"
     relaxed = [cifs / f"{name}_relaxed.cif" for name in IDS]
@@ -284,7 +277,7 @@ def test_ase_databases_of_pairs_and_paths(tmp_path, suffix):
         database.write(before, pair="half", state="unrelaxed")
         database.write(before, pair="other", state="melted")
         database.write(before)
-    assert detect(path) == "ase-db"
+    assert detect_format(path) == "ase-db"
     pairs, refused = split_up(import_source(Source(path, "ase-db")))
     assert [p.id for p in pairs] == [IDS[0], IDS[1], IDS[3]]
     for pair in pairs:
@@ -297,7 +290,7 @@ def test_ase_databases_of_pairs_and_paths(tmp_path, suffix):
     assert "'melted'" in refused[1].reason
 
 
-def test_a_database_without_the_convention_is_told_it(tmp_path):
+def test_a_database_without_the_key_pair_is_refused(tmp_path):
     with connect(tmp_path / "x.db", use_lock_file=False) as database:
         database.write(states(REFERENCE[IDS[0]])[0])
     (refusal,) = import_source(Source(tmp_path / "x.db", "ase-db"))
@@ -336,7 +329,7 @@ def write_text(path: Path, text: str) -> Path:
 @pytest.mark.parametrize("name", forms())
 def test_forms_of_pymatgen_json(tmp_path, name):
     path = write_text(tmp_path / name, forms()[name])
-    assert detect(path) == "pymatgen-json"
+    assert detect_format(path) == "pymatgen-json"
     pairs, refused = split_up(import_source(Source(path, "pymatgen-json"), align=False))
     assert not refused
     assert [p.id for p in pairs] == IDS[:3]
@@ -353,7 +346,7 @@ def test_one_entry_alone(tmp_path):
     assert_same(pair, REFERENCE[IDS[0]])
 
 
-def test_faulty_entries_cost_no_other(tmp_path):
+def test_invalid_entries_affect_no_other(tmp_path):
     disordered = entry(IDS[0])
     disordered["relaxed"]["sites"][0]["species"][0]["occu"] = 0.5
     lines = [

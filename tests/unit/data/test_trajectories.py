@@ -1,4 +1,4 @@
-"""Whole relaxations, as VASP and ASE write them: units, signs, continuity, and what is refused."""
+"""Relaxations written by VASP and ASE: units, signs, continuity, and refusals."""
 
 import gzip
 from dataclasses import replace
@@ -20,9 +20,9 @@ from typer.testing import CliRunner
 
 from repose.cli.data import app
 from repose.data.dataset import Dataset
-from repose.data.frames import equidistant, paths_of
-from repose.data.importers.formats import detect, find_sources, import_source, import_sources
-from repose.data.importers.trajectories import continuous, trajectory_to_pair
+from repose.data.frames import evenly_spaced, select_paths
+from repose.data.importers.formats import detect_format, find_sources, import_source, import_sources
+from repose.data.importers.trajectories import trajectory_to_pair, unwrap
 from repose.data.importers.vasprun import run_name
 from repose.data.splits import GroupSplit
 from repose.errors import DatasetError
@@ -33,7 +33,7 @@ seeds = st.integers(0, 2**31)
 
 
 def only(path, kind="auto"):
-    """The one pair in a file, or the reason why there is none."""
+    """Return the only pair of a file, or the reason of its refusal."""
     (source,) = find_sources([path], kind)
     pairs, refused = split_up(import_source(source))
     assert len(pairs) + len(refused) == 1
@@ -41,7 +41,7 @@ def only(path, kind="auto"):
 
 
 def assert_frames(pair, steps, tolerance=1e-10):
-    """Every number of a path is that of the steps, whose calculators hold what they gave."""
+    """Check that all numbers of a path are those of the steps and their calculators."""
     assert len(pair.path) == len(steps)
     np.testing.assert_array_equal(pair.numbers, steps[0].numbers)
     np.testing.assert_array_equal(pair.pbc, steps[0].pbc)
@@ -66,7 +66,7 @@ def assert_frames(pair, steps, tolerance=1e-10):
 
 
 def relaxation(**changes) -> Run:
-    """MgO in three steps; its oxygen goes through the border of the cell, and back from the other side."""
+    """Return MgO in three steps; its oxygen crosses the border of the cell twice."""
     forces = np.array([[0.3, 0.0, 0.01], [-0.3, 0.0, -0.01]])
     stress = np.array([[12.0, 1.0, 2.0], [1.0, -8.0, 3.0], [2.0, 3.0, 4.0]])
     steps = [
@@ -110,7 +110,7 @@ def test_numbers_of_vasprun_are_converted(tmp_path, name):
 
 
 def test_wrapped_coordinates_become_a_continuous_path(tmp_path):
-    """The file has 0.99, 0.01, 0.02 along c; the first frame stays where the file has it."""
+    """The file has 0.99, 0.01, 0.02 along c; the first frame is not changed."""
     run = relaxation()
     pair = only(write_run(tmp_path / "vasprun.xml", run))
     assert "<v> 0.99000000  0.01000000  0.01000000 </v>" in (tmp_path / "vasprun.xml").read_text()
@@ -122,7 +122,7 @@ def test_wrapped_coordinates_become_a_continuous_path(tmp_path):
 
 @pytest.mark.parametrize(("pressure", "tolerance"), [(0.0, 1e-9), (50.0, 1e-5)])
 def test_ase_reads_the_same_from_vasprun(tmp_path, pressure, tolerance):
-    """With a pressure ASE takes VASP's value of the electron's charge, which is older."""
+    """With a pressure, ASE uses the older elementary charge of VASP."""
     path = write_run(tmp_path / "vasprun.xml", relaxation(settings={"PSTRESS": pressure}))
     pair = only(path)
     steps = read(path, ":", format="vasp-xml")
@@ -131,7 +131,7 @@ def test_ase_reads_the_same_from_vasprun(tmp_path, pressure, tolerance):
 
 
 def place(atoms, positions):
-    """The same crystal with other images of its atoms, which ASE leaves wrapped."""
+    """Return the crystal with its atoms, which ASE leaves wrapped, in other periodic images."""
     images = (positions - atoms.positions) @ np.linalg.inv(atoms.cell.array)
     np.testing.assert_allclose(images, images.round(), atol=1e-7)
     moved = atoms.copy()
@@ -149,7 +149,7 @@ def test_steps_that_did_not_converge_have_no_labels(tmp_path):
     assert pair.path[1].stress is None
 
 
-def test_numbers_that_did_not_fit_are_not_known(tmp_path):
+def test_numbers_that_did_not_fit_become_none(tmp_path):
     path = write_run(tmp_path / "vasprun.xml", relaxation())
     path.write_text(path.read_text().replace("12.00000000", "***********"))
     pair = only(path)
@@ -176,13 +176,13 @@ def last(run, **changes):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_runs_that_are_no_whole_relaxation_are_refused(tmp_path, run, reason):
+def test_runs_that_are_not_converged_relaxations_are_refused(tmp_path, run, reason):
     found = only(write_run(tmp_path / "vasprun.xml", run))
     assert isinstance(found, str)
     assert reason in found
 
 
-def test_forces_on_fixed_atoms_do_not_count_as_unfinished(tmp_path):
+def test_forces_on_fixed_atoms_do_not_count_for_convergence(tmp_path):
     run = last(relaxation(selective=["F  F  F", "T  T  T"]), forces=np.array([[0.5, 0, 0], [0, 0, 0.01]]))
     pair = only(write_run(tmp_path / "vasprun.xml", run))
     assert pair.path[-1].forces[0, 0] == 0.5
@@ -190,7 +190,7 @@ def test_forces_on_fixed_atoms_do_not_count_as_unfinished(tmp_path):
 
 @pytest.mark.parametrize("name", ["vasprun.xml", "vasprun.xml.gz"])
 @given(share=st.floats(0.01, 0.99))
-def test_a_job_that_was_killed_costs_no_other(tmp_path_factory, name, share):
+def test_a_killed_job_affects_no_other(tmp_path_factory, name, share):
     root = tmp_path_factory.mktemp("runs")
     for folder in "abc":
         path = write_run(root / folder / name, relaxation())
@@ -200,16 +200,16 @@ def test_a_job_that_was_killed_costs_no_other(tmp_path_factory, name, share):
     assert [p.id for p in pairs] == ["a", "c"]
     (refusal,) = refused
     assert refusal.id == "b"
-    assert "jobs that were killed" in refusal.reason
+    assert "if the job was killed" in refusal.reason
 
 
 @pytest.mark.parametrize(
     "content", [b"", b"\x1f\x8b\x08broken", b"<modeling></modeling>", b"<html><p></html>"]
 )
 @pytest.mark.parametrize("name", ["vasprun.xml", "vasprun.xml.gz"])
-def test_files_that_are_no_vasprun_are_refusals(tmp_path, name, content):
+def test_files_that_are_not_vasprun_are_refused(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
-    assert "not a whole vasprun.xml" in only(tmp_path / name)
+    assert "not a complete vasprun.xml" in only(tmp_path / name)
 
 
 def test_runs_are_found_and_named(tmp_path):
@@ -230,7 +230,7 @@ def test_runs_are_found_and_named(tmp_path):
     assert {p.id for p in pairs} == {s.name for s in sources}
     assert run_name(root / "NaCl" / "vasprun.xml") == "NaCl"
     assert run_name(root / "vasprun_3.xml.gz") == "vasprun_3"
-    assert detect(root / "OUTCAR.xml") is None
+    assert detect_format(root / "OUTCAR.xml") is None
 
 
 def test_the_same_run_twice_is_refused(tmp_path):
@@ -259,13 +259,13 @@ def test_a_folder_of_runs_from_the_command_line(tmp_path):
 
 
 def relax(path, seed=0, constraint=None, steps=12):
-    """A strained, rattled crystal of copper and gold, relaxed with its cell by EMT."""
+    """Relax a strained, rattled crystal of copper and gold, and its cell, with EMT."""
     atoms = bulk("Cu", cubic=True)
     atoms.symbols[0] = "Au"
     rng = np.random.default_rng(seed)
     atoms.set_cell(atoms.cell @ (np.eye(3) + rng.uniform(-0.05, 0.05, (3, 3))), scale_atoms=True)
     atoms.positions += rng.normal(scale=0.1, size=(4, 3))
-    atoms.positions[1] -= 5 * atoms.cell[0]  # unwrapped, as users' atoms are
+    atoms.positions[1] -= 5 * atoms.cell[0]  # unwrapped
     atoms.set_constraint(constraint)
     atoms.calc = EMT()
     with BFGS(FrechetCellFilter(atoms), trajectory=str(path), logfile=None) as optimizer:
@@ -274,7 +274,7 @@ def relax(path, seed=0, constraint=None, steps=12):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_relaxation_by_ase_comes_back_number_for_number(tmp_path, seed):
+def test_a_relaxation_by_ase_is_imported_exactly(tmp_path, seed):
     steps = relax(tmp_path / "CuAu-7.traj", seed)
     pair = only(tmp_path / "CuAu-7.traj")
     assert pair.id == "CuAu-7"
@@ -286,7 +286,7 @@ def test_a_relaxation_by_ase_comes_back_number_for_number(tmp_path, seed):
     assert_frames(other, steps, tolerance=1e-7)  # the digits of the file
 
 
-def test_forces_on_atoms_that_are_held_are_kept(tmp_path):
+def test_forces_on_constrained_atoms_are_kept(tmp_path):
     steps = relax(tmp_path / "x.traj", constraint=FixAtoms([1, 2]))
     assert not steps[0].get_forces()[1].any()
     pair = only(tmp_path / "x.traj")
@@ -296,7 +296,7 @@ def test_forces_on_atoms_that_are_held_are_kept(tmp_path):
     assert np.linalg.norm(only(tmp_path / "x.extxyz").path[0].forces[1]) > 1e-3
 
 
-def test_molecular_dynamics_is_no_relaxation(tmp_path):
+def test_molecular_dynamics_is_refused(tmp_path):
     atoms = bulk("Cu", cubic=True)
     atoms.calc = EMT()
     with VelocityVerlet(atoms, 1 * units.fs, trajectory=str(tmp_path / "x.traj")) as dynamics:
@@ -312,7 +312,7 @@ def written(tmp_path_factory):
 
 
 @given(share=st.floats(0, 0.99))
-def test_a_trajectory_cut_off_is_refused(tmp_path_factory, written, share):
+def test_a_trajectory_that_is_cut_off_is_refused(tmp_path_factory, written, share):
     root = tmp_path_factory.mktemp("cut")
     (root / "a.traj").write_bytes(written[: int(share * len(written))])
     (root / "b.traj").write_bytes(written)
@@ -322,7 +322,7 @@ def test_a_trajectory_cut_off_is_refused(tmp_path_factory, written, share):
 
 
 def frames_of(energy=True, **changes):
-    """Three steps of sodium chloride, in the box of a sheet."""
+    """Return three steps of sodium chloride, periodic in two directions."""
     frames = []
     for k in range(3):
         atoms = Atoms("NaCl", [[0, 0, 0], [0, 0, 2.6 + 0.05 * k]], cell=[4 + 0.1 * k, 4, 12], pbc=(1, 1, 0))
@@ -375,7 +375,7 @@ def lose(frames):
         (lose, "not finite"),
     ],
 )
-def test_what_is_no_single_relaxation_is_refused(tmp_path, suffix, spoil, reason):
+def test_files_that_are_not_one_relaxation_are_refused(tmp_path, suffix, spoil, reason):
     frames = frames_of()
     spoil(frames)
     write(tmp_path / f"x.{suffix}", frames)
@@ -389,10 +389,10 @@ def test_a_file_without_ids_that_is_cut_off_is_one_refusal(tmp_path):
     write(tmp_path / "x.extxyz", frames_of())
     text = (tmp_path / "x.extxyz").read_text()
     (tmp_path / "x.extxyz").write_text(text[: text.rindex("Cl")])
-    assert "file ends before" in only(tmp_path / "x.extxyz")
+    assert "lines are left in the frame" in only(tmp_path / "x.extxyz")
 
 
-def test_ids_in_some_frames_only_make_no_path(tmp_path):
+def test_frames_without_id_among_others_are_refused(tmp_path):
     frames = frames_of()
     frames[0].info["id"] = "NaCl"
     write(tmp_path / "x.extxyz", frames)
@@ -403,7 +403,7 @@ def test_ids_in_some_frames_only_make_no_path(tmp_path):
     assert "frame 1 has no id=" in refused[1].reason
 
 
-def test_folders_give_what_they_are_asked_for(tmp_path):
+def test_sources_of_one_format_in_a_folder(tmp_path):
     write(tmp_path / "x.traj", frames_of())
     write(tmp_path / "y.extxyz", frames_of())
     write_run(tmp_path / "z" / "vasprun.xml", relaxation())
@@ -419,24 +419,24 @@ def test_folders_give_what_they_are_asked_for(tmp_path):
 
 @given(seeds)
 def test_any_wrapping_of_a_path_is_undone(seed):
-    """Whatever images the frames are written with, the path goes on from the first; a cell may grow."""
+    """The path continues from the first frame for any periodic images of the others; the cell may grow."""
     rng = np.random.default_rng(seed)
     pbc = rng.random(3) < 0.8
     cell = (np.eye(3) + rng.uniform(-0.3, 0.3, (3, 3))) * 5
     start = rng.uniform(-2, 2, (4, 3))
-    walk = start + np.cumsum(rng.uniform(-0.4, 0.4, (6, 4, 3)), axis=0)
+    positions = start + np.cumsum(rng.uniform(-0.4, 0.4, (6, 4, 3)), axis=0)
     steps, wrapped = [], []
-    for k, fractional in enumerate(walk):
+    for k, fractional in enumerate(positions):
         box = cell * (1 + 0.05 * k)
         images = rng.integers(-3, 4, (4, 3)) * pbc * (k > 0)
         steps.append(Atoms("H4", cell=box, pbc=pbc, positions=fractional @ box))
         wrapped.append(Atoms("H4", cell=box, pbc=pbc, positions=(fractional + images) @ box))
-    for mine, same, expected in zip(continuous(wrapped), continuous(steps), steps, strict=True):
+    for mine, same, expected in zip(unwrap(wrapped), unwrap(steps), steps, strict=True):
         np.testing.assert_allclose(mine.positions, expected.positions, rtol=0, atol=1e-10)
         np.testing.assert_array_equal(same.positions, expected.positions)
 
 
-def test_a_crystal_without_a_cell_is_told_so():
+def test_a_crystal_without_a_cell_is_refused():
     with pytest.raises(Exception, match="no cell"):
         trajectory_to_pair("x", [Atoms("H2", [[0, 0, 0], [0, 0, 1]])] * 2)
 
@@ -445,9 +445,9 @@ def test_a_crystal_without_a_cell_is_told_so():
 
 
 @given(st.integers(2, 60), st.integers(0, 400))
-def test_equidistant_frames(n, more):
+def test_evenly_spaced_frames(n, more):
     length = n + more
-    chosen = np.array(equidistant(range(length), n))
+    chosen = np.array(evenly_spaced(range(length), n))
     assert len(chosen) == n
     assert (chosen[0], chosen[-1]) == (0, length - 1)
     gaps = np.diff(chosen)
@@ -456,17 +456,16 @@ def test_equidistant_frames(n, more):
     assert abs(chosen - np.linspace(0, length - 1, n)).max() <= 0.5
 
 
-def test_too_few_frames_are_an_error():
-    with pytest.raises(DatasetError, match="fewer than the 5"):
-        equidistant(range(4), 5)
+def test_few_frames():
+    assert evenly_spaced(range(4), 5) == (0, 1, 2, 3)
+    assert evenly_spaced(range(4), 0) == ()
+    assert evenly_spaced(range(4), 1) == (0, 3)
     for n in (0, 1):
         with pytest.raises(DatasetError, match="at least 2"):
-            equidistant(range(4), n)
-        with pytest.raises(DatasetError, match="at least 2"):
-            paths_of([], n)
+            select_paths([], n)
 
 
-def test_paths_of_a_dataset_and_what_is_left_out():
+def test_paths_of_a_dataset():
     pairs = list(REFERENCE.values())
     lengths = [len(pair.path) for pair in pairs]
     n = sorted(lengths)[2]
@@ -475,22 +474,22 @@ def test_paths_of_a_dataset_and_what_is_left_out():
     unstressed = replace(
         mute, path=tuple(replace(f, energy=0.0, forces=f.positions, stress=None) for f in mute.path)
     )
-    found = paths_of([*pairs, mute, unstressed, replace(mute, path=())], n)
+    found = select_paths([*pairs, mute, unstressed, replace(mute, path=())], n)
     expected = [pair for pair in pairs if len(pair.path) >= n]
     assert [p.id for p in found.pairs] == [p.id for p in [*expected, unstressed]]
     assert (found.frames, found.too_short, found.unlabelled) == (n, len(pairs) - len(expected) + 1, 1)
     for pair, whole in zip(found.pairs, expected, strict=False):
-        assert pair.path == equidistant(whole.path, n)
+        assert pair.path == evenly_spaced(whole.path, n)
         assert (pair.path[0], pair.path[-1]) == (whole.path[0], whole.path[-1])
         np.testing.assert_array_equal(pair.relaxed_positions, whole.relaxed_positions)
     assert f"{len(found.pairs)} of 9 crystals" in str(found)
     # A frame that is not chosen may lack its labels.
     path = (longest.path[0], replace(longest.path[1], energy=None), *longest.path[2:])
-    assert len(paths_of([replace(longest, path=path)], 2).pairs) == 1
+    assert len(select_paths([replace(longest, path=path)], 2).pairs) == 1
 
 
 def test_paths_of_extended_xyz_and_trajectories_are_alike(tmp_path):
-    """The shipped paths, each written as a trajectory of ASE, come back the same."""
+    """The test paths are the same when imported from trajectories of ASE."""
     steps = {}
     for atoms in read(PATHS, ":"):
         steps.setdefault(atoms.info["id"], []).append(atoms)

@@ -1,16 +1,15 @@
-"""Folders of CIF pairs with tables of their splits: the archives of DeepRelax, E3Relax and E3Relax-H2.
+"""Import of folders of CIF pairs with tables of splits: the archives of DeepRelax, E3Relax and E3Relax-H2.
 
-Layouts, all found without being told:
+Layouts, which are detected:
 
 * C2DB, layered, JARVIS, custom: ``CIF/ID_unrelaxed.cif`` and ``CIF/ID_relaxed.cif``; ``train.csv``,
   ``val.csv``, ``test.csv`` with a column ``atoms_id``.
 * Materials Project: ``CIF/ID_U.cif`` and ``CIF/ID_R.cif``; column ``mp_id``.
 * X-Mn-O: ``ID_unrelaxed.cif`` and ``ID_relaxed.cif`` in the folder itself (or in ``CIF``);
-  ``id_prop_train_all.csv`` and its siblings have no header and list the files, relaxed and unrelaxed, each
-  with its energy.
+  ``id_prop_train_all.csv`` etc. without header, with a row of file name and energy for every structure.
 
-A folder without tables is read too; its crystals then have no split. CIF knows no periodic directions:
-sheets come out periodic along their vacuum.
+Without tables, crystals have no split. CIF has no periodic directions: sheets are read as periodic along the
+vacuum.
 """
 
 from __future__ import annotations
@@ -31,63 +30,62 @@ if TYPE_CHECKING:
 FOLDERS = ("CIF", "CIF_POSCAR", "cif", "cifs", ".")
 TABLES = ("{}.csv", "id_prop_{}_all.csv", "id_prop_{}.csv")
 ID_COLUMNS = ("atoms_id", "mp_id", "material_id", "cif_id", "id")
-# Ends of the names of the unrelaxed and the relaxed file.
+# Suffixes of the names of the unrelaxed and the relaxed file.
 ENDINGS = (("_unrelaxed", "_relaxed"), ("_U", "_R"), ("_unopt", "_opt"))
+_ALL_ENDINGS = sum(ENDINGS, ())
 
 
 @dataclass
 class _Entry:
-    """What the tables say about one crystal."""
+    """Splits (with the names of their tables) and tags of a crystal."""
 
-    tables: dict[str, str]  # split -> name of the table
+    tables: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
 
 
 def holds_cifs(folder: Path) -> bool:
-    """Whether a folder looks like CIF pairs: CIFs in it or in its folder ``CIF``."""
+    """Return whether there are CIFs in a folder or in its folder ``CIF``."""
     return any(True for name in FOLDERS for _ in (folder / name).glob("*.cif"))
 
 
 def has_tables(folder: Path) -> bool:
-    """Whether tables say which split the crystals of a folder belong to."""
+    """Return whether a folder has tables of splits."""
     return any((folder / pattern.format(split)).is_file() for pattern in TABLES for split in SPLITS)
 
 
 def import_cif_pairs(folder: Path, *, align: bool = True) -> Iterator[Pair | Refusal]:
-    """Pairs from a folder; see the module for its layouts.
+    """Import pairs from a folder; see the module for its layouts.
 
     Args:
         folder: Holds the tables, and the CIFs or a folder ``CIF`` of them.
         align: Remove a rigid rotation; see `repose.data.pairing.states_to_pair`.
 
     Yields:
-        Pairs with the split of their table; further columns become tags. Refused are crystals that lack a
-        file, and those that stand in two tables (the test would leak into training).
+        Pairs with the split of their table; other columns become tags. Refused are crystals without one of
+        the files, and crystals in two tables (test data would leak into training).
 
     Raises:
         DatasetError: It is not such a folder, or a table cannot be read.
     """
     if not folder.is_dir() or not holds_cifs(folder):
         raise DatasetError(f"{folder} is not a folder with CIFs, in itself or in a folder CIF.")
-    entries = _read_tables(folder) or {name: _Entry({}) for name in _names(folder)}
+    entries = _read_tables(folder) or {name: _Entry() for name in _names(folder)}
     if not entries:
         endings = " or ".join(f"{unrelaxed}.cif/{relaxed}.cif" for unrelaxed, relaxed in ENDINGS)
         raise DatasetError(f"{folder} holds CIFs but no pairs; their names must end in {endings}.")
     for name, entry in entries.items():
         if len(entry.tables) > 1:
-            yield Refusal(
-                name, f"it stands in {' and '.join(entry.tables.values())}; leave it in one of them."
-            )
+            yield Refusal(name, f"it is in {' and '.join(entry.tables.values())}; keep it in one of them.")
         else:
             split = next(iter(entry.tables), UNASSIGNED)
             yield attempt(name, _pair, folder, name, split, entry.tags, align)
 
 
-def read_state(path: Path) -> Atoms:
-    """The crystal in a CIF, in the standard orientation; of several blocks the last.
+def _read_state(path: Path) -> Atoms:
+    """Return the crystal of a CIF (of the last block), in the standard orientation.
 
     Raises:
-        DatasetError: It cannot be read, or is no ordered crystal; says which file and why.
+        DatasetError: The file cannot be read, or holds no ordered crystal.
     """
     from repose.io.cif import read_cif
 
@@ -101,60 +99,48 @@ def read_state(path: Path) -> Atoms:
 
 
 def _pair(folder: Path, name: str, split: str, tags: dict[str, str], align: bool) -> Pair:
-    files = _find(folder, name)
-    if files is None:
-        seen = [path.name for end in sum(ENDINGS, ()) for path in _candidates(folder, name + end)]
-        raise DatasetError(
-            f"its files {name}_unrelaxed.cif and {name}_relaxed.cif (or _U/_R, _unopt/_opt) are not both in "
-            f"{folder} or its folder CIF; found {', '.join(seen) or 'neither'}."
-        )
-    return states_to_pair(name, *map(read_state, files), align=align, split=split, tags=tags)
-
-
-def _candidates(folder: Path, stem: str) -> list[Path]:
-    return [path for name in FOLDERS if (path := folder / name / f"{stem}.cif").is_file()]
-
-
-def _find(folder: Path, name: str) -> tuple[Path, Path] | None:
-    """Unrelaxed and relaxed file of a crystal; both must lie in one folder."""
     for inside in FOLDERS:
-        for unrelaxed, relaxed in ENDINGS:
-            pair = folder / inside / f"{name}{unrelaxed}.cif", folder / inside / f"{name}{relaxed}.cif"
-            if all(path.is_file() for path in pair):
-                return pair
-    return None
+        for endings in ENDINGS:
+            files = [folder / inside / f"{name}{end}.cif" for end in endings]
+            if all(file.is_file() for file in files):
+                unrelaxed, relaxed = map(_read_state, files)
+                return states_to_pair(name, unrelaxed, relaxed, align=align, split=split, tags=tags)
+    raise DatasetError(
+        f"its files {name}_unrelaxed.cif and {name}_relaxed.cif (or _U/_R, _unopt/_opt) are not both in "
+        f"{folder} or its folder CIF; found {', '.join(_files(folder, name)) or 'neither'}."
+    )
+
+
+def _files(folder: Path, name: str) -> list[str]:
+    """Return the names of the files of a crystal."""
+    names = [f"{name}{end}.cif" for end in _ALL_ENDINGS]
+    return [file for file in names for inside in FOLDERS if (folder / inside / file).is_file()]
 
 
 def _names(folder: Path) -> list[str]:
-    """Names of all crystals that have at least one file, in alphabetical order."""
+    """Return the names of all crystals with at least one file, in alphabetical order."""
     stems = (path.stem for inside in FOLDERS for path in (folder / inside).glob("*.cif"))
     return sorted({name for stem in stems if (name := _without_ending(stem)) != stem})
 
 
 def _without_ending(name: str) -> str:
-    """``ID_relaxed`` and ``ID_unrelaxed`` are both the crystal ID."""
+    """Return ID of ``ID_relaxed`` and of ``ID_unrelaxed``, with or without ``.cif``."""
     name = name.removesuffix(".cif")
-    for end in sum(ENDINGS, ()):
-        if name.endswith(end):
-            return name.removesuffix(end)
-    return name
+    return next((name.removesuffix(end) for end in _ALL_ENDINGS if name.endswith(end)), name)
 
 
 def _read_tables(folder: Path) -> dict[str, _Entry]:
     entries: dict[str, _Entry] = {}
     for split in SPLITS:
-        names = [pattern.format(split) for pattern in TABLES]
-        path = next((folder / name for name in names if (folder / name).is_file()), None)
-        if path is None:
-            continue
-        for name, tags in _read_table(path, folder):
-            entry = entries.setdefault(name, _Entry({}, tags))
-            entry.tables[split] = path.name
+        paths = [folder / pattern.format(split) for pattern in TABLES]
+        path = next((path for path in paths if path.is_file()), None)
+        for name, tags in _read_table(path, folder) if path else ():
+            entries.setdefault(name, _Entry(tags=tags)).tables[split] = path.name
     return entries
 
 
 def _read_table(path: Path, folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """Crystals of one table, with its other columns."""
+    """Yield the crystals of a table, with the other columns."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as handle:
             rows = [row for row in csv.reader(handle) if row and any(row)]
@@ -164,21 +150,12 @@ def _read_table(path: Path, folder: Path) -> Iterator[tuple[str, dict[str, str]]
         return
     columns = [title.strip().lower() for title in rows[0]]
     column = next((columns.index(name) for name in ID_COLUMNS if name in columns), None)
-    titles = (
-        rows.pop(0)
-        if column is not None or not _is_crystal(folder, _without_ending(rows[0][0].strip()))
-        else []
-    )
+    has_header = column is not None or not _files(folder, _without_ending(rows[0][0].strip()))
+    titles = rows.pop(0) if has_header else []
     column = column or 0
     for row in rows:
         if len(row) > column:
-            tags = {
-                t: v for k, (t, v) in enumerate(zip(titles, row, strict=False)) if k != column and t and v
-            }
+            cells = enumerate(zip(titles, row, strict=False))
+            tags = {title: value for k, (title, value) in cells if k != column and title and value}
             name = row[column].strip()
-            yield name if _is_crystal(folder, name) else _without_ending(name), tags
-
-
-def _is_crystal(folder: Path, name: str) -> bool:
-    """Whether the folder holds a file of a crystal of this name."""
-    return any(_candidates(folder, name + end) for end in sum(ENDINGS, ()))
+            yield name if _files(folder, name) else _without_ending(name), tags

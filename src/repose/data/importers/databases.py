@@ -1,4 +1,4 @@
-"""Pairs from ASE databases and from pymatgen JSON."""
+"""Import of pairs from ASE databases and from pymatgen JSON."""
 
 from __future__ import annotations
 
@@ -16,47 +16,47 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 STATES = ("unrelaxed", "relaxed")
-# Keys of a JSON entry, the first that is present counts.
+# Keys of a JSON entry; the first one present is used.
 IDS = ("id", "material_id", "mp_id", "name")
 INPUTS = ("unrelaxed", "initial", "input", "unrelaxed_structure", "initial_structure")
 OUTPUTS = ("relaxed", "final", "output", "relaxed_structure", "final_structure")
 
 
 def import_ase_db(path: Path, *, align: bool = True) -> Iterator[Pair | Refusal]:
-    """Pairs and paths from a database of `ase.db` (``.db`` or ``.json``).
+    """Import pairs and paths from a database of `ase.db` (``.db`` or ``.json``).
 
-    The convention, in key-value pairs of the rows: rows with the same ``pair`` are one crystal. Two rows
-    with ``state="unrelaxed"`` and ``state="relaxed"`` are matched to each other; or any number of rows
-    with ``step`` = 0, 1, ... are the frames of a path, with their energies, forces and stresses, left as they
-    are. ``split`` is the crystal's split; other keys become tags::
+    Key-value pairs of a row: rows with the same ``pair`` are one crystal. They are either two rows with
+    ``state="unrelaxed"`` and ``state="relaxed"``, whose atoms are matched; or any number of rows with
+    ``step`` = 0, 1, ..., the frames of a path, with their energies, forces and stresses, unchanged.
+    ``split`` is the split of the crystal; other keys become tags::
 
         db.write(before, pair="GaAs-7", state="unrelaxed", split="train", prototype="ZnS")
         db.write(after, pair="GaAs-7", state="relaxed")
 
     Args:
         path: The database.
-        align: Remove a rigid rotation of relaxed states; see `repose.data.pairing.states_to_pair`.
+        align: Remove a rigid rotation of relaxed crystals; see `repose.data.pairing.states_to_pair`.
 
     Yields:
-        One pair per name, or why there is none.
+        One pair per crystal, or a refusal.
 
     Raises:
-        DatasetError: It is no database, or no row follows the convention.
+        DatasetError: It is not a database, or no row has the key ``pair``.
     """
     from ase.db import connect
 
     kind = "json" if path.suffix == ".json" else "db"
     rows: dict[str, list[tuple[int, dict[str, Any]]]] = {}
-    kept: dict[int, Any] = {}
+    cached: dict[int, Any] = {}
     try:
         database = connect(str(path), type=kind, use_lock_file=False)
         for row in database.select(include_data=False):
             keys = row.key_value_pairs
             if "pair" in keys:
                 rows.setdefault(str(keys["pair"]), []).append((row.id, keys))
-                if kind == "json":  # parsed whole for every look-up otherwise
-                    kept[row.id] = row
-    except Exception as error:  # sqlite3, json and ase raise each their own
+                if kind == "json":  # `get` would parse the whole file for every row
+                    cached[row.id] = row
+    except Exception as error:  # errors of sqlite3, json and ase
         raise DatasetError(f"{path} cannot be read as an ASE database: {describe(error)}.") from None
     if not rows:
         raise DatasetError(
@@ -64,49 +64,51 @@ def import_ase_db(path: Path, *, align: bool = True) -> Iterator[Pair | Refusal]
             "state='unrelaxed'|'relaxed', or by step=0, 1, ... along a path."
         )
 
-    def atoms(number: int) -> Atoms:
-        return (kept[number] if kept else database.get(id=number)).toatoms()
+    def read_atoms(number: int) -> Atoms:
+        return (cached[number] if cached else database.get(id=number)).toatoms()
 
-    def make(name: str) -> Pair:
+    def make_pair(name: str) -> Pair:
         first = rows[name][0][1]
         key = "step" if "step" in first else "state"
-        by: dict[Any, int] = {}
+        numbers: dict[Any, int] = {}
         tags: dict[str, str] = {}
         for number, keys in rows[name]:
-            if key not in keys or keys[key] in by:
+            if key not in keys or keys[key] in numbers:
                 fault = "has no" if key not in keys else "repeats the"
                 raise DatasetError(f"row {number} of {path} {fault} '{key}'.")
-            by[keys[key]] = number
+            numbers[keys[key]] = number
             tags |= {k: str(v) for k, v in keys.items() if k not in ("pair", "state", "step", "split")}
         split = next((str(keys["split"]) for _, keys in rows[name] if "split" in keys), "")
         if key == "step":
-            return path_to_pair(name, [atoms(by[step]) for step in sorted(by)], split=split, tags=tags)
-        if set(by) != set(STATES):
-            states = ", ".join(map(repr, by))
+            steps = [read_atoms(numbers[step]) for step in sorted(numbers)]
+            return path_to_pair(name, steps, split=split, tags=tags)
+        if set(numbers) != set(STATES):
+            states = ", ".join(map(repr, numbers))
             raise DatasetError(
                 f"its rows in {path} have the states {states}; expected 'unrelaxed' and 'relaxed'."
             )
-        return states_to_pair(name, *(atoms(by[s]) for s in STATES), align=align, split=split, tags=tags)
+        before, after = (read_atoms(numbers[state]) for state in STATES)
+        return states_to_pair(name, before, after, align=align, split=split, tags=tags)
 
     for name in rows:
-        yield attempt(name, make, name)
+        yield attempt(name, make_pair, name)
 
 
 def import_pymatgen_json(path: Path, *, align: bool = True) -> Iterator[Pair | Refusal]:
-    """Pairs from JSON with pymatgen's structures.
+    """Import pairs from JSON with structures of pymatgen.
 
-    A list of entries, a mapping from id to entry, one entry alone, or (``.jsonl``) one entry a line. An
-    entry holds an id (``id``, ``material_id``, ``mp_id`` or ``name``), the input (``unrelaxed``, ``initial``
-    or ``input``) and the relaxed crystal (``relaxed``, ``final`` or ``output``), the latter two as
-    ``Structure.as_dict()``; ``split`` is its split, other texts and numbers become tags. Lines are read one
-    at a time, the other kinds whole.
+    The file holds a list of entries, a mapping from id to entry, one entry, or (``.jsonl``) one entry a line.
+    An entry holds an id (``id``, ``material_id``, ``mp_id`` or ``name``), the input (``unrelaxed``,
+    ``initial`` or ``input``) and the relaxed crystal (``relaxed``, ``final`` or ``output``), both as
+    ``Structure.as_dict()``. ``split`` is its split; other texts and numbers become tags. ``.jsonl`` is read
+    line by line, ``.json`` as a whole.
 
     Args:
         path: ``.json``, ``.json.gz``, ``.jsonl`` or ``.jsonl.gz``.
-        align: Remove a rigid rotation of relaxed states; see `repose.data.pairing.states_to_pair`.
+        align: Remove a rigid rotation of relaxed crystals; see `repose.data.pairing.states_to_pair`.
 
     Yields:
-        One pair per entry, or why there is none.
+        One pair per entry, or a refusal.
 
     Raises:
         DatasetError: The file cannot be read, or is not of this form.
@@ -120,7 +122,7 @@ def import_pymatgen_json(path: Path, *, align: bool = True) -> Iterator[Pair | R
 
 
 def _entries(path: Path) -> Iterator[tuple[str, Any]]:
-    """Id (empty where there is none) and content of every entry."""
+    """Yield id (empty if there is none) and content (or the error) of every entry."""
     try:
         with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as handle:
             if path.name.removesuffix(".gz").endswith(".jsonl"):
@@ -145,7 +147,7 @@ def _entries(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _first(entry: Any, keys: tuple[str, ...]) -> Any:
-    """Value of the first of some keys that an entry has."""
+    """Return the value of the first of some keys in an entry, or None."""
     return next((entry[key] for key in keys if key in entry), None) if isinstance(entry, dict) else None
 
 
@@ -178,7 +180,7 @@ def _to_atoms(value: Any, which: str) -> Atoms:
 
     try:
         structure = Structure.from_dict(value)
-    except Exception as error:  # anything, depending on what is missing
+    except Exception as error:  # pymatgen raises any error
         raise DatasetError(f"the {which} crystal is not a pymatgen Structure: {describe(error)}.") from None
     if not structure.is_ordered:
         raise DatasetError(

@@ -1,7 +1,7 @@
-"""Pairs and paths from what people have: extended XYZ, VASP, trajectories, CIF pairs, databases, JSON.
+"""Import of pairs and paths: extended XYZ, VASP, ASE trajectories and databases, CIF pairs, pymatgen JSON.
 
-Every importer is a generator of `Pair` and `Refusal`, in the order of the source: it holds few crystals
-in memory (JSON files, which must be parsed whole, excepted), and a broken crystal never costs the others.
+Importers yield pairs and refusals in the order of the source. A broken crystal does not affect others. Few
+crystals are in memory at a time (except for JSON files, which are parsed as a whole).
 """
 
 from __future__ import annotations
@@ -22,6 +22,13 @@ from repose.data.splits import BY_SOURCE
 from repose.errors import DatasetError, ReposeError
 
 FORMATS = ("extxyz", "vasprun", "ase-traj", "cif-pairs", "ase-db", "pymatgen-json")
+# Formats by the ending of the name in lower case, without ``.gz``.
+_BY_ENDING = {
+    (".extxyz", ".xyz"): "extxyz",
+    (".traj",): "ase-traj",
+    (".db",): "ase-db",
+    (".jsonl", ".json"): "pymatgen-json",
+}
 
 
 @dataclass(frozen=True)
@@ -29,9 +36,9 @@ class Source:
     """A file or folder to import.
 
     Attributes:
-        path: Where it is.
+        path: Path of the file or folder.
         format: One of `FORMATS`.
-        name: Id of the one crystal in it, where the way to the file gives it.
+        name: Id of its crystal, if it follows from the path.
     """
 
     path: Path
@@ -40,14 +47,14 @@ class Source:
 
 
 def find_sources(paths: Iterable[Path], kind: str = "auto") -> list[Source]:
-    """Decide what every path is; a folder without CIFs stands for what is in it.
+    """Determine the format of every path; a folder without CIFs is replaced by its contents.
 
     Args:
-        paths: Files and folders; of a folder all files in it count, and runs of VASP at any depth.
+        paths: Files and folders; of a folder all files in it, and runs of VASP at any depth.
         kind: One of `FORMATS`, or ``"auto"``: by name and content.
 
     Raises:
-        DatasetError: The format is unknown, or a path is missing or of no known kind.
+        DatasetError: The format is unknown, or a path is missing or of no known format.
     """
     if kind not in ("auto", *FORMATS):
         raise DatasetError(f"format must be auto or one of {', '.join(FORMATS)}; got '{kind}'.")
@@ -56,49 +63,44 @@ def find_sources(paths: Iterable[Path], kind: str = "auto") -> list[Source]:
         if not path.exists():
             raise DatasetError(f"{path} does not exist.")
         if path.is_dir() and kind != "cif-pairs" and not (kind == "auto" and holds_cifs(path)):
-            inside = [source for source in _inside(path) if kind in ("auto", source.format)]
+            inside = [source for source in _sources_in(path) if kind in ("auto", source.format)]
             if not inside:
-                what = "CIF pairs, .extxyz, vasprun.xml, .traj, .db or .json" if kind == "auto" else kind
-                raise DatasetError(f"{path} holds nothing to import: no {what}.")
+                expected = "CIF pairs, .extxyz, vasprun.xml, .traj, .db or .json" if kind == "auto" else kind
+                raise DatasetError(f"{path} holds nothing to import: no {expected}.")
             sources += inside
             continue
-        found = detect(path) if kind == "auto" else kind
+        found = detect_format(path) if kind == "auto" else kind
         if found is None:
             raise DatasetError(
-                f"{path}: the format cannot be told from its name; say --format {'|'.join(FORMATS)}."
+                f"{path}: the format does not follow from its name; pass --format {'|'.join(FORMATS)}."
             )
         sources.append(Source(path, found))
     return sources
 
 
-def _inside(folder: Path) -> list[Source]:
-    files = ((path, detect(path)) for path in sorted(folder.iterdir()) if path.is_file())
+def _sources_in(folder: Path) -> list[Source]:
+    files = ((path, detect_format(path)) for path in sorted(folder.iterdir()) if path.is_file())
     runs = (Source(path, "vasprun", run_name(path, folder)) for path in find_runs(folder))
     return [Source(path, found) for path, found in files if found and found != "vasprun"] + list(runs)
 
 
-def detect(path: Path) -> str | None:
-    """Format of a file or folder, or None where it cannot be told."""
+def detect_format(path: Path) -> str | None:
+    """Return the format of a file or folder, or None if it is unknown."""
     if path.is_dir():
         return "cif-pairs" if holds_cifs(path) else None
-    name = path.name.lower().removesuffix(".gz")
-    if name.endswith((".extxyz", ".xyz")):
-        return "extxyz"
     if is_vasprun(path):
         return "vasprun"
-    if path.name.lower().endswith(".traj"):
-        return "ase-traj"
-    if name.endswith(".db"):
+    name = path.name.lower()
+    if name in ("dataset.json", "dataset.json.gz") or name.endswith(".traj.gz"):
+        return None
+    name = name.removesuffix(".gz")
+    if name.endswith(".json") and _is_ase_json(path):
         return "ase-db"
-    if name.endswith(".jsonl"):
-        return "pymatgen-json"
-    if name.endswith(".json") and name != "dataset.json":
-        return "ase-db" if _is_ase_json(path) else "pymatgen-json"
-    return None
+    return next((found for ends, found in _BY_ENDING.items() if name.endswith(ends)), None)
 
 
 def _is_ase_json(path: Path) -> bool:
-    """ASE ends its JSON databases with the next row number."""
+    """Return whether a JSON file ends as the databases of ASE, with the next row number."""
     if path.suffix == ".gz":
         return False
     with path.open("rb") as handle:
@@ -110,12 +112,12 @@ def _is_ase_json(path: Path) -> bool:
 def import_sources(
     sources: Iterable[Source], *, align: bool = True, assign: Callable[[Pair], str] | None = None
 ) -> Iterator[Pair | Refusal]:
-    """Read all sources in turn, with ids unique over all of them.
+    """Import sources in turn; ids are unique over all of them.
 
     Args:
         sources: See `find_sources`.
         align: Remove a rigid rotation of relaxed crystals; see `repose.data.pairing.states_to_pair`.
-        assign: Gives a crystal its split; see `repose.data.splits`. None keeps the source's.
+        assign: Returns the split of a crystal; see `repose.data.splits`. None keeps the split of the source.
 
     Yields:
         Pairs with a split, and refusals.
@@ -123,17 +125,16 @@ def import_sources(
     seen: dict[str, Path] = {}
     for source in sources:
         for item in import_source(source, align=align):
-            if isinstance(item, Refusal):
-                yield item
-            elif item.id in seen:
-                yield Refusal(item.id, f"{source.path}: this id was already imported from {seen[item.id]}.")
-            else:
-                yield (given := _assigned(item, assign))
-                if isinstance(given, Pair):
-                    seen[item.id] = source.path
+            if isinstance(item, Pair) and item.id in seen:
+                item = Refusal(item.id, f"{source.path}: this id was already imported from {seen[item.id]}.")
+            elif isinstance(item, Pair):
+                item = _with_split(item, assign)
+            yield item
+            if isinstance(item, Pair):
+                seen[item.id] = source.path
 
 
-def _assigned(pair: Pair, assign: Callable[[Pair], str] | None) -> Pair | Refusal:
+def _with_split(pair: Pair, assign: Callable[[Pair], str] | None) -> Pair | Refusal:
     if assign is not None:
         return attempt(pair.id, lambda: replace(pair, split=assign(pair)))
     if pair.split:
@@ -144,23 +145,24 @@ def _assigned(pair: Pair, assign: Callable[[Pair], str] | None) -> Pair | Refusa
 
 
 def import_source(source: Source, *, align: bool = True) -> Iterator[Pair | Refusal]:
-    """Read one source.
+    """Import one source.
 
     Yields:
-        Pairs, with the source's split or an empty one, and refusals.
+        Pairs with the split of the source, or an empty one; and refusals.
     """
+    path = source.path
     try:
         if source.format == "extxyz":
-            yield from import_extxyz(source.path)
+            yield from import_extxyz(path)
         elif source.format == "vasprun":
-            yield from import_vasprun(source.path, source.name)
+            yield from import_vasprun(path, source.name)
         elif source.format == "ase-traj":
-            yield from import_ase_traj(source.path)
+            yield from import_ase_traj(path)
         elif source.format == "cif-pairs":
-            yield from import_cif_pairs(source.path, align=align)
+            yield from import_cif_pairs(path, align=align)
         elif source.format == "ase-db":
-            yield from import_ase_db(source.path, align=align)
+            yield from import_ase_db(path, align=align)
         else:
-            yield from import_pymatgen_json(source.path, align=align)
+            yield from import_pymatgen_json(path, align=align)
     except ReposeError as error:
-        yield Refusal(source.path.name, str(error))
+        yield Refusal(path.name, str(error))

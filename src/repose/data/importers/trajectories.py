@@ -1,4 +1,4 @@
-"""Whole relaxations, one a file: from the steps that a program wrote to a path, and trajectories of ASE."""
+"""Conversion of the steps of one relaxation to a path, and import of trajectories of ASE."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from repose.errors import DatasetError
 if TYPE_CHECKING:
     from ase import Atoms
 
-# How ASE describes runs that are no relaxation, in the header of a trajectory.
+# Types of runs in the header of a trajectory of ASE that are not relaxations.
 _OTHER_RUNS = ("molecular-dynamics", "contour-exploration")
 
 
 def trajectory_to_pair(
     name: str, steps: Sequence[Atoms], *, split: str = UNASSIGNED, tags: dict[str, str] | None = None
 ) -> Pair:
-    """Make a pair of all steps that a program wrote of one relaxation, first to last.
+    """Make a pair of all steps of one relaxation, first to last.
 
-    Unlike the frames that `repose.data.pairing.path_to_pair` takes as they are, nothing but the file says
-    that these belong together: all must hold the same atoms, and atoms that were wrapped into the cell
-    between two steps are put back (see `continuous`). Energies, forces and stresses that are not finite
-    (programs print ``****`` where a number does not fit) are not known.
+    Unlike `repose.data.pairing.path_to_pair`, this checks that the steps belong together: all must hold the
+    same atoms. Atoms that were wrapped into the cell between two steps are unwrapped (see `unwrap`).
+    Energies, forces and stresses that are not finite become None (programs print ``****`` for numbers that
+    do not fit).
 
     Args:
         name: Its id.
-        steps: At least two; energies (eV), forces (eV/A) and stresses (eV/A^3) are taken from the results of
-            their calculators as they are, whatever constraints the atoms have.
-        split: As named by the source.
+        steps: At least two. Energies (eV), forces (eV/A) and stresses (eV/A^3) are the results of their
+            calculators, without effects of constraints.
+        split: Split of the source.
         tags: Free columns.
 
     Raises:
@@ -43,8 +43,8 @@ def trajectory_to_pair(
     """
     if len(steps) < 2:
         raise DatasetError(
-            f"'{name}' has {len(steps)} frame{'' if len(steps) == 1 else 's'}; a path needs at least the "
-            "unrelaxed and the relaxed one."
+            f"'{name}' has {len(steps)} frame{'' if len(steps) == 1 else 's'}; a path needs at least 2, "
+            "the unrelaxed and the relaxed one."
         )
     first = steps[0]
     for index, atoms in enumerate(steps):
@@ -57,22 +57,22 @@ def trajectory_to_pair(
             raise DatasetError(f"'{name}': frame {index} is periodic in other directions than the first.")
         if not (np.isfinite(atoms.positions).all() and np.isfinite(atoms.cell.array).all()):
             raise DatasetError(f"'{name}': frame {index} has positions or a cell that are not finite.")
-    pair = path_to_pair(name, continuous(steps), split=split, tags=tags)
-    known = (
+    pair = path_to_pair(name, unwrap(steps), split=split, tags=tags)
+    path = (
         replace(f, energy=_finite(f.energy), forces=_finite(f.forces), stress=_finite(f.stress))
         for f in pair.path
     )
-    return replace(pair, path=tuple(known))
+    return replace(pair, path=tuple(path))
 
 
-def continuous(steps: Sequence[Atoms]) -> list[Atoms]:
-    """Copies of some steps with every atom in the image nearest to where it was a step before.
+def unwrap(steps: Sequence[Atoms]) -> list[Atoms]:
+    """Return copies of steps with every atom in the periodic image nearest to its position one step before.
 
-    Nearest is meant in fractional terms, along periodic directions, so that an atom far from the origin
-    is not torn off by a cell that grows. What is continuous already stays the same to the last digit.
+    Distances are in fractional coordinates, so that a change of the cell does not move atoms far from the
+    origin to another image. Steps that are continuous already do not change, to the last digit.
 
     Args:
-        steps: All with the same atoms; their calculators are kept.
+        steps: Steps with the same atoms; the copies share their calculators.
     """
     fractional = np.array([atoms.cell.scaled_positions(atoms.positions) for atoms in steps])  # (K, n, 3)
     jumps = np.round(np.diff(fractional, axis=0)) * steps[0].pbc
@@ -87,22 +87,22 @@ def continuous(steps: Sequence[Atoms]) -> list[Atoms]:
 
 
 def file_stem(path: Path) -> str:
-    """Name of a file without its suffix and ``.gz``."""
+    """Return the name of a file without its suffix and ``.gz``."""
     return Path(path.name.removesuffix(".gz")).stem
 
 
 def import_ase_traj(path: Path) -> Iterator[Pair | Refusal]:
-    """A relaxation path from a trajectory of ASE, as its optimizers write it.
+    """Import a relaxation path from a trajectory of ASE, as its optimizers write it.
 
-    The first frame is the input, the last the relaxed state: whether the optimizer came to its end is not
-    written in the file. Energy, forces and stress are those that the calculator gave; forces on atoms that
-    a constraint holds are kept.
+    The first frame is the input, the last the relaxed structure; the file does not record whether the
+    optimizer converged. Energy, forces and stress are the results of the calculator; forces on constrained
+    atoms are kept.
 
     Args:
         path: ``.traj``; its stem is the id.
 
     Yields:
-        One pair with its path, or why there is none.
+        One pair with its path, or a refusal.
     """
     yield attempt(file_stem(path), _read_traj, path)
 
@@ -114,7 +114,7 @@ def _read_traj(path: Path) -> Pair:
         with TrajectoryReader(path) as reader:
             run = (getattr(reader, "description", None) or {}).get("type")
             steps: list[Any] = list(reader)
-    except Exception as error:  # the reader raises anything, the more so where a file is cut off
+    except Exception as error:  # the reader raises any error for files that are cut off
         raise DatasetError(
             f"{path} cannot be read as a trajectory of ASE; it may be cut off: {describe(error)}."
         ) from None

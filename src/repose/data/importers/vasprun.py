@@ -1,11 +1,10 @@
-"""Relaxation paths from the ``vasprun.xml`` that VASP writes.
+"""Import of relaxation paths from ``vasprun.xml``.
 
-Conventions are converted here: VASP gives stress in kB with the sign of a pressure, ours is in eV/A^3 with
-ASE's sign; its coordinates are fractional and wrapped into the cell, ours continuous along the path. The
-energy is energy(sigma->0), as ASE's ``get_potential_energy`` and pymatgen's ``final_energy``: the estimate
-without smearing, which can be compared between insulators and metals, and with energies that were
-imported from other formats. Forces and stress are derivatives of the free energy, from which it differs
-by a part of the smearing's entropy, which is small and changes little along a path.
+Conversions: VASP gives stress in kB with the sign of a pressure, Repose uses eV/A^3 with the sign of ASE;
+fractional coordinates are wrapped into the cell, those of Repose are continuous along the path. The energy is
+energy(sigma->0), as ASE's ``get_potential_energy`` and pymatgen's ``final_energy``. Forces and stress are
+derivatives of the free energy, which differs from it by a part of the smearing's entropy; this part is small
+and changes little along a path.
 """
 
 from __future__ import annotations
@@ -27,28 +26,28 @@ if TYPE_CHECKING:
     from ase import Atoms
     from pymatgen.io.vasp.outputs import Vasprun
 
-# Values of IBRION that relax: quasi-Newton, conjugate gradients, damped dynamics.
+# Values of IBRION for relaxations: quasi-Newton, conjugate gradients, damped dynamics.
 _RELAXATIONS = (1, 2, 3)
 _NAME = re.compile(r"(?:.+[._-])?vasprun.*\.xml(?:\.gz)?", re.IGNORECASE)
 
 
 def is_vasprun(path: Path) -> bool:
-    """Whether a file is called ``vasprun*.xml`` or ``NAME.vasprun.xml``, with or without ``.gz``."""
+    """Return whether a file is named ``vasprun*.xml`` or ``NAME.vasprun.xml``, with or without ``.gz``."""
     return _NAME.fullmatch(path.name) is not None
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """All files of this kind in a folder and below it, in order."""
+    """Return all such files in a folder and its subfolders, in order."""
     return sorted(path for path in folder.rglob("*.xml*") if is_vasprun(path) and path.is_file())
 
 
 def run_name(path: Path, root: Path | None = None) -> str:
-    """Id of a run: of ``A/vasprun.xml`` it is A, of ``A.vasprun.xml`` too, of any other file its stem.
+    """Return the id of a run: A for ``A/vasprun.xml`` and ``A.vasprun.xml``, else the stem of the file.
 
     Args:
         path: The file.
-        root: Folder that was searched. A run deeper in it is called by the way from there, such as
-            ``A/relax`` for ``A/relax/vasprun.xml``, since names of folders repeat themselves.
+        root: Folder that was searched. Runs in its subfolders have the relative path as id, such as
+            ``A/relax`` for ``A/relax/vasprun.xml``, since names of folders may repeat.
     """
     stem = file_stem(path).removesuffix("vasprun").rstrip("._-")
     folder = path.parent if root is None else path.parent.relative_to(root)
@@ -58,19 +57,19 @@ def run_name(path: Path, root: Path | None = None) -> str:
 
 
 def import_vasprun(path: Path, name: str = "") -> Iterator[Pair | Refusal]:
-    """The path of one relaxation by VASP, with all its ionic steps.
+    """Import the path of one relaxation by VASP, with all its ionic steps.
 
-    Refused are files that are cut off (the job was killed), runs that are no relaxations, and relaxations
-    that did not reach their required accuracy. An ionic step whose electronic steps did not converge is
-    kept without energy, forces and stress. Tags: ``isif``, which tells whether the cell was free, and
-    ``pstress_kB`` where a pressure was set; its part of the enthalpy is taken off the energies.
+    Refused are files that are cut off (the job was killed), runs that are not relaxations, and relaxations
+    that did not converge. Ionic steps without electronic convergence have no energy, forces and stress. Tags:
+    ``isif`` (whether the cell relaxes), and ``pstress_kB`` if a pressure is set; energies do not include its
+    part of the enthalpy.
 
     Args:
         path: ``vasprun.xml`` or ``vasprun.xml.gz``.
-        name: Its id; see `run_name` for the one it has otherwise.
+        name: Its id; if empty, see `run_name`.
 
     Yields:
-        One pair with its path, or why there is none.
+        One pair with its path, or a refusal.
     """
     name = name or run_name(path)
     yield attempt(name, _pair, path, name)
@@ -91,16 +90,16 @@ def _read(path: Path) -> Vasprun:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of runs that did not converge, which are refused below
+            warnings.simplefilter("ignore")  # about runs without convergence, which are refused below
             return Vasprun(path, parse_dos=False, parse_eigen=False, parse_potcar_file=False)
-    except Exception as error:  # XML, gzip and pymatgen raise each their own
+    except Exception as error:  # errors of XML, gzip and pymatgen
         raise DatasetError(
-            f"{path} is not a whole vasprun.xml; jobs that were killed leave it cut off: {describe(error)}."
+            f"{path} is not a complete vasprun.xml; it is cut off if the job was killed: {describe(error)}."
         ) from None
 
 
 def _check(run: Vasprun, path: Path) -> None:
-    """Refuse what is not a relaxation that came to its end."""
+    """Raise a DatasetError if the run is not a converged relaxation."""
     settings = run.parameters
     ibrion, nsw, ediffg = (settings.get(key) for key in ("IBRION", "NSW", "EDIFFG"))
     if ibrion not in _RELAXATIONS:
@@ -109,20 +108,20 @@ def _check(run: Vasprun, path: Path) -> None:
     if run.incar.get("IMAGES"):
         raise DatasetError(f"{path} is an image of an elastic band (IMAGES), not a relaxation.")
     if run.incar.get("ML_LMLFF"):
-        raise DatasetError(f"{path}: steps of its path were made by a force field (ML_LMLFF), not by DFT.")
+        raise DatasetError(f"{path}: steps of its path are from a force field (ML_LMLFF), not from DFT.")
     steps = run.ionic_steps
     if len(steps) < 2:
         raise DatasetError(f"{path} has {len(steps)} ionic step; a path needs at least 2.")
     if nsw is not None and len(steps) >= nsw:
         raise DatasetError(
             f"{path} stopped after NSW={nsw} ionic steps without reaching its required accuracy; "
-            "go on from its CONTCAR."
+            "continue from its CONTCAR."
         )
     if not _converged(steps[-1], run):
         raise DatasetError(
             f"{path}: the electronic steps of the last ionic step did not converge (NELM={settings['NELM']})."
         )
-    # A run that was told to stop (STOPCAR) ends like one that is done; its forces tell.
+    # A run stopped by STOPCAR has the same output as a converged one; only its forces differ.
     forces = _array(steps[-1], "forces")
     if ediffg is not None and ediffg < 0 and forces is not None:
         free = [all(flags) for flags in run.initial_structure.site_properties.get("selective_dynamics", [])]
@@ -135,12 +134,12 @@ def _check(run: Vasprun, path: Path) -> None:
 
 
 def _converged(step: dict[str, Any], run: Vasprun) -> bool:
-    """Whether the electronic steps ended before there were as many as allowed."""
+    """Return whether there are fewer electronic steps than allowed."""
     return len(step["electronic_steps"]) < run.parameters.get("NELM", np.inf)
 
 
 def _atoms(step: dict[str, Any], run: Vasprun, pressure: float) -> Atoms:
-    """One ionic step in our units, with what is known about it as results of a calculator."""
+    """Return an ionic step in units of ASE, with energy, forces and stress as results of a calculator."""
     from ase import Atoms
     from ase.calculators.singlepoint import SinglePointCalculator
     from ase.units import GPa
@@ -165,16 +164,16 @@ def _atoms(step: dict[str, Any], run: Vasprun, pressure: float) -> Atoms:
 
 
 def _energy(step: dict[str, Any], pressure_volume: float) -> float | None:
-    """energy(sigma->0) in eV.
+    """Return energy(sigma->0) in eV, or None.
 
-    VASP writes a wrong e_0_energy for the whole step, but a right one for the last electronic step, which
-    in turn lacks corrections for dispersion: the difference of both energies is taken there, e_fr_energy
-    from the whole step. That one is an enthalpy where a pressure is set.
+    VASP writes a wrong e_0_energy for the ionic step. That of the last electronic step is right, but lacks
+    dispersion corrections. So e_fr_energy is taken from the ionic step, and its difference to e_0_energy from
+    the last electronic step. With a pressure, e_fr_energy is an enthalpy.
     """
     try:
         last = step["electronic_steps"][-1]
         return step["e_fr_energy"] + last["e_0_energy"] - last["e_fr_energy"] - pressure_volume
-    except (KeyError, IndexError):  # not all functionals give all
+    except (KeyError, IndexError):  # some functionals lack some energies
         return None
 
 
