@@ -1,7 +1,7 @@
 """Write src/repose/crystal/elements.csv: tabulated properties of elements 1 to 103, from pymatgen and ASE.
 
-Run once; the table is kept in the repository so that models do not depend on the version of either.
-Missing values are left empty here and filled when the table is read.
+Run once; the table is part of the repository, so that models do not depend on versions of pymatgen and ASE.
+Missing values are empty here and filled when the table is read.
 """
 
 import csv
@@ -16,9 +16,9 @@ TARGET = Path(__file__).parents[1] / "src/repose/crystal/elements.csv"
 
 
 def shell_electrons(element: Element) -> dict[str, int]:
-    """Valence electrons by shell in the ground state; closed inner shells count as none."""
+    """Return valence electrons by shell in the ground state; closed inner shells are not counted."""
     outer = dict.fromkeys("spdf", 0)
-    # Ordered by energy, so the last one of each letter stays.
+    # Ordered by energy: the last shell of each letter is kept.
     outer |= {letter: count for _, letter, count in element.full_electronic_structure}
     if element.group < 13:
         outer["p"] = 0
@@ -30,13 +30,13 @@ def shell_electrons(element: Element) -> dict[str, int]:
 
 
 def mean_radius(element: Element, sign: int) -> float | None:
-    """Mean Shannon-like ionic radius in A over oxidation states of one sign."""
+    """Return the mean ionic radius in A over oxidation states of one sign, None without any."""
     radii = [float(r) for state, r in element.ionic_radii.items() if state * sign > 0]
     return sum(radii) / len(radii) if radii else None
 
 
 def row(number: int) -> dict[str, object]:
-    """All properties of one element."""
+    """Return all properties of one element."""
     element = Element.from_Z(number)
     outer = shell_electrons(element)
     states = element.common_oxidation_states or element.oxidation_states or (0,)
@@ -62,7 +62,7 @@ def row(number: int) -> dict[str, object]:
 
 
 def cell(value: object) -> str:
-    """One entry of the table; empty where the value is missing."""
+    """Return one entry of the table; empty if the value is missing."""
     if isinstance(value, str):
         return value
     missing = value is None or (isinstance(value, float) and math.isnan(value))
@@ -71,7 +71,7 @@ def cell(value: object) -> str:
 
 def main() -> None:
     """Write the table."""
-    warnings.simplefilter("ignore")  # pymatgen warns once per missing value, which is what is recorded here
+    warnings.simplefilter("ignore")  # pymatgen warns of every missing value
     rows = [row(number) for number in range(1, 104)]
     with TARGET.open("w", newline="") as handle:
         writer = csv.DictWriter(handle, rows[0].keys(), lineterminator="\n")

@@ -1,6 +1,6 @@
-"""Write tests/data/golden_NAME.json: what a shipped model makes of the crystals in examples/.
+"""Write tests/data/golden_NAME.json: predictions of a shipped model for the crystals in examples/.
 
-Run it when a model is replaced on purpose; `tests/test_shipped.py` compares against it.
+Run it when a model is replaced; `tests/integration/test_shipped.py` compares with it.
 """
 
 import json
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def main(name: str) -> None:
-    """Relax every example without symmetry projection and keep cell and positions."""
+    """Relax every example without symmetry projection, and write cells and positions."""
     relaxer = repose.load(name, device="cpu")
     golden = {}
     for source, label in sorted(find(str(ROOT / "examples"), skip=ROOT / "examples/relaxed")):

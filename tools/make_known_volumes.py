@@ -1,8 +1,8 @@
-"""Write src/repose/crystal/known_volumes.csv from known crystals, and say how far their volumes lie from it.
+"""Write src/repose/crystal/known_volumes.csv from known crystals, and print the deviation of their volumes.
 
 Usage: python tools/make_known_volumes.py RELAXED.extxyz[.gz]   (relaxed crystals; only the table remains)
 
-`repose.crystal.checks` calls a predicted volume suspect beyond the range of ratios that this prints.
+`repose.crystal.checks` marks predicted volumes beyond the printed range of ratios as suspect.
 """
 
 import argparse
@@ -20,7 +20,7 @@ QUANTILES = (0, 0.0005, 0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9995, 1)
 
 
 def main() -> None:
-    """Fit, show the range, write."""
+    """Fit, print the range and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("crystals", type=Path)
     path = parser.parse_args().crystals

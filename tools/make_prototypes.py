@@ -1,7 +1,7 @@
 """Write src/repose/data/generate/prototypes.extxyz: primitive cells of the AFLOW library of prototypes.
 
 The library as the package `pymatgen` distributes it (MIT licence; not part of `pymatgen-core`). Run once; the
-table is kept in the repository so that candidates do not depend on a version of either package.
+table is part of the repository, so that candidates do not depend on versions of pymatgen and spglib.
 
 Sources: M. J. Mehl et al., The AFLOW library of crystallographic prototypes: part 1, Comput. Mater. Sci. 136,
 S1 (2017), and D. Hicks et al., part 2, Comput. Mater. Sci. 161, S1 (2019).
@@ -21,7 +21,7 @@ SYMPREC = 1e-3
 
 
 def primitive(structure) -> Atoms:
-    """Symmetrised primitive cell, in its standard orientation, with the orbit that every atom belongs to."""
+    """Return the symmetrised primitive cell in its standard orientation, with the orbit of every atom."""
     cell = (structure.lattice.matrix, structure.frac_coords, structure.atomic_numbers)
     lattice, fractional, numbers = spglib.standardize_cell(cell, to_primitive=True, symprec=SYMPREC)
     atoms = Atoms(numbers, scaled_positions=fractional, cell=lattice, pbc=True)

@@ -98,8 +98,9 @@ def uncertainty(config: ModelConfig, measured: dict[str, Any]) -> str:
         f"Calibrated on {config.calibration.crystals:,} crystals of the validation split. Share of the "
         f"{measured['crystals']:,} test crystals whose error is below the bound at {shares}. "
         f"Spearman's rho of bound and error: {rho['coordinates']:.2f} (coordinates), "
-        f"{rho['bonds']:.2f} (bonds). Median bound at 90%: {measured['median_bound']:.2f} A. Mean error of the quarter with the smallest "
-        f"bounds {mean['25']:.3f} A, of the half {mean['50']:.3f} A, of all {mean['100']:.3f} A."
+        f"{rho['bonds']:.2f} (bonds). Median bound at 90%: {measured['median_bound']:.2f} A. "
+        f"Mean error of the quarter with the smallest bounds {mean['25']:.3f} A, of the half "
+        f"{mean['50']:.3f} A, of all {mean['100']:.3f} A."
     )
 
 

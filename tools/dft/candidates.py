@@ -2,14 +2,13 @@
 
     .venv/bin/python tools/dft/candidates.py OUT [--count 400] [--seed 0]
 
-Two to six atoms in simple structure types: salts with closed shells, whose charges balance and whose radii
-fit the type, and some intermetallics. Left out are what the calculator without spin cannot do, the magnetic
-metals Cr to Ni, lanthanides (but La) and actinides. Cells come from tabulated radii and are strained by some
-percent, atoms are displaced, both as far as the space group allows: the crystals keep their symmetry, which
-is what makes them cheap, and are not relaxed. The cheap ones come first and chemistries alternate, so that
-whatever part of the list is finished is a data set of its own. More of them than by chance are of those
-chemical systems that the usual split (80/10/10, seed 0) gives to the test: a test on a tenth of a small set
-would say little. Needs GPAW, for its valence electrons.
+Two to six atoms in simple structure types: salts with closed shells, balanced charges and radii that fit the
+type, and some intermetallics. Magnetic metals (Cr to Ni), lanthanides except La, and actinides are left out,
+since the calculator has no spin. Cells come from tabulated radii and are strained by some percent, and atoms
+are displaced, as far as the space group allows, since symmetry makes calculations cheap. Cheap crystals come
+first and chemistries alternate, so that any finished part of the list is a useful dataset. Chemical systems
+that the usual split (80/10/10, seed 0) assigns to the test are preferred, since a tenth of a small dataset is
+too small for a test. Needs GPAW for its numbers of valence electrons.
 """
 
 from __future__ import annotations
@@ -58,15 +57,15 @@ METALS = (
 
 @dataclass(frozen=True)
 class Kind:
-    """A structure type, and what is put into it.
+    """A structure type and the elements that it may have.
 
     Attributes:
-        name: Of the type.
-        label: Of the prototype in the library.
-        charges: Charges that each species may have, in the order of the letters of the label; empty for
+        name: Name of the type.
+        label: Label of the prototype in the library.
+        charges: Allowed charges of each species, in the order of the letters of the label; empty for
             intermetallics.
         ratio: Range of the ratio of the radii of cation and anion, or of the first metal and the others.
-        share: How often it is wanted beside the others.
+        share: Relative frequency.
     """
 
     name: str
@@ -105,14 +104,14 @@ KINDS = [
 ]
 # Radii that Shannon did not tabulate for six neighbours.
 MISSING = {("Sn", 2): 1.18, ("Sb", 3): 0.76}
-# Metals in a compound take up a little less room than by themselves.
+# Volume of a metal atom in a compound over that in the element.
 CONTRACTION = 0.93
 # Standard deviations: of the lattice constants as a whole, of each strain that symmetry allows, and of
 # displacements in A.
 SPREAD, STRAIN, RATTLE = 0.03, 0.02, 0.06
-# What the cheapest elements count as having been used already: few want hydrides and beryllium.
+# Initial counts of uses of the cheapest elements, so that hydrides and beryllium are rare.
 CHEAP = {"H": 10, "Be": 5}
-# At most so many crystals have the same elements; so many choices are looked at for each kind.
+# Most crystals with the same elements, and most choices that are tried for each kind.
 SAME_ELEMENTS, CHOICES = 2, 150
 LARGEST_COST = 40.0
 # Wanted shares of the splits.
@@ -121,7 +120,7 @@ SPLIT_SHARES = {"train": 0.6, "val": 0.1, "test": 0.3}
 
 @cache
 def ionic_radius(symbol: str, charge: int) -> float:
-    """Radius in A of an ion with six neighbours."""
+    """Return the radius in A of an ion with six neighbours."""
     if charge < 0:
         return ANIONS[charge][symbol]
     if (symbol, charge) in MISSING:
@@ -131,20 +130,20 @@ def ionic_radius(symbol: str, charge: int) -> float:
 
 @cache
 def atomic_volume(symbol: str) -> float:
-    """Volume in A^3 of an atom in the element."""
+    """Return the volume in A^3 of an atom in the element."""
     return float(Element(symbol).molar_volume) / 0.602214
 
 
 @cache
 def valence(symbol: str) -> int:
-    """Electrons that GPAW treats as valence."""
+    """Return the number of electrons that GPAW treats as valence."""
     from gpaw.setup_data import SetupData
 
     return int(SetupData(symbol, "PBE").Nv)
 
 
 def choices(kind: Kind, prototype: Prototype) -> Iterator[tuple[tuple[str, ...], tuple[int, ...]]]:
-    """Elements and charges for the species of a type; charges of metals are zero."""
+    """Yield elements and charges for the species of a type; charges of metals are zero."""
     if not kind.charges:
         for symbols in itertools.permutations(METALS.split(), len(prototype.counts)):
             sizes = [math.cbrt(atomic_volume(s)) for s in symbols]
@@ -166,7 +165,7 @@ def choices(kind: Kind, prototype: Prototype) -> Iterator[tuple[tuple[str, ...],
 
 
 def tolerable(kind: Kind, symbols: tuple[str, ...], charges: tuple[int, ...]) -> bool:
-    """Goldschmidt's tolerance factor, for perovskites; their A is the larger cation."""
+    """Check Goldschmidt's tolerance factor of perovskites; A is the larger cation."""
     if kind.name != "perovskite":
         return True
     a, x, b = (ionic_radius(s, c) for s, c in zip(symbols, charges, strict=True))
@@ -174,14 +173,14 @@ def tolerable(kind: Kind, symbols: tuple[str, ...], charges: tuple[int, ...]) ->
     return a > b and 0.82 <= (a + 0.16 + x) / (math.sqrt(2) * (b + x)) <= 1.08
 
 
-def guessed(prototype: Prototype, symbols: tuple[str, ...], charges: tuple[int, ...]) -> Atoms:
-    """The crystal in its ideal shape, of a size from tabulated radii or, for metals, volumes."""
+def ideal_crystal(prototype: Prototype, symbols: tuple[str, ...], charges: tuple[int, ...]) -> Atoms:
+    """Return the ideal crystal with a volume from tabulated radii or, for metals, volumes."""
     numbers = [atomic_numbers[s] for s in symbols]
     if not any(charges):
         counts = prototype.counts
         volume = sum(n * atomic_volume(s) for n, s in zip(counts, symbols, strict=True))
         return prototype.fill(numbers, CONTRACTION * volume)
-    # Cells of volume 1 hold bonds shorter than 1.
+    # In a cell of volume 1 all bonds are shorter than 1.
     atoms = prototype.fill(numbers, 1.0)
     tiled = atoms.repeat(5)
     centre = tiled.positions.reshape(125, len(atoms), 3)[62]
@@ -200,7 +199,7 @@ def guessed(prototype: Prototype, symbols: tuple[str, ...], charges: tuple[int, 
 
 
 def unrelaxed(atoms: Atoms, rng: np.random.Generator) -> Atoms:
-    """A copy strained and displaced at random, as far as its space group allows."""
+    """Return a copy with random strain and displacements that keep the space group."""
     cell, positions = atoms.cell.array, atoms.positions
     group = find_space_group(atoms.numbers, positions, cell, atoms.pbc)
     strain = rng.normal(0.0, STRAIN, (3, 3))
@@ -212,7 +211,7 @@ def unrelaxed(atoms: Atoms, rng: np.random.Generator) -> Atoms:
 
 
 def cost(atoms: Atoms) -> float:
-    """Expected cost of one energy, in arbitrary units: k-points that differ, plane waves, bands."""
+    """Return the expected cost of one energy in arbitrary units: irreducible k-points, plane waves, bands."""
     from spglib import get_ir_reciprocal_mesh
 
     crystal = (atoms.cell.array, atoms.get_scaled_positions(), atoms.numbers)
@@ -232,14 +231,14 @@ class Offer:
 
 
 def offers(rng: np.random.Generator) -> Iterator[Offer]:
-    """Crystals of all kinds."""
+    """Yield crystals of all kinds."""
     prototypes = {prototype.label: prototype for prototype in library()}
     for kind in KINDS:
         prototype = prototypes[kind.label]
         found = list(choices(kind, prototype))
         for k in rng.permutation(len(found))[:CHOICES]:
             symbols, charges = found[k]
-            atoms = unrelaxed(guessed(prototype, symbols, charges), rng)
+            atoms = unrelaxed(ideal_crystal(prototype, symbols, charges), rng)
             if (expected := cost(atoms)) > LARGEST_COST:
                 continue
             name = f"{atoms.get_chemical_formula('metal', empirical=True)}-{kind.name}".replace(" ", "-")
@@ -252,7 +251,7 @@ def offers(rng: np.random.Generator) -> Iterator[Offer]:
 
 
 def ordered(left: list[Offer], count: int) -> Iterator[Candidate]:
-    """Cheap ones first, but for those much like what is there already."""
+    """Yield cheap offers first, and prefer elements and kinds that are rare so far."""
     used, systems, splits = Counter[str](CHEAP), Counter[frozenset[str]](), Counter[str]()
     shares = {kind.name: kind.share for kind in KINDS}
 
@@ -262,7 +261,7 @@ def ordered(left: list[Offer], count: int) -> Iterator[Candidate]:
         return math.sqrt(offer.cost) * seen * (1 + used[name] / shares[name])
 
     for done in range(count):
-        # The split that is farthest behind its share.
+        # Fill the split that is furthest below its share.
         want = max(SPLIT_SHARES, key=lambda split: SPLIT_SHARES[split] * (done + 1) - splits[split])
         able = [offer for offer in left if offer.split == want] or left
         if not able:
@@ -285,7 +284,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    warnings.simplefilter("ignore")  # pymatgen's, once for each property that is not tabulated
+    warnings.simplefilter("ignore")  # pymatgen warns of every missing property
     made = {offer.candidate.id: offer for offer in offers(np.random.default_rng(given.seed))}
     info = CandidatesInfo(
         preset="small-symmetric", seed=given.seed, source="prototypes of AFLOW", licence="MIT"
