@@ -27,7 +27,7 @@ from repose.benchmark.memory import peak_memory, reset_peak
 from repose.config import TrainSettings
 from repose.crystal.batching import batches_by_cost
 from repose.data.dataset import Dataset, Pair
-from repose.data.frames import equidistant
+from repose.data.frames import evenly_spaced
 from repose.evaluation.paths import evaluate_paths
 from repose.evaluation.runner import estimate_edges
 from repose.evaluation.tables import markdown_table
@@ -114,7 +114,7 @@ def learn(network, task, pairs, frames, arguments, device) -> tuple[list[float],
         for step, packed in enumerate(batches_by_cost(shuffled, estimate_edges, arguments.edges)):
             if step == arguments.steps:
                 break
-            paths = [equidistant(pair.path, frames) for pair in packed]
+            paths = [evenly_spaced(pair.path, frames) for pair in packed]
             sample = collate_paths(network, packed, paths).to(device)
             loss = task.loss(network(sample.start, sample.graph), sample)
             optimizer.zero_grad()

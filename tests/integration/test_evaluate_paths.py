@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from repose.cli import app
 from repose.data.dataset import DatasetInfo, write_dataset
-from repose.data.frames import equidistant, paths_of
+from repose.data.frames import evenly_spaced, select_paths
 from repose.errors import ConfigError, DatasetError
 from repose.evaluation.metrics import aligned_rmsd, kabsch
 from repose.evaluation.path_report import markdown, to_dict
@@ -39,7 +39,7 @@ class Told(Relaxer):
 
     def __init__(self, change=lambda frame, k: frame, pairs=PAIRS, frames=T):
         self.change, self.seen = change, []
-        self.paths = {p.cell.tobytes(): equidistant(p.path, frames) for p in pairs}
+        self.paths = {p.cell.tobytes(): evenly_spaced(p.path, frames) for p in pairs}
 
     def relax_batch(self, batch):
         self.seen.append(batch)
@@ -318,7 +318,7 @@ def test_command_writes_everything(studied, tmp_path):
     assert all(r["coordinate_errors"][0] < 1e-4 for r in model if r["scale"] == 0)
     assert all(0.03 < r["coordinate_errors"][0] < 0.2 for r in model if r["scale"] == 0.1)
     assert {row["scale"] for row in table["perturbed"]} == {0.0, 0.001, 0.1}
-    assert paths_of(PAIRS, 3).pairs[0].path[-1].energy == pytest.approx(model[0]["reference_energies"][-1])
+    assert select_paths(PAIRS, 3).pairs[0].path[-1].energy == pytest.approx(model[0]["reference_energies"][-1])
 
 
 def test_command_prints_json(studied):

@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 from repose.atomic_write import locked_directory
 from repose.cli.data import app
+from repose.crystal.frame import Frame
 from repose.data.candidates import (
     Candidate,
     CandidatesInfo,
@@ -28,16 +29,16 @@ from repose.data.candidates import (
     read_info,
     write_candidates,
 )
-from repose.data.compact import pack
+from repose.data.compact import compact
 from repose.data.dataset import Dataset
 from repose.data.labelling.bonds import bonds_kept
 from repose.data.labelling.failures import read_failures
-from repose.data.labelling.label import judge, label
+from repose.data.labelling.label import label, to_label
 from repose.data.labelling.settings import LabelSettings
 from repose.data.pairing import Refusal
 from repose.data.splits import GroupSplit
 from repose.errors import ConfigError, DatasetError
-from repose.potentials.batched_lbfgs import Step, Walk
+from repose.potentials.batched_lbfgs import RelaxationRun
 from repose.potentials.settings import LbfgsSettings
 from support.crystals import rock_salt
 from support.processes import children, close_files, eventually
@@ -100,7 +101,7 @@ def contents(directory: Path) -> dict:
     }
 
 
-def test_candidates_come_back_as_they_were(candidates):
+def test_candidates_round_trip(candidates):
     read = list(read_candidates(candidates))
     assert read_info(candidates).count == len(read) == 12
     for before, after in zip(alloys(12), read, strict=True):
@@ -110,7 +111,7 @@ def test_candidates_come_back_as_they_were(candidates):
         assert np.allclose(before.cell, after.cell, atol=1e-7)
 
 
-def test_broken_candidates_are_refused_and_the_others_read(tmp_path):
+def test_invalid_candidates_do_not_affect_others(tmp_path):
     good, bad = alloys(2)
     on_top = bad.to_atoms()
     on_top.positions[1] = on_top.positions[0]
@@ -149,7 +150,7 @@ def test_whole_paths_with_energies_forces_and_stresses(candidates, tmp_path):
         assert np.array_equal(pair.path[-1].positions, pair.relaxed_positions)
 
 
-def test_more_candidates_are_added_to_what_is_there(candidates, tmp_path):
+def test_more_candidates_are_added(candidates, tmp_path):
     out = tmp_path / "set"
     label([candidates], out, settings(), GroupSplit())
     before = contents(out)
@@ -159,7 +160,7 @@ def test_more_candidates_are_added_to_what_is_there(candidates, tmp_path):
     after = contents(out)
     assert {name: after[name] for name in before} == before
     # Other labels do not go into the same dataset.
-    with pytest.raises(ConfigError, match=r"holds labels of 'EMT, relaxed to 0.05 eV/A'"):
+    with pytest.raises(ConfigError, match=r"has labels of 'EMT, relaxed to 0.05 eV/A'"):
         label([candidates], out, settings(relaxation=LbfgsSettings(fmax=0.1)), GroupSplit())
 
 
@@ -192,7 +193,7 @@ def test_failures_are_recorded_with_their_reason(tmp_path):
     assert json.loads(again.stdout)["failed"] == 2
 
 
-def test_nothing_labelled_makes_no_dataset(tmp_path):
+def test_without_labels_no_dataset_is_written(tmp_path):
     (candidate,) = alloys(1)
     write_candidates(tmp_path / "c", CandidatesInfo(), [candidate])
     with pytest.raises(DatasetError, match=r"no crystal is labelled.*not converged"):
@@ -202,13 +203,13 @@ def test_nothing_labelled_makes_no_dataset(tmp_path):
     assert not (tmp_path / "set").exists()
 
 
-def test_a_missing_calculator_is_said_once(candidates, tmp_path):
+def test_a_missing_calculator_is_reported_once(candidates, tmp_path):
     result = run(candidates, "--out", tmp_path / "set", "--calculator", "no_such:X", "--workers", 2)
     assert result.exit_code == 2
     assert "calculator no_such:X: the module cannot be imported" in result.stderr
 
 
-def test_frames_are_thinned_evenly(candidates, tmp_path):
+def test_frames_are_evenly_spaced(candidates, tmp_path):
     dataset, _ = label([candidates], tmp_path / "set", settings(frames=4), GroupSplit())
     for pair in dataset:
         assert len(pair.path) == 4
@@ -216,20 +217,20 @@ def test_frames_are_thinned_evenly(candidates, tmp_path):
         assert np.array_equal(pair.path[-1].positions, pair.relaxed_positions)
 
 
-def test_a_crystal_that_became_another_one_fails():
+def test_a_crystal_with_other_bonds_fails():
     salt = rock_salt()
     (candidate,) = [
         Candidate(
             "salt", salt.numbers.numpy(), salt.pbc[0].numpy(), salt.positions.numpy(), salt.cells[0].numpy()
         )
     ]
-    walk = Walk(candidate, salt, LbfgsSettings())
-    torn = np.diag([3.0, 3.0, 12.0])
-    steps = [(candidate.positions, candidate.cell), (np.array([[0.0, 0, 0], [0, 0, 6]]), torn)]
-    walk.steps = [Step(r, c, 0.0, np.zeros((2, 3)), np.zeros((3, 3))) for r, c in steps]
-    made = judge(walk, settings(bonds_kept=0.5))
+    run = RelaxationRun(candidate, salt, LbfgsSettings())
+    broken = np.diag([3.0, 3.0, 12.0])
+    steps = [(candidate.positions, candidate.cell), (np.array([[0.0, 0, 0], [0, 0, 6]]), broken)]
+    run.frames = [Frame(r, c, 0.0, np.zeros((2, 3)), np.zeros((3, 3))) for r, c in steps]
+    made = to_label(run, settings(bonds_kept=0.5))
     assert made.kind == "another crystal"
-    assert made.last_cell == torn.tolist()
+    assert made.last_cell == broken.tolist()
 
 
 def test_bonds_kept_counts_bonds():
@@ -266,15 +267,15 @@ def test_killed_at_ten_random_moments_it_ends_with_the_same_set(tmp_path, monkey
     monkeypatch.syspath_prepend(tmp_path)
     write_candidates(tmp_path / "c", CandidatesInfo(), alloys(30))
     slow = settings().model_copy(update={"calculator": "calculators:Slow"})
-    label([tmp_path / "c"], tmp_path / "calm", slow, GroupSplit())
-    workshop = tmp_path / "set.labelling"
+    label([tmp_path / "c"], tmp_path / "uninterrupted", slow, GroupSplit())
+    working = tmp_path / "set.labelling"
     dice = random.Random(0)
     finished = [0]
     kills = 0
 
     def lines() -> int:
         with suppress(FileNotFoundError):  # folded into the dataset meanwhile
-            return sum(path.read_text().count("\n") for path in workshop.glob("ledger-*"))
+            return sum(path.read_text().count("\n") for path in working.glob("ledger-*"))
         return 0
 
     for kind in [*("group", "parent", "worker") * 3, "group"]:
@@ -308,11 +309,11 @@ def test_killed_at_ten_random_moments_it_ends_with_the_same_set(tmp_path, monkey
     assert finished[1] < 30
     assert finished[-1] > 0
     label([tmp_path / "c"], tmp_path / "set", slow, GroupSplit(), workers=2)
-    assert contents(tmp_path / "set") == contents(tmp_path / "calm")
-    assert [p.id for p in Dataset(tmp_path / "set")] == [p.id for p in Dataset(tmp_path / "calm")]
+    assert contents(tmp_path / "set") == contents(tmp_path / "uninterrupted")
+    assert [p.id for p in Dataset(tmp_path / "set")] == [p.id for p in Dataset(tmp_path / "uninterrupted")]
 
 
-def test_a_crystal_that_kills_its_process_fails_and_the_others_go_on(tmp_path):
+def test_a_crystal_that_kills_its_process_fails_and_the_others_are_labelled(tmp_path):
     (tmp_path / "calculators.py").write_text(CALCULATORS)
     write_candidates(tmp_path / "c", CandidatesInfo(), alloys(8))  # alloy-6 is the first with platinum
     out = tmp_path / "set"
@@ -323,11 +324,11 @@ def test_a_crystal_that_kills_its_process_fails_and_the_others_go_on(tmp_path):
     assert result.returncode == 1, result.stderr
     (failure,) = read_failures(out)
     assert failure.id == "alloy-6"
-    assert failure.reason == "the process died: 2 times (exit status 9) while this crystal was in work."
+    assert failure.reason == "the process died: 2 times (exit status 9) while computing this crystal."
     assert len(Dataset(out)) == 7
 
 
-def test_hours_zero_collects_what_is_finished(candidates, tmp_path):
+def test_hours_zero_writes_the_dataset(candidates, tmp_path):
     out = tmp_path / "set"
     with pytest.raises(DatasetError, match="no crystal is labelled"):
         label([candidates], out, settings(), GroupSplit(), hours=0)
@@ -335,13 +336,13 @@ def test_hours_zero_collects_what_is_finished(candidates, tmp_path):
     assert (len(dataset), state.left) == (12, 0)
 
 
-def test_a_crystal_that_takes_too_long_is_given_up(candidates, tmp_path):
+def test_a_crystal_beyond_the_time_limit_fails(candidates, tmp_path):
     result = run(candidates, "--out", tmp_path / "set", "--calculator", EMT_PATH, "--minutes", "0")
     assert result.exit_code == 2
-    assert "too slow: not relaxed after 1 steps" in result.output
+    assert "too slow: not converged after 1 steps" in result.output
 
 
-def test_two_calls_do_not_work_in_one_place(candidates, tmp_path):
+def test_a_folder_is_locked(candidates, tmp_path):
     with locked_directory(tmp_path / "set.labelling", "labelling"):
         result = run(candidates, "--out", tmp_path / "set", "--calculator", EMT_PATH)
     assert result.exit_code == 2
@@ -349,13 +350,13 @@ def test_two_calls_do_not_work_in_one_place(candidates, tmp_path):
     assert not (tmp_path / "set").exists()
 
 
-def test_packed_datasets_are_small_and_the_same(candidates, tmp_path):
+def test_compact_datasets_are_small_and_the_same(candidates, tmp_path):
     dataset, _ = label([candidates], tmp_path / "set", settings(), GroupSplit(), licence="MIT")
-    packed = pack([dataset.directory, dataset.directory], tmp_path / "packed", frames=3, share=0.5)
-    assert packed.info.calculator == dataset.info.calculator
-    assert packed.info.licence == "MIT"
+    small = compact([dataset.directory, dataset.directory], tmp_path / "small", frames=3, share=0.5)
+    assert small.info.calculator == dataset.info.calculator
+    assert small.info.licence == "MIT"
     kept = 0
-    for before, after in zip(dataset, packed, strict=True):
+    for before, after in zip(dataset, small, strict=True):
         assert (before.id, before.split, before.tags) == (after.id, after.split, after.tags)
         assert np.abs(before.relaxed_positions - after.relaxed_positions).max() < 1e-6
         if after.path:
@@ -364,10 +365,10 @@ def test_packed_datasets_are_small_and_the_same(candidates, tmp_path):
             assert after.path[-1].energy == before.path[-1].energy
             assert np.abs(after.path[0].forces - before.path[0].forces).max() < 1e-5
     assert 0 < kept < 12
-    size = sum(part.stat().st_size for part in packed.parts)
+    size = sum(part.stat().st_size for part in small.parts)
     assert size < 0.5 * sum(part.stat().st_size for part in dataset.parts)
     other, _ = label(
         [candidates], tmp_path / "other", settings(relaxation=LbfgsSettings(fmax=0.1)), GroupSplit()
     )
-    with pytest.raises(DatasetError, match="datasets of one calculator"):
-        pack([dataset.directory, other.directory], tmp_path / "mixed")
+    with pytest.raises(DatasetError, match="labels come from one calculator"):
+        compact([dataset.directory, other.directory], tmp_path / "mixed")

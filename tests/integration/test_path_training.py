@@ -11,7 +11,7 @@ from ase.io import read
 from repose.config import PathSettings, SamplingSettings
 from repose.crystal.lattice import volume
 from repose.data.dataset import DatasetInfo, write_dataset
-from repose.data.frames import equidistant, fit_reference_energies
+from repose.data.frames import evenly_spaced, fit_reference_energies
 from repose.data.importers.formats import Source, import_extxyz, import_source
 from repose.errors import DatasetError
 from repose.models.prediction import Geometry, Prediction
@@ -59,7 +59,7 @@ def perfect(sample) -> Prediction:
 
 
 def sample_of(pairs, n=2):
-    return collate_paths(make_network(frames=n), pairs, [equidistant(pair.path, n) for pair in pairs])
+    return collate_paths(make_network(frames=n), pairs, [evenly_spaced(pair.path, n) for pair in pairs])
 
 
 def test_a_sample_holds_the_frames_in_order(pairs):

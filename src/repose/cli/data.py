@@ -172,10 +172,10 @@ def pack(
     Example: repose data pack datasets/a datasets/b --out datasets/shared --frames 6 --share 0.5
     """
     del device
-    from repose.data.compact import pack as join
+    from repose.data.compact import compact
 
     with wrong_usage():
-        summary = summarise_import(join(source, out, frames=frames, share=share, name=name), "", None)
+        summary = summarise_import(compact(source, out, frames=frames, share=share, name=name), "", None)
     _show(summary, quiet, as_json)
 
 

@@ -78,16 +78,16 @@ def label(
     Example: repose data label candidates --calculator chgnet --out datasets/mine
     """
     from repose.data.labelling.failures import read_failures
-    from repose.data.labelling.label import State
+    from repose.data.labelling.label import LabelCounts
     from repose.data.labelling.label import label as run
     from repose.data.labelling.settings import LabelSettings
     from repose.data.splits import parse_split
     from repose.errors import require
 
     progress = HourlyProgress("crystals", quiet)
-    first: list[State] = []
+    first: list[LabelCounts] = []
 
-    def show(state: State) -> None:
+    def show(state: LabelCounts) -> None:
         if not first:
             first.append(state)
             return

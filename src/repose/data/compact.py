@@ -1,43 +1,28 @@
-"""Datasets made small: joined, in single precision, with few frames of the paths or none."""
+"""Compact datasets: joined, in single precision, with few frames per path or none."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from repose.crystal.frame import Frame
 from repose.data.dataset import Dataset, DatasetInfo, Pair, write_dataset
-from repose.data.frames import equidistant
+from repose.data.frames import evenly_spaced
+from repose.data.splits import hash_fraction
 from repose.errors import DatasetError
 
 
-def thin(path: Sequence[Frame], frames: int) -> tuple[Frame, ...]:
-    """Frames of a path, evenly spread from the first to the last.
-
-    Args:
-        path: All frames.
-        frames: How many to keep, at least 2, or 0 for none; shorter paths are kept whole.
-    """
-    if frames == 0:
-        return ()
-    if len(path) <= frames:
-        return tuple(path)
-    return equidistant(path, max(2, frames))
-
-
-def pack(
+def compact(
     sources: Sequence[Path], out: Path, *, frames: int = 6, share: float = 1.0, name: str = ""
 ) -> Dataset:
-    """Join datasets of the same labels into a small one; crystals keep their splits.
+    """Join datasets with the same labels into a compact one; crystals keep their splits.
 
     Args:
-        sources: Datasets; a crystal whose id came before is left out.
-        out: Directory of the new one.
-        frames: Frames that are kept of a path; see `thin`.
-        share: Share of the crystals, drawn by the hash of their ids, that keep a path at all.
-        name: What to call it; the directory's name if empty.
+        sources: Datasets; of crystals with the same id the first is taken.
+        out: Directory of the new dataset.
+        frames: Evenly spaced frames kept of each path, at least 2; 0 keeps none.
+        share: Share of the crystals that keep their path, chosen by the hash of their ids.
+        name: Name of the new dataset; that of the directory by default.
 
     Raises:
         DatasetError: The datasets have labels of different calculators.
@@ -46,16 +31,15 @@ def pack(
     infos = [dataset.info for dataset in datasets]
     if len({info.calculator for info in infos}) > 1:
         found = "; ".join(f"{info.name}: '{info.calculator}'" for info in infos)
-        raise DatasetError(f"datasets of one calculator can be packed together; got {found}.")
+        raise DatasetError(f"expected datasets whose labels come from one calculator; got {found}.")
 
     def pairs() -> Iterator[Pair]:
         seen = set[str]()
         for pair in (pair for dataset in datasets for pair in dataset.read(paths=frames > 0)):
             if pair.id not in seen:
                 seen.add(pair.id)
-                digest = hashlib.sha256(pair.id.encode()).digest()
-                kept = int.from_bytes(digest[:8], "big") / 2**64 < share
-                yield replace(pair, path=thin(pair.path, frames) if kept else ())
+                kept = hash_fraction(pair.id) < share
+                yield replace(pair, path=evenly_spaced(pair.path, frames) if kept else ())
 
     def joined(column: str) -> str:
         return "; ".join(dict.fromkeys(str(getattr(info, column)) for info in infos))

@@ -1,4 +1,4 @@
-"""Frames out of relaxation paths, for models that learn the whole path."""
+"""Evenly spaced frames of relaxation paths, for models that predict whole paths."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from typing import TypeVar
 
 import numpy as np
 
-from repose.data.dataset import Pair
+from repose.crystal.elements import MAX_NUMBER
+from repose.data.rows import Pair
 from repose.errors import DatasetError
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
-class Paths:
-    """Crystals whose paths give enough labelled frames, and how many do not.
+class SelectedPaths:
+    """Crystals whose paths have enough frames with labels, and the numbers of those left out.
 
     Attributes:
         frames: Frames of every path, at least 2.
-        pairs: Their ``path`` holds just the chosen frames, from unrelaxed to relaxed; each has an energy
-            (eV) and forces ``(n, 3)`` (eV/A), stress ``(3, 3)`` (eV/A^3) only where it is known.
-        too_short: Crystals left out, since their path has fewer frames or none is known.
-        unlabelled: Crystals left out, since a chosen frame lacks its energy or forces.
+        pairs: Crystals with the selected frames as ``path``. Each frame has an energy (eV) and forces
+            ``(n, 3)`` (eV/A), and a stress ``(3, 3)`` (eV/A^3) where it is known.
+        too_short: Crystals without a path, or with fewer frames.
+        unlabelled: Crystals with a selected frame that lacks energy or forces.
     """
 
     frames: int
@@ -39,70 +40,58 @@ class Paths:
         )
 
 
-def equidistant(path: Sequence[T], n: int) -> tuple[T, ...]:
-    """Frames of a path, evenly spread over its steps; the first and the last are always among them.
+def evenly_spaced(path: Sequence[T], n: int) -> tuple[T, ...]:
+    """Return n evenly spaced frames of a path, or all frames if there are fewer.
 
     Args:
         path: All frames, from unrelaxed to relaxed.
-        n: How many to take, at least 2; none is taken twice.
-
-    Raises:
-        DatasetError: n is below 2, or the path has fewer frames.
+        n: Number of frames. The first and the last are always included, so that 1 gives 2; 0 gives none.
     """
-    _check_count(n)
-    if len(path) < n:
-        raise DatasetError(f"the path has {len(path)} frames, fewer than the {n} that are asked for.")
-    return tuple(path[k] for k in np.linspace(0, len(path) - 1, n).round().astype(int))
+    if len(path) <= n or n == 0:
+        return tuple(path[:n])
+    return tuple(path[k] for k in np.linspace(0, len(path) - 1, max(2, n)).round().astype(int))
 
 
-def paths_of(pairs: Iterable[Pair], n: int) -> Paths:
-    """Choose n frames of the path of every crystal that has them, with energies and forces.
+def select_paths(pairs: Iterable[Pair], n: int) -> SelectedPaths:
+    """Select n frames of every path that has them, with energies and forces.
 
     Args:
         pairs: Crystals, with a path or without.
-        n: Frames, at least 2; see `equidistant`.
+        n: Number of frames; see `evenly_spaced`.
 
     Raises:
         DatasetError: n is below 2.
     """
-    _check_count(n)
+    if n < 2:
+        raise DatasetError(f"expected at least 2 frames of a path, the first and the last; got {n}.")
     kept, too_short, unlabelled = [], 0, 0
     for pair in pairs:
-        if len(pair.path) < n:
+        chosen = evenly_spaced(pair.path, n)
+        if len(chosen) < n:
             too_short += 1
-            continue
-        chosen = equidistant(pair.path, n)
-        if any(frame.energy is None or frame.forces is None for frame in chosen):
+        elif any(frame.energy is None or frame.forces is None for frame in chosen):
             unlabelled += 1
         else:
             kept.append(replace(pair, path=chosen))
-    return Paths(n, tuple(kept), too_short, unlabelled)
+    return SelectedPaths(n, tuple(kept), too_short, unlabelled)
 
 
 def fit_reference_energies(pairs: Sequence[Pair], n: int) -> tuple[np.ndarray, float]:
-    """Energy of an atom of every element, by least squares over frames of paths.
+    """Fit an energy per atom to each element, by least squares over the energies of frames.
 
     Args:
-        pairs: Crystals with paths of at least n frames, those taken with energies.
-        n: Frames to take of every path; see `equidistant`.
+        pairs: Crystals with paths.
+        n: Frames of each path that are used; see `evenly_spaced`.
 
     Returns:
-        eV per atom by atomic number, ``(119,)``, zero for elements never seen; and how far frames lie
-        from it, eV per atom: the standard deviation, were errors normal, by their median.
+        Energies in eV by atomic number, ``(119,)``, zero for elements without data; and the spread of the
+        residuals in eV per atom: the standard deviation of a normal distribution with the same median of
+        absolute values, which outliers hardly change.
     """
-    from repose.crystal.elements import MAX_NUMBER
-
-    frames = [(pair.numbers, frame.energy) for pair in pairs for frame in equidistant(pair.path, n)]
+    frames = [(pair.numbers, frame.energy) for pair in pairs for frame in evenly_spaced(pair.path, n)]
     counts = np.stack([np.bincount(z, minlength=MAX_NUMBER + 1) / len(z) for z, _ in frames])
     energies = np.array([energy / len(z) for z, energy in frames if energy is not None])
-    seen = counts.any(axis=0)
+    present = counts.any(axis=0)
     reference = np.zeros(MAX_NUMBER + 1)
-    reference[seen] = np.linalg.lstsq(counts[:, seen], energies, rcond=None)[0]
-    # Energies squeezed far too high would make the scale of all.
-    left = np.abs(energies - counts @ reference)
-    return reference, float(np.median(left) / 0.6745)
-
-
-def _check_count(n: int) -> None:
-    if n < 2:
-        raise DatasetError(f"a path has at least 2 frames, the first and the last; got n = {n}.")
+    reference[present] = np.linalg.lstsq(counts[:, present], energies, rcond=None)[0]
+    return reference, float(np.median(np.abs(energies - counts @ reference)) / 0.6745)

@@ -26,6 +26,11 @@ SOURCE_DESCRIPTION = "as the source gives them; chemical systems may stand in se
 LISTED = 20
 
 
+def hash_fraction(text: str) -> float:
+    """Return a number in [0, 1) that depends only on a text, from its SHA-256."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+
+
 def anion(pair: Pair) -> str:
     """The most electronegative element of a crystal (Pauling), whatever its charge.
 
@@ -78,10 +83,9 @@ class GroupSplit:
 
     def __call__(self, pair: Pair) -> str:
         """Split of a crystal."""
-        digest = hashlib.sha256(f"{self.seed}:{self.by}:{self.group(pair)}".encode()).digest()
-        where = int.from_bytes(digest[:8], "big") / 2**64
+        fraction = hash_fraction(f"{self.seed}:{self.by}:{self.group(pair)}")
         train, val, _ = self.fractions
-        return SPLITS[0] if where < train else SPLITS[1] if where < train + val else SPLITS[2]
+        return SPLITS[0] if fraction < train else SPLITS[1] if fraction < train + val else SPLITS[2]
 
     @property
     def description(self) -> str:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from repose.data.frames import Paths
+from repose.data.frames import SelectedPaths
 from repose.evaluation.metrics import ENERGY_RISE, Metric
 from repose.evaluation.results import SPEED, TRIVIAL, CrystalInfo, gains, group_by_dataset, ids_not_finite
 from repose.evaluation.tables import nan_mean
@@ -79,7 +79,7 @@ class PathEvaluation:
     split: str
     frames: int
     crystals: tuple[CrystalInfo, ...]
-    found: Mapping[str, Paths]
+    found: Mapping[str, SelectedPaths]
     reference: PathScores
     by_noise: Mapping[float, Mapping[str, PathScores]]
 

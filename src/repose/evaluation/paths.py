@@ -15,7 +15,7 @@ from repose.crystal.batch import CrystalBatch
 from repose.crystal.batching import batches_by_cost
 from repose.crystal.frame import Frame
 from repose.data.dataset import Pair
-from repose.data.frames import fit_reference_energies, paths_of
+from repose.data.frames import fit_reference_energies, select_paths
 from repose.errors import ConfigError, DatasetError
 from repose.evaluation.metrics import aligned_rmsd, coordinate_error, move_to_image
 from repose.evaluation.path_results import PathEvaluation, PathScores
@@ -143,7 +143,7 @@ def evaluate_paths(
         raise ConfigError("evaluating paths needs a model; name one with --model.")
     pairs = {dataset: list(own) for dataset, own in datasets.items()}
     frames = _count_frames(relaxers, [pair for own in pairs.values() for pair in own])
-    found = {dataset: paths_of(own, frames) for dataset, own in pairs.items()}
+    found = {dataset: select_paths(own, frames) for dataset, own in pairs.items()}
     kept = [pair for paths in found.values() for pair in paths.pairs]
     if not kept:
         counts = "; ".join(f"{dataset}: {paths}" for dataset, paths in found.items())
@@ -233,7 +233,7 @@ def _count_frames(relaxers: Sequence[Relaxer], pairs: Sequence[Pair]) -> int:
 
 def _trivial(train: Sequence[Pair], frames: int) -> list[Relaxer]:
     """Dummy, and Rescale if there are training crystals."""
-    known = paths_of(train, frames).pairs
+    known = select_paths(train, frames).pairs
     energies = fit_reference_energies(known, frames)[0] if known else None
     dummy, *others = trivial_relaxers(train)
     return [ConstantPath(dummy, frames, energies), *(ConstantPath(other, frames) for other in others)]

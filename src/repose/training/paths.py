@@ -15,7 +15,7 @@ from repose.crystal.elements import MAX_NUMBER
 from repose.crystal.frame import Frame
 from repose.crystal.lattice import deformation, to_cartesian, volume
 from repose.data.dataset import Pair
-from repose.data.frames import equidistant, fit_reference_energies, paths_of
+from repose.data.frames import evenly_spaced, fit_reference_energies, select_paths
 from repose.errors import DatasetError
 from repose.evaluation.metrics import ENERGY_RISE
 from repose.models.network import Network
@@ -117,7 +117,7 @@ def draw_path(pair: Pair, n: int, settings: SamplingSettings, rng: np.random.Gen
     """Evenly spaced frames of a path, or of its rest from a random later frame on."""
     spare = len(pair.path) - n
     later = rng.random() < settings.path_frames and spare > 0
-    return equidistant(pair.path[rng.integers(1, spare + 1) if later else 0 :], n)
+    return evenly_spaced(pair.path[rng.integers(1, spare + 1) if later else 0 :], n)
 
 
 class ValidationPaths(ValidationBatches):
@@ -126,7 +126,7 @@ class ValidationPaths(ValidationBatches):
     def sample(self, pairs: Sequence[Pair]) -> PathSample:
         """See `ValidationBatches.sample`."""
         n = self.network.settings.frames
-        return collate_paths(self.network, pairs, [equidistant(pair.path, n) for pair in pairs])
+        return collate_paths(self.network, pairs, [evenly_spaced(pair.path, n) for pair in pairs])
 
 
 class PathErrors(NamedTuple):
@@ -266,7 +266,7 @@ def path_task(
         DatasetError: There are no paths for training or for validation.
     """
     frames = network.path_frames or 0
-    found, held_out = paths_of(train, frames), paths_of(val, frames)
+    found, held_out = select_paths(train, frames), select_paths(val, frames)
     if not found.pairs or not held_out.pairs:
         raise DatasetError(
             f"family '{network.family}' needs paths of {frames} frames with energies and forces. "
@@ -287,7 +287,7 @@ def path_task(
 
 
 def _labelled_path(pair: Pair) -> Pair:
-    """Remove frames without energy or forces; the first and last frames have both (`paths_of`)."""
+    """Remove frames without energy or forces; the first and last frames have both (`select_paths`)."""
     known = [frame for frame in pair.path if frame.energy is not None and frame.forces is not None]
     return replace(pair, path=tuple(known))
 

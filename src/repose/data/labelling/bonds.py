@@ -1,4 +1,4 @@
-"""Whether a crystal is still bonded as it was."""
+"""Comparison of the bonds of a crystal before and after a relaxation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from repose.crystal.lattice import periodic_projector
 from repose.crystal.neighbours import neighbours
 
 # Atoms are bonded up to this multiple of the sum of their covalent radii.
-REACH = 1.25
+BOND_FACTOR = 1.25
 
 
 def bonds_kept(
@@ -17,9 +17,9 @@ def bonds_kept(
     before: tuple[np.ndarray, np.ndarray],
     after: tuple[np.ndarray, np.ndarray],
 ) -> float:
-    """Share of the bonds that a crystal of n atoms has before and after, among those it has in either.
+    """Return the Jaccard index of the bonds before and after: common bonds over all bonds.
 
-    The crystal before is brought to the volume of the one after, so that swelling breaks nothing.
+    The crystal before is first scaled to the volume of the one after, so that expansion breaks no bonds.
 
     Args:
         numbers: Atomic numbers, ``(n,)``.
@@ -28,10 +28,10 @@ def bonds_kept(
         after: The same atoms, not wrapped.
 
     Returns:
-        Between 0 and 1; 1 where there are no bonds at all.
+        Between 0 and 1; 1 for crystals without bonds.
     """
-    swelling = abs(np.linalg.det(after[1])) / abs(np.linalg.det(before[1]))
-    factor = swelling ** (1 / max(1, int(pbc.sum())))
+    expansion = abs(np.linalg.det(after[1])) / abs(np.linalg.det(before[1]))
+    factor = expansion ** (1 / max(1, int(pbc.sum())))
     stretch = np.eye(3) + (factor - 1) * periodic_projector(before[1], pbc)
     old = _bonds(numbers, pbc, before[0] @ stretch, before[1] @ stretch)
     new = _bonds(numbers, pbc, *after)
@@ -41,14 +41,14 @@ def bonds_kept(
 def _bonds(
     numbers: np.ndarray, pbc: np.ndarray, positions: np.ndarray, cell: np.ndarray
 ) -> set[tuple[int, ...]]:
-    """Bonds as (atom, atom, cell shift), each in one of its two directions."""
+    """Return bonds as (atom, atom, cell shift), each in one of its two directions."""
     from ase.data import covalent_radii
 
     radii = covalent_radii[numbers]
-    cutoff = 2 * REACH * float(radii.max())
+    cutoff = 2 * BOND_FACTOR * float(radii.max())
     first, second, shift, distance = neighbours(positions, cell, pbc, cutoff, half=True)
     shift = np.rint(shift).astype(np.int64)
-    near = distance < REACH * (radii[first] + radii[second])
-    there = np.column_stack([first, second, shift])[near]
-    back = np.column_stack([second, first, -shift])[near]
-    return {min(tuple(a), tuple(b)) for a, b in zip(there.tolist(), back.tolist(), strict=True)}
+    bonded = distance < BOND_FACTOR * (radii[first] + radii[second])
+    forward = np.column_stack([first, second, shift])[bonded]
+    backward = np.column_stack([second, first, -shift])[bonded]
+    return {min(tuple(a), tuple(b)) for a, b in zip(forward.tolist(), backward.tolist(), strict=True)}

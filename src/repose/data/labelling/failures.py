@@ -1,38 +1,35 @@
-"""Crystals that could not be labelled, with the reason, beside the dataset of those that could."""
+"""Candidates that could not be labelled, with the reason; a file in the dataset of the others."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from repose.atomic_write import replacing_file
+from repose.crystal.frame import Frame
 from repose.data.candidates import Candidate
 from repose.data.pairing import Refusal
-
-if TYPE_CHECKING:
-    import numpy as np
-    import pyarrow as pa
 
 FAILED = "failed.parquet"
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A candidate without a label; lists as they stand on disk, empty where nothing is known.
+    """A candidate without a label, as plain lists; lists are empty where nothing is known.
 
     Attributes:
-        id: Of the candidate.
-        reason: Why, in words.
+        id: Id of the candidate.
+        reason: Kind of failure, a colon, and details.
         numbers: Atomic numbers, ``[n]``.
         pbc: Periodic directions, ``[3]``.
-        positions: Of the candidate, A, ``[n, 3]``.
-        cell: Rows, A, ``[3, 3]``.
-        last_positions: Where it was given up, A, ``[n, 3]``.
-        last_cell: Rows, A, ``[3, 3]``.
-        steps: Steps that it took.
-        tags: Of the candidate.
+        positions: Candidate, A, ``[n, 3]``.
+        cell: Candidate, rows, A, ``[3, 3]``.
+        last_positions: Last step of the relaxation, A, ``[n, 3]``.
+        last_cell: Last step, rows, A, ``[3, 3]``.
+        steps: Number of steps.
+        tags: Tags of the candidate.
     """
 
     id: str
@@ -48,19 +45,14 @@ class Failure:
 
     @classmethod
     def of(
-        cls,
-        candidate: Candidate | Refusal,
-        reason: str = "",
-        last: tuple[np.ndarray, np.ndarray] | None = None,
-        steps: int = 0,
+        cls, candidate: Candidate | Refusal, reason: str = "", frames: list[Frame] | None = None
     ) -> Failure:
-        """Failure of a candidate, or of one that could not even be read.
+        """Make the failure of a candidate.
 
         Args:
-            candidate: The candidate; a refusal brings its own reason.
-            reason: Why it failed.
-            last: Positions and cell where it was given up.
-            steps: Steps that it took.
+            candidate: The candidate, or the refusal of one that cannot be read, which has its own reason.
+            reason: Reason of the failure.
+            frames: Steps of the relaxation.
         """
         if isinstance(candidate, Refusal):
             return cls(candidate.id, candidate.reason)
@@ -71,35 +63,40 @@ class Failure:
             pbc=candidate.pbc.tolist(),
             positions=candidate.positions.tolist(),
             cell=candidate.cell.tolist(),
-            last_positions=[] if last is None else last[0].tolist(),
-            last_cell=[] if last is None else last[1].tolist(),
-            steps=steps,
+            last_positions=frames[-1].positions.tolist() if frames else [],
+            last_cell=frames[-1].cell.tolist() if frames else [],
+            steps=len(frames) - 1 if frames else 0,
             tags=candidate.tags,
         )
 
     @property
     def kind(self) -> str:
-        """The reason up to its colon: ``"not converged"``, ``"exploded"``, ..."""
+        """Reason up to its colon: ``"not converged"``, ``"exploded"``, ..."""
         return self.reason.partition(":")[0]
 
     def to_row(self) -> dict[str, Any]:
-        """For JSON and Parquet."""
+        """Return plain values for JSON."""
         return asdict(self)
 
 
 def write_failures(directory: Path, failures: Iterable[Failure]) -> None:
-    """Write ``failed.parquet`` into a directory, atomically; nothing if there are none."""
+    """Write ``failed.parquet`` into a directory, atomically; without failures no file is written."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     rows = [failure.to_row() | {"tags": list(failure.tags.items())} for failure in failures]
-    if rows:
-        with replacing_file(directory / FAILED) as new:
-            pq.write_table(pa.Table.from_pylist(rows, schema=_schema()), new, compression="zstd")
+    if not rows:
+        return
+    vectors = pa.list_(pa.list_(pa.float64()))
+    text, numbers, pbc = pa.string(), pa.list_(pa.int32()), pa.list_(pa.bool_())
+    types = [text, text, numbers, pbc, *[vectors] * 4, pa.int32(), pa.map_(text, text)]
+    schema = pa.schema(list(zip(rows[0], types, strict=True)))
+    with replacing_file(directory / FAILED) as new:
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), new, compression="zstd")
 
 
 def read_failures(directory: Path) -> list[Failure]:
-    """The failures recorded in a directory; none if it has no ``failed.parquet``."""
+    """Read the failures of a dataset directory; none if it has no ``failed.parquet``."""
     import pyarrow.parquet as pq
 
     path = directory / FAILED
@@ -107,23 +104,3 @@ def read_failures(directory: Path) -> list[Failure]:
         return []
     rows = pq.ParquetFile(path).read().to_pylist()
     return [Failure(**row | {"tags": dict(row["tags"])}) for row in rows]
-
-
-def _schema() -> pa.Schema:
-    import pyarrow as pa
-
-    vectors = pa.list_(pa.list_(pa.float64()))
-    return pa.schema(
-        [
-            ("id", pa.string()),
-            ("reason", pa.string()),
-            ("numbers", pa.list_(pa.int32())),
-            ("pbc", pa.list_(pa.bool_())),
-            ("positions", vectors),
-            ("cell", vectors),
-            ("last_positions", vectors),
-            ("last_cell", vectors),
-            ("steps", pa.int32()),
-            ("tags", pa.map_(pa.string(), pa.string())),
-        ]
-    )

@@ -1,7 +1,7 @@
-"""What long work has finished, on disk: one JSON line a crystal, written to the disk at once.
+"""Results of worker processes on disk: one line of JSON per crystal, written at once.
 
-Every process writes a file of its own, so that none waits for another and network file systems do. A line
-that was cut off by a kill is the last of its file and is not read.
+Each process writes its own file, so that no locks are needed, also on network file systems. An incomplete
+last line, left by a killed process, is skipped.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ PATTERN = "ledger-*.jsonl"
 
 
 class Ledger:
-    """A file to write to, new each time.
+    """A new file of results.
 
     Args:
-        directory: Of the ledgers of one piece of work; made if need be.
+        directory: Directory of the ledgers; it is created.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -29,25 +29,20 @@ class Ledger:
         self._stream = self.path.open("x", encoding="utf-8")
 
     def write(self, entry: dict[str, Any]) -> None:
-        """Add a line; it is on the disk when this returns."""
+        """Append a line; it is on the disk when this returns."""
         self._stream.write(json.dumps(entry) + "\n")
         self._stream.flush()
         os.fsync(self._stream.fileno())
 
     def close(self) -> None:
-        """No more lines."""
+        """Close the file."""
         self._stream.close()
 
 
 def read_ledgers(directory: Path) -> Iterator[dict[str, Any]]:
-    """All complete lines of all ledgers of a directory."""
+    """Yield the complete lines of all ledgers of a directory."""
     for path in sorted(directory.glob(PATTERN)):
-        yield from read_ledger(path)
-
-
-def read_ledger(path: Path) -> Iterator[dict[str, Any]]:
-    """The complete lines of one ledger."""
-    with path.open(encoding="utf-8") as stream:
-        for line in stream:
-            if line.endswith("\n"):
-                yield json.loads(line)
+        with path.open(encoding="utf-8") as stream:
+            for line in stream:
+                if line.endswith("\n"):
+                    yield json.loads(line)

@@ -1,4 +1,4 @@
-"""Worker processes that relax candidates, and what happens when one of them dies."""
+"""Worker processes that relax candidates; processes that crash are replaced."""
 
 from __future__ import annotations
 
@@ -18,168 +18,169 @@ from repose.data.labelling.failures import Failure
 from repose.data.labelling.ledger import Ledger
 from repose.errors import ConfigError, DatasetError, ReposeError
 
-# A crystal under which so many processes have died is not tried again.
-DEATHS = 2
+# Crashes after which a crystal is not tried again.
+MAX_CRASHES = 2
 # A forked process could not use a GPU that its parent has used.
 START_METHOD = "spawn"
 # With more than one thread, 3x3 linear algebra and small batches are many times slower.
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
-# Work of a process: its candidates, its ledger, whom to tell, and whether to go on.
-Work = Callable[[Sequence[Candidate], Ledger, "Line", Callable[[], bool]], None]
+# Task of a process. Arguments: its candidates, its ledger, its channel, and a function that returns False
+# when the task must stop.
+Task = Callable[[Sequence[Candidate], Ledger, "Channel", Callable[[], bool]], None]
 
 
-class Line:
-    """What a worker says to the process that started it."""
+class Channel:
+    """Messages from a worker process to its parent."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def began(self, name: str) -> None:
-        """A crystal is being worked on."""
-        self._say("began", name)
+    def started(self, name: str) -> None:
+        """Report that the relaxation of a crystal starts."""
+        self._send("started", name)
 
-    def ended(self, name: str, fine: bool) -> None:
-        """A crystal is in the ledger, labelled or failed."""
-        self._say("fine" if fine else "failed", name)
+    def finished(self, name: str, labelled: bool) -> None:
+        """Report that a crystal is in the ledger, labelled or failed."""
+        self._send("labelled" if labelled else "failed", name)
 
-    def cannot(self, error: ReposeError) -> None:
-        """No crystal can be worked on."""
-        self._say("cannot", str(error))
+    def abort(self, error: ReposeError) -> None:
+        """Report an error that concerns all crystals."""
+        self._send("abort", str(error))
 
-    def _say(self, *words: str) -> None:
-        # Nobody listens any more where the parent was killed; `still_wanted` ends the work then.
-        with suppress(OSError):
-            self._connection.send(words)
+    def _send(self, *message: str) -> None:
+        with suppress(OSError):  # the parent was killed; the task stops at its next step
+            self._connection.send(message)
 
 
 @dataclass(eq=False)
 class _Worker:
+    """A worker process; ``pending`` are its unfinished candidates, ``running`` the ids that it started."""
+
     process: Any
-    line: Connection
-    left: dict[str, Candidate]
-    busy: set[str] = field(default_factory=set)
+    connection: Connection
+    pending: dict[str, Candidate]
+    running: set[str] = field(default_factory=set)
     idle: bool = True
 
 
-def work_off(
+def run_workers(
     candidates: Sequence[Candidate],
-    work: Work,
+    task: Task,
     ledgers: Path,
     *,
     workers: int,
     deadline: float | None = None,
-    report: Callable[[str, bool], None] = lambda name, fine: None,
+    report: Callable[[str, bool], None] = lambda name, labelled: None,
 ) -> None:
-    """Share candidates among processes, and see to it that all of them end in a ledger.
+    """Distribute candidates over processes until all are in a ledger.
 
-    A process that dies is replaced. A crystal that was in work at two deaths fails; all others are taken up
-    again.
+    A process that crashes is replaced, and the new one continues with its candidates. A crystal that was
+    running in two crashes has failed.
 
     Args:
-        candidates: What is to be done.
-        work: Picklable; called once in every process with its share.
+        candidates: Crystals to label.
+        task: Called once in every process with its share; must be picklable.
         ledgers: Directory of the ledgers.
-        workers: How many processes.
-        deadline: `time.time` at which they stop, finished or not.
-        report: Told the id of each crystal that ended, and whether it was labelled.
+        workers: Number of processes.
+        deadline: `time.time` at which they stop.
+        report: Called with the id of each finished crystal, and whether it was labelled.
 
     Raises:
-        ConfigError: The work cannot be done at all, e.g. since the calculator is missing.
-        DatasetError: Processes die before they do anything.
+        ConfigError: The task cannot run, for example because the calculator is missing.
+        DatasetError: A process crashed before its first crystal.
     """
     for name in THREADS:
-        os.environ.setdefault(name, "1")  # read by the processes to come, when they load numpy and torch
-    deaths = Counter[str]()
-    crew = [
-        _start(part, work, ledgers, deadline)
-        for part in (candidates[k::workers] for k in range(workers))
-        if part
-    ]
+        os.environ.setdefault(name, "1")  # read by new processes when they load numpy and torch
+    crashes = Counter[str]()
+    shares = filter(None, (candidates[k::workers] for k in range(workers)))
+    active = [_start(share, task, ledgers, deadline) for share in shares]
     try:
-        while crew:
-            for line in wait([worker.line for worker in crew]):
-                worker = next(w for w in crew if w.line is line)
+        while active:
+            for connection in wait([worker.connection for worker in active]):
+                worker = next(w for w in active if w.connection is connection)
                 try:
-                    _listen(worker, worker.line.recv(), report)
+                    _handle_message(worker, worker.connection.recv(), report)
                 except EOFError:
-                    crew.remove(worker)
-                    if _buried(worker, deaths, ledgers, report) and not _late(deadline):
-                        crew.append(_start(list(worker.left.values()), work, ledgers, deadline))
+                    active.remove(worker)
+                    _handle_exit(worker, crashes, ledgers, report)
+                    if worker.pending and worker.process.exitcode and not _is_past(deadline):
+                        active.append(_start(list(worker.pending.values()), task, ledgers, deadline))
     finally:
-        for worker in crew:
+        for worker in active:
             worker.process.terminate()
             worker.process.join()
 
 
-def _start(part: Sequence[Candidate], work: Work, ledgers: Path, deadline: float | None) -> _Worker:
+def _start(share: Sequence[Candidate], task: Task, ledgers: Path, deadline: float | None) -> _Worker:
     context = multiprocessing.get_context(START_METHOD)
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_run, args=(work, part, ledgers, theirs, os.getpid(), deadline))
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_run, args=(task, share, ledgers, sender, os.getpid(), deadline))
     process.start()
-    theirs.close()  # or else the end of the process would not be seen
-    return _Worker(process, ours, {candidate.id: candidate for candidate in part})
+    sender.close()  # otherwise the receiver would not notice the end of the process
+    return _Worker(process, receiver, {candidate.id: candidate for candidate in share})
 
 
 def _run(
-    work: Work,
-    part: Sequence[Candidate],
+    task: Task,
+    share: Sequence[Candidate],
     ledgers: Path,
     connection: Connection,
     parent: int,
     deadline: float | None,
 ) -> None:
-    """Main function of a process."""
+    """Run the task in a worker process."""
     import torch
 
     torch.set_num_threads(1)
-    line = Line(connection)
+    channel = Channel(connection)
     ledger = Ledger(ledgers)
     try:
-        # A parent that was killed leaves its children to another.
-        work(part, ledger, line, lambda: os.getppid() == parent and not _late(deadline))
+        # When the parent is killed, the process gets another parent.
+        task(share, ledger, channel, lambda: os.getppid() == parent and not _is_past(deadline))
     except ReposeError as error:
-        line.cannot(error)
+        channel.abort(error)
     except KeyboardInterrupt:
         pass
     finally:
         ledger.close()
 
 
-def _listen(worker: _Worker, message: tuple[str, str], report: Callable[[str, bool], None]) -> None:
-    word, name = message
+def _handle_message(worker: _Worker, message: tuple[str, str], report: Callable[[str, bool], None]) -> None:
+    kind, text = message
     worker.idle = False
-    if word == "cannot":
-        raise ConfigError(name)
-    if word == "began":
-        worker.busy.add(name)
+    if kind == "abort":
+        raise ConfigError(text)
+    if kind == "started":
+        worker.running.add(text)
     else:
-        worker.busy.discard(name)
-        worker.left.pop(name, None)
-        report(name, word == "fine")
+        worker.running.discard(text)
+        worker.pending.pop(text, None)
+        report(text, kind == "labelled")
 
 
-def _buried(
-    worker: _Worker, deaths: Counter[str], ledgers: Path, report: Callable[[str, bool], None]
-) -> bool:
-    """See how a process ended; whether another one must go on with what it left."""
+def _handle_exit(
+    worker: _Worker, crashes: Counter[str], ledgers: Path, report: Callable[[str, bool], None]
+) -> None:
+    """Count crashes of running crystals, and record those that crashed too often as failed."""
     worker.process.join()
-    worker.line.close()
-    status = worker.process.exitcode
-    if status == 0:
-        return False
-    how = f"signal {-status}" if status < 0 else f"exit status {status}"
+    worker.connection.close()
+    code = worker.process.exitcode
+    if code == 0:
+        return
+    status = f"signal {-code}" if code < 0 else f"exit status {code}"
     if worker.idle:
-        raise DatasetError(f"a worker process died ({how}) before it did anything; see its output above.")
-    deaths.update(worker.busy)
-    for name in [name for name in worker.busy if deaths[name] >= DEATHS]:
+        raise DatasetError(
+            f"a worker process crashed ({status}) before its first crystal; see its output above."
+        )
+    crashes.update(worker.running)
+    for name in [name for name in worker.running if crashes[name] >= MAX_CRASHES]:
         ledger = Ledger(ledgers)
-        reason = f"the process died: {DEATHS} times ({how}) while this crystal was in work."
-        ledger.write({"failed": Failure.of(worker.left.pop(name), reason).to_row()})
+        reason = f"the process died: {MAX_CRASHES} times ({status}) while computing this crystal."
+        ledger.write({"failed": Failure.of(worker.pending.pop(name), reason).to_row()})
         ledger.close()
         report(name, False)
-    return bool(worker.left)
 
 
-def _late(deadline: float | None) -> bool:
+def _is_past(deadline: float | None) -> bool:
     return deadline is not None and time.time() > deadline
