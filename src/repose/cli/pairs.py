@@ -67,7 +67,7 @@ def pair(
 
     from repose.data.dataset import DatasetInfo, check_target
     from repose.data.importers.relaxed import read_relaxed
-    from repose.data.importers.substitutions import PARENTS, substitution_pairs
+    from repose.data.importers.substitutions import PARENTS_DESCRIPTION, substitution_pairs
     from repose.data.splits import BY_SOURCE, SOURCE_DESCRIPTION, parse_split
     from repose.errors import require
 
@@ -81,7 +81,7 @@ def pair(
         source=", ".join(dict.fromkeys(path.name for path in source)),
         licence=licence,
         calculator=calculator,
-        splits=f"{how}; {PARENTS}",
+        splits=f"{how}; {PARENTS_DESCRIPTION}",
     )
     refused: list[Refusal] = []
     with Progress(len(source), "crystals", quiet, unit="source") as progress:

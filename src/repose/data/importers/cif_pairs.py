@@ -133,9 +133,9 @@ def _read_tables(folder: Path) -> dict[str, _Entry]:
     entries: dict[str, _Entry] = {}
     for split in SPLITS:
         paths = [folder / pattern.format(split) for pattern in TABLES]
-        path = next((path for path in paths if path.is_file()), None)
-        for name, tags in _read_table(path, folder) if path else ():
-            entries.setdefault(name, _Entry(tags=tags)).tables[split] = path.name
+        for path in [path for path in paths if path.is_file()][:1]:
+            for name, tags in _read_table(path, folder):
+                entries.setdefault(name, _Entry(tags=tags)).tables[split] = path.name
     return entries
 
 

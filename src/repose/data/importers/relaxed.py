@@ -1,4 +1,4 @@
-"""Relaxed crystals alone, from what people have: tables with CIF, datasets, files and folders."""
+"""Import of relaxed crystals without inputs, from tables with CIF, datasets, files and folders."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from repose.errors import DatasetError, InvalidCrystalError, ReposeError
 
 
 def read_relaxed(paths: Iterable[Path]) -> Iterator[Pair | Refusal]:
-    """Relaxed crystals from tables, datasets, files and folders.
+    """Read relaxed crystals from tables, datasets, files and folders.
 
     Args:
         paths: Tables (``.csv``, ``.csv.gz``) with a column ``cif`` and one of ids (``material_id``, ``id``,
-            ...), where ``split`` is the split and further columns become tags; datasets of Repose (their
-            relaxed states); any files and folders that `repose.io.files` reads.
+            ...), where ``split`` is the split and other columns become tags; datasets of Repose (their
+            relaxed crystals); files and folders for `repose.io.files`.
 
     Yields:
-        Crystals as pairs that do not move, in primitive cells, with the source's split if it has one; and
-        refusals: a broken crystal or source costs no other, and an id counts once.
+        Crystals as pairs whose input is the relaxed structure, in primitive cells, with the source's split
+        if any; and refusals. A broken crystal or source does not affect others. A repeated id is refused.
     """
     seen: dict[str, Path] = {}
     for path in paths:
@@ -39,7 +39,7 @@ def read_relaxed(paths: Iterable[Path]) -> Iterator[Pair | Refusal]:
                 elif name in seen:
                     yield Refusal(name, f"{path}: this id was already read from {seen[name]}.")
                 else:
-                    item = attempt(name, _relaxed, name, crystal, dict(tags))
+                    item = attempt(name, _to_pair, name, crystal, dict(tags))
                     if isinstance(item, Pair):
                         seen[name] = path
                     yield item
@@ -48,7 +48,7 @@ def read_relaxed(paths: Iterable[Path]) -> Iterator[Pair | Refusal]:
 
 
 def _read(path: Path) -> Iterator[tuple[str, Any, dict[str, str]]]:
-    """Id, crystal (or why there is none, as text) and tags of everything in a source."""
+    """Yield id, crystal (or the reason why it cannot be read) and tags of everything in a source."""
     from ase import Atoms
 
     if not path.exists():
@@ -56,9 +56,9 @@ def _read(path: Path) -> Iterator[tuple[str, Any, dict[str, str]]]:
     if (path / INFO).is_file():
         for pair in Dataset(path).read(paths=False):
             atoms = Atoms(pair.numbers, pair.relaxed_positions, cell=pair.relaxed_cell, pbc=pair.pbc)
-            # How its atoms were matched is said of the pair, not of the relaxed crystal.
-            kept = {k: v for k, v in pair.tags.items() if k not in ("atom_order", "origin")}
-            yield pair.id, atoms, kept | {"split": pair.split}
+            # These tags describe the pair, not the relaxed crystal.
+            tags = {k: v for k, v in pair.tags.items() if k not in ("atom_order", "origin")}
+            yield pair.id, atoms, tags | {"split": pair.split}
     elif path.name.lower().removesuffix(".gz").endswith(".csv"):
         yield from _read_table(path)
     else:
@@ -104,18 +104,15 @@ def _read_files(path: Path) -> Iterator[tuple[str, Any, dict[str, str]]]:
                 continue
             info = dict(getattr(entry.crystal, "info", {}))
             if "id" in info and "step" in info:
-                # Its unrelaxed frames would pass for relaxed crystals.
-                reason = (
-                    "it holds relaxation paths; make a dataset of it with 'repose data import' and pair that."
-                )
-                yield shown, reason, {}
+                # Unrelaxed frames must not become relaxed crystals.
+                yield shown, "it holds relaxation paths; convert it with 'repose data import' first.", {}
                 break
-            plain = {k: str(v) for k, v in info.items() if isinstance(v, str | int | float | np.generic)}
-            yield plain.pop("id", name), entry.crystal, plain
+            tags = {k: str(v) for k, v in info.items() if isinstance(v, str | int | float | np.generic)}
+            yield tags.pop("id", name), entry.crystal, tags
 
 
-def _relaxed(name: str, crystal: Any, tags: dict[str, str]) -> Pair:
-    """A crystal as a pair that does not move, in a primitive cell."""
+def _to_pair(name: str, crystal: Any, tags: dict[str, str]) -> Pair:
+    """Return a crystal in a primitive cell as a pair with identical input and relaxed structure."""
     from repose.io.convert import to_atoms, to_batch
 
     (atoms,) = to_atoms(to_batch(crystal))
@@ -123,16 +120,15 @@ def _relaxed(name: str, crystal: Any, tags: dict[str, str]) -> Pair:
     if not atoms.pbc.all():
         raise InvalidCrystalError(
             f"it is periodic along {int(atoms.pbc.sum())} of its lattice vectors; only bulk crystals can be "
-            "paired. Set pbc along the vacuum, too, if that is what you want."
+            "paired. To treat it as one, set pbc along the vacuum, too."
         )
     split = check_split(tags.pop("split", UNASSIGNED))
-    whole = Sites(atoms.numbers, atoms.positions @ np.linalg.inv(atoms.cell.array), atoms.cell.array)
-    small = primitive(whole)
-    if small is whole:
-        numbers, positions, cell = atoms.numbers, atoms.positions, atoms.cell.array
-    else:
-        numbers, positions, cell = small.numbers, small.fractional @ small.cell, small.cell
-        tags["cell"] = f"primitive, 1/{len(whole.numbers) // len(numbers)}"
+    sites = Sites(atoms.numbers, atoms.positions @ np.linalg.inv(atoms.cell.array), atoms.cell.array)
+    reduced = primitive(sites)
+    numbers, positions, cell = atoms.numbers, atoms.positions, atoms.cell.array
+    if reduced is not sites:
+        numbers, positions, cell = reduced.numbers, reduced.fractional @ reduced.cell, reduced.cell
+        tags["cell"] = f"primitive, 1/{len(atoms) // len(numbers)}"
     return Pair(
         id=name,
         numbers=numbers.astype(np.int64),

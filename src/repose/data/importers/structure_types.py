@@ -1,7 +1,7 @@
-"""Which site of one crystal is which site of another of the same structure type, whatever elements sit there.
+"""Structure types: mappings of the sites of one crystal onto those of another, regardless of elements.
 
-Two crystals are of one type here if a change of basis, a rigid shift, a change of volume and small
-displacements turn one into the other so that atoms of one element land on atoms of one element.
+Two crystals have the same structure type if a change of basis, a rigid shift, a change of volume and small
+displacements map one onto the other, and atoms of one element onto atoms of one element.
 Cells hold lattice vectors as ROWS in A: ``cartesian = fractional @ cell``.
 """
 
@@ -17,21 +17,21 @@ import numpy as np
 
 from repose.crystal.symmetry import find_space_group
 
-# How far atoms of a larger cell may be from exact copies of each other for it to be reduced (A).
-PRIMITIVE = 0.01
-# Relaxed atoms sit this near to the places that symmetry gives them (A).
+# Tolerance of translations in the reduction to a primitive cell (A).
+PRIMITIVE_TOLERANCE = 0.01
+# Tolerance of the symmetry of relaxed crystals (A).
 SYMPREC = 0.1
-# Lattices of one type differ by less in the lengths of their vectors (relative, at equal volume) and in
-# their angles (degrees): pymatgen's StructureMatcher has the same bounds.
-LENGTHS, ANGLES = 0.2, 5.0
-# Largest misfit (see `misfit`) of two crystals of one type; also pymatgen's.
+# Tolerances of lattices of one type: relative lengths of the vectors at equal volume, and angles (degrees);
+# the defaults of pymatgen's StructureMatcher.
+LENGTH_TOLERANCE, ANGLE_TOLERANCE = 0.2, 5.0
+# Largest misfit (see `misfit`) of two crystals of one type; the default of StructureMatcher.
 SAME_TYPE = 0.3
-# Sites may be exchanged where that costs no more than this: they then have the same surroundings.
+# Largest misfit of a mapping that exchanges equivalent sites of a crystal.
 SAME_SITES = 0.1
-# A mapping this good needs no better.
-GOOD = 0.03
-# Distances in hand at one time: bounds the memory, some 50 MB.
-DISTANCES = 1_000_000
+# Below this misfit, the search for a better mapping stops.
+GOOD_MISFIT = 0.03
+# Number of distances in memory at a time, some 50 MB.
+MAX_DISTANCES = 1_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ class Sites:
     Attributes:
         numbers: Atomic numbers, ``(n,)``.
         fractional: Fractional coordinates, not wrapped, ``(n, 3)``.
-        cell: Rows, A, ``(3, 3)``.
+        cell: Lattice vectors as rows in A, ``(3, 3)``.
     """
 
     numbers: np.ndarray
@@ -50,7 +50,7 @@ class Sites:
 
     @cached_property
     def classes(self) -> np.ndarray:
-        """Which atoms are of one element, by increasing atomic number: 0, 1, ..., ``(n,)``."""
+        """Index of the element of every atom, by increasing atomic number: 0, 1, ..., ``(n,)``."""
         return np.unique(self.numbers, return_inverse=True)[1]
 
     @property
@@ -61,12 +61,12 @@ class Sites:
 
 @dataclass(frozen=True, eq=False)
 class Mapping:
-    """A change of basis, order, origin and images that lays a crystal onto another.
+    """A change of basis, order, origin and periodic images that maps a crystal onto another.
 
     Attributes:
-        basis: Rows of the new cell in terms of the old, whole numbers of determinant 1 or -1, ``(3, 3)``.
-        order: Old atom that becomes atom k, ``(n,)``.
-        shift: Added to the fractional coordinates in the new basis, ``(n, 3)``.
+        basis: Vectors of the new cell as rows in the old basis, integers of determinant 1 or -1, ``(3, 3)``.
+        order: Index of the old atom that becomes atom k, ``(n,)``.
+        shift: Fractional shift in the new basis, ``(n, 3)``.
         misfit: See `misfit`.
     """
 
@@ -76,30 +76,32 @@ class Mapping:
     misfit: float
 
     def apply(self, sites: Sites) -> Sites:
-        """The crystal as the other one is written."""
+        """Return the crystal in the basis, order and origin of the other one."""
         fractional = sites.fractional[self.order] @ np.linalg.inv(self.basis) + self.shift
         return Sites(sites.numbers[self.order], fractional, self.basis @ sites.cell)
 
     def undo(self, sites: Sites) -> Sites:
-        """The inverse of `apply`, for any crystal written like the other one."""
+        """Apply the inverse mapping to a crystal in the basis, order and origin of the other one."""
         back = np.argsort(self.order)
         fractional = ((sites.fractional - self.shift) @ self.basis)[back]
         return Sites(sites.numbers[back], fractional, np.linalg.solve(self.basis, sites.cell))
 
 
 def primitive(sites: Sites) -> Sites:
-    """The crystal in a primitive cell; itself, untouched, where its cell is one already."""
+    """Return the crystal in a primitive cell; the same object if its cell is primitive."""
     import spglib
 
     if np.gcd.reduce(np.bincount(sites.classes)) == 1:
         return sites  # one formula unit
     wrapped = sites.fractional - np.floor(sites.fractional)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # spglib's, of its own internals
+        warnings.simplefilter("ignore", DeprecationWarning)  # of spglib
         try:
             crystal: Any = (sites.cell, wrapped, sites.numbers)
-            found = spglib.standardize_cell(crystal, to_primitive=True, no_idealize=True, symprec=PRIMITIVE)
-        except Exception:  # whatever spglib dislikes
+            found = spglib.standardize_cell(
+                crystal, to_primitive=True, no_idealize=True, symprec=PRIMITIVE_TOLERANCE
+            )
+        except Exception:  # spglib may raise any error
             found = None
     if found is None or len(found[2]) >= len(sites.numbers):
         return sites
@@ -108,14 +110,14 @@ def primitive(sites: Sites) -> Sites:
 
 
 def fingerprint(sites: Sites) -> tuple[str, int, tuple[tuple[int, ...], ...]]:
-    """What crystals of one type share, found at little cost.
+    """Return properties that all crystals of one type have in common, at little cost.
 
     Args:
         sites: In a primitive cell.
 
     Returns:
         Formula of the cell with letters for elements, the rarest first (``"ABC3"``); space group number
-        within 0.1 A; for every element the sizes of its orbits, sorted.
+        within 0.1 A; sorted sizes of the orbits of every element.
     """
     group = find_space_group(
         sites.numbers, sites.fractional @ sites.cell, sites.cell, [True] * 3, symprec=SYMPREC
@@ -131,12 +133,12 @@ def fingerprint(sites: Sites) -> tuple[str, int, tuple[tuple[int, ...], ...]]:
 
 
 def _letter(k: int) -> str:
-    """A to Z, then A', B', ...: as many elements as there may be."""
+    """Return A to Z, then A', B', ..."""
     return chr(ord("A") + k % 26) + "'" * (k // 26)
 
 
 def reduced(sites: Sites) -> Sites:
-    """The crystal in the shortest lattice vectors (Minkowski)."""
+    """Return the crystal with Minkowski-reduced lattice vectors."""
     from ase.geometry import minkowski_reduce
 
     cell, basis = minkowski_reduce(sites.cell)
@@ -144,17 +146,17 @@ def reduced(sites: Sites) -> Sites:
 
 
 def misfit(reference: Sites, other: Sites) -> float:
-    """How much two crystals of the same volume per atom would differ, atom by atom as they are written.
+    """Return the misfit of two crystals of the same volume per atom, with atoms in the same order.
 
     Returns:
-        Square root of the mean squared displacement without its mean, in units of `Sites.spacing`, squared
-        and added to the squared norm of the strain: what neighbours one spacing apart move by.
+        Square root of the sum of the mean squared displacement, without its mean and in units of
+        `Sites.spacing`, and the squared norm of the strain.
     """
     return float(_misfits(reference, other.fractional[None], other.cell[None])[0])
 
 
 def _misfits(reference: Sites, fractional: np.ndarray, cells: np.ndarray) -> np.ndarray:
-    """The `misfit` of T crystals ``(T, n, 3)``, ``(T, 3, 3)``."""
+    """Return the `misfit` of T crystals ``(T, n, 3)``, ``(T, 3, 3)``."""
     moved = fractional - reference.fractional
     scaled = _mean_cell(reference.cell, cells) * np.cbrt(len(reference.numbers))
     moved = (moved - moved.mean(axis=1, keepdims=True)) @ scaled
@@ -164,23 +166,23 @@ def _misfits(reference: Sites, fractional: np.ndarray, cells: np.ndarray) -> np.
 
 
 def best_mapping(reference: Sites, other: Sites) -> Mapping | None:
-    """The mapping of one crystal onto another of its type with the least misfit; None if it is of another."""
+    """Return the mapping of the second crystal onto the first with the least misfit, or None."""
     best: Mapping | None = None
     for found in mappings(reference, other, SAME_TYPE):
         if best is None or found.misfit < best.misfit:
             best = found
-        if best.misfit < GOOD:
+        if best.misfit < GOOD_MISFIT:
             break
     return best
 
 
 def mappings(reference: Sites, other: Sites, tolerance: float) -> Iterator[Mapping]:
-    """Find the ways of laying one crystal onto another so that elements land on elements, one on one.
+    """Find mappings of one crystal onto another that map each element onto one element.
 
-    Changes of basis come from the lattices alone (pymatgen). For each, an atom of the rarest kind tries every
-    place of a kind equally rare, and atoms are assigned by distance whatever their element; assignments
-    that mix elements are dropped. Improper changes of basis count: a crystal and its mirror image have the
-    same energy.
+    Changes of basis are the mappings of the lattices (pymatgen), also improper ones: a crystal and its mirror
+    image have the same energy. For each basis, an atom of the rarest element is tried at every site of an
+    equally rare element, and atoms are assigned by distance regardless of elements. Assignments that mix
+    elements are dropped.
 
     Args:
         reference: In a primitive, `reduced` cell.
@@ -188,38 +190,40 @@ def mappings(reference: Sites, other: Sites, tolerance: float) -> Iterator[Mappi
         tolerance: Largest `misfit`.
 
     Yields:
-        Mappings of ``other`` onto ``reference``, in no order.
+        Mappings of ``other`` onto ``reference``, in no particular order.
     """
     n = len(reference.numbers)
     counts, other_counts = (np.bincount(sites.classes) for sites in (reference, other))
     if len(other.numbers) != n or not np.array_equal(np.sort(counts), np.sort(other_counts)):
         return
-    host = int(np.argmin(counts[reference.classes]))
-    guests = np.flatnonzero(other_counts[other.classes] == counts.min())
-    trials = [(basis, guest) for basis in _bases(reference, other) for guest in guests]
-    step = max(1, DISTANCES // n**2)
+    rarest = int(np.argmin(counts[reference.classes]))
+    candidates = np.flatnonzero(other_counts[other.classes] == counts.min())
+    trials = [(basis, atom) for basis in _bases(reference, other) for atom in candidates]
+    step = max(1, MAX_DISTANCES // n**2)
     for start in range(0, len(trials), step):
-        bases, tried = map(np.array, zip(*trials[start : start + step], strict=True))  # (T, 3, 3), (T,)
+        bases, atoms = map(np.array, zip(*trials[start : start + step], strict=True))  # (T, 3, 3), (T,)
         fractional = other.fractional @ np.linalg.inv(bases)  # (T, n, 3)
         cells = bases @ other.cell
-        order, places = _assign(
+        order, placed = _assign(
             reference.fractional,
             fractional,
-            fractional[np.arange(len(tried)), tried] - reference.fractional[host],
+            fractional[np.arange(len(atoms)), atoms] - reference.fractional[rarest],
             _mean_cell(reference.cell, cells),
         )
-        met = np.flatnonzero(_elements_meet_elements(reference.classes, other.classes[order]))
-        for t, found in zip(met, _misfits(reference, places[met], cells[met]), strict=True):
+        matched = np.flatnonzero(_match_elements(reference.classes, other.classes[order]))
+        for t, found in zip(matched, _misfits(reference, placed[matched], cells[matched]), strict=True):
             if found <= tolerance:
-                yield Mapping(bases[t], order[t], places[t] - fractional[t, order[t]], float(found))
+                yield Mapping(bases[t], order[t], placed[t] - fractional[t, order[t]], float(found))
 
 
 def _bases(reference: Sites, other: Sites) -> Iterator[np.ndarray]:
-    """Changes of basis that make the other lattice like the reference's."""
+    """Yield changes of basis that map the other lattice onto that of the reference."""
     from pymatgen.core import Lattice
 
-    mine, theirs = (Lattice(sites.cell / sites.spacing) for sites in (reference, other))
-    for _, _, basis in theirs.find_all_mappings(mine, LENGTHS, ANGLES, skip_rotation_matrix=True):
+    target, lattice = (Lattice(sites.cell / sites.spacing) for sites in (reference, other))
+    for _, _, basis in lattice.find_all_mappings(
+        target, LENGTH_TOLERANCE, ANGLE_TOLERANCE, skip_rotation_matrix=True
+    ):
         if round(abs(np.linalg.det(basis))) == 1:
             yield np.rint(basis)
 
@@ -227,17 +231,17 @@ def _bases(reference: Sites, other: Sites) -> Iterator[np.ndarray]:
 def _assign(
     reference: np.ndarray, fractional: np.ndarray, origins: np.ndarray, cells: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Atoms nearest to those of the reference, one on one, for T trial bases and origins.
+    """Assign atoms one to one to the nearest atoms of the reference, for T trial bases and origins.
 
     Args:
         reference: Fractional coordinates, ``(n, 3)``.
-        fractional: Of the other crystal in every basis, ``(T, n, 3)``.
-        origins: To be subtracted from them, ``(T, 3)``.
-        cells: That measure distances, ``(T, 3, 3)``.
+        fractional: Those of the other crystal in every basis, ``(T, n, 3)``.
+        origins: Origins to subtract from them, ``(T, 3)``.
+        cells: Cells for distances, ``(T, 3, 3)``.
 
     Returns:
         Order ``(T, n)``, and fractional coordinates in that order, in the images nearest to the reference and
-        without drift, ``(T, n, 3)``.
+        without mean displacement, ``(T, n, 3)``.
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -254,21 +258,21 @@ def _assign(
         return order, placed, (placed - reference).mean(axis=1)
 
     order, placed, drift = nearest(origins)
-    # The guest alone may be off its place: the mean of all atoms is a better origin.
+    # One atom is a rough origin; the mean displacement of all atoms is a better one.
     for _ in range(2):
         order, placed, drift = nearest(drift)
     return order, placed - drift[:, None]
 
 
-def _elements_meet_elements(classes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Of trials ``(T, n)``, those where every class meets one class alone; both sides have as many."""
-    kinds = classes.max() + 1
-    met = np.sort(classes * kinds + others, axis=1)
-    return (np.diff(met, axis=1) != 0).sum(axis=1) + 1 == kinds
+def _match_elements(classes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return whether each class is assigned to exactly one class, for T trials ``(T, n)``."""
+    count = classes.max() + 1
+    pairs = np.sort(classes * count + others, axis=1)
+    return (np.diff(pairs, axis=1) != 0).sum(axis=1) + 1 == count
 
 
 def _mean_cell(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """A cell whose metric is the mean of both at a volume of one each; its orientation is its own."""
+    """Return a cell of any orientation whose metric is the mean of both, each at a volume of one."""
     metrics = []
     for cell in (first, second):
         cell = cell / np.cbrt(np.abs(np.linalg.det(cell)))[..., None, None]
