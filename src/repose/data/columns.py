@@ -1,4 +1,4 @@
-"""Columns of Parquet tables as arrays: numbers are copied from Arrow buffers, not made one by one."""
+"""Conversion of columns of Parquet tables to arrays, without Python objects for single numbers."""
 
 from __future__ import annotations
 
@@ -14,79 +14,72 @@ from repose.errors import DatasetError
 if TYPE_CHECKING:
     import pyarrow as pa
 
+FRAME = ("positions", "cell", "energy", "forces", "stress")
+
 
 def values(column: pa.Array) -> list[Any]:
-    """Values of a column of text or numbers; None where null."""
+    """Return a column of text or numbers as a list, with None for nulls."""
     found = column.to_numpy(zero_copy_only=False).tolist()
     if not column.null_count:
         return found
-    return [value if known else None for value, known in zip(found, _known(column), strict=True)]
+    return [value if valid else None for value, valid in zip(found, _valid(column), strict=True)]
 
 
 def lengths(column: pa.Array) -> np.ndarray:
-    """Items of every list of a column, int; 0 where null."""
+    """Return the lengths of the lists of a column, int; 0 for nulls."""
     return column.value_lengths().fill_null(0).to_numpy()
 
 
 def arrays(column: pa.Array, dtype: type = float) -> Iterator[Any]:
-    """Lists of a column as arrays, each with memory of its own.
+    """Yield the lists of a column as arrays ``(n,)`` or ``(n, 3)`` that own their memory; None for nulls.
 
     Args:
-        column: Rows are lists of numbers, or lists of vectors with three components; a row may be null.
+        column: Lists of numbers, or of vectors with three components.
         dtype: Type of the arrays.
-
-    Yields:
-        ``(n,)`` or ``(n, 3)`` for a list of n items; None where null.
 
     Raises:
         DatasetError: A vector is null or has another number of components.
     """
     flat, first = _flat(column.flatten()), 0
-    for n, known in zip(lengths(column).tolist(), _known(column), strict=True):
-        yield flat[first : first + n].astype(dtype) if known else None
+    for n, valid in zip(lengths(column).tolist(), _valid(column), strict=True):
+        yield flat[first : first + n].astype(dtype) if valid else None
         first += n
 
 
 def frames(column: pa.Array) -> Iterator[tuple[Frame, ...]]:
-    """Lists of a column as relaxation paths; empty where null.
+    """Yield the lists of a column as relaxation paths; nulls are empty paths.
 
     Args:
-        column: A frame is a struct of positions, cell, energy, forces and stress; units as in `Frame`.
+        column: Lists of structs with the fields of `Frame`.
 
     Raises:
-        DatasetError: As `arrays`.
+        DatasetError: See `arrays`.
     """
-    field = column.flatten().field
-    every = map(
-        Frame,
-        arrays(field("positions")),
-        arrays(field("cell")),
-        values(field("energy")),
-        arrays(field("forces")),
-        arrays(field("stress")),
-    )
+    structs = column.flatten()
+    fields = ((values if name == "energy" else arrays)(structs.field(name)) for name in FRAME)
+    every = map(Frame, *fields)
     for n in lengths(column):
         yield tuple(islice(every, n))
 
 
 def mappings(column: pa.Array) -> Iterator[dict[str, str]]:
-    """Maps of a column from text to text as dictionaries; empty where null."""
+    """Yield the maps of a column from text to text as dictionaries; nulls are empty."""
     import pyarrow as pa
 
     entry = pa.struct([("key", pa.string()), ("value", pa.string())])
-    listed = column.cast(pa.list_(entry))
-    items = listed.flatten()
+    lists = column.cast(pa.list_(entry))
+    items = lists.flatten()
     every = zip(values(items.field("key")), values(items.field("value")), strict=True)
-    for n in lengths(listed):
+    for n in lengths(lists):
         yield dict(islice(every, n))
 
 
-def _known(column: pa.Array) -> list[bool]:
+def _valid(column: pa.Array) -> list[bool]:
     return column.is_valid().to_numpy(zero_copy_only=False).tolist()
 
 
 def _flat(items: pa.Array) -> np.ndarray:
-    """Numbers ``(n,)``, or vectors ``(n, 3)``."""
+    """Return numbers as ``(n,)``, or vectors as ``(n, 3)``."""
     import pyarrow as pa
 
     if not pa.types.is_nested(items.type):
@@ -94,7 +87,7 @@ def _flat(items: pa.Array) -> np.ndarray:
     wrong = np.flatnonzero(lengths(items) != 3)
     if len(wrong):
         raise DatasetError(
-            f"every vector must have three components; {len(wrong)} of {len(items)} have not, "
-            f"the first {items[int(wrong[0])].as_py()}."
+            f"expected vectors with three components; {len(wrong)} of {len(items)} have another number, the "
+            f"first is {items[int(wrong[0])].as_py()}. Import the dataset again."
         )
     return items.flatten().to_numpy(zero_copy_only=False).reshape(-1, 3)

@@ -1,4 +1,4 @@
-"""Datasets on disk: a directory of Parquet parts and ``dataset.json``, one row a crystal."""
+"""Datasets on disk: a directory of Parquet parts, one row per crystal, and ``dataset.json``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pydantic import Field
 
 from repose.atomic_write import interrupted_version, replacing_directory
 from repose.config import Settings
+from repose.crystal.batching import batches_by_cost
 from repose.data import columns
 from repose.data.rows import COLUMNS, GEOMETRY, Pair, schema, to_pairs, to_row
 from repose.errors import DatasetError, require
@@ -25,10 +26,9 @@ SPLITS = ("train", "val", "test")
 INFO = "dataset.json"
 PARTS = "part-*.parquet"
 ROWS_PER_PART = 2000
-# Columns as Parquet calls them: what repeats is kept once; of numbers the bytes of equal weight stand side
-# by side, so that they pack to three fifths.
+# Parquet columns with dictionary encoding, and with byte stream split, which makes floats 40 % smaller.
 _VECTORS = ".list.element.list.element"
-REPEATING = ["id", "split", "numbers.list.element", "tags.key_value.key", "tags.key_value.value"]
+REPEATED = ["id", "split", "numbers.list.element", "tags.key_value.key", "tags.key_value.value"]
 FLOATS = [
     *(name + _VECTORS for name in GEOMETRY),
     *(f"path.list.element.{name}{_VECTORS}" for name in ("positions", "cell", "forces", "stress")),
@@ -40,22 +40,22 @@ class DatasetInfo(Settings):
     """Contents of ``dataset.json``."""
 
     format_version: Literal[1] = FORMAT_VERSION
-    name: str = Field(description="what the dataset is called")
-    source: str = Field(default="", description="files or archive it came from")
-    licence: str = Field(default="", description="under which it may be used")
-    calculator: str = Field(default="", description="calculator or functional of the relaxed states")
-    splits: str = Field(default="", description="how train, val and test were made")
-    counts: dict[str, int] = Field(default_factory=dict, description="crystals in every split")
+    name: str = Field(description="name of the dataset")
+    source: str = Field(default="", description="original files or archive")
+    licence: str = Field(default="", description="licence of the data")
+    calculator: str = Field(default="", description="calculator or functional of the relaxed crystals")
+    splits: str = Field(default="", description="how train, val and test were chosen")
+    counts: dict[str, int] = Field(default_factory=dict, description="crystals in each split")
 
 
 class Dataset:
     """A dataset directory, opened for reading.
 
     Args:
-        directory: Written by `write_dataset`.
+        directory: Directory of `write_dataset`.
 
     Raises:
-        DatasetError: It is not a dataset, or of another format version.
+        DatasetError: The directory is not a dataset, or has another format version.
     """
 
     def __init__(self, directory: str | Path) -> None:
@@ -63,13 +63,13 @@ class Dataset:
         self.directory = Path(directory)
         path = self.directory / INFO
         if not path.is_file():
-            aside = interrupted_version(self.directory)
+            complete = interrupted_version(self.directory)
             hint = (
-                f"Its last complete version is {aside}: move it back."
-                if aside
+                f"Its last complete version is {complete}: move it back."
+                if complete
                 else "Make one with 'repose data import FILES --out DIR'."
             )
-            raise DatasetError(f"{directory} is not a dataset: it holds no {INFO}. {hint}")
+            raise DatasetError(f"{directory} is not a dataset: it has no {INFO}. {hint}")
         self.info = DatasetInfo.load(path, FORMAT_VERSION, DatasetError)
         self.parts = sorted(self.directory.glob(PARTS))
 
@@ -80,33 +80,25 @@ class Dataset:
         return self.read()
 
     def ids(self, split: str | None = None) -> list[str]:
-        """Ids of the crystals of one split, or of all, in order, without reading the crystals.
-
-        Raises:
-            DatasetError: As `read`.
-        """
+        """Return the ids of one split, or of all crystals, in order; see `read`."""
         return [name for rows in self._rows(["id"], split) for name in columns.values(rows["id"])]
 
     def frame_counts(self) -> list[int]:
-        """Frames of the path of every crystal, in order, 0 without a path; no frame is decoded.
-
-        Raises:
-            DatasetError: A part cannot be read.
-        """
+        """Return the number of frames of each path, in order; frames are not decoded."""
         return [n for rows in self._rows(["path"]) for n in columns.lengths(rows["path"]).tolist()]
 
     def read(
         self, split: str | None = None, *, paths: bool = True, ids: Collection[str] | None = None
     ) -> Iterator[Pair]:
-        """Yield the crystals of one split, or of all; nothing else is decoded.
+        """Yield the crystals of one split, or of all; other rows and columns are not decoded.
 
         Args:
-            split: ``"train"``, ``"val"``, ``"test"`` or None.
+            split: ``"train"``, ``"val"``, ``"test"``, or None for all.
             paths: Read the paths. Without them ``Pair.path`` is empty, and reading is much faster.
-            ids: Yield only the crystals with these ids; None yields all.
+            ids: Yield only crystals with these ids; None for all.
 
         Raises:
-            DatasetError: No such split, or a part cannot be read.
+            DatasetError: The split is unknown, or a part cannot be read.
         """
         names = [name for name in COLUMNS if paths or name != "path"]
         for rows in self._rows(names, split, ids):
@@ -115,7 +107,7 @@ class Dataset:
     def _rows(
         self, names: list[str], split: str | None = None, ids: Collection[str] | None = None
     ) -> Iterator[pa.RecordBatch]:
-        """Columns by their names, of the rows that `read` would take."""
+        """Yield columns by name, of the rows that `read` selects."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -125,7 +117,7 @@ class Dataset:
             try:
                 with pq.ParquetFile(part) as file:
                     for group in range(file.num_row_groups):
-                        chosen = _chosen(file, group, split, ids)
+                        chosen = _select_rows(file, group, split, ids)
                         if chosen is None or len(chosen):
                             table = file.read_row_group(group, names)
                             yield from (table if chosen is None else table.take(chosen)).to_batches()
@@ -133,10 +125,10 @@ class Dataset:
                 raise DatasetError(f"{part} cannot be read: {error}. Import the dataset again.") from None
 
 
-def _chosen(
+def _select_rows(
     file: pq.ParquetFile, group: int, split: str | None, ids: Collection[str] | None
 ) -> np.ndarray | None:
-    """Numbers of the rows of a row group that are asked for, ascending; None for all."""
+    """Return the indices of the selected rows of a row group; None for all."""
     if split is None and ids is None:
         return None
     keys = file.read_row_group(group, ["split", "id"] if ids is not None else ["split"])
@@ -156,23 +148,18 @@ def write_dataset(
     *,
     single: bool = False,
 ) -> Dataset:
-    """Write a dataset, atomically: the directory appears when it is complete.
-
-    An error or an interrupt at any moment leaves an older dataset as it was.
+    """Write a dataset atomically; an error leaves an older dataset unchanged.
 
     Args:
-        directory: Where; must not exist yet, or be a dataset (which is then replaced).
-        info: Description; ``counts`` is filled in here.
-        pairs: Crystals; consumed once, a part in memory at a time.
-        finish: Called with the complete new directory before it takes its place, to add files.
-        single: Store numbers in float32, which is less than half as large; energies stay in float64.
-
-    Returns:
-        The dataset, opened.
+        directory: A new or empty directory, or a dataset to replace.
+        info: Description; ``counts`` is filled in.
+        pairs: Crystals; iterated once, with one part in memory.
+        finish: Called with the temporary directory before it is moved, to add files.
+        single: Store numbers in float32, except energies; files are less than half as large.
 
     Raises:
-        DatasetError: The directory holds something else, two crystals share an id, one has no split, or
-            there are none.
+        DatasetError: The directory has other contents, two crystals share an id, one has no split, or there
+            are none.
     """
     require("pyarrow", "writing datasets")
     import pyarrow as pa
@@ -181,57 +168,51 @@ def write_dataset(
     check_target(target)
     with replacing_directory(target) as new:
         counts: dict[str, int] = dict.fromkeys(SPLITS, 0)
-        seen, rows, part = set[str](), list[dict[str, Any]](), 0
+        seen = set[str]()
 
-        def flush() -> None:
-            nonlocal rows, part
-            _write_part(pa.Table.from_pylist(rows, schema=schema(single)), new / f"part-{part:05d}.parquet")
-            rows, part = [], part + 1
+        def rows() -> Iterator[dict[str, Any]]:
+            for pair in pairs:
+                if pair.id in seen:
+                    raise DatasetError(f"two crystals have the id '{pair.id}'; ids must be unique.")
+                seen.add(pair.id)
+                counts[_check_split(pair.id, pair.split)] += 1
+                yield to_row(pair)
 
-        for pair in pairs:
-            if pair.id in seen:
-                raise DatasetError(f"two crystals are called '{pair.id}'; ids must be unique.")
-            _check_split(pair.id, pair.split)
-            seen.add(pair.id)
-            counts[pair.split] += 1
-            rows.append(to_row(pair))
-            if len(rows) == ROWS_PER_PART:
-                flush()
-        if rows:
-            flush()
+        for k, part in enumerate(batches_by_cost(rows(), lambda row: 1, ROWS_PER_PART)):
+            _write_part(pa.Table.from_pylist(part, schema=schema(single)), new / f"part-{k:05d}.parquet")
         if not seen:
-            raise DatasetError("no crystal was left to write; see the refusals above.")
-        _write_info(info.model_copy(update={"counts": counts}), new)
+            raise DatasetError("there is no crystal to write; the reasons are above.")
+        write_info(info.model_copy(update={"counts": counts}), new / INFO)
         if finish is not None:
             finish(new)
     return Dataset(target)
 
 
-def check_target(directory: Path) -> None:
-    """Make sure that a dataset may be written here.
+def check_target(directory: Path, info: str = INFO, kind: str = "a dataset") -> None:
+    """Check that a directory may be written: it is new, empty, or of the kind that has the file ``info``.
 
     Raises:
-        DatasetError: Something stands there that is neither a dataset nor an empty directory.
+        DatasetError: It has other contents.
     """
-    if not directory.exists() or (directory / INFO).is_file():
+    if not directory.exists() or (directory / info).is_file():
         return
     if not directory.is_dir() or any(directory.iterdir()):
-        raise DatasetError(f"{directory} exists and is not a dataset; choose another --out.")
+        raise DatasetError(f"{directory} exists and is not {kind}; choose another --out.")
 
 
 def resplit(dataset: Dataset, assign: Callable[[Pair], str], how: str) -> Dataset:
-    """Give every crystal of a dataset a new split, atomically; other columns and files are kept as they are.
+    """Assign new splits to the crystals of a dataset, atomically; other columns and files are kept.
 
     Args:
-        dataset: What to change.
-        assign: Split of a crystal, which comes without its path; see `repose.data.splits`.
-        how: Sentence for ``dataset.json``.
+        dataset: Dataset to change.
+        assign: Returns the split of a crystal, which has no path; see `repose.data.splits`.
+        how: Description for ``dataset.json``.
 
     Returns:
         The dataset, opened again.
 
     Raises:
-        DatasetError: A crystal cannot be assigned; the dataset is then as it was.
+        DatasetError: A split is unknown or cannot be assigned; the dataset is unchanged.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -250,7 +231,7 @@ def resplit(dataset: Dataset, assign: Callable[[Pair], str], how: str) -> Datase
             if path.is_file() and path.name != INFO and not path.match(PARTS):
                 shutil.copy2(path, new)
         counts = {split: splits.count(split) for split in SPLITS}
-        _write_info(dataset.info.model_copy(update={"splits": how, "counts": counts}), new)
+        write_info(dataset.info.model_copy(update={"splits": how, "counts": counts}), new / INFO)
     return Dataset(dataset.directory)
 
 
@@ -267,10 +248,11 @@ def _write_part(table: pa.Table, path: Path) -> None:
         table,
         path,
         compression="zstd",
-        use_dictionary=REPEATING,  # type: ignore[arg-type]  # names are allowed, too
+        use_dictionary=REPEATED,  # type: ignore[arg-type]  # names are allowed too
         use_byte_stream_split=FLOATS,  # type: ignore[arg-type]
     )
 
 
-def _write_info(info: DatasetInfo, directory: Path) -> None:
-    (directory / INFO).write_text(info.model_dump_json(indent=2) + "\n", encoding="utf-8")
+def write_info(info: Settings, path: Path) -> None:
+    """Write a description as JSON."""
+    path.write_text(info.model_dump_json(indent=2) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A crystal of a dataset: as an object, as a row of Parquet tables, as plain values for JSON."""
+"""Crystals of a dataset: the class `Pair`, and conversion to and from rows of Parquet tables."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COLUMNS = ("id", "split", "numbers", "pbc", *GEOMETRY, "path", "tags")
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """An unrelaxed crystal of n atoms and what it relaxes to.
+    """An unrelaxed and the relaxed crystal of n atoms.
 
     Attributes:
         id: Unique name in the dataset.
@@ -29,11 +29,11 @@ class Pair:
         pbc: Periodic directions, ``(3,)`` bool.
         positions: Unrelaxed, A, ``(n, 3)``.
         cell: Unrelaxed, rows, A, ``(3, 3)``.
-        relaxed_positions: A, ``(n, 3)``; atom k is input atom k, in the image nearest to it.
+        relaxed_positions: A, ``(n, 3)``; the same order of atoms, in their nearest periodic images.
         relaxed_cell: Rows, A, ``(3, 3)``.
         split: ``"train"``, ``"val"`` or ``"test"``.
-        path: Frames from unrelaxed to relaxed, where known.
-        tags: Free columns: prototype, how the input was made, ...
+        path: Frames from unrelaxed to relaxed; empty if unknown.
+        tags: Free columns, such as the prototype.
     """
 
     id: str
@@ -56,71 +56,57 @@ class Pair:
 
 
 def schema(single: bool) -> pa.Schema:
-    """Columns of a dataset; numbers in float32 if ``single``, energies always in float64."""
+    """Return the columns of a dataset; numbers in float32 if ``single``, energies always in float64."""
     import pyarrow as pa
 
+    text = pa.string()
     vectors = pa.list_(pa.list_(pa.float32() if single else pa.float64(), 3))
-    frame = pa.struct(
-        [
-            ("positions", vectors),
-            ("cell", vectors),
-            ("energy", pa.float64()),
-            ("forces", vectors),
-            ("stress", vectors),
-        ]
-    )
+    frame = [(name, pa.float64() if name == "energy" else vectors) for name in columns.FRAME]
     return pa.schema(
         [
-            ("id", pa.string()),
-            ("split", pa.string()),
+            ("id", text),
+            ("split", text),
             ("numbers", pa.list_(pa.int32())),
             ("pbc", pa.list_(pa.bool_())),
-            ("positions", vectors),
-            ("cell", vectors),
-            ("relaxed_positions", vectors),
-            ("relaxed_cell", vectors),
-            ("path", pa.list_(frame)),
-            ("tags", pa.map_(pa.string(), pa.string())),
+            *((name, vectors) for name in GEOMETRY),
+            ("path", pa.list_(pa.struct(frame))),
+            ("tags", pa.map_(text, text)),
         ]
     )
 
 
 def to_row(pair: Pair) -> dict[str, Any]:
-    """A crystal as plain values, for Parquet and JSON."""
+    """Return a crystal as plain values, for Parquet and JSON."""
 
-    def rows(array: np.ndarray | None) -> list[list[float]] | None:
-        return None if array is None else np.asarray(array, dtype=float).tolist()
+    def plain(values: np.ndarray | float | None) -> Any:
+        return None if values is None else np.asarray(values, dtype=float).tolist()
 
     return {
         "id": pair.id,
         "split": pair.split,
         "numbers": pair.numbers.tolist(),
         "pbc": pair.pbc.tolist(),
-        "positions": rows(pair.positions),
-        "cell": rows(pair.cell),
-        "relaxed_positions": rows(pair.relaxed_positions),
-        "relaxed_cell": rows(pair.relaxed_cell),
-        "path": [
-            {
-                "positions": rows(frame.positions),
-                "cell": rows(frame.cell),
-                "energy": frame.energy,
-                "forces": rows(frame.forces),
-                "stress": rows(frame.stress),
-            }
-            for frame in pair.path
-        ],
+        **{name: plain(getattr(pair, name)) for name in GEOMETRY},
+        "path": [{name: plain(getattr(frame, name)) for name in columns.FRAME} for frame in pair.path],
         "tags": list(pair.tags.items()),
     }
 
 
+def from_row(row: dict[str, Any]) -> Pair:
+    """Return the crystal of `to_row`, before or after JSON."""
+    import pyarrow as pa
+
+    row = row | {"tags": list(map(tuple, row["tags"]))}  # tuples are lists in JSON
+    return next(to_pairs(pa.RecordBatch.from_pylist([row], schema=schema(single=False))))
+
+
 def to_pairs(rows: pa.RecordBatch) -> Iterator[Pair]:
-    """Crystals of a part's rows, decoded one after another; without the column ``path`` they have no path.
+    """Yield the crystals of table rows; without the column ``path`` their paths are empty.
 
     Raises:
-        DatasetError: A vector of theirs has not three components.
+        DatasetError: A vector does not have three components.
     """
-    every = zip(
+    fields = zip(
         columns.values(rows["id"]),
         columns.arrays(rows["numbers"], np.int64),
         columns.arrays(rows["pbc"], bool),
@@ -130,33 +116,4 @@ def to_pairs(rows: pa.RecordBatch) -> Iterator[Pair]:
         columns.mappings(rows["tags"]),
         strict=True,
     )
-    return starmap(Pair, every)
-
-
-def to_pair(row: dict[str, Any]) -> Pair:
-    """The inverse of `to_row`."""
-
-    def array(values: Any) -> np.ndarray | None:
-        return None if values is None else np.array(values, dtype=float)
-
-    return Pair(
-        id=row["id"],
-        split=row["split"],
-        numbers=np.array(row["numbers"], dtype=np.int64),
-        pbc=np.array(row["pbc"], dtype=bool),
-        positions=np.array(row["positions"], dtype=float),
-        cell=np.array(row["cell"], dtype=float),
-        relaxed_positions=np.array(row["relaxed_positions"], dtype=float),
-        relaxed_cell=np.array(row["relaxed_cell"], dtype=float),
-        path=tuple(
-            Frame(
-                positions=np.array(frame["positions"], dtype=float),
-                cell=np.array(frame["cell"], dtype=float),
-                energy=frame["energy"],
-                forces=array(frame["forces"]),
-                stress=array(frame["stress"]),
-            )
-            for frame in row["path"] or ()
-        ),
-        tags=dict(row["tags"] or ()),
-    )
+    return starmap(Pair, fields)

@@ -25,7 +25,7 @@ from repose.data.labelling.ledger import Ledger, read_ledgers
 from repose.data.labelling.settings import LabelSettings
 from repose.data.labelling.workers import Channel, run_workers
 from repose.data.pairing import Refusal
-from repose.data.rows import Pair, to_pair, to_row
+from repose.data.rows import Pair, from_row, to_row
 from repose.data.splits import GroupSplit
 from repose.errors import ConfigError, DatasetError
 from repose.potentials.batched_lbfgs import RelaxationRun, relax_batched
@@ -271,7 +271,7 @@ class _Job:
                 known.add(pair.id)
                 yield pair
             for name in sorted(rows.keys() - known, key=order):
-                pair = to_pair(json.loads(rows[name]))
+                pair = from_row(json.loads(rows[name]))
                 yield replace(pair, split=assign(pair))
 
         ordered = sorted(failures.values(), key=lambda failure: order(failure.id))
