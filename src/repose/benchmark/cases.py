@@ -74,14 +74,7 @@ def cases(
     threads: int,
     settings: SpeedSettings,
 ) -> list[Case]:
-    """All cases of a run.
-
-    Args:
-        models: Names or directories of models.
-        published: Names of families.
-        devices: Devices.
-        threads: CPU threads.
-        settings: Crystals and variants.
+    """All cases of a run, for names or directories of models and for ``published``, names of families.
 
     Raises:
         ModelError: There is no such model or family.

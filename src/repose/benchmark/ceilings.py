@@ -37,12 +37,7 @@ class Ceilings:
 
 
 def measure_ceilings(device: str, threads: int) -> Ceilings:
-    """Measure the ceilings of a device, the best of `REPEATS`.
-
-    Args:
-        device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
-        threads: CPU threads; set for the whole process.
-    """
+    """Measure the ceilings of a device, the best of `REPEATS`; sets ``threads`` for the whole process."""
     torch.set_num_threads(threads)
     place = torch.device(device)
     products = {}

@@ -15,15 +15,9 @@ CELLS_TRIED = 40
 
 
 def alloys(n_crystals: int, n_atoms: int, seed: int = 0) -> CrystalBatch:
-    """Random alloys of one size.
+    """Random alloys of ``n_atoms`` atoms each, float64.
 
-    Args:
-        n_crystals: Number of crystals.
-        n_atoms: Atoms of each crystal.
-        seed: Seed of elements, displacements and cell.
-
-    Returns:
-        The crystals, float64, of the same density at any size: some 80 neighbours within 6 A.
+    The density is the same at any size: some 80 neighbours within 6 A.
     """
     rng = np.random.default_rng((seed, n_atoms))
     fractional, cell = _supercell(n_atoms, rng)

@@ -25,14 +25,7 @@ def limit_memory() -> None:
 
 
 def reset_peak(device: torch.device) -> int:
-    """Reset the peak memory, where the system supports it (Linux, GPUs).
-
-    Args:
-        device: Device of the memory.
-
-    Returns:
-        The peak after the reset, bytes.
-    """
+    """Reset the peak memory, where the system supports it (Linux, GPUs); return the new peak, bytes."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif (clear := PROCESS / "clear_refs").exists():

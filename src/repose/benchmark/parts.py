@@ -34,15 +34,9 @@ class Share(NamedTuple):
 
 
 def by_part(relaxer: DirectRelaxer, batch: CrystalBatch, passes: int = 5) -> list[Share]:
-    """Time of every part of a network, measured by hooks on its modules.
+    """Time of every part of a network, largest first, measured by hooks on its modules.
 
-    Args:
-        relaxer: The model.
-        batch: The crystals.
-        passes: Passes to average over, after one to warm up.
-
-    Returns:
-        Largest first; the sum is the time of a pass.
+    Times are averaged over ``passes``, after one pass to warm up. Their sum is the time of a pass.
     """
     seconds: dict[str, float] = defaultdict(float)
     calls: dict[str, int] = defaultdict(int)
@@ -56,16 +50,7 @@ def by_part(relaxer: DirectRelaxer, batch: CrystalBatch, passes: int = 5) -> lis
 
 
 def by_operation(relaxer: DirectRelaxer, batch: CrystalBatch, passes: int = 5) -> list[Share]:
-    """Time of every PyTorch operation, from the profiler of PyTorch.
-
-    Args:
-        relaxer: The model.
-        batch: The crystals.
-        passes: Passes to average over, after one to warm up.
-
-    Returns:
-        Largest first.
-    """
+    """Time of every PyTorch operation, largest first, from the profiler of PyTorch; see `by_part`."""
     from torch.profiler import ProfilerActivity, profile
 
     cuda = relaxer.device.type == "cuda"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from repose.evaluation.plots import COLOURS
+from repose.evaluation.plots import COLOURS, panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,18 +20,12 @@ MARKERS = {"cpu": "o-"}  # others: GPUs
 def against_atoms(result: BenchmarkResult) -> Figure:
     """Time of a prediction against the atoms of one crystal, with a line of slope one.
 
-    Args:
-        result: The measurements.
-
-    Returns:
-        One panel per model, one line per device and variant with its fitted power in the legend.
+    One panel per model has one line per device and variant with its fitted power in the legend.
     """
     powers = {(fit.model, fit.device, fit.way): f", $N^{{{fit.exponent:.2f}}}$" for fit in result.fits()}
-    figure, panels = _panels(result, "atoms", lambda row: row.predict, powers)
-    for axis in panels:
-        x, y = (
-            np.concatenate(values) for values in zip(*(line.get_data() for line in axis.lines), strict=True)
-        )
+    figure, axes = _panels(result, "atoms", lambda row: row.predict, powers)
+    for axis in axes:
+        x, y = map(np.concatenate, zip(*(line.get_data() for line in axis.lines), strict=True))
         ends = np.array([x.min(), x.max()])
         guide = y.max() * ends / ends[1]
         axis.plot(ends, guide, "--", color="#888888", linewidth=0.8, label="slope 1", zorder=0)
@@ -41,17 +35,10 @@ def against_atoms(result: BenchmarkResult) -> Figure:
 
 
 def against_batch(result: BenchmarkResult) -> Figure:
-    """Crystals per second against the number of crystals in a batch.
-
-    Args:
-        result: The measurements.
-
-    Returns:
-        One panel per model, one line per device and variant.
-    """
-    figure, panels = _panels(result, "batch", lambda row: row.crystals_per_second, {})
+    """Crystals per second against the crystals of a batch: panels by model, lines by device and variant."""
+    figure, axes = _panels(result, "batch", lambda row: row.crystals_per_second, {})
     size = next(row.case.atoms for row in result.rows if row.case.series == "batch")
-    for axis in panels:
+    for axis in axes:
         axis.set(xlabel=f"crystals of {size} atoms in a batch", ylabel="crystals per second")
         axis.legend(frameon=False, fontsize="small")
     return figure
@@ -64,14 +51,12 @@ def _panels(
     notes: dict[tuple[str, str, str], str],
 ) -> tuple[Figure, list[Any]]:
     """Figure with one logarithmic panel per model; ``notes`` are added to the legend."""
-    from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator
 
     rows = [row for row in result.rows if row.case.series == series and height(row) is not None]
     models = list(dict.fromkeys(row.case.name for row in rows))
     lines = list(dict.fromkeys((row.case.device, str(row.variant)) for row in rows))
-    figure = Figure(figsize=(4.6 * len(models), 3.8), layout="constrained")
-    axes = list(figure.subplots(1, len(models), squeeze=False).flat)
+    figure, axes = panels(len(models), len(models), (4.6, 3.8))
     for axis, model in zip(axes, models, strict=True):
         for index, line in enumerate(lines):
             points = sorted(

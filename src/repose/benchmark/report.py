@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,33 +10,16 @@ import torch
 
 from repose.benchmark.results import BenchmarkResult, Measurement, grouped
 from repose.errors import require
-from repose.evaluation.report import png_writer, write_files
+from repose.evaluation.report import json_writer, png_writer, text_writer, write_files
 
 HEADER = (
-    "run",
-    "crystals",
-    "atoms",
-    "network ms",
-    "predict ms",
-    "crystals/s",
-    "Medges/s",
-    "pass MB",
-    "peak MB",
-    "product",
-    "copy",
-    "x network",
-    "x predict",
-)
+    "run", "crystals", "atoms", "network ms", "predict ms", "crystals/s", "Medges/s", "pass MB", "peak MB",
+    "product", "copy", "x network", "x predict",
+)  # fmt: skip
 
 
 class Table(NamedTuple):
-    """Rows of one model on one device, as text.
-
-    Attributes:
-        title: Model, size, device.
-        rows: Cells in the order of `HEADER`.
-        failures: Failed measurements with their reasons, one line each.
-    """
+    """Rows of one model on one device, cells in the order of `HEADER`; one line for each failure."""
 
     title: str
     rows: list[tuple[str, ...]]
@@ -45,11 +27,7 @@ class Table(NamedTuple):
 
 
 def write(result: BenchmarkResult, directory: str | Path) -> list[Path]:
-    """Write ``speed.json``, ``table.md``, ``atoms.png`` and ``batch.png``, each atomically.
-
-    Args:
-        result: The measurements.
-        directory: Created if missing; existing files are replaced.
+    """Write ``speed.json``, ``table.md``, ``atoms.png`` and ``batch.png``, see `write_files`.
 
     Returns:
         The files; plots only of series that were measured.
@@ -61,8 +39,8 @@ def write(result: BenchmarkResult, directory: str | Path) -> list[Path]:
     from repose.benchmark.plots import against_atoms, against_batch
 
     files: dict[str, Callable[[Path], Any]] = {
-        "speed.json": lambda path: path.write_text(json.dumps(result.to_dict(), indent=2) + "\n"),
-        "table.md": lambda path: path.write_text(markdown(result), encoding="utf-8"),
+        "speed.json": json_writer(result.to_dict()),
+        "table.md": text_writer(markdown(result)),
     }
     measured = {row.case.series for row in result.rows if row.predict}
     if "atoms" in measured:
@@ -80,11 +58,8 @@ def tables(result: BenchmarkResult) -> list[Table]:
         if known := next((row for row in rows if row.family), None):
             family = "" if known.family in name else f"{known.family}, "
             title = f"{name}: {family}{known.parameters / 1e6:.1f}M parameters, on {device}"
-        failures = [
-            f"{row.variant}, {row.case.crystals} x {row.case.atoms} atoms: {row.reason}"
-            for row in rows
-            if row.reason
-        ]
+        failed = [row for row in rows if row.reason]
+        failures = [f"{r.variant}, {r.case.crystals} x {r.case.atoms} atoms: {r.reason}" for r in failed]
         found.append(Table(title, [_cells(result, row) for row in rows], failures))
     return found
 
@@ -100,9 +75,9 @@ def notes(result: BenchmarkResult) -> list[str]:
         )
     if per_atom := [row.edges / row.atoms for row in result.rows if row.edges]:
         low, high = min(per_atom), max(per_atom)
-        lines.append(
+        lines += [
             f"Random alloys of Co, Ni and Cu with displacements; {low:.0f} to {high:.0f} edges an atom."
-        )
+        ]
     lines += [
         f"{fit.model}, {fit.device}, {fit.way}: predict grows as atoms^{fit.exponent:.2f}, "
         f"between the two largest as atoms^{fit.last:.2f}."
@@ -132,9 +107,7 @@ def markdown(result: BenchmarkResult) -> str:
 
 def _cells(result: BenchmarkResult, row: Measurement) -> tuple[str, ...]:
     return (
-        str(row.variant),
-        str(row.case.crystals),
-        str(row.case.atoms),
+        *map(str, (row.variant, row.case.crystals, row.case.atoms)),
         _number(row.network, 1e3),
         _number(row.predict, 1e3),
         _number(row.crystals_per_second),

@@ -91,13 +91,7 @@ class Fit(NamedTuple):
 
 @dataclass(frozen=True)
 class BenchmarkResult:
-    """All measurements of one run.
-
-    Attributes:
-        ceilings: Ceilings of every device.
-        rows: Measurements.
-        threads: CPU threads.
-    """
+    """All measurements of one run, and the ceilings of every device."""
 
     ceilings: tuple[Ceilings, ...]
     rows: tuple[Measurement, ...]

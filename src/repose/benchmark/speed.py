@@ -28,20 +28,13 @@ from repose.relaxer.memory import is_out_of_memory
 
 T = TypeVar("T")
 
-PRELOADED = [
-    __name__,
-    "ase.geometry",
-    "safetensors.torch",
-    "vesin",
-]  # imported once, in the process that is forked
+# Imported once, in the process that is forked.
+PRELOADED = [__name__, "ase.geometry", "safetensors.torch", "vesin"]
 MIN_ROUNDS, MAX_ROUNDS = 3, 200
 
 
 def measure(cases: Sequence[Case]) -> Iterator[list[Measurement]]:
     """Measure cases one after another, each in new processes.
-
-    Args:
-        cases: Cases to measure.
 
     Yields:
         Measurements of a case, one per variant. Failures are measurements with a reason.
@@ -57,9 +50,6 @@ def measure(cases: Sequence[Case]) -> Iterator[list[Measurement]]:
 
 def time_variants(case: Case) -> list[Measurement]:
     """Time all variants of a case in interleaved passes, so that other load affects them equally.
-
-    Args:
-        case: The model and the crystals.
 
     Returns:
         One measurement per variant, without memory.
@@ -93,12 +83,7 @@ def time_variants(case: Case) -> list[Measurement]:
 
 
 def network_pass(relaxer: DirectRelaxer, batch: CrystalBatch) -> tuple[Callable[..., object], int]:
-    """Function that runs the network as `DirectRelaxer.predict` does, and the number of edges.
-
-    Args:
-        relaxer: The model.
-        batch: The crystals; their graph is built here.
-    """
+    """Function that runs the network as `DirectRelaxer.predict` does, and the number of edges."""
     inputs = relaxer.network.prepare(batch.to(relaxer.device, relaxer.dtype))
 
     def run(inference: bool = True) -> object:
@@ -112,15 +97,9 @@ def network_pass(relaxer: DirectRelaxer, batch: CrystalBatch) -> tuple[Callable[
 def interleaved(
     functions: dict[T, Callable[[], object]], device: torch.device, seconds: float
 ) -> dict[T, list[float]]:
-    """Times of functions called in turn: A B C A B C ...
+    """Seconds of every call, by key, of functions called in turn: A B C A B C ...
 
-    Args:
-        functions: Functions by key.
-        device: Device that they run on.
-        seconds: Approximate total time; every function is called at least `MIN_ROUNDS` times.
-
-    Returns:
-        Seconds of every call by key.
+    They take approximately ``seconds`` in total; each is called at least `MIN_ROUNDS` times.
     """
     first = sum(timed(function, device) for function in functions.values())
     rounds = min(MAX_ROUNDS, max(MIN_ROUNDS, int(seconds / max(first, 1e-9))))
@@ -132,15 +111,7 @@ def interleaved(
 
 
 def peaks(case: Case, variant: Variant) -> tuple[int, int]:
-    """Peak memory of one variant, in a new process.
-
-    Args:
-        case: The model and the crystals.
-        variant: Variant of the computation.
-
-    Returns:
-        ``memory`` and ``total_memory`` of `Measurement`.
-    """
+    """``memory`` and ``total_memory`` of `Measurement` for one variant; called in a new process."""
     torch.set_num_threads(case.threads)
     batch, device = case.batch(), torch.device(case.device)
     relaxer = load_relaxer(case, variant)
@@ -152,12 +123,9 @@ def peaks(case: Case, variant: Variant) -> tuple[int, int]:
 
 
 def isolated(function: Callable[..., T], *arguments: Any, limited: bool = False) -> T:
-    """Result of a function called in a new process.
+    """Result of a function, at the top level of a module, called in a new process.
 
-    Args:
-        function: Function at the top level of a module.
-        *arguments: Its arguments.
-        limited: Limit its memory, see `limit_memory`.
+    With ``limited`` its memory is limited, see `limit_memory`.
 
     Raises:
         BrokenProcessPool: The process ended without a result.

@@ -65,7 +65,7 @@ def invariances(
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> list[Invariance]:
-    """Measure how much results change for equivalent inputs.
+    """Measure how much the results of each relaxer change for equivalent inputs.
 
     Args:
         relaxers: Relaxers to compare.
@@ -73,17 +73,12 @@ def invariances(
         seed: Seed of the random rotations, orders, images and bases.
         progress: Called with the number of crystals just done.
 
-    Returns:
-        One entry per relaxer.
-
     Raises:
         DatasetError: There are no crystals, or one is invalid.
     """
     found = [Invariance(relaxer.name) for relaxer in relaxers]
     n = 0
-    batches = batches_by_cost(
-        pairs, estimate_edges, EDGES_PER_BATCH // 4
-    )  # supercells: 4 times as many
+    batches = batches_by_cost(pairs, estimate_edges, EDGES_PER_BATCH // 4)  # supercells: 4 times as many
     for number, packed in enumerate(batches):
         batch, _ = to_batch(packed)
         for row, relaxer in zip(found, relaxers, strict=True):

@@ -19,8 +19,6 @@ from repose.nn.ops import segment_mean
 
 # Graph of the bond-length error, as in the papers, with whole shells.
 BOND_CUTOFF, BOND_NEIGHBOURS = 6.0, 50  # A, count
-
-
 # An energy that rises by more than this between consecutive frames of a path counts as rising.
 ENERGY_RISE = 1e-3  # eV per atom
 # Positions (n, 3) and cell (3, 3) of one crystal, A.
@@ -28,14 +26,7 @@ Arrays = tuple[np.ndarray, np.ndarray]
 
 
 class Metric(NamedTuple):
-    """Column of a table.
-
-    Attributes:
-        key: Name in JSON and Parquet.
-        label: Heading in the table.
-        unit: Its unit.
-        digits: Digits printed after the point.
-    """
+    """Column of a table: name in JSON and Parquet, heading, unit, and printed decimals."""
 
     key: str
     label: str
@@ -80,30 +71,14 @@ def errors(batch: CrystalBatch, predicted: Geometry, target: Geometry) -> dict[s
 
 
 def move_to_image(geometry: Geometry, reference: Tensor, system_index: Tensor) -> Tensor:
-    """Positions in the periodic images nearest to a reference.
-
-    Args:
-        geometry: Positions ``(N, 3)`` and cells ``(S, 3, 3)`` in A; images are those of these cells.
-        reference: Positions in A, ``(N, 3)``.
-        system_index: Crystal of every atom, ``(N,)``.
-
-    Returns:
-        Positions in A, ``(N, 3)``.
-    """
+    """Positions in A, ``(N, 3)``, in the periodic images nearest to a reference, in A, ``(N, 3)``."""
     return reference + nearest_image(geometry.positions - reference, geometry.cells, system_index)
 
 
 def in_input_images(batch: CrystalBatch, geometry: Geometry) -> Geometry:
     """Geometry with each atom in the image nearest to its input position carried along with the cell.
 
-    Edges of the input then connect the same atoms in the result, also if the result is rotated.
-
-    Args:
-        batch: The unrelaxed crystals.
-        geometry: Positions ``(N, 3)`` and cells ``(S, 3, 3)`` in A.
-
-    Returns:
-        The same crystals, in A.
+    Edges of the unrelaxed crystals then connect the same atoms in the result, also if it is rotated.
     """
     moved = follow_cell(batch.positions, batch.cells, geometry.cells, batch.system_index)
     return Geometry(move_to_image(geometry, moved, batch.system_index), geometry.cells)
@@ -128,10 +103,7 @@ def coordinate_error(
 def bond_error(predicted: Geometry, target: Geometry, graph: PeriodicGraph) -> Tensor:
     """Mean over edges of the absolute error of their length, in A, ``(S,)``; NaN without edges.
 
-    Args:
-        predicted: Positions and cells in A.
-        target: The same, relaxed; both as from `in_input_images`.
-        graph: Edges of the unrelaxed crystals.
+    The graph has the edges of the unrelaxed crystals; both geometries are as from `in_input_images`.
     """
     n = len(target.cells)
     difference = edge_vectors(graph, *predicted).norm(dim=-1) - edge_vectors(graph, *target).norm(dim=-1)
@@ -158,16 +130,10 @@ def volume_error(predicted: Tensor, target: Tensor) -> Tensor:
 
 
 def kabsch(points: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Rotation R that minimises the root mean square distance of ``points @ R`` from the target.
+    """Rotation R, ``(3, 3)``, that minimises the root mean square distance of ``points @ R`` from the target.
 
-    Never a reflection. If the minimum is degenerate, as for points on a line, any of the rotations.
-
-    Args:
-        points: ``(n, 3)``, with their mean at the origin.
-        target: The same atoms, ``(n, 3)``, with their mean at the origin.
-
-    Returns:
-        Orthogonal, of determinant 1, ``(3, 3)``.
+    Points and targets, ``(n, 3)``, have their means at the origin. R is never a reflection. If the minimum is
+    degenerate, as for points on a line, R is any of the rotations.
 
     Source: Kabsch, Acta Crystallographica A 32, 922 (1976).
     """
@@ -180,12 +146,8 @@ def kabsch(points: np.ndarray, target: np.ndarray) -> np.ndarray:
 def aligned_rmsd(points: np.ndarray, target: np.ndarray) -> float:
     """Root mean square distance of atoms in A after the best shift and rotation.
 
-    The atoms of one cell are aligned as a molecule, with equal weights; lattice vectors are ignored. The
-    result for a crystal of one atom is zero.
-
-    Args:
-        points: A, ``(n, 3)``.
-        target: The same atoms, A, ``(n, 3)``.
+    The atoms of one cell, in A, ``(n, 3)``, are aligned as a molecule, with equal weights; lattice vectors
+    are ignored. The result for a crystal of one atom is zero.
     """
     points, target = points - points.mean(axis=0), target - target.mean(axis=0)
     difference = points @ kabsch(points, target) - target
@@ -195,12 +157,7 @@ def aligned_rmsd(points: np.ndarray, target: np.ndarray) -> float:
 def matches(batch: CrystalBatch, predicted: Geometry, target: Geometry) -> np.ndarray:
     """Match prediction and target with pymatgen's StructureMatcher and its default tolerances.
 
-    Much slower than the other metrics: tens of milliseconds per crystal.
-
-    Args:
-        batch: The unrelaxed crystals.
-        predicted: Positions and cells in A; finite.
-        target: The same, relaxed.
+    Much slower than the other metrics: tens of milliseconds per crystal. Arguments are those of `errors`.
 
     Returns:
         ``(S,)`` bool; False also for predictions that the matcher refuses.

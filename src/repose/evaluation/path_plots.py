@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from repose.evaluation.path_results import CURVES
-from repose.evaluation.plots import colour, log_range
+from repose.evaluation.plots import colour, draw_cumulative, log_range, panels
 from repose.evaluation.tables import nan_mean
 from repose.relaxer.baselines import Rescale
 
@@ -25,20 +25,13 @@ DRAWN = (10, 50, 90)
 def errors(result: PathEvaluation) -> Figure:
     """Mean errors of energies, forces and coordinates by frame, and distributions of errors of forces.
 
-    Args:
-        result: The errors.
-
-    Returns:
-        Three panels with a line for every relaxer, Dummy dashed; below, a panel for every model with the
-        cumulative share of crystals by error of forces, a line for every frame.
+    Three panels have a line for every relaxer, Dummy dashed. Below, a panel for every model has the
+    cumulative share of crystals by error of forces, a line for every frame.
     """
     from matplotlib import colormaps
-    from matplotlib.figure import Figure
 
     models = [result.scores[name] for name in result.models]
-    rows = 1 + -(-len(models) // COLUMNS)
-    figure = Figure(figsize=(12, 3.6 * rows), layout="constrained")
-    axes = list(figure.subplots(rows, COLUMNS, squeeze=False).flat)
+    figure, axes = panels(COLUMNS + len(models), COLUMNS, (4, 3.6))
     for axis, curve in zip(axes, CURVES, strict=False):
         for index, (name, scores) in enumerate(result.scores.items()):
             means = [nan_mean(column) for column in result.curves(scores)[curve.key].T]
@@ -51,29 +44,20 @@ def errors(result: PathEvaluation) -> Figure:
     axes[0].legend(frameon=False)
     low, high = log_range(np.concatenate([scores.forces for scores in models]))
     shades = colormaps["viridis"](np.linspace(0, 0.9, result.frames))
-    for axis, name, scores in zip(axes[COLUMNS:], result.models, models, strict=False):
+    for axis, name, scores in zip(axes[COLUMNS:], result.models, models, strict=True):
         for frame, shade in enumerate(shades):
-            ordered = np.sort(scores.forces[:, frame])
-            share = 100 * np.arange(1, len(ordered) + 1) / len(ordered)
-            x = np.concatenate([[low], ordered.clip(low), [high]])
-            axis.step(x, [0, *share, 100], where="post", color=shade, label=f"frame {frame}")
+            draw_cumulative(axis, scores.forces[:, frame], low, high, color=shade, label=f"frame {frame}")
         axis.set(xscale="log", title=name, xlabel="error in forces, eV/Å", ylim=(0, 100))
     axes[COLUMNS].set_ylabel(f"crystals of the {result.split} split, %")
     axes[COLUMNS].legend(frameon=False, fontsize="small")
-    for axis in axes[COLUMNS + len(models) :]:
-        axis.set_visible(False)
     return figure
 
 
 def examples(result: PathEvaluation) -> Figure:
     """Energy and largest force along the path of a few crystals, predicted and reference.
 
-    Args:
-        result: The errors.
-
-    Returns:
-        A column for each of up to three crystals, at the percentiles `DRAWN`: above, energies relative to the
-        last frame of the reference; below, largest forces on an atom.
+    A column for each of up to three crystals, at the percentiles `DRAWN`, has energies relative to the last
+    frame of the reference, and below largest forces on an atom.
     """
     from matplotlib.figure import Figure
 

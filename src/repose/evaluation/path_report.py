@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,15 @@ import numpy as np
 from repose.errors import require
 from repose.evaluation.metrics import ENERGY_RISE
 from repose.evaluation.path_results import CURVES, ERRORS, RISING, PathEvaluation
-from repose.evaluation.report import error_table, list_ids, parquet_writer, png_writer, write_files
+from repose.evaluation.report import (
+    error_table,
+    json_writer,
+    list_ids,
+    parquet_writer,
+    png_writer,
+    text_writer,
+    write_files,
+)
 from repose.evaluation.results import SPEED
 from repose.evaluation.tables import finite_or_none, format_number, markdown_table
 from repose.relaxer.baselines import Rescale
@@ -22,25 +29,17 @@ ROBUST = tuple(metric for metric in ERRORS if not metric.key.endswith("all"))
 
 
 def write_paths(result: PathEvaluation, directory: str | Path, *, plots: bool = False) -> list[Path]:
-    """Write ``paths.md``, ``paths.json`` and ``paths.parquet``, each atomically.
+    """Write ``paths.md``, ``paths.json`` and ``paths.parquet``, see `write_files`; return the files.
 
     Plots are ``path_errors.png`` and ``path_examples.png``; those of earlier results are removed if they are
     not drawn again.
-
-    Args:
-        result: The errors.
-        directory: Created if missing; existing files are replaced.
-        plots: Draw the plots.
-
-    Returns:
-        The files.
 
     Raises:
         MissingExtraError: pyarrow, or for plots matplotlib, is not installed.
     """
     files: dict[str, Callable[[Path], Any]] = {
-        "paths.md": lambda path: path.write_text(markdown(result), encoding="utf-8"),
-        "paths.json": lambda path: path.write_text(json.dumps(to_dict(result), indent=2) + "\n"),
+        "paths.md": text_writer(markdown(result)),
+        "paths.json": json_writer(to_dict(result)),
         "paths.parquet": parquet_writer(result.per_crystal()),
     }
     if plots:
@@ -117,13 +116,9 @@ def notes(result: PathEvaluation) -> list[str]:
 
 def _frame_table(block: dict[str, Any], frames: int) -> list[str]:
     rows = [
-        [
-            relaxer,
-            f"{curve.label}, {curve.unit}",
-            *(format_number(value, curve.digits) for value in curves[curve.key]),
-        ]
+        [relaxer, f"{c.label}, {c.unit}", *(format_number(value, c.digits) for value in curves[c.key])]
         for relaxer, curves in block["curves"].items()
-        for curve in CURVES
+        for c in CURVES
         if relaxer != Rescale.name
     ]
     return markdown_table(["", "error", *map(str, range(frames))], rows)

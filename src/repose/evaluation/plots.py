@@ -45,27 +45,33 @@ def log_range(errors: np.ndarray) -> tuple[float, float]:
     return max(low, high / 1e4), high
 
 
-def error_distributions(result: EvaluationResult) -> Figure:
-    """Cumulative share of crystals by error, a line for every relaxer; Dummy dashed.
+def draw_cumulative(axis: Axes, errors: np.ndarray, low: float, high: float, **style: Any) -> None:
+    """Draw the cumulative share of crystals in % by error, from ``low`` to ``high``."""
+    share = 100 * np.arange(1, len(errors) + 1) / len(errors)
+    x = np.concatenate([[low], np.sort(errors).clip(low), [high]])
+    axis.step(x, [0, *share, 100], where="post", **style)
 
-    Args:
-        result: The errors.
 
-    Returns:
-        One panel each for coordinates, cell shape and volume.
-    """
+def panels(count: int, columns: int, size: tuple[float, float], **options: Any) -> tuple[Figure, list[Any]]:
+    """Figure with panels in rows of ``columns``, each of ``size`` in inches; unused ones are hidden."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 3.8), layout="constrained")
-    axes = figure.subplots(1, len(SHOWN))
+    rows = -(-count // columns)
+    figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False, **options).flat)
+    for axis in axes[count:]:
+        axis.set_visible(False)
+    return figure, axes[:count]
+
+
+def error_distributions(result: EvaluationResult) -> Figure:
+    """Cumulative share of crystals by error in coordinates, cell shape and volume; Dummy dashed."""
+    figure, axes = panels(len(SHOWN), len(SHOWN), (4, 3.8))
     for axis, metric in zip(axes, [m for m in METRICS if m.key in SHOWN], strict=True):
         low, high = log_range(np.concatenate([scores.values[metric.key] for scores in result.scores]))
         for index, scores in enumerate(result.scores):
-            errors = np.sort(scores.values[metric.key])
-            share = 100 * np.arange(1, len(errors) + 1) / len(errors)
-            style = "--" if index == 0 else "-"
-            x = np.concatenate([[low], np.clip(errors, low, None), [high]])
-            axis.step(x, [0, *share, 100], style, where="post", color=colour(index), label=scores.relaxer)
+            style = {"color": colour(index), "linestyle": "-" if index else "--", "label": scores.relaxer}
+            draw_cumulative(axis, scores.values[metric.key], low, high, **style)
         axis.set(xscale="log", xlabel=f"error in {metric.label}, {metric.unit}", ylim=(0, 100))
     axes[0].set_ylabel(f"crystals of the {result.split} split, %")
     axes[0].legend(frameon=False)
@@ -73,53 +79,31 @@ def error_distributions(result: EvaluationResult) -> Figure:
 
 
 def volumes(result: EvaluationResult) -> Figure:
-    """Predicted against target volume per atom, one panel per relaxer.
-
-    Args:
-        result: The errors.
-
-    Returns:
-        Panels with one point per crystal, and the diagonal.
-    """
-    from matplotlib.figure import Figure
-
-    columns = min(4, len(result.scores))
-    rows = -(-len(result.scores) // columns)
-    figure = Figure(figsize=(3.4 * columns, 3.4 * rows), layout="constrained")
-    axes = list(figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat)
+    """Predicted against target volume per atom, one panel per relaxer, one point per crystal."""
+    count = len(result.scores)
+    figure, axes = panels(count, min(4, count), (3.4, 3.4), sharex=True, sharey=True)
     atoms = np.array([crystal.n_atoms for crystal in result.crystals])
     target = np.array([crystal.target_volume for crystal in result.crystals]) / atoms
     bounds = [target.min() / 1.2, target.max() * 1.2]
-    for index, (axis, scores) in enumerate(zip(axes, result.scores, strict=False)):
+    for index, (axis, scores) in enumerate(zip(axes, result.scores, strict=True)):
         axis.plot(bounds, bounds, color="#888888", linewidth=0.8)
         axis.plot(target, scores.volumes / atoms, ".", color=colour(index), markersize=3, alpha=0.6)
         axis.set(title=scores.relaxer, xlim=bounds, ylim=bounds, aspect="equal")
         axis.set(xlabel="target volume, Å³ per atom", ylabel="predicted volume, Å³ per atom")
         axis.label_outer()
-    for axis in axes[len(result.scores) :]:
-        axis.set_visible(False)
     return figure
 
 
 def uncertainty(result: EvaluationResult) -> Figure:
     """Coordinate error against its bound at 90 %, one panel per relaxer that predicts bounds.
 
-    Args:
-        result: The errors; at least one relaxer predicts bounds.
-
-    Returns:
-        Panels with hexagons coloured by the number of crystals in them. Above the diagonal the error exceeds
-        the bound.
+    Hexagons are coloured by the number of crystals in them. Above the diagonal the error exceeds the bound.
     """
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     shown = [scores for scores in result.scores if scores.relaxer in result.uncertainty]
-    columns = min(4, len(shown))
-    rows = -(-len(shown) // columns)
-    figure = Figure(figsize=(4.4 * columns, 3.8 * rows), layout="constrained")
-    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axis, scores in zip(axes, shown, strict=False):
+    figure, axes = panels(len(shown), min(4, len(shown)), (4.4, 3.8))
+    for axis, scores in zip(axes, shown, strict=True):
         bound, error = scores.uncertainty.bounds[LEVEL], scores.values["coordinates"]
         known = scores.finite & np.isfinite(bound)
         # The same range for both axes; lower values, also zero, are drawn at its lower end.
@@ -136,8 +120,6 @@ def uncertainty(result: EvaluationResult) -> Figure:
         row = result.uncertainty[scores.relaxer]
         covered = row["coverage"][str(LEVEL)]["share"]
         axis.set_title(f"{scores.relaxer}: rho = {row['rho']['coordinates']:.2f}, {covered:.1f} % below")
-    for axis in axes[len(shown) :]:
-        axis.set_visible(False)
     return figure
 
 
@@ -157,12 +139,7 @@ def drawn(result: EvaluationResult) -> dict[str, list[int]]:
 def bonds(result: EvaluationResult) -> Figure:
     """Predicted crystals with their shortest bonds, coloured by bound and by error.
 
-    Args:
-        result: The errors; at least one relaxer predicts bounds for bonds.
-
-    Returns:
-        A row for every relaxer with two panels for each of up to two crystals, at the percentiles `DRAWN`.
-        Every colour scale begins at zero.
+    A row for every relaxer has two panels for each of up to two crystals, at the percentiles `DRAWN`.
     """
     from matplotlib.figure import Figure
 

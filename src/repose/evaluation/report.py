@@ -22,25 +22,17 @@ MAX_IDS = 20
 
 
 def write(result: EvaluationResult, directory: str | Path, *, plots: bool = False) -> list[Path]:
-    """Write ``table.md``, ``table.json`` and ``per_crystal.parquet``, each atomically.
+    """Write ``table.md``, ``table.json`` and ``per_crystal.parquet``, see `write_files`; return the files.
 
     Plots are ``errors.png`` and ``volumes.png``, with bounds also ``uncertainty.png``, and with bounds on
     bonds ``bonds.png``. Plots of earlier results that are not drawn again are removed.
-
-    Args:
-        result: The errors.
-        directory: Created if missing; existing files are replaced.
-        plots: Draw the plots.
-
-    Returns:
-        The files.
 
     Raises:
         MissingExtraError: pyarrow, or for plots matplotlib, is not installed.
     """
     files: dict[str, Callable[[Path], Any]] = {
-        "table.md": lambda path: path.write_text(markdown(result), encoding="utf-8"),
-        "table.json": lambda path: path.write_text(json.dumps(to_dict(result), indent=2) + "\n"),
+        "table.md": text_writer(markdown(result)),
+        "table.json": json_writer(to_dict(result)),
         "per_crystal.parquet": parquet_writer(result.per_crystal()),
     }
     if plots:
@@ -49,6 +41,16 @@ def write(result: EvaluationResult, directory: str | Path, *, plots: bool = Fals
 
         files |= {name: png_writer(draw) for name, draw in figures(result).items()}
     return write_files(Path(directory), files, {"errors.png", "volumes.png", "uncertainty.png", "bonds.png"})
+
+
+def text_writer(text: str) -> Callable[[Path], Any]:
+    """Function that writes a text to a file."""
+    return lambda path: path.write_text(text, encoding="utf-8")
+
+
+def json_writer(value: Any) -> Callable[[Path], Any]:
+    """Function that writes a value to a JSON file."""
+    return text_writer(json.dumps(value, indent=2) + "\n")
 
 
 def parquet_writer(rows: list[dict[str, Any]]) -> Callable[[Path], Any]:
@@ -73,15 +75,12 @@ def png_writer(draw: Callable[[], Any]) -> Callable[[Path], Any]:
 def write_files(
     directory: Path, files: Mapping[str, Callable[[Path], Any]], replaced: Collection[str] = ()
 ) -> list[Path]:
-    """Write files, each atomically.
+    """Write files into a directory, created if missing, each atomically; return the files.
 
     Args:
-        directory: Created if missing; existing files are replaced.
+        directory: Existing files are replaced.
         files: Function that writes to a path, by file name.
         replaced: Names of files of earlier results, removed unless they are written again.
-
-    Returns:
-        The files.
     """
     for name in set(replaced) - set(files):
         (directory / name).unlink(missing_ok=True)
@@ -103,12 +102,8 @@ def markdown(result: EvaluationResult) -> str:
     columns = result.columns
     lines = [f"# Evaluation on the {result.split} split"]
     for block in result.blocks():
-        lines += [
-            "",
-            f"## {block['dataset']}: {block['crystals']} crystals",
-            "",
-            *error_table(block, columns),
-        ]
+        lines += ["", f"## {block['dataset']}: {block['crystals']} crystals", ""]
+        lines += error_table(block, columns)
         lines += ["", "By severity of the input (thirds of Dummy's coordinate error):", ""]
         lines += _severity_table(block, [column for column in columns if column is not SPEED])
         if block["uncertainty"]:
@@ -152,13 +147,7 @@ def list_ids(ids: Sequence[str]) -> str:
 def error_table(
     block: dict[str, Any], columns: Sequence[Metric], reference: dict[str, float] | None = None
 ) -> list[str]:
-    """Lines of the table of mean errors and gains.
-
-    Args:
-        block: With ``rows`` and ``gains``.
-        columns: Metrics of the columns.
-        reference: Values of the reference, for a last row, by key of a metric.
-    """
+    """Lines of the table of the ``rows`` and ``gains`` of a block; a last row has values of the reference."""
     rows = [
         [row["relaxer"], *(format_number(row[c.key], c.digits) for c in columns)] for row in block["rows"]
     ]

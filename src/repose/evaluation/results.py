@@ -22,16 +22,7 @@ THIRDS = ("mildest", "middle", "most severe")
 
 
 class CrystalInfo(NamedTuple):
-    """Description of a crystal of the evaluation.
-
-    Attributes:
-        id: Name in its dataset.
-        dataset: Name of the dataset.
-        formula: Chemical formula of the cell, Hill order.
-        n_atoms: Atoms of the cell.
-        input_volume: Volume of the unrelaxed cell, A^3.
-        target_volume: Volume of the relaxed cell, A^3.
-    """
+    """Description of a crystal; the formula is in Hill order, volumes of its two cells are in A^3."""
 
     id: str
     dataset: str

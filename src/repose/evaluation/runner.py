@@ -161,12 +161,8 @@ class _Columns:
 def finite_or_input(batch: CrystalBatch, predicted: Geometry) -> tuple[Geometry, torch.Tensor]:
     """Replace invalid crystals by the input: those with numbers that are not finite or with a flat cell.
 
-    Args:
-        batch: The unrelaxed crystals.
-        predicted: Predicted geometry.
-
     Returns:
-        The valid geometry, and which crystals of the prediction were valid, ``(S,)`` bool.
+        The valid geometry, and a mask of the crystals whose prediction was valid, ``(S,)`` bool.
     """
     bad = ~(predicted.cells.isfinite().flatten(1).all(dim=1) & (volume(predicted.cells) > 0))
     bad[batch.system_index[~predicted.positions.isfinite().all(dim=1)]] = True

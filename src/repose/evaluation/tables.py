@@ -8,13 +8,7 @@ import numpy as np
 
 
 def format_number(value: float, digits: int, sign: str = "") -> str:
-    """Number with a fixed count of decimals; a dash for NaN.
-
-    Args:
-        value: The number.
-        digits: Digits after the point.
-        sign: ``"+"`` writes the sign of positive numbers too.
-    """
+    """Number with ``digits`` decimals; a dash for NaN. With ``sign="+"`` positive numbers get a sign."""
     return "-" if np.isnan(value) else f"{value:{sign}.{digits}f}"
 
 

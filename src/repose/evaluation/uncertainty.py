@@ -25,14 +25,9 @@ DRAWN_ATOMS, DRAWN_LENGTH = 12, 1.25  # count, times the distance to an atom's n
 
 
 class BondExample(NamedTuple):
-    """Predicted crystal of few atoms, for drawing.
+    """Predicted crystal of few atoms, for drawing, with its bonds to nearest atoms, and their errors.
 
-    Attributes:
-        numbers: Atomic numbers, ``(N,)``.
-        positions: Predicted, A, ``(N, 3)``.
-        cell: Predicted, A, rows, ``(3, 3)``.
-        bonds: Bonds to the nearest atoms.
-        errors: Absolute errors of their lengths, A, ``(E,)``.
+    Shapes and units: positions A, ``(N, 3)``; cell A, rows, ``(3, 3)``; errors of the lengths A, ``(E,)``.
     """
 
     numbers: np.ndarray
@@ -109,12 +104,7 @@ def examples(
 ) -> dict[int, BondExample]:
     """Crystals of a batch that are small enough to draw, by index.
 
-    Args:
-        batch: The unrelaxed crystals.
-        predicted: Positions ``(N, 3)`` and cells ``(S, 3, 3)`` in A.
-        target: The same, relaxed, in any image.
-        relaxed: Output of the relaxer.
-        finite: Crystals with a finite prediction, ``(S,)`` bool.
+    The target may be in any image; ``finite``, ``(S,)`` bool, marks crystals with a finite prediction.
     """
     if relaxed.bond_uncertainty is None:
         return {}
@@ -181,14 +171,9 @@ def summarise(
 
 
 def spearman(first: np.ndarray, second: np.ndarray) -> float:
-    """Spearman's rank correlation; equal values share the mean of their ranks.
+    """Spearman's rank correlation of ``(n,)`` and ``(n,)``; equal values share the mean of their ranks.
 
-    Args:
-        first: Numbers, ``(n,)``; pairs with NaN are left out.
-        second: Numbers, ``(n,)``.
-
-    Returns:
-        Between -1 and 1; NaN for fewer than two pairs or a constant input.
+    Pairs with NaN are left out. The result is NaN for fewer than two pairs or a constant input.
     """
     known = ~(np.isnan(first) | np.isnan(second))
     ranks = [_ranks(values[known]) for values in (first, second)]
@@ -203,11 +188,7 @@ def _ranks(values: np.ndarray) -> np.ndarray:
 
 
 def coverage(bounds: np.ndarray, errors: np.ndarray) -> dict[str, Any]:
-    """Share of crystals whose error does not exceed the bound.
-
-    Args:
-        bounds: A, ``(S,)``; crystals with NaN are left out.
-        errors: A, ``(S,)``.
+    """Share of crystals whose error, A ``(S,)``, does not exceed the bound; NaN bounds are left out.
 
     Returns:
         ``crystals`` (count), the ``share`` in % and its Wilson ``interval`` for independent crystals (Wilson,
@@ -226,14 +207,9 @@ def coverage(bounds: np.ndarray, errors: np.ndarray) -> dict[str, Any]:
 
 
 def error_of_lowest(bounds: np.ndarray, errors: np.ndarray, share: float) -> float:
-    """Mean error of a share of crystals, those with the lowest bounds.
+    """Mean of the errors ``(S,)`` of the ``share`` of crystals, in %, with the lowest bounds ``(S,)``.
 
-    Crystals with equal bounds count with the mean of their errors.
-
-    Args:
-        bounds: ``(S,)``, at least one.
-        errors: ``(S,)``.
-        share: In %; the number of crystals is rounded up.
+    Crystals with equal bounds count with the mean of their errors. The number of crystals is rounded up.
     """
     _, group, counts = np.unique(bounds, return_inverse=True, return_counts=True)
     means = np.bincount(group, errors) / counts
@@ -241,11 +217,7 @@ def error_of_lowest(bounds: np.ndarray, errors: np.ndarray, share: float) -> flo
 
 
 def uncertainty_table(rows: dict[str, dict[str, Any]]) -> list[str]:
-    """Lines of the table of one block.
-
-    Args:
-        rows: Results of `summarise` by relaxer.
-    """
+    """Lines of the table of one block, from results of `summarise` by relaxer."""
 
     def covered(part: dict[str, Any]) -> str:
         low, high = part["interval"]
