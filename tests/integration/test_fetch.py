@@ -1,4 +1,4 @@
-"""`repose data fetch` and its catalogue, against a server on this machine; no test needs another."""
+"""`repose data fetch` and the registry of archives, with a local server; no test needs a network."""
 
 import hashlib
 import io
@@ -26,10 +26,10 @@ from support.serving import left, md5, pack, running_server, silent_address
 
 server, nobody = pytest.fixture(running_server), pytest.fixture(silent_address)
 
-# ---- the catalogue
+# ---- the registry
 
 
-def test_the_catalogue_states_only_what_can_be_checked():
+def test_entries_of_the_registry_are_complete():
     for name, archive in ARCHIVES.items():
         assert archive.name == name
         assert archive.title
@@ -46,7 +46,7 @@ def test_the_catalogue_states_only_what_can_be_checked():
             assert not url or url.startswith("https://")
 
 
-def test_the_page_and_the_catalogue_agree():
+def test_the_page_and_the_registry_agree():
     page = (ROOT / "docs" / "archives.md").read_text()
     for archive in ARCHIVES.values():
         assert f"| `{archive.name}` |" in page
@@ -67,7 +67,7 @@ def run(*arguments):
 
 
 def layout(name, folder="root", skip=()):
-    """The members of an archive as their authors lay it out, with six real crystals in three splits."""
+    """Return the members of an archive in its published layout, with six real crystals in three splits."""
     ends = ("_U", "_R") if name == "mp" else ("_unrelaxed", "_relaxed")
     roots = {"defects": ("high_density_defects/MoS2_500", "high_density_defects/WSe2_500")}.get(
         name, (folder,)
@@ -99,7 +99,7 @@ def layout(name, folder="root", skip=()):
 
 @pytest.fixture
 def served(server, tmp_path, monkeypatch):
-    """Serve an archive of the catalogue from here: `served(name)` returns the bytes of its file."""
+    """Serve an archive of the registry: `served(name)` returns the bytes of its file."""
 
     def offer(name, members=None, data=None, file=None, **how):
         archive = ARCHIVES[name]
@@ -119,7 +119,7 @@ def served(server, tmp_path, monkeypatch):
 
 @pytest.fixture
 def places(tmp_path):
-    """Options for the dataset and the cache."""
+    """Return options for the dataset and the cache."""
     return ["--out", tmp_path / "set", "--cache", tmp_path / "cache"]
 
 
@@ -142,7 +142,7 @@ def test_every_archive_becomes_a_dataset(served, server, places, tmp_path, name)
     assert info.licence == (ARCHIVES[name].licence or "cc-by-4.0")
     assert ARCHIVES[name].record in info.source
     assert info.splits.startswith("as the source gives them")
-    # Said before the question: record, licence, size, checksum, place.
+    # Record, licence, size, checksum and state are printed before the question.
     for said in (
         ARCHIVES[name].record,
         info.licence,
@@ -151,7 +151,7 @@ def test_every_archive_becomes_a_dataset(served, server, places, tmp_path, name)
         "to be downloaded",
     ):
         assert said in result.stdout
-    # The download is gone, what the record said is not.
+    # The download is deleted, the record is kept.
     assert left(tmp_path / "cache" / name) == ["record.json"]
 
 
@@ -162,7 +162,7 @@ def test_the_root_of_an_archive_may_be_anywhere(served, places, tmp_path, root):
     assert len(Dataset(tmp_path / "set")) == 6
 
 
-def test_nothing_is_downloaded_without_a_yes(served, server, places, tmp_path):
+def test_nothing_is_downloaded_without_confirmation(served, server, places, tmp_path):
     data = served("xmno")
     result = run("xmno", *places)
     assert result.exit_code == 2
@@ -173,7 +173,7 @@ def test_nothing_is_downloaded_without_a_yes(served, server, places, tmp_path):
 
 
 @pytest.mark.parametrize("answer", ["y", "n"])
-def test_a_terminal_is_asked(served, server, places, tmp_path, monkeypatch, answer):
+def test_a_question_on_a_terminal(served, server, places, tmp_path, monkeypatch, answer):
     served("xmno")
     monkeypatch.setattr(command, "on_terminal", lambda: True)
     result = CliRunner().invoke(app, ["fetch", "xmno", *map(str, places)], input=f"{answer}\n")
@@ -199,7 +199,7 @@ def test_json_is_the_only_thing_on_standard_output(served, places):
     assert report["files"][0]["name"] == "xmno.tar.gz"
 
 
-def test_a_broken_download_goes_on(served, server, places, tmp_path, monkeypatch):
+def test_a_broken_download_is_resumed(served, server, places, tmp_path, monkeypatch):
     data = served("xmno", cuts=[1000])
     monkeypatch.setattr(download, "ATTEMPTS", 1)
     result = run("xmno", "--yes", *places)
@@ -217,7 +217,7 @@ def test_a_broken_download_goes_on(served, server, places, tmp_path, monkeypatch
     assert (second["range"], first["sent"] + second["sent"]) == ("bytes=1000-", len(data))
 
 
-def test_a_killed_command_goes_on(served, server, places, tmp_path):
+def test_a_killed_command_is_resumed(served, server, places, tmp_path):
     data = served("xmno", cuts=[2000], stall=True)
     archive = ARCHIVES["xmno"]
     script = (
@@ -248,7 +248,7 @@ def test_a_killed_command_goes_on(served, server, places, tmp_path):
     assert (second["range"], second["sent"]) == ("bytes=2000-", len(data) - 2000)
 
 
-def test_a_kill_while_unpacking_leaves_nothing_in_the_way(served, places, tmp_path):
+def test_a_killed_command_while_unpacking_can_be_repeated(served, places, tmp_path):
     served("xmno")
     stale = tmp_path / "cache" / "xmno" / "unpacked" / "old"
     stale.mkdir(parents=True)
@@ -258,7 +258,7 @@ def test_a_kill_while_unpacking_leaves_nothing_in_the_way(served, places, tmp_pa
 
 
 @pytest.mark.parametrize("name", ["xmno", "defects"])
-def test_without_a_network_the_message_says_what_to_do_by_hand(nobody, places, tmp_path, monkeypatch, name):
+def test_without_a_network_the_message_has_instructions(nobody, places, tmp_path, monkeypatch, name):
     monkeypatch.setenv("no_proxy", "*")
     archive = ARCHIVES[name]
     files = tuple(replace(file, url=f"{nobody}/x") for file in archive.files)
@@ -270,7 +270,7 @@ def test_without_a_network_the_message_says_what_to_do_by_hand(nobody, places, t
     folder = tmp_path / "cache" / name
     assert f"open {archive.record}, save" in line
     assert str(folder / file if name == "xmno" else folder) in line
-    # Put there by hand, it is taken without a question, and kept.
+    # A file saved by hand is used without a question, and kept.
     folder.mkdir(parents=True, exist_ok=True)
     pack(folder / file, layout(name)[0])
     result = run(name, *places)
@@ -280,7 +280,7 @@ def test_without_a_network_the_message_says_what_to_do_by_hand(nobody, places, t
     assert left(folder) == [file]
 
 
-def test_a_file_put_by_hand_is_checked_even_when_the_network_is_gone(served, server, places, tmp_path):
+def test_a_file_saved_by_hand_is_verified_without_a_network(served, server, places, tmp_path):
     data = served("xmno")
     assert run("xmno", *places).exit_code == 2  # the record has been read
     del server.files["record"]
@@ -298,14 +298,14 @@ def test_a_file_put_by_hand_is_checked_even_when_the_network_is_gone(served, ser
     assert server.asked("xmno.tar.gz") == []
 
 
-def test_what_is_given_by_request_says_whom_to_ask(places, tmp_path):
+def test_an_archive_on_request_names_the_contact(places, tmp_path):
     result = run("c2db-request", "--yes", *places)
     path = tmp_path / "cache" / "c2db-request" / "c2db-request.tar.gz"
     assert result.exit_code == 1
     for said in ("on request", "corresponding author", "cmr.fysik.dtu.dk", str(path)):
         assert said in result.stderr
     path.parent.mkdir(parents=True)
-    # As it is packed by hand: a folder of CIFs, without tables.
+    # A folder of CIFs without tables, packed by hand.
     pack(path, [m for m in layout("c2db")[0] if not m[0].endswith(".csv")])
     result = run("c2db-request", *places)
     assert result.exit_code == 0, result.output
@@ -314,7 +314,7 @@ def test_what_is_given_by_request_says_whom_to_ask(places, tmp_path):
     assert "by chemical-system" in Dataset(tmp_path / "set").info.splits
 
 
-def test_another_address_is_used_and_checked_alike(served, server, places, tmp_path):
+def test_a_file_from_another_address_is_verified(served, server, places, tmp_path):
     data = served("xmno")
     server.files["xmno.tar.gz"].status = 403
     result = run("xmno", "--yes", *places)
@@ -332,7 +332,7 @@ def test_another_address_is_used_and_checked_alike(served, server, places, tmp_p
     assert len(server.asked("mirror.tar.gz")) == 1
 
 
-def test_another_address_serves_where_the_record_is_not_reached(served, server, places, tmp_path):
+def test_another_address_is_used_without_the_record(served, server, places, tmp_path):
     data = served("defects")
     del server.files["record"]
     mirror = server.serve("mirror.zip", data)
@@ -346,7 +346,7 @@ def record_of(server, files):
     server.serve("record", json.dumps({"files": files}).encode())
 
 
-def test_all_archives_of_a_record_are_imported_where_none_is_named(served, server, places, tmp_path):
+def test_all_archives_of_a_record_are_imported_if_none_is_named(served, server, places, tmp_path):
     members = layout("defects")[0]
     parts = {
         "mos2.zip": [m for m in members if "MoS2" in m[0]],
@@ -376,7 +376,7 @@ def test_all_archives_of_a_record_are_imported_where_none_is_named(served, serve
         (b'{"files": [{"key": "../xmno.tar.gz", "size": 3}]}', "lists no xmno.tar.gz; it lists nothing"),
     ],
 )
-def test_a_record_without_the_file_is_named(served, server, places, record, message):
+def test_a_record_without_the_file_is_an_error(served, server, places, record, message):
     served("xmno")
     server.serve("record", record)
     result = run("xmno", "--yes", *places)
@@ -384,7 +384,7 @@ def test_a_record_without_the_file_is_named(served, server, places, record, mess
     assert message in result.stderr
 
 
-def test_a_record_of_an_unknown_form_costs_only_the_checksum(served, server, places):
+def test_with_a_record_of_an_unknown_form_there_is_no_checksum(served, server, places):
     served("xmno")
     server.serve("record", b"<html>maintenance")
     result = run("xmno", "--yes", *places)
@@ -392,7 +392,7 @@ def test_a_record_of_an_unknown_form_costs_only_the_checksum(served, server, pla
     assert "unknown form" in result.stderr
 
 
-def test_a_checksum_in_an_unknown_algorithm_is_none(served, server, places):
+def test_a_checksum_of_an_unknown_algorithm_is_not_used(served, server, places):
     data = served("xmno")
     url = server.url("xmno.tar.gz")
     record_of(
@@ -421,14 +421,14 @@ def test_archives_that_cannot_be_used_make_no_dataset(served, places, tmp_path, 
     served("xmno", members=members)
     result = run("xmno", "--yes", *places)
     assert result.exit_code == 1
-    assert "leads out" in result.stderr or "not laid out" in result.stderr or "no pairs" in result.stderr
+    assert "leads out" in result.stderr or "expected layout" in result.stderr or "no pairs" in result.stderr
     assert not (tmp_path / "set").exists()
     assert list(tmp_path.rglob("evil*")) == []
-    # What was downloaded can be looked at.
+    # The download is kept.
     assert left(tmp_path / "cache" / "xmno") == ["record.json", "xmno.tar.gz"]
 
 
-def test_refused_crystals_cost_no_others(served, places, tmp_path):
+def test_refused_crystals_affect_no_others(served, places, tmp_path):
     served("c2db", members=layout("c2db", skip=(f"{IDS[0]}_relaxed",))[0])
     result = run("c2db", "--yes", *places)
     assert result.exit_code == 1
@@ -437,7 +437,7 @@ def test_refused_crystals_cost_no_others(served, places, tmp_path):
     assert (tmp_path / "set" / "refused.csv").is_file()
 
 
-def test_an_older_dataset_outlives_a_failure(served, server, places, tmp_path):
+def test_a_failure_does_not_change_an_older_dataset(served, server, places, tmp_path):
     served("xmno")
     assert run("xmno", "--yes", *places).exit_code == 0
     del server.files["xmno.tar.gz"]
@@ -474,7 +474,7 @@ def test_without_a_name_the_archives_are_listed():
     assert {"record", "files", "licence", "citation", "layout", "format"} <= set(listed[0])
 
 
-def test_the_cache_is_where_the_system_wants_it(monkeypatch, tmp_path):
+def test_the_default_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert registry.default_cache() == tmp_path / "repose" / "archives"
     monkeypatch.delenv("XDG_CACHE_HOME")

@@ -1,4 +1,4 @@
-"""A server on this machine that misbehaves as told, and archives to serve."""
+"""Local server with configurable errors, and archives to serve."""
 
 import hashlib
 import http.server
@@ -19,12 +19,12 @@ BLOCK = 16_384
 
 @dataclass
 class Served:
-    """A file of the server, and how it misbehaves.
+    """A file of the server, and its errors.
 
-    `cuts`: for each answer in turn, after how many bytes the connection ends; None, or no entry: not at all.
-    `stall`: instead of ending it, say nothing more until `released`. `early`: a range begins so many bytes
-    before what was asked for, and says so. `chunked`: the length is not given beforehand. `status`: answer
-    with this error, or with a redirection if `headers` hold a Location.
+    `cuts`: number of bytes after which the connection ends, for each response in turn; None or no entry: never.
+    `stall`: do not close it, but send nothing until `released`. `early`: a range begins this many bytes before
+    the requested offset. `chunked`: send no length. `status`: respond with this error, or with a redirection
+    if `headers` hold a Location.
     """
 
     data: bytes
@@ -113,9 +113,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 def running_server(monkeypatch):
-    """To be made a fixture: a server, and no waiting."""
+    """Run a server, with short pauses; made a fixture by the tests."""
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(download, "WAIT", 0.01)
+    monkeypatch.setattr(download, "FIRST_PAUSE", 0.01)
     with Server() as running:
         threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         yield running
@@ -124,7 +124,7 @@ def running_server(monkeypatch):
 
 
 def silent_address():
-    """To be made a fixture: an address where nobody listens."""
+    """Return an address without a server; made a fixture by the tests."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
@@ -140,7 +140,7 @@ def left(folder):
 
 
 def pack(path, members):
-    """An archive of (name, bytes) and of ready-made TarInfo or ZipInfo."""
+    """Write an archive of pairs of name (or TarInfo, ZipInfo) and bytes."""
     if path.suffix == ".zip":
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             for name, data in members:

@@ -1,4 +1,4 @@
-"""Pairs by substitution: the parent's geometry, the target's elements, atom by atom."""
+"""Pairs by substitution: geometry of the parent, elements of the target, atom by atom."""
 
 import csv
 import gzip
@@ -52,7 +52,7 @@ def perovskite(a_site, b_site, anions, a, shift=0.0, c=None):
 
 
 def rewritten(atoms, seed, reflect=False):
-    """The same crystal in other lattice vectors, order, origin, images and orientation."""
+    """Return the crystal with other lattice vectors, order, origin, images and orientation."""
     rng = np.random.default_rng(seed)
     basis = np.array([[1, 0, 0], [1, 1, 0], [0, -1, 1]])[rng.permutation(3)]
     rotation = np.linalg.qr(rng.normal(size=(3, 3)))[0]
@@ -63,7 +63,7 @@ def rewritten(atoms, seed, reflect=False):
 
 
 def collection(tmp_path, atoms):
-    """A file of relaxed crystals, read back."""
+    """Write relaxed crystals to a file."""
     for name, crystal_ in atoms.items():
         crystal_.info = {"id": name}
     write(
@@ -84,7 +84,7 @@ def structure(numbers, positions, cell):
 
 
 def is_substituted(pair, parent):
-    """Whether the input is the parent with the elements exchanged that the tag names (pymatgen's opinion)."""
+    """Check with pymatgen that the input is the parent with the elements of the tag exchanged."""
     exchange = dict(item.split(">") for item in pair.tags["substituted"].split())
     symbols = [exchange.get(symbol, symbol) for symbol in parent.get_chemical_symbols()]
     expected = structure([atomic_numbers[s] for s in symbols], parent.positions, parent.cell.array)
@@ -93,7 +93,7 @@ def is_substituted(pair, parent):
 
 
 def neighbours(numbers, positions, cell):
-    """Elements and distances of the nearest atoms of every atom, as sorted text."""
+    """Return number, neighbours and nearest distance of every atom, sorted."""
     from ase.neighborlist import neighbor_list
 
     atoms = Atoms(numbers, positions, cell=cell, pbc=True)
@@ -113,7 +113,7 @@ ROCK_SALT = {"MgO": 4.21, "CaO": 4.81, "NaCl": 5.64, "KF": 5.34, "TiN": 4.24}
 
 @pytest.fixture
 def salts():
-    """Rock salt written in five ways, and caesium chloride, of the same formula."""
+    """Return rock salt in five equivalent cells, and caesium chloride."""
     atoms = {name: rock_salt(name, a) for name, a in ROCK_SALT.items()}
     atoms["CaO"] = bulk("CaO", "rocksalt", a=ROCK_SALT["CaO"], cubic=True)[[3, 1, 0, 2, 7, 6, 5, 4]]
     atoms["NaCl"] = rewritten(atoms["NaCl"], 1)
@@ -121,7 +121,7 @@ def salts():
     return atoms | {"CsCl": caesium_chloride("CsCl", 4.12)}
 
 
-def test_rock_salt_in_any_writing(tmp_path, salts):
+def test_rock_salt_in_equivalent_cells(tmp_path, salts):
     pairs, refused = make(tmp_path, salts)
     assert set(pairs) == set(ROCK_SALT)
     assert list(refused) == ["CsCl"]
@@ -140,19 +140,19 @@ def test_rock_salt_in_any_writing(tmp_path, salts):
             )
             half = pytest.approx(a / 2, abs=1e-5)
             assert around == sorted([(cation, [anion] * 6, half), (anion, [cation] * 6, half)])
-        # Nothing moves but the cell, which is neither rotated nor sheared.
+        # Only the volume of the cell changes.
         deformation = np.linalg.solve(pair.cell, pair.relaxed_cell)
         np.testing.assert_allclose(deformation, deformation[0, 0] * np.eye(3), atol=1e-7)
 
 
-def test_targets_stay_as_they_were_read(tmp_path, salts):
+def test_targets_are_not_changed(tmp_path, salts):
     pairs, _ = make(tmp_path, salts)
     for name in ("MgO", "NaCl", "TiN"):
         np.testing.assert_allclose(pairs[name].relaxed_cell, salts[name].cell.array, atol=1e-7)
         np.testing.assert_allclose(pairs[name].relaxed_positions, salts[name].positions, atol=1e-7)
         np.testing.assert_array_equal(pairs[name].numbers, salts[name].numbers)
         assert "cell" not in pairs[name].tags
-    # Eight atoms come down to the two that an input of two can have.
+    # The cubic cell with eight atoms is reduced to two atoms.
     assert len(pairs["CaO"].numbers) == 2
     assert pairs["CaO"].tags["cell"] == "primitive, 1/4"
 
@@ -161,14 +161,14 @@ def test_similar_means_fewest_and_nearest_elements(tmp_path, salts):
     pairs, _ = make(tmp_path, salts)
     assert (pairs["MgO"].tags["parent"], pairs["MgO"].tags["substituted"]) == ("CaO", "Ca>Mg")
     assert (pairs["CaO"].tags["parent"], pairs["CaO"].tags["substituted"]) == ("MgO", "Mg>Ca")
-    # Both sites of rock salt are alike, yet metals replace metals.
+    # Both sites of rock salt are equivalent, but metals replace metals.
     metals = {"Mg", "Ca", "Na", "K", "Ti"}
     for pair in pairs.values():
         for old, new in (item.split(">") for item in pair.tags["substituted"].split()):
             assert (old in metals) == (new in metals)
 
 
-def test_a_compound_is_no_parent_of_itself(tmp_path):
+def test_a_compound_is_not_its_own_parent(tmp_path):
     atoms = {"a": rock_salt("MgO", 4.2), "b": rock_salt("MgO", 4.3), "c": rock_salt("CaO", 4.8)}
     pairs, refused = make(tmp_path, atoms)
     assert {name: pair.tags["parent"] for name, pair in pairs.items()} == {"a": "c", "b": "c", "c": "a"}
@@ -190,7 +190,7 @@ def test_a_compound_is_no_parent_of_itself(tmp_path):
         {
             "ZnO": wurtzite("ZnO", 3.25, 5.21, 0.382),
             "GaN": rewritten(wurtzite("GaN", 3.19, 5.19, 0.377), 5),
-            # c points from N to Al here and from Zn to O there: the other way round, and mirrored.
+            # The polar axis is reversed, and the crystal is mirrored.
             "AlN": rewritten(wurtzite("AlN", 3.11, 4.98, 0.382)[[2, 3, 0, 1]], 6, reflect=True),
         },
         {
@@ -199,7 +199,7 @@ def test_a_compound_is_no_parent_of_itself(tmp_path):
             "KNbO3": rewritten(perovskite("K", "Nb", "OOO", 4.0, 0.02, c=4.06), 8, reflect=True),
         },
         {
-            # Anions of three kinds stand on faces that only they tell apart.
+            # Three kinds of anions on faces that are otherwise equivalent.
             "SrTiNOF": perovskite("Sr", "Ti", "NOF", 3.9),
             "BaTiNOF": rewritten(perovskite("Ba", "Ti", "FNO", 4.1), 9),
             "SrHfNOF": rewritten(perovskite("Sr", "Hf", "OFN", 4.2), 10),
@@ -218,25 +218,25 @@ def test_inputs_are_substituted_parents(tmp_path, family):
         exchanged = dict(item.split(">") for item in pair.tags["substituted"].split())
         anions = {"N", "O", "F"}
         assert all((old in anions) == (new in anions) for old, new in exchanged.items())
-        # Positions are near from the start: nothing was mapped onto a far site, or onto the opposite pole.
+        # Positions are close: no atom was mapped onto a far site or onto the opposite polarity.
         moved = pair.relaxed_positions @ np.linalg.inv(pair.relaxed_cell)
         moved = (moved - pair.positions @ np.linalg.inv(pair.cell)) @ pair.relaxed_cell
         assert np.linalg.norm(moved, axis=1).max() < 0.25
         np.testing.assert_allclose(moved.mean(axis=0), 0, atol=1e-6)
 
 
-def test_the_check_of_inputs_sees_a_wrong_site(tmp_path):
+def test_the_check_of_inputs_detects_a_wrong_site(tmp_path):
     family = {"SrTiO3": perovskite("Sr", "Ti", "OOO", 3.9), "BaTiO3": perovskite("Ba", "Ti", "OOO", 4.0)}
     pairs, _ = make(tmp_path, family)
     pair = pairs["BaTiO3"]
     assert is_substituted(pair, family["SrTiO3"])
-    pair.numbers[[0, 1]] = pair.numbers[[1, 0]]  # barium in the octahedron
+    pair.numbers[[0, 1]] = pair.numbers[[1, 0]]  # barium on the octahedral site
     assert not is_substituted(pair, family["SrTiO3"])
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_any_crystal_is_found_again(tmp_path, seed):
-    """A low-symmetry crystal, other elements, other size and another writing: only the size remains."""
+def test_random_crystals_are_mapped(tmp_path, seed):
+    """A crystal of low symmetry with other elements, volume and cell differs only in volume."""
     rng = np.random.default_rng(seed)
     n = int(rng.integers(4, 13))
     cell = (np.eye(3) + rng.uniform(-0.25, 0.25, (3, 3))) * (14.0 * n) ** (1 / 3)
@@ -267,7 +267,7 @@ def test_parents_are_of_the_train_split(tmp_path):
             assert parents == train - {name}
 
 
-def test_types_held_out_have_parents_of_their_own_split(tmp_path):
+def test_held_out_types_have_parents_of_their_own_split(tmp_path):
     atoms = {name: rock_salt(name, 4.5) for name in ("MgO", "CaO", "SrO")}
     atoms |= {name: caesium_chloride(name, 4.1) for name in ("CsCl", "CsBr", "TlCl")}
     split = {"AB_225_1": "train", "AB_221_1": "test"}
@@ -281,7 +281,7 @@ def test_types_held_out_have_parents_of_their_own_split(tmp_path):
     assert "in other splits" in refused["CsCl"]
 
 
-def test_any_is_drawn_by_the_seed(tmp_path):
+def test_parents_that_need_not_be_similar_are_drawn_by_the_seed(tmp_path):
     atoms = {f"{m}O": rock_salt(f"{m}O", 4.4) for m in ("Mg", "Ca", "Sr", "Ba", "Ni", "Fe", "Mn")}
     crystals, _ = split_up(read_relaxed([collection(tmp_path, atoms)]))
 
@@ -294,13 +294,13 @@ def test_any_is_drawn_by_the_seed(tmp_path):
     assert parents(1, True) == parents(2, True)
 
 
-def test_parents_per_crystal_must_be_some():
+def test_parents_per_crystal_must_be_positive():
     with pytest.raises(DatasetError, match="1 or more"):
         next(substitution_pairs([], None, np.random.default_rng(0), per_crystal=0))
 
 
 def test_sources_of_every_kind(tmp_path):
-    """A table, a folder, a dataset, and what is wrong in them."""
+    """A table, a folder and a dataset, with errors in each."""
 
     def cif(name, a):
         atoms = rock_salt(name, a)
@@ -359,7 +359,7 @@ def test_sources_of_every_kind(tmp_path):
     }.items():
         assert words in reasons[name]
 
-    # The source's own splits: one crystal has none.
+    # Splits of the source: one crystal has none.
     pairs, refused = split_up(substitution_pairs(crystals, None, np.random.default_rng(0)))
     assert [r.id for r in refused if "names no split" in r.reason] == ["CaO.cif"]
     pairs, refused = split_up(substitution_pairs(crystals, lambda pair: "train", np.random.default_rng(0)))
@@ -405,7 +405,7 @@ def test_command_writes_a_described_dataset(tmp_path, salts):
         (["--split-by", "source"], "names no split", 1),
     ],
 )
-def test_command_says_what_is_wrong(tmp_path, salts, options, message, status):
+def test_errors_of_the_command(tmp_path, salts, options, message, status):
     result = run(collection(tmp_path, salts), "--out", tmp_path / "set", *options)
     assert result.exit_code == status
     assert message in " ".join(result.stderr.replace("│", " ").split())
@@ -428,13 +428,13 @@ def test_real_perovskites(tmp_path):
     for pair in pairs:
         target, parent = relaxed[pair.id], relaxed[pair.tags["parent"]]
         assert GroupSplit()(parent) == "train"
-        # The target is the crystal of the file; the input has its parent's cubic cell, elements replaced.
+        # The target is the crystal of the file; the input has the cubic cell of its parent.
         np.testing.assert_allclose(pair.relaxed_cell, target.cell, atol=1e-6)
         np.testing.assert_array_equal(pair.numbers, target.numbers)
         np.testing.assert_allclose(pair.cell @ pair.cell.T, parent.cell @ parent.cell.T, atol=1e-5)
         parent_atoms = Atoms(parent.numbers, parent.positions, cell=parent.cell, pbc=True)
         assert is_substituted(pair, parent_atoms)
-        # A and B stay A and B: the two first atoms of every entry, anions the others.
+        # The first two atoms of every entry are A and B, the others anions.
         if set(pair.numbers[:2].tolist()).isdisjoint(pair.numbers[2:].tolist()):
             before = pair.positions @ np.linalg.inv(pair.cell)
             after = pair.relaxed_positions @ np.linalg.inv(pair.relaxed_cell)

@@ -1,4 +1,4 @@
-"""Unpacking: what is wanted comes out, nothing else is written, and nothing anywhere else."""
+"""Unpacking: only wanted files are written, and only inside the folder."""
 
 import gzip
 import tarfile
@@ -28,7 +28,7 @@ def test_wanted_files_are_unpacked_and_no_others(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", ["a.zip", "a.tar.gz"])
-def test_folders_in_names_are_those_of_any_system(tmp_path, kind):
+def test_folder_separators_of_any_system(tmp_path, kind):
     path = pack(tmp_path / kind, [("xmno\\CIF\\a.cif", b"1"), ("xmno/CIF/./b.cif", b"2")])
     assert unpack.unpack(path, tmp_path / "out", (".cif",)) == 2
     assert left(tmp_path / "out" / "xmno" / "CIF") == ["a.cif", "b.cif"]
@@ -98,7 +98,7 @@ def test_endless_data_after_the_members_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(unpack, "LARGEST_LIMIT", 200_000)
     path = pack(tmp_path / "a.tar.gz", [("fine.cif", b"1")])
     path.write_bytes(path.read_bytes() + gzip.compress(bytes(10_000_000)))
-    with pytest.raises(DatasetError, match=r"more after its end.*a\.tar\.gz\.bad"):
+    with pytest.raises(DatasetError, match=r"data after its end.*a\.tar\.gz\.bad"):
         unpack.unpack(path, tmp_path / "out", (".cif",))
 
 
@@ -112,7 +112,7 @@ def test_bombs_are_refused_by_number(tmp_path, monkeypatch):
 
 
 def damaged(kind, how, folder):
-    """An archive, and how it was damaged."""
+    """Write an archive, damaged in one way."""
     path = pack(folder / kind, [(f"CIF/{k}.cif", NOISE[k * 1000 : k * 1000 + 20_000]) for k in range(10)])
     data = bytearray(path.read_bytes())
     if how == "cut":
@@ -120,7 +120,7 @@ def damaged(kind, how, folder):
     elif how == "flipped":
         data[len(data) // 2] ^= 0xFF
     elif how == "tail":
-        data[-6] ^= 0xFF  # of the checksum, where there is one at the end
+        data[-6] ^= 0xFF  # part of the checksum at the end, if any
     elif how == "locked":
         for signature, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
             begin = -1
@@ -155,7 +155,7 @@ def test_damaged_archives_are_set_aside(tmp_path, kind, how):
     assert path.with_name(f"{kind}.bad").exists()
 
 
-def test_a_member_that_is_a_folder_and_a_file_is_damage(tmp_path):
+def test_a_member_that_is_a_folder_and_a_file_is_an_error(tmp_path):
     path = pack(tmp_path / "a.tar.gz", [("CIF.cif", b"1"), ("CIF.cif/x.cif", b"2")])
     with pytest.raises(DatasetError, match="cannot be unpacked"):
         unpack.unpack(path, tmp_path / "out", (".cif",))

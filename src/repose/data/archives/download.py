@@ -1,7 +1,7 @@
-"""Downloads that continue after an interruption and are checked before use.
+"""Downloads that resume after an interruption and are verified before use.
 
-An incomplete file is named ``NAME.part``; ``NAME.part.version`` notes where it comes from. The final name
-appears when the file is complete and checked.
+An incomplete file is named ``NAME.part``; ``NAME.part.version`` holds its address and version. The file gets
+its final name when it is complete and verified.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ if TYPE_CHECKING:
     import requests
 
 CHUNK = 1 << 18
-# Seconds without a single byte after which a connection counts as broken.
+# Seconds without data after which a connection counts as broken.
 TIMEOUT = 60.0
-# Attempts in a row without new bytes, and the pause after the first one (s); it doubles each time.
+# Number of attempts without new data, and the first pause between them (s), which doubles each time.
 ATTEMPTS = 5
-WAIT = 1.0
-LONGEST_WAIT = 60.0
-# HTTP statuses that may change on another attempt.
+FIRST_PAUSE = 1.0
+LONGEST_PAUSE = 60.0
+# HTTP statuses for which another attempt may succeed.
 TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
 
 
 class _TransientError(Exception):
-    """A failure that another attempt may not meet.
+    """An error for which another attempt may succeed.
 
     Attributes:
-        wait: Seconds that the server asks to wait.
-        unreachable: No connection could be made.
+        pause: Pause that the server requests (s).
+        unreachable: Whether no connection was made.
     """
 
-    def __init__(self, reason: str, wait: float = 0.0, unreachable: bool = False) -> None:
+    def __init__(self, reason: str, pause: float = 0.0, unreachable: bool = False) -> None:
         super().__init__(reason)
-        self.wait, self.unreachable = wait, unreachable
+        self.pause, self.unreachable = pause, unreachable
 
 
 def check_url(url: str) -> None:
@@ -70,22 +70,22 @@ def download(
     progress: Callable[[int, int | None], None] = lambda done, total: None,
     notify: Callable[[str], None] = lambda message: None,
 ) -> None:
-    """Download a file, continuing an earlier attempt that was interrupted.
+    """Download a file; resume an interrupted download.
 
-    A file is continued only if both pieces are certain to be of one version: the server confirms it
-    (``If-Range``), or the checksum of the whole is known.
+    A download is resumed only if both pieces belong to one version: the server confirms it (``If-Range``), or
+    the checksum of the file is known.
 
     Args:
         url: Address of the file.
-        target: Final name; appears when the file is complete and checked.
+        target: Path of the complete and verified file.
         size: Expected size in bytes, if known.
         checksum: Expected checksum, if known; see `verify`.
         progress: Called with the number of bytes on disk, and the size of the file if known.
-        notify: Called with a sentence when the download is tried again or started anew.
+        notify: Called with a message when the download is retried or restarted.
 
     Raises:
-        DatasetError: The server refuses, cannot be reached or breaks off repeatedly; size or checksum are
-            wrong. An incomplete file stays as ``NAME.part``, a wrong one as ``NAME.bad``.
+        DatasetError: The server refuses, cannot be reached or disconnects repeatedly; or size or checksum
+            differ. An incomplete file is kept as ``NAME.part``, a wrong one as ``NAME.bad``.
     """
     check_url(url)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -97,16 +97,16 @@ def download(
             _receive(url, part, size, checksum is not None, progress, notify)
             break
         except _TransientError as error:
-            # Only new bytes count: a server that cannot continue a file would be tried forever.
+            # Only new data counts: a server that cannot resume would be retried forever.
             if (now := _size(part)) > furthest:
                 failures, furthest = 0, now
             failures += 1
             if failures == ATTEMPTS or (error.unreachable and furthest == start):
                 kept = f" {now} bytes are kept in {part}." if now else ""
                 raise DatasetError(f"{url} cannot be downloaded: {error}.{kept}") from None
-            wait = min(max(WAIT * 2 ** (failures - 1), error.wait), LONGEST_WAIT)
-            notify(f"{error}; trying again in {wait:.0f} s")
-            time.sleep(wait)
+            pause = min(max(FIRST_PAUSE * 2 ** (failures - 1), error.pause), LONGEST_PAUSE)
+            notify(f"{error}; trying again in {pause:.0f} s")
+            time.sleep(pause)
     try:
         verify(part, size=size, checksum=checksum)
         os.replace(part, target)
@@ -149,11 +149,11 @@ def verify(path: Path, *, size: int | None, checksum: str | None) -> None:
         if digest.hexdigest() != expected:
             fault = f"its {algorithm.upper()} is {digest.hexdigest()}, published is {expected}"
     if fault:
-        raise DatasetError(f"{path.name} is not the file it should be: {fault}. {set_aside(path)}")
+        raise DatasetError(f"{path.name} is not the expected file: {fault}. {set_aside(path)}")
 
 
 def set_aside(path: Path) -> str:
-    """Rename a wrong file to ``NAME.bad``, and return a sentence that says so."""
+    """Rename a wrong file to ``NAME.bad``, and return a message about it."""
     aside = path.with_name(f"{path.name.removesuffix('.part')}.bad")
     os.replace(path, aside)
     return f"It was renamed {aside}."
@@ -163,7 +163,7 @@ def _receive(
     url: str,
     part: Path,
     size: int | None,
-    checked: bool,
+    has_checksum: bool,
     progress: Callable[[int, int | None], None],
     notify: Callable[[str], None],
 ) -> None:
@@ -175,36 +175,34 @@ def _receive(
     """
     from urllib3.exceptions import HTTPError
 
-    offset, validator = _size(part), _noted_validator(part, url)
-    headers = {}
-    if offset and (validator or checked):
+    offset, validator = _size(part), _stored_validator(part, url)
+    headers = {"If-Range": validator} if offset and validator else {}
+    if offset and (validator or has_checksum):
         headers["Range"] = f"bytes={offset}-"
-        if validator:
-            headers["If-Range"] = validator
     with _request(url, headers) as response:
         begin, total = _range(response)
         if response.status_code == 416 and total == offset:
-            return  # the earlier attempt was stopped after the last byte
+            return  # the previous attempt was interrupted after the last byte
         if begin not in (0, offset):
             part.unlink(missing_ok=True)
-            raise _TransientError("the server sent another part than was asked for, or the file has changed")
+            raise _TransientError("the server sent another part than requested, or the file has changed")
         if headers and not begin:
-            notify("the server cannot continue it, or the file has changed: it is downloaded anew")
+            notify("the server cannot resume it, or the file has changed: the download is restarted")
         if size is not None and total not in (None, size):
             raise DatasetError(
-                f"{url} has {total} bytes; {size} were expected. It is not the file, or a new one."
+                f"{url} has {total} bytes, {size} were expected: it is another file or version."
             )
         interrupted = False
         try:
-            # Emptied before the new version is noted: a kill in between must not join two versions.
+            # Empty the file before its new version is stored: a kill in between must not join two versions.
             with part.open("ab" if begin else "wb") as stream:
                 _version_file(part).write_text(f"{url}\n{_validator(response)}", encoding="utf-8")
                 offset = begin
                 progress(offset, total)
-                # Unlike `iter_content`, this neither decompresses nor loses a chunk that is cut off.
+                # Unlike `iter_content`, this does not decompress, and returns an incomplete last chunk.
                 for block in iter(partial(response.raw.read1, CHUNK, decode_content=False), b""):
                     stream.write(block)
-                    stream.flush()  # a kill loses nothing that was received
+                    stream.flush()  # keep all data if the process is killed
                     offset += len(block)
                     if size is not None and offset > size:
                         raise DatasetError(f"{url} has more than the {size} bytes that were expected.")
@@ -218,7 +216,7 @@ def _receive(
 
 
 def _request(url: str, headers: dict[str, str]) -> requests.Response:
-    """Begin a request, of which only the headers are read.
+    """Send a request and read only the headers of the response.
 
     Raises:
         DatasetError: The server refuses.
@@ -227,29 +225,29 @@ def _request(url: str, headers: dict[str, str]) -> requests.Response:
     import requests
     from urllib3.exceptions import ProtocolError
 
-    # Without compression on the way, which would change lengths and ranges.
+    # Compression in transit would change lengths and ranges.
     headers = {"User-Agent": "repose", "Accept-Encoding": "identity", **headers}
     try:
         response = requests.get(url, headers=headers, stream=True, timeout=TIMEOUT)
     except requests.RequestException as error:
         reason = error.args[0] if error.args else error
-        # An unknown name, a closed port or a wrong certificate stays as it is.
-        broke = isinstance(error, requests.Timeout) or isinstance(reason, ProtocolError)
+        # Another attempt does not help with an unknown host, a closed port or an invalid certificate.
+        disconnected = isinstance(error, requests.Timeout) or isinstance(reason, ProtocolError)
         reason = getattr(reason, "reason", reason)
         text = getattr(reason.__cause__, "strerror", None) or describe(error)
-        raise _TransientError(text, unreachable=not broke) from None
+        raise _TransientError(text, unreachable=not disconnected) from None
     if response.ok or response.status_code == requests.codes.requested_range_not_satisfiable:
         return response
     response.close()
     status = f"HTTP {response.status_code} {response.reason}"
     if response.status_code not in TRANSIENT:
         raise DatasetError(f"{url} cannot be downloaded: {status}.")
-    wait = response.headers.get("Retry-After", "")
-    raise _TransientError(status, wait=float(wait) if wait.isdigit() else 0.0)
+    pause = response.headers.get("Retry-After", "")
+    raise _TransientError(status, pause=float(pause) if pause.isdigit() else 0.0)
 
 
 def _range(response: requests.Response) -> tuple[int, int | None]:
-    """First byte of a body, -1 if it is not given; and size of the whole file, None if it is not given."""
+    """Return the offset of a body (-1 if unknown), and the size of the file (None if unknown)."""
     if response.status_code not in (206, 416):
         length = response.headers.get("Content-Length", "")
         return 0, int(length) if length.isdigit() else None
@@ -267,14 +265,14 @@ def _version_file(part: Path) -> Path:
 
 
 def _validator(response: requests.Response) -> str:
-    """What names the version of a file: a strong ETag or else the date. Weak ETags allow other bytes."""
+    """Return the version of a file: a strong ETag or else the date. Weak ETags do not fix the bytes."""
     tag = response.headers.get("ETag", "")
     return tag if tag.startswith('"') else response.headers.get("Last-Modified", "")
 
 
-def _noted_validator(part: Path, url: str) -> str:
-    """Validator of an incomplete file; empty if it comes from another address, or from an unknown one."""
-    note = _version_file(part)
-    noted = note.read_text(encoding="utf-8", errors="replace") if note.is_file() else ""
-    origin, _, validator = noted.partition("\n")
+def _stored_validator(part: Path, url: str) -> str:
+    """Return the version of an incomplete file; empty if it is from another or an unknown address."""
+    file = _version_file(part)
+    stored = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+    origin, _, validator = stored.partition("\n")
     return validator if origin == url else ""

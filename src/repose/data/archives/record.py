@@ -1,4 +1,4 @@
-"""Sizes, checksums, licences and addresses of files, as the record of an archive publishes them."""
+"""Sizes, checksums, licences and addresses of files from the record of an archive."""
 
 from __future__ import annotations
 
@@ -19,39 +19,39 @@ RECORD = "record.json"
 def complete_from_record(
     archive: Archive, folder: Path, notify: Callable[[str], None] = lambda message: None
 ) -> Archive:
-    """Add what the record publishes to an archive: files, sizes, checksums, the licence.
+    """Add files, sizes, checksums and licence from the record of an archive.
 
-    The record is kept as ``record.json`` beside the files, and is used when there is no network.
+    The record is saved as ``record.json`` beside the files, and used if there is no network.
 
     Args:
-        archive: Entry of the registry; values that it has are not changed.
+        archive: Entry of the registry; its values have priority.
         folder: Cache of this archive.
-        notify: Called with a sentence if the record is not understood.
+        notify: Called with a message if the record has an unknown form.
 
     Returns:
-        The archive; unchanged if the record is not understood but the files are named in the registry.
+        The archive; unchanged if the record has an unknown form but the registry names the files.
 
     Raises:
         DatasetError: The record cannot be read and is not in the cache, or does not list a file.
     """
     if not archive.api or (archive.files and all(file.size and file.checksum for file in archive.files)):
         return archive
-    kept = folder / RECORD
+    saved = folder / RECORD
     try:
         answer = read_record(archive.api)
         listed, licence = _parse(answer)
     except DatasetError:
-        if not kept.is_file():
+        if not saved.is_file():
             raise
-        listed, licence = _parse(kept.read_bytes())
+        listed, licence = _parse(saved.read_bytes())
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        fault = f"{archive.api} answers in an unknown form ({type(error).__name__})"
+        fault = f"{archive.api} has an unknown form ({type(error).__name__})"
         if not archive.files:
-            raise DatasetError(f"{fault}: it cannot be known which files to download.") from None
-        notify(f"{fault}: neither size nor checksum is known")
+            raise DatasetError(f"{fault}: the files to download are unknown.") from None
+        notify(f"{fault}: size and checksum are unknown")
         return archive
     else:
-        with replacing_file(kept) as new:
+        with replacing_file(saved) as new:
             new.write_bytes(answer)
     named = {file.name: file for file in listed}
     wanted = archive.files or tuple(named[name] for name in sorted(named) if name.lower().endswith(ENDINGS))
@@ -62,9 +62,10 @@ def complete_from_record(
     files = tuple(
         replace(
             file,
-            url=file.url or named[file.name].url,
-            size=file.size or named[file.name].size,
-            checksum=file.checksum or named[file.name].checksum,
+            **{
+                key: getattr(file, key) or getattr(named[file.name], key)
+                for key in ("url", "size", "checksum")
+            },
         )
         for file in wanted
     )
@@ -72,7 +73,7 @@ def complete_from_record(
 
 
 def _parse(answer: bytes) -> tuple[list[ArchiveFile], str]:
-    """Return files and licence of a Zenodo (InvenioRDM) record, whose JSON has one of two forms."""
+    """Return files and licence of a Zenodo (InvenioRDM) record; its JSON has one of two forms."""
     record = json.loads(answer)
     entries = record["files"]
     if isinstance(entries, dict):
@@ -80,17 +81,17 @@ def _parse(answer: bytes) -> tuple[list[ArchiveFile], str]:
     files = []
     for entry in entries:
         checksum, links = entry.get("checksum") or "", entry.get("links") or {}
-        # A name with a folder in it would be written outside the cache.
+        # A name with a folder would be written outside the cache.
         if entry["key"] == Path(entry["key"]).name:
-            known = checksum.partition(":")[0] in hashlib.algorithms_available
+            usable = checksum.partition(":")[0] in hashlib.algorithms_available
             url = str(links.get("content") or links.get("self") or "")
-            files.append(ArchiveFile(entry["key"], url, entry.get("size"), checksum if known else None))
+            files.append(ArchiveFile(entry["key"], url, entry.get("size"), checksum if usable else None))
     about = record.get("metadata") or {}
     licences = [about["license"]] if about.get("license") else about.get("rights") or []
     return files, ", ".join(str(licence.get("id")) for licence in licences)
 
 
 def archives_in(folder: Path) -> tuple[ArchiveFile, ...]:
-    """Return the archives in a folder, whatever their names."""
+    """Return all archives in a folder."""
     found = sorted(folder.iterdir()) if folder.is_dir() else []
     return tuple(ArchiveFile(p.name) for p in found if p.is_file() and p.name.lower().endswith(ENDINGS))

@@ -1,7 +1,7 @@
-"""Registry of the public archives of unrelaxed/relaxed pairs: where they are, and what they hold.
+"""Registry of public archives of unrelaxed/relaxed pairs: addresses and contents.
 
-The entries follow the papers and the code of their authors. Sizes, checksums and most licences could not be
-verified there; they are None or empty, and are read from the record before a download.
+The entries follow the papers and codes of the authors. Sizes, checksums and most licences are not in the
+registry (None or empty); they are read from the record before a download.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from repose.errors import DatasetError, nearest
 
-# Ends of the names of archives that can be unpacked.
+# Suffixes of archives that can be unpacked.
 ENDINGS = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 
 
@@ -23,9 +23,9 @@ class ArchiveFile:
 
     Attributes:
         name: Name in the record and in the cache.
-        url: Address that it is downloaded from.
-        size: Size in bytes, or None if it is not known.
-        checksum: ``"md5:..."``, or None if it is not known.
+        url: Address of the file.
+        size: Size in bytes, or None if unknown.
+        checksum: ``"md5:..."``, or None if unknown.
     """
 
     name: str
@@ -40,19 +40,19 @@ class Archive:
 
     Attributes:
         name: Name on the command line.
-        title: One line about its contents.
-        record: Address of its page, to be opened in a browser.
+        title: Contents in one line.
+        record: Address of its web page.
         files: Files to download; if empty, all archives that the record lists.
         api: Address of the record as JSON; empty if there is none.
         licence: Licence; empty if it could not be verified.
-        calculator: Method of the relaxed states.
+        calculator: Method of the relaxations.
         citation: Works to cite.
         doi: DOIs of the papers and the record, where verified.
         format: One of `repose.data.importers.formats.FORMATS`.
-        layout: Folders and files in it, in words.
-        folders: Patterns of names of the folders to import; if empty, all that hold pairs.
-        unpacked: Ends of the names of the files that the importer reads.
-        request: Whom to ask for the archive, if it cannot be downloaded.
+        layout: Description of its folders and files.
+        folders: Name patterns of the folders to import; if empty, all that hold pairs.
+        unpacked: Suffixes of the files that the importer reads.
+        request: Person to contact if the archive cannot be downloaded.
         note: Further remarks for users.
     """
 
@@ -74,7 +74,7 @@ class Archive:
 
 
 def _of_zenodo(number: int, *names: str, **about: Any) -> Archive:
-    """Return an archive on Zenodo; its addresses follow from the number of the record."""
+    """Return an archive on Zenodo with addresses for a record number."""
     api = f"https://zenodo.org/api/records/{number}"
     files = tuple(ArchiveFile(name, f"{api}/files/{name}/content") for name in names)
     return Archive(record=f"https://zenodo.org/records/{number}", api=api, files=files, **about)
@@ -90,7 +90,7 @@ _C2DB = (
     "Lyngby and Thygesen, npj Comput. Mater. 8, 232 (2022)"
 )
 _C2DB_DOI = ("10.1088/2053-1583/aacfc1", "10.1088/2053-1583/ac1059")
-_SMALL = "The authors leave out crystals of fewer than three atoms when they train and test; here they stay."
+_SMALL = "The authors train and test without crystals of fewer than three atoms; here these are included."
 
 ARCHIVES: dict[str, Archive] = {
     archive.name: archive
@@ -124,18 +124,18 @@ ARCHIVES: dict[str, Archive] = {
             citation=f"{_C2DB} (the database); {_H2}",
             doi=_C2DB_DOI,
             layout=_LAYOUT,
-            note=f"{_SMALL} For the database of its makers see c2db-request.",
+            note=f"{_SMALL} For the original database see c2db-request.",
         ),
         Archive(
             name="c2db-request",
-            title="C2DB: initial and relaxed states, from the makers of the database",
+            title="C2DB: initial and relaxed states, from the authors of the database",
             record="https://cmr.fysik.dtu.dk/c2db/c2db.html",
             calculator="PBE",
             citation=_C2DB,
             doi=_C2DB_DOI,
             layout=f"{_LAYOUT}; without tables it is split by chemical system",
             request=(
-                "the makers of C2DB give the whole database, with initial states (relaxed.db, "
+                "the authors of C2DB give the whole database, with initial states (relaxed.db, "
                 "unrelaxed.db), on request: write to the corresponding author of its papers (others thank "
                 "K. S. Thygesen and P. Lyngby, Technical University of Denmark, for it). Then write both "
                 "states of every crystal as CIF/ID_unrelaxed.cif and CIF/ID_relaxed.cif, and pack the folder"
@@ -182,7 +182,7 @@ ARCHIVES: dict[str, Archive] = {
             folders=("MoS2*", "WSe2*"),
             note=(
                 "All archives of the record are downloaded; of its six hosts MoS2 and WSe2 are imported. "
-                "2DMD as its makers offer it for download holds no relaxed structures."
+                "The public download of 2DMD holds no relaxed structures."
             ),
         ),
     )
@@ -190,14 +190,14 @@ ARCHIVES: dict[str, Archive] = {
 
 
 def find_archive(name: str) -> Archive:
-    """Return the archive of a name.
+    """Return an archive by name.
 
     Raises:
-        DatasetError: No archive has this name.
+        DatasetError: There is no such archive.
     """
     if name not in ARCHIVES:
         known = ", ".join(ARCHIVES)
-        raise DatasetError(f"no archive is called '{name}'; known are {known}.{nearest(name, ARCHIVES)}")
+        raise DatasetError(f"there is no archive '{name}'; known are {known}.{nearest(name, ARCHIVES)}")
     return ARCHIVES[name]
 
 
@@ -207,7 +207,7 @@ def default_cache() -> Path:
 
 
 def by_hand(archive: Archive, folder: Path) -> str:
-    """Return instructions for users who have to download an archive by hand into a folder."""
+    """Return instructions for downloading an archive by hand into a folder."""
     names = [file.name for file in archive.files]
-    what = " and ".join(f"{name} as {folder / name}" for name in names) or f"its archives in {folder}"
-    return f"By hand: open {archive.record}, save {what}, and run the same command again."
+    saved = " and ".join(f"{name} as {folder / name}" for name in names) or f"its archives in {folder}"
+    return f"By hand: open {archive.record}, save {saved}, and run the same command again."
