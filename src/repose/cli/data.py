@@ -99,7 +99,7 @@ def inspect(
     """
     del device
     from repose.data.dataset import Dataset
-    from repose.data.summary import Suspicion, summarise
+    from repose.data.summary import PairWarning, summarise
 
     with wrong_usage():
         summary = summarise(Dataset(directory))
@@ -108,7 +108,7 @@ def inspect(
         return
     if not quiet:
         _print_contents(summary)
-    faults = [Suspicion(**fault) for fault in summary["suspicious"]]
+    faults = [PairWarning(**fault) for fault in summary["suspicious"]]
     print_faults("suspicious", faults, more="see --json", err=False)
 
 

@@ -1,4 +1,4 @@
-"""Candidate crystals on disk: unrelaxed, waiting to be labelled by a calculator."""
+"""Candidates on disk: unrelaxed crystals to be labelled by a calculator."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pydantic import Field
 
 from repose.atomic_write import replacing_directory
 from repose.config import Settings
+from repose.data.dataset import check_target, write_info
 from repose.data.pairing import Refusal, check_crystal
 from repose.errors import DatasetError, InvalidCrystalError
 
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 INFO = "candidates.json"
 CRYSTALS = "candidates.extxyz"
-# Entries of a comment line that can be tags.
-PLAIN = (str, int, float, bool, np.integer, np.floating, np.bool_)
+# Types of entries of a comment line that become tags.
+TAG_TYPES = (str, int, float, bool, np.integer, np.floating, np.bool_)
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +36,7 @@ class Candidate:
         pbc: Periodic directions, ``(3,)`` bool.
         positions: A, ``(n, 3)``.
         cell: Lattice vectors as rows, A, ``(3, 3)``.
-        tags: Free columns: prototype, how it was made, ...
+        tags: Free columns, such as the prototype.
     """
 
     id: str
@@ -47,10 +48,10 @@ class Candidate:
 
     @classmethod
     def from_atoms(cls, name: str, atoms: Atoms, tags: dict[str, str] | None = None) -> Self:
-        """Take a crystal over from ASE.
+        """Convert a crystal of ASE.
 
         Raises:
-            InvalidCrystalError: It is none: no cell, two atoms on top of each other, not finite, ...
+            InvalidCrystalError: See `check_crystal`.
         """
         check_crystal(atoms, "candidate")
         return cls(
@@ -63,7 +64,7 @@ class Candidate:
         )
 
     def to_atoms(self) -> Atoms:
-        """The crystal for ASE."""
+        """Convert to ASE."""
         from ase import Atoms
 
         return Atoms(self.numbers, self.positions, cell=self.cell, pbc=self.pbc)
@@ -73,31 +74,31 @@ class CandidatesInfo(Settings):
     """Contents of ``candidates.json``."""
 
     format_version: Literal[1] = FORMAT_VERSION
-    preset: str = Field(default="", description="what made them")
-    seed: int = Field(default=0, description="source of all randomness")
+    preset: str = Field(default="", description="generator of the candidates")
+    seed: int = Field(default=0, description="seed of random numbers")
     settings: dict[str, str | int | float | bool | list[str] | None] = Field(
-        default_factory=dict, description="what else was asked for"
+        default_factory=dict, description="further options"
     )
-    source: str = Field(default="", description="structures or datasets they were made from")
-    licence: str = Field(default="", description="under which they may be used")
-    count: int = Field(default=0, description="how many there are")
+    source: str = Field(default="", description="original structures or datasets")
+    licence: str = Field(default="", description="licence of the data")
+    count: int = Field(default=0, description="number of candidates")
 
 
 def write_candidates(
     directory: Path, info: CandidatesInfo, candidates: Iterable[Candidate]
 ) -> CandidatesInfo:
-    """Write candidates, atomically, as extended XYZ beside a description.
+    """Write candidates as extended XYZ with a description, atomically.
 
     Args:
-        directory: Where; must not exist yet, be empty, or hold candidates (which are then replaced).
-        info: Description; ``count`` is filled in here.
-        candidates: Consumed once.
+        directory: A new or empty directory, or candidates to replace.
+        info: Description; ``count`` is filled in.
+        candidates: Candidates; iterated once.
 
     Returns:
-        The description as it was written.
+        The description that was written.
 
     Raises:
-        DatasetError: The directory holds something else, two candidates share an id, or there are none.
+        DatasetError: The directory has other contents, two candidates share an id, or there are none.
     """
     from ase.io.extxyz import write_xyz
 
@@ -107,57 +108,49 @@ def write_candidates(
         with (new / CRYSTALS).open("w", encoding="utf-8") as handle:
             for candidate in candidates:
                 if candidate.id in seen:
-                    raise DatasetError(f"two candidates are called '{candidate.id}'; ids must be unique.")
+                    raise DatasetError(f"two candidates have the id '{candidate.id}'; ids must be unique.")
                 seen.add(candidate.id)
                 atoms = candidate.to_atoms()
                 atoms.info = {"id": candidate.id, **candidate.tags}
                 write_xyz(handle, [atoms], columns=["symbols", "positions"])
         if not seen:
-            raise DatasetError("no candidate was made; see what was asked for.")
+            raise DatasetError("no candidate was generated; change the options.")
         info = info.model_copy(update={"count": len(seen)})
-        (new / INFO).write_text(info.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        write_info(info, new / INFO)
     return info
 
 
 def check_directory(directory: Path) -> None:
-    """Make sure that candidates may be written here.
-
-    Raises:
-        DatasetError: Something stands there that is neither candidates nor an empty directory.
-    """
-    if not directory.exists() or (directory / INFO).is_file():
-        return
-    if not directory.is_dir() or any(directory.iterdir()):
-        raise DatasetError(f"{directory} exists and holds no candidates; choose another --out.")
+    """Check that candidates may be written to a directory; see `write_candidates`."""
+    check_target(directory, INFO, "a directory of candidates")
 
 
 def read_info(path: Path) -> CandidatesInfo | None:
-    """Description of a directory of candidates; None where there is none, as for a user's own files."""
+    """Return the description of candidates; None for other files."""
     file = path / INFO
     return CandidatesInfo.load(file, FORMAT_VERSION, DatasetError) if file.is_file() else None
 
 
 def read_candidates(path: Path) -> Iterator[Candidate | Refusal]:
-    """Candidates from a directory of `write_candidates`, or from any files that `repose relax` reads.
+    """Read candidates from a directory of `write_candidates`, or from any files that `repose relax` reads.
 
-    Ids are the entry ``id`` of extended XYZ, or else made of the file's name and the frame; the other
-    entries become tags.
+    Ids are the entries ``id`` of extended XYZ, or file name and frame; other entries become tags.
 
     Args:
         path: A directory or a file.
 
     Yields:
-        Candidates in the order of the files, and refusals: a broken crystal costs no other.
+        Candidates in the order of the files; refusals in place of invalid crystals.
 
     Raises:
-        DatasetError: There is nothing to read.
+        DatasetError: There are no crystals.
     """
     from repose.io.convert import to_atoms, to_batch
     from repose.io.files import find, read
 
     files = find(str(path / CRYSTALS if (path / INFO).is_file() else path))
     if not files:
-        raise DatasetError(f"{path} holds no crystals and no candidates.")
+        raise DatasetError(f"{path} holds no crystals; give a directory of candidates, or files of crystals.")
     seen: set[str] = set()
     for file, shown in files:
         for entry in read(file):
@@ -171,8 +164,8 @@ def read_candidates(path: Path) -> Iterator[Candidate | Refusal]:
                 (atoms,) = to_atoms(to_batch(entry.crystal))
                 if name in seen:
                     raise InvalidCrystalError(f"'{name}' was already read; ids must be unique.")
-                plain = {k: str(v) for k, v in info.items() if isinstance(v, PLAIN)}
-                candidate = Candidate.from_atoms(name, atoms, plain)
+                tags = {k: str(v) for k, v in info.items() if isinstance(v, TAG_TYPES)}
+                candidate = Candidate.from_atoms(name, atoms, tags)
             except InvalidCrystalError as error:
                 yield Refusal(name, str(error))
                 continue

@@ -1,74 +1,67 @@
-"""What a dataset holds, in numbers, and which of its pairs look wrong."""
+"""Statistics of a dataset, and warnings about pairs that may be wrong."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from repose.data.dataset import SPLITS, Dataset, Pair
 
-# Pairs outside are worth a look: hardly any relaxation goes this far.
+# Pairs outside these limits get a warning.
 VOLUME_RATIOS = (0.5, 2.0)
 LARGEST_DISPLACEMENT = 3.0  # A
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
-# Tags with more values than this are names, not classes.
-MOST_VALUES = 12
+# Largest number of values of a tag that are counted one by one.
+MAX_TAG_VALUES = 12
 
 
 @dataclass(frozen=True)
-class Suspicion:
-    """A pair that may be wrong: ``id`` and ``reason``."""
+class PairWarning:
+    """The id of a pair that may be wrong, and the reason."""
 
     id: str
     reason: str
 
 
 def volume_change(pair: Pair) -> float:
-    """Relaxed over unrelaxed volume, minus one."""
+    """Return the relaxed volume over the unrelaxed one, minus one."""
     return float(abs(np.linalg.det(pair.relaxed_cell)) / abs(np.linalg.det(pair.cell)) - 1)
 
 
 def largest_displacement(pair: Pair) -> float:
-    """How far an atom moved at most beyond the cell's deformation, in A.
+    """Return the largest displacement of an atom in A, apart from deformation and translation of the crystal.
 
-    Fractional displacements without their mean, measured in the relaxed cell: neither a crystal that
-    swells nor one that drifts as a whole counts as displaced.
+    These are fractional displacements without their mean, converted with the relaxed cell.
     """
     before = pair.positions @ np.linalg.inv(pair.cell)
     delta = pair.relaxed_positions @ np.linalg.inv(pair.relaxed_cell) - before
     return float(np.linalg.norm((delta - delta.mean(axis=0)) @ pair.relaxed_cell, axis=1).max())
 
 
-def suspicions(pair: Pair, change: float, displacement: float) -> list[Suspicion]:
-    """What makes a pair look wrong, if anything.
-
-    Args:
-        pair: The pair.
-        change: Its `volume_change`.
-        displacement: Its `largest_displacement` in A.
-    """
+def pair_warnings(pair: Pair, change: float, displacement: float) -> list[PairWarning]:
+    """Return warnings about a pair, given its `volume_change` and `largest_displacement`."""
     found = []
     low, high = VOLUME_RATIOS
     if not low <= 1 + change <= high:
         found.append(f"relaxed over unrelaxed volume is {1 + change:.2f}, outside [{low:g}, {high:g}]")
     if displacement > LARGEST_DISPLACEMENT:
         found.append(f"an atom moves by {displacement:.1f} A, more than {LARGEST_DISPLACEMENT:g} A")
-    return [Suspicion(pair.id, reason) for reason in found]
+    return [PairWarning(pair.id, reason) for reason in found]
 
 
 def summarise(dataset: Dataset) -> dict[str, Any]:
-    """Describe a dataset; paths are counted and not decoded.
+    """Compute statistics of a dataset; paths are not decoded.
 
     Returns:
-        Values ready for JSON: ``info`` (``dataset.json``), ``splits`` (name to ``crystals``, ``atoms`` [min,
+        Values for JSON: ``info`` (``dataset.json``), ``splits`` (name to ``crystals``, ``atoms`` [min,
         median, max], ``elements``, ``chemical_systems``, ``paths``, ``frames``), ``elements`` (symbol to
-        crystals), ``shared_chemical_systems`` (that stand in several splits), ``volume_change`` and
-        ``max_displacement`` (quantile to value; A), ``tags`` (name to ``crystals``, ``values`` and, where
-        these are few, ``counts``), ``suspicious`` (id and reason).
+        crystals), ``shared_chemical_systems`` (those in several splits), ``volume_change`` and
+        ``max_displacement`` (quantile to value; A), ``tags`` (name to ``crystals``, ``values`` and, for few
+        values, ``counts``), ``suspicious`` (id and reason).
     """
     from ase.data import chemical_symbols
 
@@ -77,7 +70,7 @@ def summarise(dataset: Dataset) -> dict[str, Any]:
     elements: dict[str, Counter[str]] = {split: Counter() for split in SPLITS}
     paths, frames = Counter[str](), Counter[str]()
     tags: dict[str, Counter[str]] = {}
-    changes, displacements, doubtful = [], [], []
+    changes, displacements, warnings = [], [], []
     for pair, n_frames in zip(dataset.read(paths=False), dataset.frame_counts(), strict=True):
         atoms[pair.split].append(len(pair.numbers))
         systems[pair.split].add(pair.chemical_system)
@@ -88,9 +81,9 @@ def summarise(dataset: Dataset) -> dict[str, Any]:
             tags.setdefault(name, Counter())[value] += 1
         changes.append(volume_change(pair))
         displacements.append(largest_displacement(pair))
-        doubtful += suspicions(pair, changes[-1], displacements[-1])
-    everywhere = sum(elements.values(), Counter[str]())
-    standing = Counter(system for split in SPLITS for system in systems[split])
+        warnings += pair_warnings(pair, changes[-1], displacements[-1])
+    total = sum(elements.values(), Counter[str]())
+    splits_of = Counter(system for split in SPLITS for system in systems[split])
     return {
         "info": dataset.info.model_dump(),
         "splits": {
@@ -106,25 +99,23 @@ def summarise(dataset: Dataset) -> dict[str, Any]:
             }
             for split in SPLITS
         },
-        "elements": dict(sorted(everywhere.items(), key=lambda item: (-item[1], item[0]))),
-        "shared_chemical_systems": sorted(system for system, count in standing.items() if count > 1),
+        "elements": dict(sorted(total.items(), key=lambda item: (-item[1], item[0]))),
+        "shared_chemical_systems": sorted(system for system, count in splits_of.items() if count > 1),
         "volume_change": _quantiles(changes),
         "max_displacement": _quantiles(displacements),
         "tags": {
             name: {
                 "crystals": values.total(),
                 "values": len(values),
-                "counts": dict(values.most_common()) if len(values) <= MOST_VALUES else {},
+                "counts": dict(values.most_common()) if len(values) <= MAX_TAG_VALUES else {},
             }
             for name, values in sorted(tags.items())
         },
-        "suspicious": [{"id": s.id, "reason": s.reason} for s in doubtful],
+        "suspicious": [asdict(warning) for warning in warnings],
     }
 
 
 def _quantiles(values: Sequence[float]) -> dict[str, float]:
-    return (
-        {f"{q:g}": float(v) for q, v in zip(QUANTILES, np.quantile(values, QUANTILES), strict=True)}
-        if values
-        else {}
-    )
+    if not values:
+        return {}
+    return {f"{q:g}": float(v) for q, v in zip(QUANTILES, np.quantile(values, QUANTILES), strict=True)}
