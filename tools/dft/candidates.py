@@ -32,7 +32,7 @@ from pymatgen.core import Element, Species
 from repose.crystal.symmetry import find_space_group, symmetrise
 from repose.data.candidates import Candidate, CandidatesInfo, write_candidates
 from repose.data.dataset import Pair
-from repose.data.generate.prototypes import Prototype, library
+from repose.data.generate.prototypes import Prototype, aflow_prototypes
 from repose.data.splits import GroupSplit
 
 CATIONS = {
@@ -179,9 +179,9 @@ def ideal_crystal(prototype: Prototype, symbols: tuple[str, ...], charges: tuple
     if not any(charges):
         counts = prototype.counts
         volume = sum(n * atomic_volume(s) for n, s in zip(counts, symbols, strict=True))
-        return prototype.fill(numbers, CONTRACTION * volume)
+        return prototype.decorate(numbers, CONTRACTION * volume)
     # In a cell of volume 1 all bonds are shorter than 1.
-    atoms = prototype.fill(numbers, 1.0)
+    atoms = prototype.decorate(numbers, 1.0)
     tiled = atoms.repeat(5)
     centre = tiled.positions.reshape(125, len(atoms), 3)[62]
     charge = np.array(charges)[prototype.species]
@@ -195,7 +195,7 @@ def ideal_crystal(prototype: Prototype, symbols: tuple[str, ...], charges: tuple
         bond = ionic_radius(atoms.symbols[k], int(charge[k])) + anion
         # Born and Pauling: more neighbours, longer bonds.
         scales.append(bond * (near.sum() / 6) ** 0.125 / distance[near].mean())
-    return prototype.fill(numbers, float(np.mean(scales)) ** 3)
+    return prototype.decorate(numbers, float(np.mean(scales)) ** 3)
 
 
 def unrelaxed(atoms: Atoms, rng: np.random.Generator) -> Atoms:
@@ -232,7 +232,7 @@ class Offer:
 
 def offers(rng: np.random.Generator) -> Iterator[Offer]:
     """Yield crystals of all kinds."""
-    prototypes = {prototype.label: prototype for prototype in library()}
+    prototypes = {prototype.label: prototype for prototype in aflow_prototypes()}
     for kind in KINDS:
         prototype = prototypes[kind.label]
         found = list(choices(kind, prototype))

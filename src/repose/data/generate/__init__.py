@@ -1,1 +1,1 @@
-"""Candidate crystals: elements substituted into prototypes and into relaxed crystals."""
+"""Generation of candidates: prototypes and relaxed crystals with other elements, sheets and defects."""

@@ -1,4 +1,4 @@
-"""Crystals moved away from where they were: strained, rattled, and checked for atoms too close."""
+"""Distortions of crystals: strain, random displacements and scaling; and a check for short bonds."""
 
 from __future__ import annotations
 
@@ -8,55 +8,47 @@ from ase.data import covalent_radii
 
 from repose.crystal.neighbours import neighbours
 
-# Bonds shorter than this share of the sum of covalent radii are none that a relaxation starts from.
-CLOSEST = 0.6
-
 
 def strained(atoms: Atoms, size: float, rng: np.random.Generator) -> Atoms:
-    """A copy under a random symmetric strain, along periodic directions only; fractional coordinates stay.
+    """Return a copy under a random symmetric strain along periodic directions.
+
+    Fractional coordinates do not change.
 
     Args:
         atoms: A crystal.
-        size: Standard deviation of the components of the strain.
-        rng: Source of randomness.
+        size: Standard deviation of the strain components.
+        rng: Random number generator.
     """
     strain = rng.normal(0.0, size, (3, 3))
     strain = (strain + strain.T) / 2
     if not atoms.pbc.all():
         from repose.crystal.lattice import periodic_projector  # imports torch
 
-        span = periodic_projector(atoms.cell.array, atoms.pbc)
-        strain = span @ strain @ span
-    moved = atoms.copy()
-    moved.set_cell(atoms.cell.array @ (np.eye(3) + strain), scale_atoms=True)
-    return moved
+        projector = periodic_projector(atoms.cell.array, atoms.pbc)
+        strain = projector @ strain @ projector
+    new = atoms.copy()
+    new.set_cell(atoms.cell.array @ (np.eye(3) + strain), scale_atoms=True)
+    return new
 
 
 def rattled(atoms: Atoms, size: float, rng: np.random.Generator) -> Atoms:
-    """A copy with normally distributed displacements.
-
-    Args:
-        atoms: A crystal.
-        size: Standard deviation of a Cartesian component in A.
-        rng: Source of randomness.
-    """
-    moved = atoms.copy()
-    moved.positions += rng.normal(0.0, size, moved.positions.shape)
-    return moved
+    """Return a copy with normally distributed displacements of standard deviation ``size`` in A."""
+    new = atoms.copy()
+    new.positions += rng.normal(0.0, size, new.positions.shape)
+    return new
 
 
-def resized(atoms: Atoms, volume: float) -> Atoms:
-    """A copy of this volume in A^3, scaled isotropically."""
-    moved = atoms.copy()
-    moved.set_cell(atoms.cell.array * np.cbrt(volume / atoms.get_volume()), scale_atoms=True)
-    return moved
+def rescaled(atoms: Atoms, volume: float) -> Atoms:
+    """Return a copy that is scaled isotropically to a volume in A^3."""
+    new = atoms.copy()
+    new.set_cell(atoms.cell.array * np.cbrt(volume / atoms.get_volume()), scale_atoms=True)
+    return new
 
 
-def closeness(atoms: Atoms) -> float:
-    """Smallest distance of two atoms, images included, over the sum of their covalent radii.
+def min_bond_ratio(atoms: Atoms) -> float:
+    """Return the smallest distance of two atoms over the sum of their covalent radii, at most 1.
 
-    Returns:
-        The ratio; 1 where all atoms are farther apart than their radii add up to.
+    Periodic images are included.
     """
     radii = covalent_radii[atoms.numbers]
     cutoff = float(2 * radii.max())

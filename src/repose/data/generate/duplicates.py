@@ -1,4 +1,4 @@
-"""Crystals that were there before: in the same set, or in data that exist already."""
+"""Detection of duplicates among new crystals, and of crystals that other data sets already contain."""
 
 from __future__ import annotations
 
@@ -15,28 +15,27 @@ if TYPE_CHECKING:
     from ase import Atoms
     from pymatgen.core import Structure
 
-# Starts of one crystal that differ by more in volume are two inputs, not one twice.
+# New crystals of one structure with a larger relative difference in volume are different inputs.
 VOLUME_TOLERANCE = 0.05
-# Matching takes seconds for cells beyond this.
-_MOST_ATOMS = 60
+# Structure matching takes seconds for larger cells.
+_MAX_ATOMS = 60
 
 Formula = tuple[tuple[int, int], ...]
 
 
 def reduced_formula(numbers: np.ndarray) -> Formula:
-    """Atomic numbers with their counts, divided by the greatest common divisor."""
-    found, counts = np.unique(numbers, return_counts=True)
+    """Return atomic numbers with their counts, divided by the greatest common divisor."""
+    elements, counts = np.unique(numbers, return_counts=True)
     divisor = gcd(*counts.tolist())
-    return tuple((int(z), int(c) // divisor) for z, c in zip(found, counts, strict=True))
+    return tuple((int(z), int(c) // divisor) for z, c in zip(elements, counts, strict=True))
 
 
 @dataclass(frozen=True, eq=False)
 class _Entry:
     atoms: Atoms
     prototype: str
-    species: str
-    # Of a crystal elsewhere: however it was started and wherever it relaxed to, it is not to be made again.
-    elsewhere: bool
+    species: str = ""
+    excluded: bool = False
 
     @cached_property
     def structure(self) -> Structure:
@@ -46,84 +45,86 @@ class _Entry:
         return Structure(lattice, symbols, self.atoms.positions, coords_are_cartesian=True)
 
     @cached_property
-    def volume(self) -> float:
+    def volume_per_atom(self) -> float:
         return self.atoms.get_volume() / len(self.atoms)
 
 
-class Known:
-    """Crystals by composition, to be asked whether another one is among them.
+class DuplicateFilter:
+    """Finds crystals that are equal to an earlier crystal or to an excluded one.
 
-    Two crystals are the same if they have one reduced formula and
+    Two crystals with the same reduced formula are equal
 
-    - inside a set: volumes per atom within 5%, and the same elements on the same sites of one prototype, or
-      structures that match;
-    - elsewhere: the same prototype where both name one, or else structures that match, at any volume.
+    - to an earlier crystal: if volumes per atom differ by at most 5%, and if the same elements are on the
+      same sites of one prototype or the structures match;
+    - to an excluded crystal: if both have the same prototype label, or, without labels, if the structures
+      match, at any volume.
 
-    Structures are matched by pymatgen's `StructureMatcher`, with its default tolerances and scaled to one
-    volume, only where composition and prototype leave it open; cells of more than 60 atoms are not.
+    Structures are matched by pymatgen's `StructureMatcher` with default tolerances, after scaling to the same
+    volume, and only if composition and prototype do not decide. Cells above 60 atoms are never matched.
     """
 
     def __init__(self) -> None:
         from pymatgen.core.structure_matcher import StructureMatcher
 
         self._entries: dict[Formula, list[_Entry]] = defaultdict(list)
-        self._swaps: dict[tuple[str, ...], bool] = {}
+        self._equivalent_species: dict[tuple[str, ...], bool] = {}
         self._matcher = StructureMatcher()
 
     def exclude(self, crystals: Iterable[tuple[Atoms, str]]) -> None:
-        """Add crystals from elsewhere, each with the label of its prototype, empty where unknown."""
+        """Add excluded crystals, each with its prototype label (empty if unknown)."""
         for atoms, prototype in crystals:
-            self._entries[reduced_formula(atoms.numbers)].append(_Entry(atoms, prototype, "", True))
+            entry = _Entry(atoms, prototype, excluded=True)
+            self._entries[reduced_formula(atoms.numbers)].append(entry)
 
     @property
     def empty(self) -> bool:
-        """Whether nothing was added."""
+        """Whether the filter contains no crystal."""
         return not self._entries
 
-    def excludes(self, atoms: Atoms, prototype: str = "") -> bool:
-        """Whether a crystal is among those from elsewhere; it is not added."""
-        new = _Entry(atoms, prototype, "", False)
+    def is_excluded(self, atoms: Atoms, prototype: str = "") -> bool:
+        """Return whether a crystal is equal to an excluded one; the crystal is not added."""
+        new = _Entry(atoms, prototype)
         entries = self._entries.get(reduced_formula(atoms.numbers), [])
-        return any(old.elsewhere and self._same(new, old) for old in entries)
+        return any(old.excluded and self._equal(new, old) for old in entries)
 
-    def find(self, atoms: Atoms, prototype: str = "", species: str = "") -> str | None:
-        """Look a crystal up, and add it if it is new.
+    def add(self, atoms: Atoms, prototype: str = "", species: str = "") -> str | None:
+        """Add a crystal unless it is a duplicate.
 
         Args:
             atoms: A crystal.
-            prototype: Label of its prototype, empty where unknown.
+            prototype: Label of its prototype, empty if unknown.
             species: Elements of the prototype's species in their order, e.g. ``"Sr-O-Ti"``.
 
         Returns:
-            ``"excluded"`` or ``"duplicate"``, or None where it is new.
+            None if the crystal was added, else the reason: ``"excluded"`` or ``"duplicate"``.
         """
-        new = _Entry(atoms, prototype, species, False)
+        new = _Entry(atoms, prototype, species)
         entries = self._entries[reduced_formula(atoms.numbers)]
         for old in entries:
-            if self._same(new, old):
-                return "excluded" if old.elsewhere else "duplicate"
+            if self._equal(new, old):
+                return "excluded" if old.excluded else "duplicate"
         entries.append(new)
         return None
 
-    def _same(self, new: _Entry, old: _Entry) -> bool:
+    def _equal(self, new: _Entry, old: _Entry) -> bool:
         labelled = bool(new.prototype and old.prototype)
         if labelled and new.prototype != old.prototype:
             return False
-        if old.elsewhere:
+        if old.excluded:
             return labelled or self._match(new, old)
-        if abs(new.volume / old.volume - 1) > VOLUME_TOLERANCE:
+        if abs(new.volume_per_atom / old.volume_per_atom - 1) > VOLUME_TOLERANCE:
             return False
         if not (labelled and new.species and old.species):
             return self._match(new, old)
         if new.species == old.species:
             return True
-        # Whether two species of a prototype may change places is the same for all of its crystals.
-        swap = (new.prototype, *sorted((new.species, old.species)))
-        if swap not in self._swaps:
-            self._swaps[swap] = self._match(new, old)
-        return self._swaps[swap]
+        # Equivalence of two orders of species is a property of the prototype: one match decides for all.
+        key = (new.prototype, *sorted((new.species, old.species)))
+        if key not in self._equivalent_species:
+            self._equivalent_species[key] = self._match(new, old)
+        return self._equivalent_species[key]
 
     def _match(self, new: _Entry, old: _Entry) -> bool:
-        if max(len(new.atoms), len(old.atoms)) > _MOST_ATOMS:
+        if max(len(new.atoms), len(old.atoms)) > _MAX_ATOMS:
             return False
         return bool(self._matcher.fit(new.structure, old.structure))

@@ -1,4 +1,4 @@
-"""Candidates by name: what is made, from what, and what is thrown away."""
+"""Candidates by preset: trial structures are built, checked, and filtered for duplicates."""
 
 from __future__ import annotations
 
@@ -16,37 +16,38 @@ from ase import Atoms
 from repose.crystal.volumes import Volumes, fit_volumes
 from repose.data.candidates import Candidate, read_candidates, read_info
 from repose.data.dataset import INFO, Dataset
-from repose.data.generate.chemistry import SYMBOLS, Chemistry
+from repose.data.generate.chemistry import DEFAULT_ELEMENTS, ElementSampler
 from repose.data.generate.decoration import bulk, xmno
-from repose.data.generate.distortion import CLOSEST, closeness
-from repose.data.generate.duplicates import Known
+from repose.data.generate.distortion import min_bond_ratio
+from repose.data.generate.duplicates import DuplicateFilter
 from repose.data.generate.perovskites import perovskites
-from repose.data.generate.prototypes import library, read_prototypes
+from repose.data.generate.prototypes import aflow_prototypes, read_prototypes
 from repose.data.generate.settings import GenerateSettings
-from repose.data.generate.structure_builder import Draft, Ingredients, Parent
+from repose.data.generate.structure_builder import Parent, StructureBuilder, TrialStructure, default_volumes
 from repose.data.generate.substitution import near, subst
-from repose.data.generate.volumes import default_volumes
 from repose.data.pairing import Refusal
 from repose.errors import DatasetError, InvalidCrystalError, nearest
 
 T = TypeVar("T")
-Drafts = Callable[[Ingredients, np.random.Generator], Iterator[Draft | None]]
-DRAFTS: dict[str, Drafts] = {
+Preset = Callable[[StructureBuilder, np.random.Generator], Iterator[TrialStructure | None]]
+BULK_PRESETS: dict[str, Preset] = {
     "bulk": bulk,
     "subst": subst,
     "near": near,
     "xmno": xmno,
     "perovskites": perovskites,
 }
-# Files of this folder with a function `candidates(n, rng, parents)` of their own.
+# Presets that are modules of this folder with a function `candidates(n, rng, parents)`.
 MODULES = ("sheets", "layered", "defects")
-PRESETS = (*DRAFTS, *MODULES)
+PRESETS = (*BULK_PRESETS, *MODULES)
 NEED_PARENTS = ("subst", "near")
-FILL_PROTOTYPES = ("bulk", "xmno")
-# So many drafts in a row thrown away mean that there is nothing new to be made. Those without elements count
-# little: they cost little, and where few elements are allowed most are of this kind.
-PATIENCE = 500
-WITHOUT_ELEMENTS = 0.02
+TAKE_PROTOTYPES = ("bulk", "xmno")
+# Structures with shorter bonds, relative to the sum of covalent radii, are rejected.
+MIN_BOND_RATIO = 0.6
+# Generation ends after so many rejections in a row. A draw without elements is cheap and frequent if few
+# elements are allowed, so that it counts less.
+MAX_REJECTIONS = 500
+NO_ELEMENTS_COUNT = 0.02
 
 
 def generate(
@@ -62,127 +63,130 @@ def generate(
     rejected: Counter[str] | None = None,
     refused: list[Refusal] | None = None,
 ) -> Iterator[Candidate]:
-    """Make candidates: unrelaxed crystals that differ from each other and from what is excluded.
+    """Make candidates: unrelaxed crystals without duplicates and without excluded crystals.
 
-    They depend on the preset, the seed, the settings and the files alone, and the first ones do not depend
-    on how many are asked for: a larger set begins with the smaller one.
+    Candidates depend only on the preset, the seed, the settings and the files. A larger set begins with the
+    smaller one.
 
     Args:
         preset: One of `PRESETS`.
-        n: How many. Where the preset cannot make as many that differ, it ends before.
-        seed: Source of all randomness.
-        parents: Datasets (their relaxed states), candidates or files of crystals to start from.
-        prototypes: Structures to fill with elements beside those of `library`.
-        exclude: Datasets, candidates or files whose crystals are not to be made again.
-        settings: What may be asked of a preset.
-        volumes: Guess of relaxed volumes; `default_volumes` if not given.
-        rejected: Counts what is thrown away, by reason.
-        refused: Takes the crystals that could not be read, with the reason.
+        n: Number of candidates; fewer are made if the preset finds no more new ones.
+        seed: Seed of all random numbers.
+        parents: Datasets (their relaxed crystals), candidates or files of crystals to start from.
+        prototypes: Structures to decorate with elements besides those of `aflow_prototypes`.
+        exclude: Datasets, candidates or files of crystals that are not made again.
+        settings: Changes to the preset.
+        volumes: Estimates relaxed volumes; `default_volumes` if not given.
+        rejected: Is filled with the number of rejected structures by reason.
+        refused: Is filled with the crystals that could not be read.
 
     Raises:
-        DatasetError: The preset is unknown, needs parents or takes none, or a path holds nothing to read.
+        DatasetError: The preset is unknown, lacks an input or does not take one, or a path has no crystals.
     """
-    settings, rejected = settings or GenerateSettings(), Counter() if rejected is None else rejected
+    settings = settings or GenerateSettings()
+    rejected = Counter() if rejected is None else rejected
     refused = [] if refused is None else refused
-    _check_asked(preset, parents, prototypes, settings)
-    starts = _read(parents, refused)
-    if preset in NEED_PARENTS and not starts:
+    _check_inputs(preset, parents, prototypes, settings)
+    parent_crystals = _read_all(parents, refused)
+    if preset in NEED_PARENTS and not parent_crystals:
         raise DatasetError(
-            f"'{preset}' starts from relaxed crystals; name a dataset or files of them with --parents."
+            f"'{preset}' starts from relaxed crystals; give a dataset or files of them with --parents."
         )
-    known = Known()
-    known.exclude((crystal.atoms, crystal.prototype) for crystal in _read(exclude, refused))
-    # The preset is part of the seed: two presets with one seed do not share their random numbers.
+    duplicates = DuplicateFilter()
+    duplicates.exclude((crystal.atoms, crystal.prototype) for crystal in _read_all(exclude, refused))
+    # The preset is part of the seed, so that presets with the same seed have different random numbers.
     rng = np.random.default_rng([seed, *preset.encode()])
     if preset in MODULES:
         make = import_module(f"repose.data.generate.{preset}").candidates
-        # More than asked for, since some will be thrown away.
-        asked = n if known.empty else n + PATIENCE
-        made = make(asked, rng, [parent.atoms for parent in starts])
-        kept = _not_excluded(made, known, rejected)
-        return (_named(preset, seed, k, candidate) for k, candidate in enumerate(islice(kept, n)))
-    chemistry, volumes = Chemistry(settings.elements or SYMBOLS), volumes or default_volumes()
-    volumes.predict(chemistry.numbers)  # complains of noble gases now, rather than at the first one drawn
-    given = Ingredients(
-        chemistry=chemistry,
-        volumes=volumes,
-        prototypes=library(),
-        own_prototypes=_taken(read_prototypes(prototypes), refused),
-        parents=starts,
-        max_atoms=settings.max_atoms,
-        volume_spread=settings.volume_spread,
-        strain=settings.strain,
-        rattle=settings.rattle,
+        # Some of the candidates may be excluded.
+        count = n if duplicates.empty else n + MAX_REJECTIONS
+        made = make(count, rng, [parent.atoms for parent in parent_crystals])
+        accepted = _without_excluded(made, duplicates, rejected)
+    else:
+        sampler = ElementSampler(settings.elements or DEFAULT_ELEMENTS)
+        volumes = volumes or default_volumes()
+        volumes.predict(sampler.numbers)  # raises at once if an element has no volume
+        builder = StructureBuilder(
+            sampler=sampler,
+            volumes=volumes,
+            prototypes=aflow_prototypes(),
+            user_prototypes=_collect(read_prototypes(prototypes), refused),
+            parents=parent_crystals,
+            **settings.model_dump(exclude={"elements"}),
+        )
+        accepted = _checked(BULK_PRESETS[preset](builder, rng), duplicates, rejected)
+    # The seed is part of the id, so that sets of different seeds can be joined.
+    return (
+        replace(candidate, id=f"{preset}-{seed}-{k:06d}", tags={"preset": preset, **candidate.tags})
+        for k, candidate in enumerate(islice(accepted, n))
     )
-    accepted = _accepted(DRAFTS[preset](given, rng), known, rejected)
-    return (_named(preset, seed, k, candidate) for k, candidate in enumerate(islice(accepted, n)))
 
 
-def _check_asked(
+def _check_inputs(
     preset: str, parents: Sequence[Path], prototypes: Sequence[Path], settings: GenerateSettings
 ) -> None:
-    """Refuse what a preset would pass over in silence."""
+    """Raise for an unknown preset and for inputs that the preset would ignore."""
     if preset not in PRESETS:
         raise DatasetError(
             f"preset must be one of {', '.join(PRESETS)}; got '{preset}'.{nearest(preset, PRESETS)}"
         )
-    if prototypes and preset not in FILL_PROTOTYPES:
-        raise DatasetError(f"'{preset}' fills no prototypes of yours; {' and '.join(FILL_PROTOTYPES)} do.")
-    if parents and preset in DRAFTS and preset not in NEED_PARENTS:
-        raise DatasetError(f"'{preset}' starts from prototypes and takes no --parents; subst and near do.")
+    if prototypes and preset not in TAKE_PROTOTYPES:
+        raise DatasetError(f"'{preset}' takes no --prototypes; {' and '.join(TAKE_PROTOTYPES)} do.")
+    if parents and preset in BULK_PRESETS and preset not in NEED_PARENTS:
+        raise DatasetError(f"'{preset}' takes no --parents; {' and '.join(NEED_PARENTS)} do.")
     if preset in MODULES and (given := sorted(settings.model_dump(exclude_defaults=True))):
-        raise DatasetError(f"'{preset}' has no setting {', '.join(given)}; leave it away.")
+        raise DatasetError(f"'{preset}' has no setting {', '.join(given)}; remove it.")
 
 
-def _accepted(drafts: Iterator[Draft | None], known: Known, rejected: Counter[str]) -> Iterator[Candidate]:
-    """What becomes of drafts, until nothing new has come for long."""
-    idle = 0.0
-    for draft in drafts:
-        made = "no elements fit" if draft is None else _candidate(draft, known)
-        if isinstance(made, Candidate):
-            idle = 0.0
-            yield made
+def _checked(
+    structures: Iterator[TrialStructure | None], duplicates: DuplicateFilter, rejected: Counter[str]
+) -> Iterator[Candidate]:
+    """Yield the structures that pass all checks, until too many in a row are rejected."""
+    rejections = 0.0
+    for structure in structures:
+        result = "no elements fit" if structure is None else _check(structure, duplicates)
+        if isinstance(result, Candidate):
+            rejections = 0.0
+            yield result
         else:
-            rejected[made] += 1
-            idle += WITHOUT_ELEMENTS if draft is None else 1.0
-            if idle >= PATIENCE:
+            rejected[result] += 1
+            rejections += NO_ELEMENTS_COUNT if structure is None else 1.0
+            if rejections >= MAX_REJECTIONS:
                 return
 
 
-def _candidate(draft: Draft, known: Known) -> Candidate | str:
-    """A candidate, or why a draft is none."""
-    if closeness(draft.atoms) < CLOSEST:
+def _check(structure: TrialStructure, duplicates: DuplicateFilter) -> Candidate | str:
+    """Return a candidate, or the reason why the structure is rejected."""
+    if min_bond_ratio(structure.atoms) < MIN_BOND_RATIO:
         return "atoms too close"
     try:
-        candidate = Candidate.from_atoms("", draft.atoms, draft.tags)
+        candidate = Candidate.from_atoms("", structure.atoms, structure.tags)
     except InvalidCrystalError:
-        return "no crystal"
-    # Last, since what is new is remembered.
-    return known.find(draft.atoms, draft.tags.get("prototype", ""), draft.species) or candidate
+        return "invalid crystal"
+    # The last check, since it adds the structure to the filter.
+    prototype = structure.tags.get("prototype", "")
+    return duplicates.add(structure.atoms, prototype, structure.species) or candidate
 
 
-def _not_excluded(made: Iterator[Candidate], known: Known, rejected: Counter[str]) -> Iterator[Candidate]:
-    """What a module of its own made, which sees itself to the candidates' differing from each other."""
+def _without_excluded(
+    made: Iterator[Candidate], duplicates: DuplicateFilter, rejected: Counter[str]
+) -> Iterator[Candidate]:
+    """Yield candidates of a module, which avoids duplicates itself, except excluded ones."""
     for candidate in made:
-        if known.excludes(candidate.to_atoms(), candidate.tags.get("prototype", "")):
+        if duplicates.is_excluded(candidate.to_atoms(), candidate.tags.get("prototype", "")):
             rejected["excluded"] += 1
         else:
             yield candidate
 
 
-def _named(preset: str, seed: int, k: int, candidate: Candidate) -> Candidate:
-    """With the seed in its id, so that sets made with different seeds can be put together."""
-    return replace(candidate, id=f"{preset}-{seed}-{k:06d}", tags={"preset": preset, **candidate.tags})
-
-
 def read_parents(path: Path) -> Iterator[Parent | Refusal]:
-    """Crystals to start from: the relaxed states of a dataset, candidates, or files of crystals.
+    """Read crystals to start from: relaxed crystals of a dataset, candidates, or files of crystals.
 
     Yields:
         Crystals, and refusals of those that cannot be read.
 
     Raises:
-        DatasetError: There is nothing to read.
+        DatasetError: The path contains no crystals.
     """
     if (path / INFO).is_file():
         for pair in Dataset(path).read(paths=False):
@@ -196,40 +200,40 @@ def read_parents(path: Path) -> Iterator[Parent | Refusal]:
             yield item
 
 
-def _read(paths: Sequence[Path], refused: list[Refusal]) -> list[Parent]:
-    return _taken((item for path in paths for item in read_parents(path)), refused)
+def _read_all(paths: Sequence[Path], refused: list[Refusal]) -> list[Parent]:
+    return _collect((item for path in paths for item in read_parents(path)), refused)
 
 
-def _taken(items: Iterable[T | Refusal], refused: list[Refusal]) -> list[T]:
-    """What was read; refusals go where they are collected."""
-    taken: list[T] = []
+def _collect(items: Iterable[T | Refusal], refused: list[Refusal]) -> list[T]:
+    """Return the items that were read, and append refusals to a list."""
+    collected: list[T] = []
     for item in items:
         if isinstance(item, Refusal):
             refused.append(item)
         else:
-            taken.append(item)
-    return taken
+            collected.append(item)
+    return collected
 
 
 def licences(paths: Sequence[Path]) -> list[str]:
-    """What datasets and candidates among these paths say of how they may be used, each once."""
-    named = [
+    """Return the distinct licences of the datasets and candidates among these paths."""
+    infos = [
         Dataset(path).info if (path / INFO).is_file() else read_info(path) for path in paths if path.is_dir()
     ]
-    return list(dict.fromkeys(info.licence for info in named if info is not None and info.licence))
+    return list(dict.fromkeys(info.licence for info in infos if info is not None and info.licence))
 
 
 def volumes_of(paths: Sequence[Path], refused: list[Refusal] | None = None) -> Volumes:
-    """Fit a guess of volumes to the relaxed crystals of datasets or files.
+    """Fit volumes to the relaxed crystals of datasets, candidates or files.
 
     Args:
         paths: Datasets, candidates or files of crystals.
-        refused: Takes the crystals that could not be read, with the reason.
+        refused: Is filled with the crystals that could not be read.
 
     Raises:
-        DatasetError: There is nothing to read.
+        DatasetError: A path contains no crystals.
     """
-    crystals = _read(paths, [] if refused is None else refused)
+    crystals = _read_all(paths, [] if refused is None else refused)
     return fit_volumes(
         [crystal.atoms.numbers for crystal in crystals],
         [crystal.atoms.get_volume() for crystal in crystals],

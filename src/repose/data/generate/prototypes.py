@@ -1,4 +1,4 @@
-"""Prototypes: crystals whose species are waiting for elements."""
+"""Structure prototypes of bulk crystals: sites whose elements are not chosen yet."""
 
 from __future__ import annotations
 
@@ -15,144 +15,142 @@ import numpy as np
 from ase import Atoms
 
 from repose.crystal.elements import element_table
+from repose.crystal.volumes import LAST
 from repose.data.candidates import read_candidates
-from repose.data.generate.chemistry import LAST
 from repose.data.pairing import Refusal
 
 
 @dataclass(frozen=True, eq=False)
 class Prototype:
-    """A structure type of n atoms and k species, of no size.
+    """A structure type of n atoms and k species, without a length scale.
 
     Attributes:
-        label: AFLOW label, e.g. ``AB3C_cP5_221_a_c_b``; of a user's own structure its name.
-        species: Which species an atom is, ``(n,)`` int in 0...k-1, in the alphabetical order of the elements
-            of the crystal that the type is known by, which is that of the letters in an AFLOW label.
-        original: Atomic numbers of these elements, ``(k,)``.
+        label: AFLOW label, e.g. ``AB3C_cP5_221_a_c_b``; the name of a user's own structure.
+        species: Species of each atom, ``(n,)`` int in 0...k-1, in the alphabetical order of the elements of
+            the reference crystal, as the letters of an AFLOW label.
+        reference_elements: Atomic number of each species in the reference crystal, ``(k,)``.
         fractional: Fractional coordinates, ``(n, 3)``.
         cell: Lattice vectors as rows, ``(3, 3)``, of volume 1.
-        family: Label of the prototype that this one is made of, if it is; they pack atoms alike.
+        parent_label: Label of the prototype that this one is an ordered derivative of, if any.
     """
 
     label: str
     species: np.ndarray
-    original: np.ndarray
+    reference_elements: np.ndarray
     fractional: np.ndarray
     cell: np.ndarray
-    family: str = ""
+    parent_label: str = ""
 
     @classmethod
     def from_atoms(cls, label: str, atoms: Atoms) -> Prototype:
-        """Take species and shape from a crystal."""
+        """Make a prototype of a reference crystal."""
         symbols = sorted(set(atoms.get_chemical_symbols()))
         cell = atoms.cell.array
         return cls(
             label=label,
             species=np.array([symbols.index(symbol) for symbol in atoms.get_chemical_symbols()]),
-            original=Atoms(symbols).numbers,
+            reference_elements=Atoms(symbols).numbers,
             fractional=atoms.positions @ np.linalg.inv(cell),
             cell=cell / np.cbrt(abs(np.linalg.det(cell))),
         )
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """Atoms of every species."""
+        """Number of atoms of each species."""
         return tuple(np.bincount(self.species).tolist())
 
     @property
     def most_electronegative(self) -> int:
-        """The species that is most electronegative in the crystal that the type is known by."""
-        return int(element_table()["electronegativity"][self.original].argmax())
+        """Index of the species that is most electronegative in the reference crystal."""
+        return int(element_table()["electronegativity"][self.reference_elements].argmax())
 
-    def fill(self, elements: Sequence[int], volume: float) -> Atoms:
-        """A crystal of this type.
+    def decorate(self, elements: Sequence[int], volume: float) -> Atoms:
+        """Return a crystal with one element per species.
 
         Args:
-            elements: Atomic number of every species.
-            volume: Of the cell in A^3.
+            elements: Atomic number of each species, ``(k,)``.
+            volume: Volume of the cell in A^3.
         """
         cell = self.cell * np.cbrt(volume)
         return Atoms(np.array(elements)[self.species], self.fractional @ cell, cell=cell, pbc=True)
 
 
 @cache
-def library() -> tuple[Prototype, ...]:
-    """Primitive cells of binary to quaternary types of the AFLOW library, up to 20 atoms; by label.
+def aflow_prototypes() -> tuple[Prototype, ...]:
+    """Return primitive cells of binary to quaternary AFLOW prototypes of up to 20 atoms, sorted by label.
 
-    Sources: Mehl et al., Comput. Mater. Sci. 136, S1 (2017); Hicks et al., ibid. 161, S1 (2019), as the
-    package pymatgen distributes them; see ``tools/make_prototypes.py``.
+    Sources: Mehl et al., Comput. Mater. Sci. 136, S1 (2017); Hicks et al., ibid. 161, S1 (2019), as
+    distributed with pymatgen; see ``tools/make_prototypes.py``.
     """
-    return tuple(Prototype.from_atoms(atoms.info["prototype"], atoms) for atoms in _library_atoms())
+    return tuple(Prototype.from_atoms(atoms.info["prototype"], atoms) for atoms in _aflow_atoms())
 
 
 @cache
-def _library_atoms() -> tuple[Atoms, ...]:
+def _aflow_atoms() -> tuple[Atoms, ...]:
     from ase.io.extxyz import read_xyz
 
     file = resources.files("repose.data.generate").joinpath("prototypes.extxyz")
-    every: Any = slice(None)  # which the function takes, though it is annotated otherwise
-    return tuple(read_xyz(io.StringIO(file.read_text(encoding="utf-8")), index=every))
+    all_frames: Any = slice(None)  # accepted, though the annotation is int
+    return tuple(read_xyz(io.StringIO(file.read_text(encoding="utf-8")), index=all_frames))
 
 
 @cache
-def decorated() -> tuple[Prototype, ...]:
-    """Ordered derivatives of the `library`: one orbit of a species that has several becomes a species itself.
+def ordered_derivatives() -> tuple[Prototype, ...]:
+    """Return ordered derivatives of `aflow_prototypes`.
 
-    Labels are those of the parents with a number, e.g. ``AB_hP8_194_ac_f-1``.
+    Where a species occupies several orbits, one of them becomes a species of its own. Labels are those of the
+    parent prototypes with a number, e.g. ``AB_hP8_194_ac_f-1``.
     """
-    derived = []
-    for parent, atoms in zip(library(), _library_atoms(), strict=True):
+    derivatives = []
+    for parent, atoms in zip(aflow_prototypes(), _aflow_atoms(), strict=True):
         orbits = atoms.arrays["orbit"]
-        several: list[int] = []
-        for letter in range(len(parent.original)):
-            found = np.unique(orbits[parent.species == letter]).tolist()
-            # Of two orbits, either leaves the other: the same type twice.
-            several += found if len(found) > 2 else found[1:]
-        for k, orbit in enumerate(several):
-            species = parent.species.copy()
-            species[orbits == orbit] = len(parent.original)
-            original = np.append(parent.original, parent.original[parent.species[orbit]])
-            derived.append(
+        split_orbits: list[int] = []
+        for k in range(len(parent.reference_elements)):
+            found = np.unique(orbits[parent.species == k]).tolist()
+            # Splitting off either of two orbits gives the same prototype.
+            split_orbits += found if len(found) > 2 else found[1:]
+        for number, orbit in enumerate(split_orbits, start=1):
+            elements = parent.reference_elements
+            derivatives.append(
                 replace(
                     parent,
-                    label=f"{parent.label}-{k + 1}",
-                    species=species,
-                    original=original,
-                    family=parent.label,
+                    label=f"{parent.label}-{number}",
+                    species=np.where(orbits == orbit, len(elements), parent.species),
+                    reference_elements=np.append(elements, elements[parent.species[orbit]]),
+                    parent_label=parent.label,
                 )
             )
-    return tuple(derived)
+    return tuple(derivatives)
 
 
 def select(
     prototypes: Sequence[Prototype], max_atoms: int | None = None, n_species: int | None = None
 ) -> list[Prototype]:
-    """Those of at most so many atoms, and of this number of species; None is any."""
+    """Return the prototypes with at most ``max_atoms`` atoms and with ``n_species`` species; None is any."""
     return [
         p
         for p in prototypes
-        if (max_atoms is None or len(p.species) <= max_atoms)
-        and (n_species is None or len(p.original) == n_species)
+        if (max_atoms is None or len(p.species) <= max_atoms) and n_species in (None, len(p.counts))
     ]
 
 
 def read_prototypes(paths: Sequence[Path]) -> Iterator[Prototype | Refusal]:
-    """A user's own structures as prototypes.
+    """Read a user's own structures as prototypes.
 
-    Their label is the entry ``prototype`` of extended XYZ, or else the name.
+    Labels are the entry ``prototype`` of extended XYZ, or else the name of the structure.
 
     Yields:
-        Prototypes, and refusals of what cannot be read or is no bulk crystal.
+        Prototypes, and refusals of structures that cannot be read or are not bulk crystals.
 
     Raises:
-        DatasetError: A path holds nothing to read.
+        DatasetError: A path contains no structures.
     """
     for item in itertools.chain.from_iterable(map(read_candidates, paths)):
         if isinstance(item, Refusal):
             yield item
         elif not item.pbc.all():
-            yield Refusal(item.id, "it is not periodic in all directions, which a prototype must be.")
+            yield Refusal(item.id, "a prototype must be periodic in all directions.")
         elif item.numbers.max() > LAST:
-            yield Refusal(item.id, f"it holds elements beyond number {LAST}, of which nothing is tabulated.")
+            yield Refusal(item.id, f"elements beyond atomic number {LAST} are not supported.")
         else:
             yield Prototype.from_atoms(item.tags.get("prototype", item.id), item.to_atoms())

@@ -8,7 +8,7 @@ from repose.config import Settings
 
 
 class GenerateSettings(Settings):
-    """Changes to a preset; a value that is not given is the preset's own."""
+    """Changes to a preset; values that are not given are the preset's defaults."""
 
     elements: tuple[str, ...] = Field(
         default=(), description="elements to draw from, e.g. Li,Fe,P,O; all tabulated ones if empty"

@@ -1,27 +1,35 @@
-"""What candidates are made of, and how a crystal becomes one that is away from equilibrium."""
+"""Trial structures: prototypes decorated with elements, at estimated volumes and away from equilibrium."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from repose.crystal.elements import element_table
 from repose.crystal.volumes import Volumes
-from repose.data.generate.chemistry import Chemistry
-from repose.data.generate.distortion import rattled, resized, strained
+from repose.data.generate.chemistry import ElementSampler
+from repose.data.generate.distortion import rattled, rescaled, strained
 from repose.data.generate.prototypes import Prototype
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-# Spread of log V of a guess: half of all start near the volume they will have, half far from it.
+# Standard deviation of log V by severity; both severities are equally likely.
 SPREADS = {"mild": 0.08, "severe": 0.20}
-# Share of starts that are strained and rattled, standard deviation of strain, and range of that of
-# displacements in A.
+# Fraction of distorted structures, standard deviation of the strain, range of that of displacements (A).
 DISTORTED, STRAIN, RATTLE = 0.65, 0.02, (0.02, 0.12)
+
+
+@cache
+def default_volumes() -> Volumes:
+    """Return the shipped table of atomic volumes; see ``tools/make_volumes.py``."""
+    table = resources.files("repose.data.generate").joinpath("volumes.csv")
+    return Volumes.parse(table.read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +39,7 @@ class Parent:
     Attributes:
         id: Its name.
         atoms: The crystal.
-        prototype: Label of its prototype, empty where unknown.
+        prototype: Label of its prototype, empty if unknown.
     """
 
     id: str
@@ -40,105 +48,105 @@ class Parent:
 
 
 @dataclass(frozen=True, eq=False)
-class Draft:
-    """A crystal that may become a candidate.
+class TrialStructure:
+    """A structure that becomes a candidate if it passes all checks.
 
     Attributes:
-        atoms: The crystal.
+        atoms: The structure.
         tags: How it was made.
-        species: Elements of its prototype's species in their order; empty where unknown.
+        species: Elements of the prototype's species in their order, e.g. ``Sr-O-Ti``; empty if unknown.
     """
 
     atoms: Atoms
-    tags: dict[str, str]
+    tags: dict[str, str] = field(default_factory=dict)
     species: str = ""
 
 
 @dataclass(frozen=True, eq=False)
-class Ingredients:
-    """What drafts are made of; None stands for a preset's own value.
+class StructureBuilder:
+    """Inputs of a preset, and the steps that presets share; None is the default of the preset.
 
     Attributes:
-        chemistry: Draws elements.
-        volumes: Guesses volumes.
-        prototypes: Structure types.
-        own_prototypes: The user's structure types, of any size and number of species.
+        sampler: Samples elements.
+        volumes: Estimates volumes.
+        prototypes: Structure prototypes.
+        user_prototypes: Prototypes of the user, of any size and number of species.
         parents: Relaxed crystals.
-        max_atoms: Most atoms in a cell.
+        max_atoms: Maximum number of atoms in a cell.
         volume_spread: Standard deviation of log V.
-        strain: Standard deviation of the components of strain.
-        rattle: Largest standard deviation of displacements in A.
+        strain: Standard deviation of the strain components.
+        rattle: Maximum standard deviation of displacements in A.
     """
 
-    chemistry: Chemistry
+    sampler: ElementSampler
     volumes: Volumes
     prototypes: Sequence[Prototype] = ()
-    own_prototypes: Sequence[Prototype] = ()
+    user_prototypes: Sequence[Prototype] = ()
     parents: Sequence[Parent] = ()
     max_atoms: int | None = None
     volume_spread: float | None = None
     strain: float | None = None
     rattle: float | None = None
 
-    def fill(
+    def decorate(
         self,
         prototype: Prototype,
         elements: Sequence[int],
         rng: np.random.Generator,
         scale: float | None = None,
         **tags: str,
-    ) -> Draft:
-        """Put elements into a prototype, at about the volume that it will relax to, and disturb it.
+    ) -> TrialStructure:
+        """Return a distorted crystal of a prototype, at about its estimated relaxed volume.
 
         Args:
-            prototype: The structure type.
-            elements: Atomic number of every species.
-            rng: Source of randomness.
-            scale: Relaxed over guessed volume of such crystals, in place of the prototype's own factor.
+            prototype: The structure prototype.
+            elements: Atomic number of each species.
+            rng: Random number generator.
+            scale: Ratio of relaxed to estimated volume, instead of the factor of the prototype.
             **tags: Further tags.
         """
         severity = ("mild", "severe")[int(rng.random() < 0.5)]
         spread = SPREADS[severity] if self.volume_spread is None else self.volume_spread
         numbers = np.array(elements)[prototype.species]
-        label = (prototype.family or prototype.label) if scale is None else ""
-        guess = self.volumes.predict(numbers, label) * (scale or 1.0)
-        volume = guess * np.exp(rng.normal(0.0, spread))
-        atoms, start = self.disturb(prototype.fill(elements, volume), rng)
-        named = {"prototype": prototype.label, "severity": severity, "start": start, **tags}
-        return Draft(atoms, named, "-".join(element_table()["symbol"][list(elements)]))
+        label = (prototype.parent_label or prototype.label) if scale is None else ""
+        estimate = self.volumes.predict(numbers, label) * (scale or 1.0)
+        volume = estimate * np.exp(rng.normal(0.0, spread))
+        atoms, start = self.distort(prototype.decorate(elements, volume), rng)
+        tags = {"prototype": prototype.label, "severity": severity, "start": start, **tags}
+        return TrialStructure(atoms, tags, "-".join(element_table()["symbol"][list(elements)]))
 
-    def disturb(
+    def distort(
         self,
         atoms: Atoms,
         rng: np.random.Generator,
-        share: float = DISTORTED,
+        fraction: float = DISTORTED,
         strain: float = STRAIN,
         rattle: tuple[float, float] = RATTLE,
     ) -> tuple[Atoms, str]:
-        """Strain and rattle some crystals, and leave the others as they are.
+        """Strain and rattle a fraction of all crystals; the builder's own strain and rattle come first.
 
         Args:
             atoms: A crystal.
-            rng: Source of randomness.
-            share: How many are distorted.
-            strain: Standard deviation of the components of strain, if none was asked for.
-            rattle: Range of the standard deviation of displacements in A, if none was asked for.
+            rng: Random number generator.
+            fraction: Probability that the crystal is distorted.
+            strain: Standard deviation of the strain components.
+            rattle: Range of the standard deviation of displacements in A.
 
         Returns:
-            A crystal, and what was done: ``"rattled"`` or ``"symmetric"``.
+            The crystal, and ``"rattled"`` or ``"symmetric"``.
         """
-        least, most = rattle if self.rattle is None else (min(rattle[0], self.rattle), self.rattle)
-        if rng.random() >= share:
+        low, high = rattle if self.rattle is None else (min(rattle[0], self.rattle), self.rattle)
+        if rng.random() >= fraction:
             return atoms, "symmetric"
         atoms = strained(atoms, strain if self.strain is None else self.strain, rng)
-        return rattled(atoms, rng.uniform(least, most), rng), "rattled"
+        return rattled(atoms, rng.uniform(low, high), rng), "rattled"
 
     @staticmethod
-    def spread(atoms: Atoms, size: float, rng: np.random.Generator) -> Atoms:
-        """A copy whose volume is changed by a normally distributed factor in log V."""
-        return resized(atoms, atoms.get_volume() * np.exp(rng.normal(0.0, size)))
+    def perturb_volume(atoms: Atoms, spread: float, rng: np.random.Generator) -> Atoms:
+        """Return a copy with a normally distributed change of log V of standard deviation ``spread``."""
+        return rescaled(atoms, atoms.get_volume() * np.exp(rng.normal(0.0, spread)))
 
-    def rescaled(self, atoms: Atoms, parent: Parent) -> Atoms:
-        """A substituted crystal at its parent's volume, times what the guess says of the change."""
+    def scale_from_parent(self, atoms: Atoms, parent: Parent) -> Atoms:
+        """Return a copy at the parent's volume times the ratio of the estimates for both crystals."""
         change = self.volumes.predict(atoms.numbers) / self.volumes.predict(parent.atoms.numbers)
-        return resized(atoms, parent.atoms.get_volume() * change)
+        return rescaled(atoms, parent.atoms.get_volume() * change)

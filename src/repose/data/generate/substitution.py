@@ -1,100 +1,110 @@
-"""Candidates by elements replaced in relaxed crystals."""
+"""Presets that replace elements in relaxed crystals."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import numpy as np
+from ase import Atoms
 
-from repose.data.generate.chemistry import Chemistry
-from repose.data.generate.structure_builder import Draft, Ingredients, Parent
+from repose.data.generate.chemistry import ElementSampler
+from repose.data.generate.structure_builder import Parent, StructureBuilder, TrialStructure
 
-# Widths on the scale of `repose.data.generate.chemistry.distances`, of which one is drawn.
+# Widths of the similarity in units of `chemistry.element_distances`; both are equally likely.
 _WIDTHS = {"close": 1.0, "bold": 2.0}
-_VERY_CLOSE = 0.6
-# Share of candidates with two elements replaced, where there are two.
-_BOTH = 0.3
-# Share of distorted ones, and how much.
+_NEAR_WIDTH = 0.6
+# Fraction of candidates with two replaced elements, where the parent has two.
+_TWO_REPLACED = 0.3
+# Fraction of distorted candidates, standard deviation of the strain, range of that of displacements (A).
 _SUBST = (0.5, 0.01, (0.01, 0.05))
 _NEAR = (0.8, 0.01, (0.01, 0.05))
-# Share of `near` with an element replaced, and the spread of log V around where it was or should be.
+# Preset `near`: fraction of candidates with a replaced element, and standard deviation of log V.
 _REPLACED, _SPREAD = 0.5, 0.02
 
 
-def subst(given: Ingredients, rng: np.random.Generator) -> Iterator[Draft | None]:
-    """Endless drafts: one or two elements of a relaxed crystal replaced by others, in the cell as it is.
+def subst(builder: StructureBuilder, rng: np.random.Generator) -> Iterator[TrialStructure | None]:
+    """Replace one or two elements of relaxed crystals at fixed cell; half are slightly strained and rattled.
 
-    This is how people start from a known crystal. Half are slightly strained and rattled. Severity is
-    ``close`` for neighbours in the periodic table, ``bold`` for elements farther away.
+    Tag ``severity`` is ``close`` for similar elements and ``bold`` for less similar ones.
 
     Yields:
-        Drafts, and None where an element has none that is like it.
+        Trial structures, without end; None if an element has no similar one.
     """
-    parents = _fitting(given)
+    parents = _allowed_parents(builder)
     while parents:
         parent = parents[rng.integers(len(parents))]
         severity = str(rng.choice(list(_WIDTHS)))
-        numbers = _replace(parent.atoms.numbers, _WIDTHS[severity], given.chemistry, rng)
-        if numbers is None:
+        atoms = parent.atoms.copy()
+        if not _replace_elements(atoms, _WIDTHS[severity], builder.sampler, rng):
             yield None
             continue
-        atoms = parent.atoms.copy()
-        atoms.numbers = numbers
-        if given.volume_spread:
-            atoms = given.spread(atoms, given.volume_spread, rng)
-        atoms, start = given.disturb(atoms, rng, *_SUBST)
-        yield Draft(atoms, _tags(parent, severity=severity, start=start))
+        if builder.volume_spread:
+            atoms = builder.perturb_volume(atoms, builder.volume_spread, rng)
+        yield _trial(builder, atoms, parent, severity, rng, _SUBST)
 
 
-def near(given: Ingredients, rng: np.random.Generator) -> Iterator[Draft | None]:
-    """Endless drafts close to equilibrium, a few percent off in volume, as starts from databases are.
+def near(builder: StructureBuilder, rng: np.random.Generator) -> Iterator[TrialStructure | None]:
+    """Make structures near equilibrium, a few percent off in volume, as starts from databases are.
 
-    Half are relaxed crystals themselves, half have one element replaced by a very similar one and the volume
-    changed by what that changes in the guess; most are slightly strained and rattled.
+    Half are relaxed crystals. The others have one element replaced by a very similar one, and the volume
+    scaled by the ratio of the estimates. Most are slightly strained and rattled.
+
+    Yields:
+        Trial structures, without end; None if an element has no similar one.
     """
-    parents = _fitting(given)
-    spread = _SPREAD if given.volume_spread is None else given.volume_spread
+    parents = _allowed_parents(builder)
+    spread = _SPREAD if builder.volume_spread is None else builder.volume_spread
     while parents:
         parent = parents[rng.integers(len(parents))]
         atoms, severity = parent.atoms.copy(), "same"
         if rng.random() < _REPLACED:
-            numbers = _replace(atoms.numbers, _VERY_CLOSE, given.chemistry, rng, both=0.0)
-            if numbers is None:
+            if not _replace_elements(atoms, _NEAR_WIDTH, builder.sampler, rng, two=0.0):
                 yield None
                 continue
-            atoms.numbers, severity = numbers, "replaced"
-            atoms = given.rescaled(atoms, parent)
-        atoms, start = given.disturb(given.spread(atoms, spread, rng), rng, *_NEAR)
-        yield Draft(atoms, _tags(parent, severity=severity, start=start))
+            atoms, severity = builder.scale_from_parent(atoms, parent), "replaced"
+        atoms = builder.perturb_volume(atoms, spread, rng)
+        yield _trial(builder, atoms, parent, severity, rng, _NEAR)
 
 
-def _fitting(given: Ingredients) -> list[Parent]:
-    """Parents that are small enough, and of elements of which enough is known."""
+def _allowed_parents(builder: StructureBuilder) -> list[Parent]:
+    """Return the parents that are small enough and whose elements all have a volume."""
     return [
         parent
-        for parent in given.parents
-        if (given.max_atoms is None or len(parent.atoms) <= given.max_atoms)
-        and given.volumes.covers(parent.atoms.numbers)
+        for parent in builder.parents
+        if (builder.max_atoms is None or len(parent.atoms) <= builder.max_atoms)
+        and builder.volumes.covers(parent.atoms.numbers)
     ]
 
 
-def _replace(
-    numbers: np.ndarray, width: float, chemistry: Chemistry, rng: np.random.Generator, both: float = _BOTH
-) -> np.ndarray | None:
-    """Atomic numbers with one or two elements replaced by different ones that the crystal does not hold."""
+def _replace_elements(
+    atoms: Atoms, width: float, sampler: ElementSampler, rng: np.random.Generator, two: float = _TWO_REPLACED
+) -> bool:
+    """Replace one or two elements, in place, by different ones that the crystal does not contain.
+
+    Returns:
+        False if an element has no similar one.
+    """
+    numbers = atoms.numbers.copy()
     present = np.unique(numbers).tolist()
-    many = 2 if len(present) > 1 and rng.random() < both else 1
-    replaced = numbers.copy()
-    taken = set(present)
-    for number in rng.choice(present, many, replace=False).tolist():
-        other = chemistry.alike(number, width, rng, other_than=taken)
-        if other is None:
-            return None
-        taken.add(other)
-        replaced[numbers == number] = other
-    return replaced
+    count = 2 if len(present) > 1 and rng.random() < two else 1
+    used = set(present)
+    for number in rng.choice(present, count, replace=False).tolist():
+        new = sampler.similar(number, width, rng, exclude=used)
+        if new is None:
+            return False
+        used.add(new)
+        atoms.numbers[numbers == number] = new
+    return True
 
 
-def _tags(parent: Parent, **tags: str) -> dict[str, str]:
+def _trial(
+    builder: StructureBuilder,
+    atoms: Atoms,
+    parent: Parent,
+    severity: str,
+    rng: np.random.Generator,
+    distortion: tuple[float, float, tuple[float, float]],
+) -> TrialStructure:
+    atoms, start = builder.distort(atoms, rng, *distortion)
     prototype = {"prototype": parent.prototype} if parent.prototype else {}
-    return {**prototype, **tags, "parent": parent.id}
+    return TrialStructure(atoms, {**prototype, "severity": severity, "start": start, "parent": parent.id})
