@@ -135,17 +135,7 @@ class CrystalBatch:
 
     @classmethod
     def collate(cls, batches: Sequence[CrystalBatch]) -> CrystalBatch:
-        """Join batches into one, in order.
-
-        Args:
-            batches: At least one batch, all of one device and type.
-
-        Returns:
-            The crystals of all of them.
-
-        Raises:
-            ShapeError: The sequence is empty.
-        """
+        """Join batches of one device and type, in order; raises ShapeError if there are none."""
         if not batches:
             raise ShapeError("collate needs at least one batch; got an empty sequence.")
         offsets = torch.tensor([0, *(b.n_crystals for b in batches[:-1])]).cumsum(0).tolist()

@@ -14,7 +14,7 @@ def batches_by_cost(
     """Yield consecutive items in batches whose total cost stays within a limit; at least one item each.
 
     Args:
-        items: What to batch; the order is kept.
+        items: Items in order.
         cost: Cost of an item.
         limit: Largest cost of a batch; a function is called anew before every item that joins a batch.
     """

@@ -25,12 +25,7 @@ VOLUME_RANGE = (0.5, 2.0)
 
 
 def unknown_elements(numbers: NDArray[Any], elements: Collection[int] | None) -> str | None:
-    """Check that all elements are among those of the training data.
-
-    Args:
-        numbers: Atomic numbers, ``(N,)``.
-        elements: Atomic numbers of the training data, or None for all.
-    """
+    """Check that elements ``(N,)`` are among those of the training data, by atomic number; None for all."""
     if elements is None:
         return None
     unknown = sorted(set(numbers.tolist()) - set(elements))

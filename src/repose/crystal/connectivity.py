@@ -1,10 +1,10 @@
 """Connected parts of a crystal: molecules, chains, sheets and frameworks, and the vacuum around them.
 
-Every measure is a gap: the distance of two atoms minus the sum of their covalent radii (Cordero et al.,
-Dalton Trans. 2832, 2008, as tabulated by ASE). Bonded atoms have a gap of about zero, van der Waals contacts
-of 1.5 to 2.5 A, those in solid hydrogen of 3.2 A. Atoms are connected through pairs whose gap lies below a
-limit. A connected component repeats along the lattice translations that its closed walks add up to: none of
-them make a finite molecule, one a chain, two a sheet, three a framework.
+The gap of two atoms is their distance minus the sum of their covalent radii (Cordero et al., Dalton Trans.
+2832, 2008, as tabulated by ASE): about zero for bonds, 1.5 to 2.5 A for van der Waals contacts, 3.2 A in
+solid hydrogen. Pairs with a gap below a limit connect atoms. Closed paths in a connected component add up to
+lattice translations, along which it is periodic. The number of independent translations is its dimension:
+0 for a molecule, 1 for a chain, 2 for a sheet, 3 for a framework.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 
 from repose.crystal.neighbours import neighbours
 
-# A; gap of the longest covalent bond. Hydrogen bonds have 0.75 and more, contacts of iodine molecules 0.7.
+# A; largest gap of a covalent bond. Hydrogen bonds have at least 0.75, contacts of iodine molecules 0.7.
 BOND = 0.6
-# A; gap of the longest contact between neighbours. Of 24,048 crystals of the Materials Project only four,
-# with more than 200 A^3 an atom, are isolated clusters by this measure, of 33,879 hypothetical inputs none.
+# A; largest gap of a contact between neighbours. With it four of 24,048 crystals of the Materials Project
+# (more than 200 A^3 per atom) and none of 33,879 hypothetical crystals count as isolated clusters.
 CONTACT = 4.0
-# A; a larger gap is vacuum on purpose. Hypothetical layered crystals have up to 6 A between their layers.
+# A; a larger gap is vacuum. Hypothetical layered crystals have up to 6 A between their layers.
 VACUUM = 6.0
 
-# Elements without which a cluster is no molecule.
+# A molecule of several atoms contains at least one of these.
 NONMETALS = (1, 2, 5, 6, 7, 8, 9, 10, 14, 15, 16, 17, 18, 32, 33, 34, 35, 36, 52, 53, 54, 85, 86)
 NOBLE_GASES = (2, 10, 18, 36, 54, 86)
 
@@ -34,9 +34,8 @@ class Components(NamedTuple):
 
     Attributes:
         label: Component of every atom, from 0, ``(N,)``.
-        translations: For every component, independent lattice translations along which it repeats, as
-            integers in the basis of the cell, ``(rank, 3)``. The rank is its dimension, 0 (molecule) to 3
-            (framework).
+        translations: For every component, independent lattice translations along which it is periodic, as
+            integers in the basis of the cell, ``(dimension, 3)``.
     """
 
     label: NDArray[np.int64]
@@ -90,22 +89,14 @@ def layout(numbers: NDArray[Any], positions: NDArray[Any], cell: NDArray[Any], p
 
 
 def _without(span: NDArray[np.int64], pbc: NDArray[Any]) -> str:
-    """Periodic lattice vectors, letters out of ``abc``, that no translation has a part of."""
+    """Periodic lattice vectors, letters out of ``abc``, along which no translation has a component."""
     return "".join(axis for k, axis in enumerate("abc") if pbc[k] and not span[:, k].any())
 
 
 def components(
     numbers: NDArray[Any], positions: NDArray[Any], cell: NDArray[Any], pbc: NDArray[Any], gap: float
 ) -> Components:
-    """Connect atoms through pairs with less than a gap between them.
-
-    Args:
-        numbers: Atomic numbers, ``(N,)``.
-        positions: A, ``(N, 3)``.
-        cell: Lattice vectors as rows in A, ``(3, 3)``.
-        pbc: Periodic directions, ``(3,)``.
-        gap: Largest distance minus the sum of covalent radii, A.
-    """
+    """Connect atoms through pairs whose gap is below ``gap`` in A; other arguments as for `layout`."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import breadth_first_order, connected_components
 
@@ -113,8 +104,8 @@ def components(
     n = len(numbers)
     graph = coo_array((np.ones(len(first)), (first, second)), shape=(n, n)).tocsr()
     count, label = connected_components(graph, directed=False)
-    # A cell offset for every atom along a spanning tree; a pair that disagrees with it closes a walk around
-    # the lattice.
+    # A spanning tree gives a cell offset for every atom. Pairs that do not match the offsets close a path to
+    # a periodic image.
     step = dict(zip(zip(first.tolist(), second.tolist(), strict=True), shift, strict=True))
     offset = np.zeros((n, 3), dtype=np.int64)
     for root in np.unique(label, return_index=True)[1]:
@@ -132,13 +123,11 @@ def components(
 def pairs(
     numbers: NDArray[Any], positions: NDArray[Any], cell: NDArray[Any], pbc: NDArray[Any], gap: float
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Pairs of atoms with less than a gap between them, each in both directions.
-
-    Arguments as for `components`.
+    """Pairs of atoms whose gap is below ``gap``, each in both directions; arguments as for `components`.
 
     Returns:
-        Atoms i ``(E,)`` and j ``(E,)``, cells that j is shifted by ``(E, 3)``, for atoms as they are written,
-        and the gaps in A ``(E,)``.
+        Atoms i ``(E,)`` and j ``(E,)``, cell shifts of j for positions as given ``(E, 3)``, and gaps in A
+        ``(E,)``.
     """
     from ase.data import covalent_radii
 
@@ -167,7 +156,7 @@ def independent(vectors: NDArray[np.int64]) -> NDArray[np.int64]:
 def _molecular(numbers: NDArray[Any], bonded: Components) -> bool:
     """Return whether all components are finite molecules: several atoms with a nonmetal, or a noble gas atom.
 
-    A single ion or metal atom without bonds is not a molecule: expanded salts and metals consist of these.
+    Single ions and metal atoms, as in strongly expanded salts and metals, are not molecules.
     """
     if len(bonded.span):
         return False

@@ -11,12 +11,8 @@ import numpy as np
 
 MAX_NUMBER = 118
 
-# Where a radius is not tabulated, the covalent radius stands in for it.
-_STAND_INS = {
-    "cation_radius": "covalent_radius",
-    "anion_radius": "covalent_radius",
-    "atomic_radius": "covalent_radius",
-}
+# The covalent radius replaces values of these that are not tabulated.
+_RADII = ("cation_radius", "anion_radius", "atomic_radius")
 
 
 @cache
@@ -46,8 +42,8 @@ def element_properties() -> np.ndarray:
         elements 1 to 94; rows of elements without a table (0 and above 103) are zero.
     """
     values = dict(element_table())
-    for name, stand_in in _STAND_INS.items():
-        values[name] = np.where(np.isnan(values[name]), values[stand_in], values[name])
+    for name in _RADII:
+        values[name] = np.where(np.isnan(values[name]), values["covalent_radius"], values[name])
     names = [name for name in values if name not in ("number", "symbol")]
     table = np.stack([values[name][1:] for name in names], axis=1)
     known = table[:94]

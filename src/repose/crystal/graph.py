@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from repose.crystal.batch import CrystalBatch
+from repose.crystal.batching import batches_by_cost
 from repose.crystal.lattice import to_cartesian, to_fractional
 from repose.crystal.neighbours import neighbours
 from repose.errors import ConfigError
@@ -21,7 +22,6 @@ SHELL_WIDTH = 1e-4  # A
 
 # Cell shifts of Matformer's self-connecting edges (E3Relax, section "Materials Graph Representation").
 SELF_IMAGES = ((0, 0, 1), (0, 1, 0), (1, 0, 0), (0, 1, 1), (1, 0, 1), (1, 1, 0))
-
 
 # Largest crystal for measuring all pairs; beyond, a cell list on the CPU is faster.
 LARGEST_BY_PAIRS = 300
@@ -196,12 +196,7 @@ def _neighbours(batch: CrystalBatch, reach: float) -> Edges:
 
 
 def neighbours_by_pairs(batch: CrystalBatch, reach: float) -> Edges:
-    """Find all pairs within reach by measuring all pairs and images, on the batch's device.
-
-    Args:
-        batch: The crystals, on any device.
-        reach: Largest distance in A.
-    """
+    """Find all pairs within ``reach`` in A by measuring all pairs and images, on the batch's device."""
     cells = batch.cells.double()
     fractional = to_fractional(batch.positions.double(), cells, batch.system_index)
     home = torch.where(batch.pbc[batch.system_index], fractional.floor(), 0.0)
@@ -213,7 +208,9 @@ def neighbours_by_pairs(batch: CrystalBatch, reach: float) -> Edges:
     candidates = batch.counts**2 * per_pair
     first = batch.counts.cumsum(0) - batch.counts
     parts = []
-    for some in _in_parts(candidates, CANDIDATES):
+    sizes = candidates.tolist()
+    for part in batches_by_cost(range(len(sizes)), sizes.__getitem__, CANDIDATES):
+        some = torch.tensor(part, device=batch.device)
         number = candidates[some]
         crystal = torch.repeat_interleave(some, number)
         index = torch.arange(len(crystal), device=batch.device) - torch.repeat_interleave(
@@ -233,18 +230,6 @@ def neighbours_by_pairs(batch: CrystalBatch, reach: float) -> Edges:
         parts.append(Edges(receiver[near], sender[near], shift[near].double(), distance[near]))
     receiver, sender, shift, distance = (torch.cat(column) for column in zip(*parts, strict=True))
     return Edges(receiver, sender, shift + home[receiver] - home[sender], distance)
-
-
-def _in_parts(sizes: Tensor, most: int) -> list[Tensor]:
-    """Return indices of consecutive items with a total size of at most ``most``, at least one item each."""
-    parts, total = [[]], 0
-    for index, size in enumerate(sizes.tolist()):
-        if parts[-1] and total + size > most:
-            parts.append([])
-            total = 0
-        parts[-1].append(index)
-        total += size
-    return [torch.tensor(part, device=sizes.device) for part in parts]
 
 
 def _geometries(batch: CrystalBatch) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:

@@ -26,9 +26,6 @@ def to_fractional(vectors: Tensor, cells: Tensor, system_index: Tensor) -> Tenso
         vectors: Cartesian vectors in A, ``(N, 3)``.
         cells: Lattice vectors as rows in A, ``(S, 3, 3)``.
         system_index: Crystal index of every vector, ``(N,)``.
-
-    Returns:
-        Fractional coordinates, ``(N, 3)``.
     """
     return to_cartesian(vectors, torch.linalg.inv(cells), system_index)
 
@@ -45,15 +42,7 @@ def volume(cells: Tensor) -> Tensor:
 
 
 def deformation(cells: Tensor, new_cells: Tensor) -> Tensor:
-    """Deformation gradient F that turns ``cells`` into ``new_cells`` (rows: ``cells @ F = new_cells``).
-
-    Args:
-        cells: Lattice vectors as rows in A, ``(S, 3, 3)``.
-        new_cells: The same after deformation, ``(S, 3, 3)``.
-
-    Returns:
-        F, dimensionless, ``(S, 3, 3)``.
-    """
+    """Deformation gradients F, ``(S, 3, 3)``, with ``cells @ F = new_cells`` for cells as rows."""
     return torch.linalg.solve(cells, new_cells)
 
 
@@ -65,20 +54,12 @@ def follow_cell(positions: Tensor, cells: Tensor, new_cells: Tensor, system_inde
         cells: Lattice vectors as rows in A, ``(S, 3, 3)``.
         new_cells: The same after deformation, ``(S, 3, 3)``.
         system_index: Crystal of every atom, ``(N,)``.
-
-    Returns:
-        Positions in A, ``(N, 3)``.
     """
     return to_cartesian(positions, deformation(cells, new_cells), system_index)
 
 
 def periodic_span(cells: Tensor, pbc: Tensor) -> Tensor:
-    """Projectors ``(S, 3, 3)`` on the directions in which crystals repeat; the unit matrix where all do.
-
-    Args:
-        cells: Lattice vectors as rows, ``(S, 3, 3)``.
-        pbc: Periodic directions, ``(S, 3)``.
-    """
+    """Projectors ``(S, 3, 3)`` on the periodic directions ``pbc``, ``(S, 3)``, of cells ``(S, 3, 3)``."""
     if bool(pbc.all()):
         return torch.eye(3).to(cells).expand_as(cells)
     # Orthonormal frame with the periodic vectors first: the other vectors do not affect their span.
@@ -94,14 +75,7 @@ def periodic_projector(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
 
 
 def reduced(cells: Tensor) -> Tensor:
-    """Return short lattice vectors of the same lattices, by pairwise Gauss reduction.
-
-    Args:
-        cells: Lattice vectors as rows in A, ``(S, 3, 3)``.
-
-    Returns:
-        Cells of the same volumes, ``(S, 3, 3)``.
-    """
+    """Return cells ``(S, 3, 3)`` of the same lattices with short vectors, by pairwise Gauss reduction."""
     rows = list(cells.unbind(dim=1))
     changed = True
     while changed:

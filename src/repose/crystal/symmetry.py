@@ -67,9 +67,9 @@ def find_space_group(
 ) -> SpaceGroup:
     """Find the operations that map a crystal onto itself, and where they send each atom.
 
-    A direction that is not periodic carries no lattice translation: an operation is kept only if it does
-    not mix that direction with periodic ones and maps the atoms, as given, without wrapping them there.
-    So the mirror plane of a sheet stays wherever the sheet lies, while a shift by half the vacuum goes.
+    There is no lattice translation along a direction that is not periodic: an operation is kept only if it
+    does not mix this direction with periodic ones and maps the atoms without wrapping along it. The mirror
+    plane of a sheet is kept at any height; a translation by half of the vacuum is not.
 
     A perfect supercell has as many pure translations as primitive cells; where listing all operations
     would cost too much (`MAX_IMAGES`), those that leave one atom in place are kept, the atom of highest
@@ -119,7 +119,7 @@ def find_space_group(
         bijective = (np.sort(atoms, axis=1) == np.arange(len(numbers))).all(axis=1)
         difference = images - fractional[atoms]
         shifts = np.rint(difference)
-        # One lattice vector for all atoms belongs to the operation; several would be wrapping.
+        # The same lattice vector for all atoms belongs to the operation; different ones are wrapping.
         wrapped = (np.ptp(shifts, axis=1) != 0)[:, ~periodic].any(axis=1)
         valid[part] = bijective & ~wrapped
         translations[part] -= (difference - shifts).mean(axis=1)
@@ -148,11 +148,11 @@ def symmetrise(
 
     The deformation of the cell is split into stretch and rotation; the stretch is averaged over the point
     group and the rotation kept. The fractional displacements are averaged over all operations,
-    ``u[permutations[g, k]] = mean over g of W_g u_k``. A drift of the whole crystal survives only along
-    directions that every operation leaves alone (polar axes), where it costs nothing.
+    ``u[permutations[g, k]] = mean over g of W_g u_k``. A translation of the whole crystal is kept only along
+    directions that are invariant under all operations (polar axes).
 
-    The input is the reference: what the group allows stays as predicted, and an input that is symmetric
-    only within symprec keeps that small asymmetry. Pass `idealise`'s geometry as the input to remove it.
+    Deviations of the input from exact symmetry, within symprec, are kept; the geometry from `idealise` as
+    input removes them.
 
     Args:
         group: Space group of the input.
@@ -166,7 +166,7 @@ def symmetrise(
 
     Raises:
         ShapeError: An array has the wrong shape.
-        InvalidCrystalError: The prediction is not finite, or its cell is flat or turned inside out.
+        InvalidCrystalError: The prediction is not finite, or its cell is flat or inverted.
     """
     positions, cell = _geometry(positions, cell)
     new_positions, new_cell = _geometry(new_positions, new_cell)
@@ -213,14 +213,13 @@ def idealise(group: SpaceGroup, positions: ArrayLike, cell: ArrayLike) -> tuple[
 def constrain_cell(cell: ArrayLike, new_cell: ArrayLike, fix_axes: str | Iterable[str]) -> Floats:
     """Hold some lattice vectors of a predicted cell exactly as they are in the input.
 
-    The vectors held pin the orientation of the crystal, so the prediction is first turned as a whole, by
-    the smallest rotation that brings them back to their input directions (as near as can be for two). The
-    others stay as predicted then, except that each loses its component along the held vectors to which it
-    is orthogonal in the input. If one vector is held and orthogonal to both others, as the vacuum of a
-    sheet is, the normal of these two is brought back instead: they keep their predicted lengths and angle
-    and do not tilt, and what was predicted for the vacuum has no influence.
+    First the prediction is rotated by the smallest rotation that restores the input directions of the held
+    vectors (for two vectors in the least-squares sense). Then the component of every other vector along held
+    vectors to which it is orthogonal in the input is removed. If the only held vector is orthogonal to both
+    others, as in a sheet with vacuum, the rotation restores their normal instead: they keep their predicted
+    lengths and angle, and the result does not depend on the predicted vacuum.
 
-    A symmetrised cell keeps its symmetry if the group maps the held vectors among themselves.
+    A symmetrised cell keeps its symmetry if the group maps the held vectors onto each other.
 
     Args:
         cell: Input lattice vectors as rows in A, ``(3, 3)``.
@@ -233,7 +232,7 @@ def constrain_cell(cell: ArrayLike, new_cell: ArrayLike, fix_axes: str | Iterabl
     Raises:
         ConfigError: ``fix_axes`` has something else than the letters a, b, c.
         ShapeError: A cell is not ``(3, 3)``.
-        InvalidCrystalError: The prediction is not finite, or its cell is flat or turned inside out.
+        InvalidCrystalError: The prediction is not finite, or its cell is flat or inverted.
     """
     names = set(fix_axes)
     if not names <= set("abc"):

@@ -1,4 +1,4 @@
-"""Volumes of crystals from their composition, fitted to what relaxed crystals take up."""
+"""Volumes of crystals from their composition, fitted to relaxed crystals."""
 
 from __future__ import annotations
 
@@ -20,37 +20,37 @@ from repose.errors import DatasetError, ShapeError
 
 LAST = 103  # element with tabulated properties
 
-# What an atom is to its crystal. The volume of an element depends on it: aluminium takes up 17 A^3 in alloys
-# and 12 A^3 as a cation.
+# Role of an atom in its crystal. The volume of an element depends on it: 17 A^3 for aluminium in alloys and
+# 12 A^3 for aluminium as a cation.
 METALLIC, ANION, CATION = range(3)
 ROLES = ("metallic", "anion", "cation")
-# Elements that can be anions, and by how much their electronegativity must exceed the least one around.
+# Elements that can be anions, and the least difference of their electronegativity to the smallest one.
 _ANIONS = frozenset([1, 6, 7, 8, 9, 15, 16, 17, 33, 34, 35, 51, 52, 53])
 _SALT = 0.4
-# Beside the most electronegative one these are anions, too, and so is what is nearly as electronegative.
+# Further anions beside the most electronegative element: these, and elements within this difference of it.
 _ALWAYS_ANIONS = (7, 8, 9, 16, 17, 34, 35, 53)
 _BESIDE = 0.35
-# Residuals of log V beyond this count by their size, not their square: some crystals relax to something else.
+# Larger residuals of log V have a linear instead of a quadratic loss: some crystals relax to another phase.
 _ROBUST = 0.1
-# Ridges, counted in crystals: of an element towards its regression on radius and molar volume, of a prototype
-# towards 1. Cross-validated over chemical systems, errors are flat from a third of either to three times it.
+# Ridge parameters in crystals: of elements towards their regression on radius and molar volume, of prototypes
+# towards 1. In cross-validation over chemical systems a third or three times of either gives the same errors.
 _RIDGE_ELEMENT = 0.3
 _RIDGE_PROTOTYPE = 0.5
-# A fit on more crystals takes long and changes nothing.
+# Larger sets are thinned out to this number, which gives the same fit.
 _MOST_CRYSTALS = 20_000
 _STEPS = 100
 _FIELDS = ("kind", "name", "role", "value", "crystals")
 
 
 def roles(numbers: np.ndarray) -> np.ndarray:
-    """Role of every atom, as an index into `ROLES`, judged by electronegativity alone.
+    """Role of every atom, as an index into `ROLES`, by electronegativity alone.
 
     Args:
         numbers: Atomic numbers, ``(n,)``.
 
     Returns:
-        ``(n,)`` int: with anions and cations where a nonmetal exceeds the least electronegative element by
-        0.4 on Pauling's scale, else all metallic.
+        ``(n,)`` int: anions and cations if a nonmetal exceeds the least electronegative element by 0.4 on
+        Pauling's scale, else all metallic.
     """
     scale = element_table()["electronegativity"]
     able = [z for z in set(numbers.tolist()) if z in _ANIONS]
@@ -64,13 +64,13 @@ def roles(numbers: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Volumes:
-    """A guess of relaxed volumes: ``V = (sum of atomic volumes) * exp(contraction * var X) * factor``.
+    """Model of relaxed volumes: ``V = (sum of atomic volumes) * exp(contraction * var X) * factor``.
 
     Attributes:
         atomic: Volume of an atom in A^3 by role and atomic number, ``(3, 104)``; NaN where unknown.
-        contraction: Of log V per variance of the electronegativity X over the atoms; negative.
+        contraction: Change of log V per variance of the electronegativity X over the atoms; negative.
         prototypes: Factor of a prototype, by label; 1 for all others.
-        crystals: Number of crystals behind an entry of `atomic`, ``(3, 104)``.
+        crystals: Number of crystals that an entry of `atomic` is fitted to, ``(3, 104)``.
     """
 
     atomic: np.ndarray
@@ -115,7 +115,7 @@ class Volumes:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read what `save` wrote."""
+        """Parse the text of a file written by `save`."""
         symbols = list(element_table()["symbol"])
         atomic = np.full((len(ROLES), LAST + 1), np.nan)
         crystals = np.zeros(atomic.shape, dtype=int)
@@ -134,24 +134,23 @@ class Volumes:
 
 @cache
 def known_volumes() -> Volumes:
-    """The table fitted to known crystals, the Materials Project's; see ``tools/make_known_volumes.py``."""
-    return Volumes.parse(
-        resources.files("repose.crystal").joinpath("known_volumes.csv").read_text(encoding="utf-8")
-    )
+    """Volumes fitted to crystals of the Materials Project; see ``tools/make_known_volumes.py``."""
+    file = resources.files("repose.crystal").joinpath("known_volumes.csv")
+    return Volumes.parse(file.read_text(encoding="utf-8"))
 
 
 def fit_volumes(
     numbers: Sequence[np.ndarray], volumes: Sequence[float] | np.ndarray, prototypes: Sequence[str] = ()
 ) -> Volumes:
-    """Fit the table to relaxed crystals, by robust regression of log V.
+    """Fit volumes to relaxed crystals, by robust ridge regression of log V.
 
-    Atomic volumes lean towards a regression on covalent radius and molar volume of the elements, one for
-    each role, which also stands in for elements that were never seen; factors of prototypes lean towards 1.
+    Atomic volumes are regularised towards a regression on covalent radius and molar volume of the elements,
+    one for each role, which also gives the volumes of elements without data; factors of prototypes towards 1.
 
     Args:
         numbers: Atomic numbers of every crystal, each ``(n,)``.
         volumes: Relaxed volumes of the same crystals in A^3, ``(S,)``.
-        prototypes: Labels of the same crystals, empty where unknown; not given if all are unknown.
+        prototypes: Labels of the same crystals, ``""`` where unknown; an empty sequence if all are unknown.
 
     Raises:
         ShapeError: There are no crystals, or not one volume for each.
@@ -172,7 +171,7 @@ def fit_volumes(
     n_atomic, n_prior = regressors.shape
     ridge = np.full(n_atomic + n_prior + 1 + len(labels), 1e-6)
     ridge[:n_atomic], ridge[n_atomic + n_prior + 1 :] = _RIDGE_ELEMENT, _RIDGE_PROTOTYPE
-    # At the start every atom takes up the mean volume.
+    # The fit starts from the mean volume for every atom.
     solution = np.zeros(len(ridge))
     solution[n_atomic : n_atomic + len(ROLES)] = np.log(volumes.sum() / counts.sum())
     expand = sparse.hstack([sparse.eye_array(n_atomic), sparse.csr_array(regressors)]).tocsr()
@@ -185,17 +184,17 @@ def fit_volumes(
         weighted = (sparse.diags_array(1 / np.sqrt(1 + (residual / _ROBUST) ** 2)) @ jacobian).T
         normal = (weighted @ jacobian).toarray() + np.diag(ridge)
         step = np.linalg.solve(normal, weighted @ residual - ridge * solution)
-        # Long first steps of a logarithm overshoot.
+        # Limited steps: the first ones are too long.
         solution += step * min(1.0, 1.0 / np.abs(step).max())
         if np.abs(step).max() < 1e-6:
             break
     atomic = np.exp(expand @ solution[: n_atomic + n_prior]).reshape(len(ROLES), -1)
     crystals = np.bincount(counts.indices, minlength=n_atomic).reshape(atomic.shape)
-    # The regression was fitted to metals: it makes too much of a nonmetal that gives its electrons away.
+    # The regression is fitted to metals; it overestimates nonmetals that are cations or metallic.
     smaller = np.minimum(atomic, atomic[ANION])
     is_anion = np.isin(np.arange(LAST + 1), list(_ANIONS))
     atomic = np.where(is_anion & (crystals == 0), smaller, atomic)
-    # No other element ever has the role of an anion.
+    # No other element is an anion.
     known = np.stack([known, known & is_anion, known])
     factors = np.exp(solution[n_atomic + n_prior + 1 :])
     return Volumes(
@@ -217,7 +216,7 @@ def _count_atoms(numbers: Sequence[np.ndarray]) -> sparse.csr_array:
 def _further(
     numbers: Sequence[np.ndarray], prototypes: Sequence[str], labels: Sequence[str]
 ) -> sparse.csr_array:
-    """Variance of the electronegativity, and the prototype as one of many, ``(S, 1 + labels)``."""
+    """Variance of the electronegativity, and one-hot codes of the prototypes, ``(S, 1 + labels)``."""
     spread = [[element_table()["electronegativity"][z].var()] for z in numbers]
     column = {label: k for k, label in enumerate(labels)}
     rows = [k for k, label in enumerate(prototypes) if label]
@@ -227,7 +226,7 @@ def _further(
 
 
 def _regressors() -> tuple[np.ndarray, np.ndarray]:
-    """Which elements have all properties, ``(104,)``, and a regression on them by role, ``(3 * 104, 9)``."""
+    """Mask of the elements with all properties, ``(104,)``, and regressors by role, ``(3 * 104, 9)``."""
     table = element_table()
     values = np.stack([np.log(table["covalent_radius"] ** 3), np.log(table["molar_volume"])], axis=1)
     known = np.isfinite(values).all(axis=1) & np.isfinite(table["electronegativity"])
