@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -23,9 +23,9 @@ from repose.training.losses import validation_errors
 from repose.training.reading import read_split
 from repose.training.run import LAST, check_run, train
 from repose.training.samples import ValidationBatches
+from repose.training.task import RelaxationTask
 
 FINISHED = "finished"  # empty file in the run of a finished member
-UNITS = {"coordinates": "A", "lattice": "A", "shape": "A^2", "volume": "A^3"}
 
 
 def train_members(
@@ -46,37 +46,17 @@ def train_members(
     Members are trained one after another, each in its own run. The seeds of their initial weights and of the
     order of crystals differ; with ``init_from`` all members start from the same weights.
 
-    Args:
-        family_name: See `train`.
-        data: See `train`.
-        out: Directory of runs ``member-0/``, ``member-1/``, ..., and of ``model/``, the ensemble.
-        settings: Settings of the first member; member t has the seed ``settings.seed + t``.
-        members: Number of members T. One member is an ordinary run. Members can be added later.
-        init_from: See `train`.
-        device: See `train`.
-        processes: See `train`.
-        compiled: See `train`.
-        progress: See `train`.
-
-    Returns:
-        The model directory ``out/model``.
+    ``out`` is the directory of the runs ``member-0/``, ``member-1/``, ..., and of ``model/``, the ensemble.
+    Member t has the seed ``settings.seed + t``. One member is an ordinary run. Members can be added later.
+    See `train` for the other arguments, the result and further errors.
 
     Raises:
-        ConfigError: See `train`; or ``out`` holds a run of another kind.
-        DatasetError: See `train`.
+        ConfigError: ``out`` holds a run of another kind, or ``members`` is less than 1.
     """
     if members < 1:
         raise ConfigError(f"members must be at least 1; got {members}.")
-    run = partial(
-        train,
-        family_name,
-        data,
-        init_from=init_from,
-        device=device,
-        processes=processes,
-        compiled=compiled,
-        progress=progress,
-    )
+    options: dict[str, Any] = {"device": device, "processes": processes, "compiled": compiled}
+    run = partial(train, family_name, data, init_from=init_from, progress=progress, **options)
     if (out / _member(0)).is_dir() if members == 1 else (out / LAST).is_file():
         there, wanted = ("an ensemble", "one network") if members == 1 else ("one network", "an ensemble")
         raise ConfigError(f"{out} holds the run of {there}, not of {wanted}; choose another --out.")
@@ -153,15 +133,9 @@ def _join(directories: Sequence[Path], data: Sequence[Path], out: Path, settings
 
 @torch.inference_mode()
 def mean_errors(network: Ensemble, pairs: Sequence[Pair], edges_per_batch: int) -> dict[str, float]:
-    """Mean errors on unrelaxed validation crystals, as exported in training.
+    """Mean errors on unrelaxed validation crystals, as exported in training, by name with unit.
 
-    Args:
-        network: Ensemble in eval mode.
-        pairs: The crystals.
-        edges_per_batch: Limit of edges in a forward pass.
-
-    Returns:
-        Means over crystals by name with unit, coordinates first.
+    The ensemble is in eval mode. Coordinates are first.
     """
     parts = []
     for batch in ValidationBatches(pairs, network, edges_per_batch):
@@ -170,5 +144,5 @@ def mean_errors(network: Ensemble, pairs: Sequence[Pair], edges_per_batch: int) 
         parts.append(validation_errors(geometry, batch.target))
     return {
         f"val {name} ({unit})": round(float(torch.cat([part[name] for part in parts]).mean()), 5)
-        for name, unit in UNITS.items()
+        for name, unit in RelaxationTask.reported
     }

@@ -56,11 +56,7 @@ class ForceTargets(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class ForceSample(Sample):
-    """Batch of frames with their forces.
-
-    Attributes:
-        forces: Targets.
-    """
+    """Batch of frames with their target forces."""
 
     forces: ForceTargets
 
@@ -108,24 +104,18 @@ def energy_of(frame: Frame) -> float:
 
 
 def collate_frames(network: Network[Any], pairs: Sequence[Pair], frames: Sequence[Frame]) -> ForceSample:
-    """Batch one frame of every crystal.
-
-    Args:
-        network: Network with the settings of the graph.
-        pairs: The crystals.
-        frames: One frame of each, with energy, forces and stress.
+    """Batch one frame, with energy, forces and stress, of every crystal.
 
     Raises:
         ValueError: A frame has no energy.
     """
-    batch = CrystalBatch.collate(
-        [crystal(p.numbers, f.positions, f.cell, p.pbc) for p, f in zip(pairs, frames, strict=True)]
-    )
-    virials, energies = [], []
+    crystals, virials, energies = [], [], []
     for pair, frame in zip(pairs, frames, strict=True):
+        crystals.append(crystal(pair.numbers, frame.positions, frame.cell, pair.pbc))
         n = len(pair.numbers)
         virials.append(-np.asarray(frame.stress) * abs(np.linalg.det(frame.cell)) / n)
         energies.append(energy_of(frame) / n)
+    batch = CrystalBatch.collate(crystals)
     forces = [torch.tensor(np.asarray(frame.forces), dtype=torch.float32) for frame in frames]
     forces = compress(torch.cat(forces), MAX_FORCE)
     targets = ForceTargets(
@@ -160,13 +150,7 @@ def residuals(motion: Motion, targets: ForceTargets) -> tuple[Tensor, Tensor]:
 
 
 def force_loss(motion: Motion, targets: ForceTargets, system_index: Tensor) -> Tensor:
-    """Loss of the readouts of a layer in eV/A, a scalar.
-
-    Args:
-        motion: Readouts at the input geometry.
-        targets: Target forces and virials.
-        system_index: Crystal of every atom, ``(N,)``.
-    """
+    """Loss of the readouts of a layer at the input geometry, in eV/A, a scalar."""
     forces, virials = residuals(motion, targets)
     of_atoms = segment_mean(pseudo_huber(forces, FORCE_WIDTH), system_index, len(virials))
     return (of_atoms + VIRIAL_WEIGHT * pseudo_huber(virials, VIRIAL_WIDTH)).mean()
@@ -185,14 +169,7 @@ class ForceTask(RelaxationTask):
 
     Energies are read from the last scalars by a head that is not part of the model. Logs ``val/forces``
     (eV/A) and ``val/virial`` (eV per atom), both compressed, ``val/energy`` (eV per atom, relative to the
-    elements), and their sum as ``val/score``.
-
-    Args:
-        network: Network to train.
-        settings: Settings of the training.
-        train: Training crystals, see `labelled` and `subtract_reference`.
-        val: Validation crystals, likewise.
-        edge_counter: See `RelaxationTask`.
+    elements), and their sum as ``val/score``. For the crystals see `labelled` and `subtract_reference`.
     """
 
     train_type, val_type = ForceBatches, ValidationFrames
@@ -240,14 +217,7 @@ def force_task(
     val: Sequence[Pair],
     edge_counter: EdgeCounter | None = None,
 ) -> tuple[ForceTask, str]:
-    """Task of force training, and a description of its training data.
-
-    Args:
-        network: Network to train.
-        settings: Settings of the training.
-        train: Training crystals.
-        val: Validation crystals.
-        edge_counter: See `RelaxationTask`.
+    """Task of force training, see `RelaxationTask`, and a description of its training data.
 
     Raises:
         ConfigError: The family does not support force training.

@@ -21,21 +21,15 @@ def training_loss(
     settings: TrainSettings,
     follow: bool,
 ) -> Tensor:
-    """Training loss of a batch; the terms depend on the fields of the prediction.
+    """Training loss of a batch, from a prediction of any family.
 
-    Args:
-        prediction: Prediction of any family.
-        start: Starting geometry.
-        graph: Its edges.
-        target: The relaxed crystals.
-        settings: Weights of the terms.
-        follow: Atoms follow the cell (``frame="affine"``).
+    The terms depend on the fields of the prediction. With ``follow`` atoms follow the cell
+    (``frame="affine"``).
     """
     if prediction.distances is not None:
         return distance_loss(prediction, start, graph, target, follow, settings.lattice_weight)
-    loss = layerwise_loss(
-        prediction.layers, target, settings.shape_weight, settings.volume_weight, settings.images
-    )
+    weights = settings.shape_weight, settings.volume_weight
+    loss = layerwise_loss(prediction.layers, target, *weights, settings.images)
     if prediction.error_scales is not None:
         loss = loss + scale_loss(prediction.error_scales, prediction.geometry, target, settings.images)
     return loss
@@ -53,13 +47,8 @@ def distance_loss(
 
     Displacements are relative to the starting positions; with ``follow``, to these moved along with the cell.
 
-    Args:
-        prediction: Prediction with distances in A.
-        start: Starting geometry.
-        graph: Its edges.
-        target: The relaxed crystals.
-        follow: Atoms follow the cell.
-        lattice_weight: Weight of the lattice term.
+    Raises:
+        ValueError: The prediction has no distances.
     """
     distances = prediction.distances
     if distances is None:
@@ -82,13 +71,7 @@ def distance_loss(
 def scale_loss(scales: ErrorScales, predicted: Geometry, target: CrystalBatch, images: str) -> Tensor:
     """Laplace negative log-likelihood of the errors, given predicted scales.
 
-    The gradient flows to the scales only, not to the prediction.
-
-    Args:
-        scales: Scales of atoms and strains.
-        predicted: Predicted geometry of S crystals.
-        target: The relaxed crystals.
-        images: See `validation_errors`.
+    The gradient flows to the scales only, not to the prediction. For ``images`` see `validation_errors`.
     """
     atoms, strains = component_errors(Geometry(*(part.detach() for part in predicted)), target, images)
     of_atoms = segment_mean(laplace(atoms, scales.atoms), target.system_index, len(target))
@@ -97,11 +80,16 @@ def scale_loss(scales: ErrorScales, predicted: Geometry, target: CrystalBatch, i
 
 def component_errors(predicted: Geometry, target: CrystalBatch, images: str) -> tuple[Tensor, Tensor]:
     """Errors that scales describe: mean over x, y, z of every atom, A ``(N,)``, and strain ``(S,)``."""
+    strain = deformation(predicted.cells, target.cells) - torch.eye(3).to(target.cells)
+    return _position_errors(predicted, target, images), strain.square().mean((-1, -2)).sqrt()
+
+
+def _position_errors(predicted: Geometry, target: CrystalBatch, images: str) -> Tensor:
+    """Mean over x, y, z of the absolute error of every position, A, ``(N,)``; see `validation_errors`."""
     differences = predicted.positions - target.positions
     if images == "predicted":
         differences = nearest_image(differences, target.cells, target.system_index)
-    strain = deformation(predicted.cells, target.cells) - torch.eye(3).to(target.cells)
-    return differences.abs().mean(-1), strain.square().mean((-1, -2)).sqrt()
+    return differences.abs().mean(-1)
 
 
 def laplace(error: Tensor, scale: Tensor | None) -> Tensor:
@@ -152,14 +140,12 @@ def validation_errors(
         ``coordinates`` A, mean over atoms and components; ``lattice`` A, mean over the nine cell entries;
         ``shape`` A^2; ``volume`` A^3.
     """
-    differences = predicted.positions - target.positions
-    if images == "predicted":
-        differences = nearest_image(differences, target.cells, target.system_index)
-    differences = differences.abs().mean(-1)
     # Not a matrix product, which mixed precision would round to bfloat16.
     metric = _gram(predicted.cells) - _gram(target.cells)
     return {
-        "coordinates": segment_mean(differences, target.system_index, len(target)),
+        "coordinates": segment_mean(
+            _position_errors(predicted, target, images), target.system_index, len(target)
+        ),
         "lattice": (predicted.cells - target.cells).abs().mean((-1, -2)),
         "shape": safe_norm(metric.flatten(1)),
         "volume": (volume(predicted.cells) - volume(target.cells)).abs(),

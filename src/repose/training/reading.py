@@ -56,11 +56,8 @@ class EdgeCounts:
     Counts are stored by a hash of the crystal: they remain valid if a dataset is split, joined or copied. The
     file name has a hash of all that `Network.prepare` depends on: family, starting geometry, settings of the
     graph, and atomic volumes if the start is rescaled. A damaged file is replaced. Counts of a dataset that
-    cannot be written are not stored.
-
-    Args:
-        network: Its `prepare` builds the graphs.
-        datasets: Directories and the crystals read from each, which are counted and stored at the first call.
+    cannot be written are not stored. ``datasets`` are directories and the crystals read from each, which are
+    counted and stored at the first call.
     """
 
     def __init__(self, network: Network[Any], datasets: Iterable[tuple[Path, Sequence[Pair]]] = ()) -> None:

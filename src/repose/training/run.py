@@ -71,9 +71,7 @@ def train(
         ConfigError: ``out`` holds a run with other settings, or settings do not fit ``init_from``.
         DatasetError: A dataset is missing, or a split is empty.
     """
-    logging.getLogger("lightning.pytorch").setLevel(
-        logging.WARNING
-    )  # hides messages of Lightning about its products
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no messages about its products
     out.mkdir(parents=True, exist_ok=True)
     check_run(out, family_name, data, settings, init_from)
     if (whole := interrupted_version(out / "model")) is not None:  # the process ended between two renames
@@ -211,10 +209,8 @@ def _fit_volumes(network: Network[Any], pairs: Sequence[Pair]) -> None:
     own = dict(network.named_buffers()).get("atomic_volumes")
     bulk = [pair for pair in pairs if pair.pbc.all()]  # the cell of a sheet holds vacuum
     if own is not None and bulk:
-        volumes = fit_atomic_volumes(
-            [pair.numbers for pair in bulk],
-            np.array([abs(np.linalg.det(pair.relaxed_cell)) for pair in bulk]),
-        )
+        known = np.array([abs(np.linalg.det(pair.relaxed_cell)) for pair in bulk])
+        volumes = fit_atomic_volumes([pair.numbers for pair in bulk], known)
         own.copy_(torch.where(own == 0, torch.as_tensor(volumes).to(own), own))  # zero: not fitted
 
 
@@ -258,11 +254,8 @@ def _strategy(device: str, processes: int | None) -> str:
 
 def _precision(settings: TrainSettings, device: str) -> str:
     on_gpu = device != "cpu" and torch.cuda.is_available()
-    if settings.precision == "bf16" or (
-        settings.precision == "auto" and on_gpu and torch.cuda.is_bf16_supported()
-    ):
-        return "bf16-mixed"
-    return "32-true"
+    fast = settings.precision == "auto" and on_gpu and torch.cuda.is_bf16_supported()
+    return "bf16-mixed" if fast or settings.precision == "bf16" else "32-true"
 
 
 def _describe(dataset: Dataset) -> str:
@@ -310,9 +303,8 @@ class LineProgress(Callback):
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """Print the validation errors."""
         if trainer.is_global_zero:
-            errors = (
-                f"{k[4:]} {float(v):.4f}" for k, v in trainer.callback_metrics.items() if k[:4] == "val/"
-            )
+            metrics = trainer.callback_metrics.items()
+            errors = (f"{k[4:]} {float(v):.4f}" for k, v in metrics if k[:4] == "val/")
             self._print(f"epoch {trainer.current_epoch} step {trainer.global_step}: " + ", ".join(errors))
 
     def _print(self, line: str) -> None:
@@ -323,11 +315,7 @@ class LineProgress(Callback):
 class ExportBest(Callback):
     """Write the model directory whenever the validation score improves.
 
-    Args:
-        directory: The model directory.
-        elements: Atomic numbers of the training crystals.
-        trained_on: One line for ``config.json``.
-        target: Training target.
+    The arguments after ``directory`` are entries of ``config.json``.
     """
 
     def __init__(

@@ -28,13 +28,7 @@ EdgeCounter = Callable[[Sequence[Pair]], list[int]]
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """Batch of inputs and targets.
-
-    Attributes:
-        start: Starting geometry from `Network.prepare`.
-        graph: Its neighbours.
-        target: The relaxed crystals.
-    """
+    """Starting geometry and its graph from `Network.prepare`, and the relaxed crystals."""
 
     start: CrystalBatch
     graph: PeriodicGraph
@@ -57,6 +51,11 @@ def collate(network: Network[Any], pairs: Sequence[tuple[CrystalBatch, CrystalBa
     return Sample(start, graph, CrystalBatch.collate(targets))
 
 
+def input_of(pair: Pair) -> CrystalBatch:
+    """The unrelaxed crystal of a pair."""
+    return crystal(pair.numbers, pair.positions, pair.cell, pair.pbc)
+
+
 def target_of(pair: Pair) -> CrystalBatch:
     """The relaxed crystal of a pair."""
     return crystal(pair.numbers, pair.relaxed_positions, pair.relaxed_cell, pair.pbc)
@@ -67,15 +66,8 @@ def draw(
 ) -> tuple[CrystalBatch, CrystalBatch]:
     """Random input, and its target, the relaxed crystal.
 
-    The input is the unrelaxed crystal, a frame of its path, or a perturbed copy of the relaxed crystal.
-
-    Args:
-        pair: The crystal.
-        settings: Shares of the kinds of inputs.
-        rng: Random number generator.
-
-    Returns:
-        Two batches of one crystal each.
+    The input is the unrelaxed crystal, a frame of its path, or a perturbed copy of the relaxed crystal, in
+    shares given by the settings.
     """
     kind = rng.random()
     if kind < settings.denoising:
@@ -97,13 +89,8 @@ def equivalent_cell(
 ) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
     """Describe a crystal in another random lattice basis, and in half of the cases by a double cell.
 
-    Args:
-        numbers: Atomic numbers, ``(n,)``.
-        geometries: Positions ``(n, 3)`` and cell ``(3, 3)`` in A of the same atoms; all get the same change.
-        rng: Random number generator.
-
-    Returns:
-        Numbers and geometries of n or 2n atoms.
+    All geometries, positions ``(n, 3)`` and cell ``(3, 3)`` in A of the same n atoms, get the same change.
+    The result has n or 2n atoms.
     """
     basis = np.eye(3)[rng.permutation(3)] * rng.choice([-1, 1], (3, 1))
     if rng.random() < 0.5:  # add one lattice vector to another
@@ -122,11 +109,7 @@ def equivalent_cell(
 def perturb(
     pair: Pair, settings: SamplingSettings, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Strain the relaxed crystal of a pair and displace its atoms; mean fractional coordinates are kept.
-
-    Returns:
-        Positions ``(n, 3)`` and cell ``(3, 3)`` in A.
-    """
+    """Strain the relaxed crystal of a pair and displace its atoms; mean fractional coordinates are kept."""
     strain = rng.normal(0.0, settings.strain, (3, 3))
     strain = (strain + strain.T) / 2 + np.eye(3) * rng.normal(0.0, settings.dilation)
     if not pair.pbc.all():  # vacuum is not strained
@@ -138,17 +121,11 @@ def perturb(
 
 
 class TrainingBatches(IterableDataset[Sample]):
-    """Training batches of a pseudo-epoch.
+    """Training batches of a pseudo-epoch, with graphs from `Network.prepare`.
 
     Every pass over the data has a new random order; batches are filled up to the limit of edges. They
     depend on seed, epoch and rank only, so a resumed run has the same batches as an uninterrupted run.
-
-    Args:
-        pairs: Training crystals.
-        network: Its `prepare` builds the graphs.
-        settings: Limit of edges, pseudo-epoch and augmentation.
-        seed: Seed of all random numbers.
-        edge_counter: Counts the edges of crystals; default: `edge_counts`, which builds all graphs.
+    The default of ``edge_counter`` is `edge_counts`, which builds all graphs.
     """
 
     def __init__(
@@ -189,14 +166,7 @@ class TrainingBatches(IterableDataset[Sample]):
 
 
 class ValidationBatches(IterableDataset[Sample]):
-    """Batches of validation crystals in their unrelaxed states, in a fixed order.
-
-    Args:
-        pairs: Crystals.
-        network: Its `prepare` builds the graphs.
-        edges_per_batch: Limit of edges.
-        edge_counter: See `TrainingBatches`.
-    """
+    """Batches of validation crystals in their unrelaxed states, in a fixed order; see `TrainingBatches`."""
 
     def __init__(
         self,
@@ -209,9 +179,8 @@ class ValidationBatches(IterableDataset[Sample]):
         self.rank, self.world = 0, 1
         sizes = (edge_counter or partial(edge_counts, network))(pairs)
         self.network = network
-        batches = batches_by_cost(
-            np.argsort(sizes, kind="stable").tolist(), sizes.__getitem__, edges_per_batch
-        )
+        order = np.argsort(sizes, kind="stable").tolist()
+        batches = batches_by_cost(order, sizes.__getitem__, edges_per_batch)
         self.batches = [[pairs[index] for index in indices] for indices in batches]
 
     def __iter__(self) -> Iterator[Sample]:
@@ -222,8 +191,7 @@ class ValidationBatches(IterableDataset[Sample]):
 
     def sample(self, pairs: Sequence[Pair]) -> Sample:
         """Batch of these crystals in their unrelaxed states."""
-        inputs = [crystal(p.numbers, p.positions, p.cell, p.pbc) for p in pairs]
-        return collate(self.network, list(zip(inputs, map(target_of, pairs), strict=True)))
+        return collate(self.network, [(input_of(pair), target_of(pair)) for pair in pairs])
 
 
 def edge_counts(network: Network[Any], pairs: Sequence[Pair]) -> list[int]:
@@ -231,7 +199,6 @@ def edge_counts(network: Network[Any], pairs: Sequence[Pair]) -> list[int]:
     counts = []
     for first in range(0, len(pairs), COUNT_BATCH):
         some = pairs[first : first + COUNT_BATCH]
-        batch = CrystalBatch.collate([crystal(p.numbers, p.positions, p.cell, p.pbc) for p in some])
-        _, graph = network.prepare(batch)
+        _, graph = network.prepare(CrystalBatch.collate(list(map(input_of, some))))
         counts += torch.bincount(graph.system_index, minlength=len(some)).tolist()
     return counts

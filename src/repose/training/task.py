@@ -48,14 +48,8 @@ class RelaxationTask(lightning.LightningModule):
     """Layer-wise training of a network, with a moving average of its weights.
 
     The averaged weights are validated and exported. Logs ``train/loss`` (A, summed over layers),
-    ``val/<metric>`` and ``val/score``, the sum of coordinate and lattice MAE in A.
-
-    Args:
-        network: Network to train.
-        settings: Settings of the training.
-        train: Training crystals.
-        val: Validation crystals.
-        edge_counter: See `TrainingBatches`.
+    ``val/<metric>`` and ``val/score``, the sum of coordinate and lattice MAE in A. ``train`` and ``val`` are
+    the training and validation crystals; for ``edge_counter`` see `TrainingBatches`.
     """
 
     train_type: ClassVar[type[TrainingBatches]] = TrainingBatches
@@ -108,9 +102,8 @@ class RelaxationTask(lightning.LightningModule):
         self.network.train(self.settings.trunk_rate > 0)
         batch = self.recycle(batch, batch_idx)
         loss = self.loss(self.predict(self.network, batch), batch)
-        self.log(
-            "train/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.target), sync_dist=True
-        )
+        size = len(batch.target)
+        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
         return loss
 
     def recycle(self, batch: Any, batch_idx: int) -> Any:
@@ -172,14 +165,9 @@ class RelaxationTask(lightning.LightningModule):
 
     def validation_step(self, batch: Sample, batch_idx: int) -> None:
         """Log the errors of the averaged weights."""
-        prediction = self.predict(self.average, batch)
-        errors = {name: value.mean() for name, value in self.errors(prediction, batch).items()}
-        self.log_dict(
-            {f"val/{name}": value for name, value in errors.items()},
-            batch_size=len(batch.target),
-            prog_bar=True,
-            sync_dist=True,
-        )
+        errors = self.errors(self.predict(self.average, batch), batch)
+        means = {f"val/{name}": value.mean() for name, value in errors.items()}
+        self.log_dict(means, batch_size=len(batch.target), prog_bar=True, sync_dist=True)
 
     def errors(self, prediction: Any, batch: Any) -> dict[str, torch.Tensor]:
         """Validation errors, ``(S,)`` each; the exported weights are those of the lowest ``score``."""
@@ -189,8 +177,7 @@ class RelaxationTask(lightning.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the learning rate, that of the heads if the trunk has its own."""
-        rate = self.trainer.optimizers[0].param_groups[-1]["lr"]
-        self.log("lr", rate, rank_zero_only=True)
+        self.log("lr", self.trainer.optimizers[0].param_groups[-1]["lr"], rank_zero_only=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with warmup, followed by a plateau decay or a cosine decay to 1 %."""
