@@ -64,13 +64,7 @@ def speed(
         devices = device or ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
         devices = list(dict.fromkeys(str(resolve_device(name)) for name in devices))
         threads = settings.threads or torch.get_num_threads()
-        todo = cases(
-            model or ([] if published else _shipped()),
-            published or [],
-            devices,
-            threads,
-            settings,
-        )
+        todo = cases(model or ([] if published else _shipped()), published or [], devices, threads, settings)
     ceilings = tuple(isolated(measure_ceilings, name, threads) for name in devices)
     result, rows = BenchmarkResult(ceilings, (), threads), []
     with Progress(len(todo), "rows", quiet, unit="batch") as progress:

@@ -107,13 +107,10 @@ def _target(model: str, directory: Path, out: Path | None) -> Path:
             f"'{model}' is a shipped model, which is never changed; give --out DIR for the calibrated copy, "
             "and relax with --model DIR."
         )
-    if target.exists() and not (target / CONFIG).is_file() and not _empty(target):
+    empty = target.is_dir() and not any(target.iterdir())
+    if target.exists() and not (target / CONFIG).is_file() and not empty:
         raise ConfigError(f"--out must be a new folder or a model folder; '{target}' is neither.")
     return target
-
-
-def _empty(path: Path) -> bool:
-    return path.is_dir() and not any(path.iterdir())
 
 
 def _read(datasets: list[Dataset], split: str, known: set[int]) -> list[Pair]:
@@ -143,10 +140,9 @@ def _no_uncertainty(model: str, directory: Path) -> ConfigError:
 def _print(target: Path, calibration: Calibration, left_out: int) -> None:
     from rich.table import Table
 
-    table = Table()
-    table.add_column("bound on")
-    table.add_column("level %", justify="right")
-    table.add_column("factor", justify="right")
+    table = Table("bound on")
+    for heading in ("level %", "factor"):
+        table.add_column(heading, justify="right")
     rows = [("coordinates", level, factor) for level, factor in calibration.factors.items()]
     rows += [("atoms", 90, calibration.atoms), ("bonds", 90, calibration.bonds)]
     if calibration.strains is not None:

@@ -50,15 +50,15 @@ def fail(message: str) -> None:
 
 
 @contextmanager
-def wrong_usage() -> Iterator[None]:
-    """End the command with one line and exit status 2 when a `ReposeError` is raised."""
+def wrong_usage(status: int = 2) -> Iterator[None]:
+    """End the command with one line and an exit status when a `ReposeError` is raised."""
     from repose.errors import ReposeError
 
     try:
         yield
     except ReposeError as error:
         fail(str(error))
-        raise typer.Exit(2) from None
+        raise typer.Exit(status) from None
 
 
 def console() -> Any:
@@ -147,25 +147,14 @@ class Progress:
 
 
 class HourlyProgress(Progress):
-    """Progress of work that takes hours, with the rate per hour.
-
-    Args:
-        what: Plural noun of the counted things.
-        quiet: Show nothing.
-    """
+    """Progress of work that takes hours, with the rate per hour."""
 
     def __init__(self, what: str, quiet: bool = False) -> None:
         super().__init__(0, what, quiet)
         self.note = ""
 
     def update(self, done: int, total: int, note: str = "") -> None:
-        """Show the state.
-
-        Args:
-            done: Items finished in this call.
-            total: Items of this call.
-            note: Text at the end of the line.
-        """
+        """Show the finished items and all items of this call, with a note at the end of the line."""
         self.done = self.steps = done
         self.total, self.note = total, note
         if self._bar is not None:

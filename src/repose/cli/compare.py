@@ -42,9 +42,8 @@ def compare(
     from repose.models.checkpoint import shipped_models
 
     if not invariance:
-        raise typer.BadParameter(
-            "choose a comparison; the only one is --invariance.", param_hint="--invariance"
-        )
+        message = "choose a comparison; the only one is --invariance."
+        raise typer.BadParameter(message, param_hint="--invariance")
     datasets = [Dataset(directory) for directory in data]
     relaxers = load_all(model or [name for name in shipped_models() if name != "default"], device)
 

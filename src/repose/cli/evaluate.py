@@ -73,9 +73,8 @@ def evaluate(
         found = _evaluate_paths(relaxers, datasets, split, scales, quiet)
         if out is not None:
             path_report.write_paths(found, out, plots=plots)
-        typer.echo(
-            json.dumps(path_report.to_dict(found)) if as_json else path_report.markdown(found), nl=as_json
-        )
+        shown = json.dumps(path_report.to_dict(found)) if as_json else path_report.markdown(found)
+        typer.echo(shown, nl=as_json)
         return
 
     from repose.evaluation.runner import evaluate as run
@@ -138,10 +137,9 @@ def _count(datasets: Mapping[str, Dataset], split: str) -> int:
 def _named(datasets: Sequence[Dataset]) -> dict[str, Dataset]:
     """Return the datasets by name; equal names are followed by the folder."""
     names = [dataset.info.name for dataset in datasets]
-    pairs = zip(names, datasets, strict=True)
     return {
         name if names.count(name) == 1 else f"{name} ({dataset.directory})": dataset
-        for name, dataset in pairs
+        for name, dataset in zip(names, datasets, strict=True)
     }
 
 

@@ -119,7 +119,7 @@ def _with_files(archive: Archive, folder: Path, url: str) -> tuple[Archive, bool
     """Add the files of an archive, with sizes and checksums from its record.
 
     Returns:
-        The archive, and whether its record could be read.
+        The archive, and True if its record could be read.
 
     Raises:
         DatasetError: The record cannot be read and no file is present.
@@ -188,12 +188,7 @@ def _download(archive: Archive, file: ArchiveFile, folder: Path, quiet: bool) ->
 
 
 def _ask(yes: bool) -> None:
-    """Ask for confirmation.
-
-    Raises:
-        typer.Exit: Status 2: there is no terminal.
-        typer.Abort: The answer is no.
-    """
+    """Ask for confirmation; exit with status 2 if there is no terminal, and abort if the answer is no."""
     if yes:
         return
     if not on_terminal():
@@ -241,8 +236,8 @@ def _list(as_json: bool) -> None:
         return
     table = Table("name", "content", "size", "licence", "record")
     for archive in ARCHIVES.values():
-        sizes = [file.size for file in archive.files]
-        size = _megabytes(sum(s for s in sizes if s)) if sizes and all(sizes) else "-"
+        sizes = [file.size or 0 for file in archive.files]
+        size = _megabytes(sum(sizes)) if sizes and all(sizes) else "-"
         record = f"{archive.record} (by request)" if archive.request else archive.record
         table.add_row(archive.name, archive.title, size, archive.licence or "-", record)
     console().print(table)
@@ -261,13 +256,10 @@ def _notify(message: str) -> None:
 def _failed_import() -> Iterator[None]:
     """End the command with status 1 after an error of network, archive or disk."""
     from repose.data.pairing import describe
-    from repose.errors import ReposeError
 
     try:
-        yield
-    except ReposeError as error:
-        fail(str(error))
-        raise typer.Exit(1) from None
+        with wrong_usage(status=1):
+            yield
     except OSError as error:
         fail(f"{describe(error)}.")
         raise typer.Exit(1) from None

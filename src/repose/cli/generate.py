@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from repose.cli.common import Json, NoDevice, Progress, Quiet, fail, wrong_usage
+from repose.cli.importing import print_faults, to_json
 from repose.cli.settings import Assignments, ConfigFile, read_settings, settings_command
 
 if TYPE_CHECKING:
     from repose.data.candidates import Candidate
     from repose.data.pairing import Refusal
-
-# Refusals that are printed; --json lists all of them.
-PRINTED = 20
 
 Paths = list[Path] | None
 GenerateCommand = settings_command("repose.data.generate.settings:GenerateSettings")
@@ -72,10 +70,8 @@ def generate(
 
     rejected: Counter[str] = Counter()
     refused: list[Refusal] = []
-    options = {
-        "elements": [name.strip() for name in elements.split(",")] if elements else None,
-        "max_atoms": max_atoms,
-    }
+    names = [name.strip() for name in elements.split(",")] if elements else None
+    options = {"elements": names, "max_atoms": max_atoms}
     files = {"parents": parents, "prototypes": prototypes, "exclude": exclude, "volumes": volumes}
     with wrong_usage():
         settings = read_settings(GenerateSettings, config, assignments, options)
@@ -102,20 +98,15 @@ def generate(
         )
         info = write_candidates(out, info, _counted(made, n, quiet))
     if as_json:
-        import json
-
         faults = [{"id": item.id, "reason": item.reason} for item in refused]
         report = {"candidates": str(out), "count": info.count, "rejected": dict(rejected), "refused": faults}
-        typer.echo(json.dumps(report, ensure_ascii=False))
+        typer.echo(to_json(report))
     else:
         if not quiet:
             typer.echo(f"{out}: {info.count} candidates of preset {preset}, seed {seed}")
             thrown = ", ".join(f"{reason} {count}" for reason, count in rejected.most_common())
             typer.echo(f"rejected and replaced: {thrown or 'none'}")
-        for item in refused[:PRINTED]:
-            typer.echo(f"refused: {item.id}: {item.reason}", err=True)
-        if len(refused) > PRINTED:
-            typer.echo(f"refused: {len(refused) - PRINTED} more, see --json", err=True)
+        print_faults("refused", refused, more="see --json")
     if info.count < n:
         fail(f"found only {info.count} of {n} different candidates; give more parents or elements.")
     if refused or info.count < n:

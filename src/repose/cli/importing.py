@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -25,14 +25,7 @@ PRINTED = 20
 
 @dataclass(frozen=True)
 class ImportPlan:
-    """Sources and splits of an import.
-
-    Attributes:
-        sources: Files and folders, with their formats.
-        out: Folder of the dataset.
-        split_by: Value of ``--split-by``.
-        assign: Split of each crystal; None keeps the split of the source.
-    """
+    """Sources and splits of an import; without ``assign`` the split of the source is kept."""
 
     sources: list[Source]
     out: Path
@@ -83,11 +76,7 @@ def run_import(
 ) -> tuple[dict[str, Any], list[Refusal]]:
     """Write the dataset, with the list of refused crystals.
 
-    Args:
-        plan: Sources and splits.
-        info: Description of the dataset; the splits are added.
-        align: See `repose.data.importers.formats.import_sources`.
-        quiet: Show no progress.
+    The splits are added to ``info``. For ``align`` see `repose.data.importers.formats.import_sources`.
 
     Returns:
         The summary of the dataset, and the refused crystals.
@@ -197,9 +186,8 @@ def print_summary(summary: dict[str, Any]) -> None:
     )
 
 
-def print_faults(what: str, faults: Iterable[Any], more: str = "", err: bool = True) -> None:
+def print_faults(what: str, faults: Sequence[Any], more: str = "", err: bool = True) -> None:
     """Print the first faults, each with ``id`` and ``reason``, and the number of the others."""
-    faults = list(faults)
     for fault in faults[:PRINTED]:
         typer.echo(f"{what}: {fault.id}: {fault.reason}", err=err)
     if len(faults) > PRINTED:

@@ -14,11 +14,7 @@ ERRORS = {"coord. Å": "coordinates (Å)", "lattice Å": "lattice (Å)", "match 
 WIDTH = 100
 
 
-def models(
-    device: NoDevice = "auto",
-    quiet: Quiet = False,
-    as_json: Json = False,
-) -> None:
+def models(device: NoDevice = "auto", quiet: Quiet = False, as_json: Json = False) -> None:
     """List the shipped models with their errors, training data and elements.
 
     Example: repose models
@@ -46,12 +42,9 @@ def models(
                 "path": str(directory),
             }
         )
-    if as_json:
+    if as_json or quiet:
         for row in rows:
-            typer.echo(json.dumps(row))
-    elif quiet:
-        for row in rows:
-            typer.echo(row["name"])
+            typer.echo(json.dumps(row) if as_json else row["name"])
     else:
         _print_table(rows)
         _print_groups("Training data", rows, lambda row: row["trained_on"])

@@ -41,11 +41,7 @@ class OutputFiles:
         self._made = make_writable(folder, "--out")
 
     def keep_inputs(self, target: Path, option: str) -> None:
-        """Check that an output is not an input.
-
-        Args:
-            target: Path of the output.
-            option: Option that gives it, for the message.
+        """Check that ``target``, an output given by ``option``, is not an input.
 
         Raises:
             ConfigError: It is an input.
@@ -65,12 +61,7 @@ class OutputFiles:
                     folder.rmdir()
 
     def existing(self, name: str, entry: Entry) -> Path | None:
-        """Return the output of an earlier run for a crystal, or None.
-
-        Args:
-            name: Name of the input relative to the output folder.
-            entry: The crystal as read.
-        """
+        """Return the output of an earlier run for a crystal, or None; for ``name`` see `write`."""
         for uncertain in (False, True):
             target = self._path(name, entry, uncertain)
             if target not in self._streams and target.exists():
@@ -174,12 +165,7 @@ class TrajectoryWriter:
         self._writer.close() if kind is None else self._writer.discard()
 
     def write(self, entry: Entry, result: Relaxation) -> None:
-        """Append the path of one crystal, if it has one.
-
-        Args:
-            entry: The input.
-            result: Its relaxation.
-        """
+        """Append the path of one crystal, if it has one."""
         from repose.io import convert
 
         if result.path is None or result.before is None:
@@ -192,11 +178,7 @@ class TrajectoryWriter:
 
 
 def make_writable(folder: Path, option: str) -> list[Path]:
-    """Create a folder and check that files can be written there.
-
-    Args:
-        folder: The folder; its parents are created too.
-        option: Option that gives it, for the message.
+    """Create a folder given by ``option`` and its parents; check that files can be written there.
 
     Returns:
         The created folders, the deepest first.

@@ -116,12 +116,7 @@ class RelaxTable:
             self.skipped.append(row)
 
     def close(self, out: Path, uncertain: Path) -> None:
-        """Print table, remarks and counts, and write the summary.
-
-        Args:
-            out: Output folder.
-            uncertain: Folder of uncertain predictions.
-        """
+        """Print table, remarks and counts, which name the output folders, and write the summary."""
         if self.order == "uncertainty":
             self.lines.sort(key=_by_uncertainty)
         if self.summary is not None:
@@ -188,7 +183,7 @@ def _line(
     dropped: list[str],
     model: str,
 ) -> dict[str, Any]:
-    """Return the values of `KEYS` for a crystal, and whether its file has several crystals."""
+    """Return the values of `KEYS` for a crystal, and ``many``: its file has several crystals."""
     formula, count = _describe(entry.crystal)
     predicted = result if result is not None and status != "refused" and result.after is not None else None
     return {

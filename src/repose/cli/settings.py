@@ -91,7 +91,7 @@ def setting_rows(kind: type[Settings], prefix: str = "", nested: bool = True) ->
 def settings_command(kind: str, renamed: Mapping[str, str] | None = None) -> type[TyperCommand]:
     """Return the class of a command whose help ends in a table of its settings.
 
-    The settings are imported when the help is asked for. An option that is the name of a setting is refused
+    The settings are imported when the help is printed. An option that is the name of a setting is refused
     with a message that names ``--set``.
 
     Args:

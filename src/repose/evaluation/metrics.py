@@ -160,7 +160,7 @@ def matches(batch: CrystalBatch, predicted: Geometry, target: Geometry) -> np.nd
     Much slower than the other metrics: tens of milliseconds per crystal. Arguments are those of `errors`.
 
     Returns:
-        ``(S,)`` bool; False also for predictions that the matcher refuses.
+        ``(S,)`` bool; False also for predictions that the matcher rejects.
     """
     from pymatgen.core import Structure
     from pymatgen.core.structure_matcher import StructureMatcher

@@ -113,9 +113,8 @@ def examples(
     counts = batch.counts.tolist()
     atoms = zip(*(t.split(counts) for t in (batch.numbers, predicted.positions, near)), strict=True)
     found = {}
-    for index, ((numbers, positions, final), bonds) in enumerate(
-        zip(atoms, relaxed.bond_uncertainty, strict=True)
-    ):
+    with_bonds = zip(atoms, relaxed.bond_uncertainty, strict=True)
+    for index, ((numbers, positions, final), bonds) in enumerate(with_bonds):
         if len(numbers) > DRAWN_ATOMS or not finite[index] or not len(bonds.length):
             continue
         bonds = _shortest(bonds, len(numbers))
