@@ -21,9 +21,9 @@ BLOCK = 16_384
 class Served:
     """A file of the server, and its errors.
 
-    `cuts`: number of bytes after which the connection ends, for each response in turn; None or no entry: never.
-    `stall`: do not close it, but send nothing until `released`. `early`: a range begins this many bytes before
-    the requested offset. `chunked`: send no length. `status`: respond with this error, or with a redirection
+    `cuts`: number of bytes after which the connection ends, for each response in turn (None: never). `stall`:
+    do not close it, but send nothing until `released`. `early`: a range begins this many bytes before the
+    requested offset. `chunked`: send no length. `status`: respond with this error, or with a redirection
     if `headers` hold a Location.
     """
 

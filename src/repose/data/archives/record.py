@@ -59,14 +59,9 @@ def complete_from_record(
     if missing or not wanted:
         found = ", ".join(named) or "nothing"
         raise DatasetError(f"{archive.record} lists no {', '.join(missing) or 'archive'}; it lists {found}.")
+    published = ("url", "size", "checksum")
     files = tuple(
-        replace(
-            file,
-            **{
-                key: getattr(file, key) or getattr(named[file.name], key)
-                for key in ("url", "size", "checksum")
-            },
-        )
+        replace(file, **{key: getattr(file, key) or getattr(named[file.name], key) for key in published})
         for file in wanted
     )
     return replace(archive, files=files, licence=archive.licence or licence)

@@ -37,9 +37,6 @@ def import_ase_db(path: Path, *, align: bool = True) -> Iterator[Pair | Refusal]
         path: The database.
         align: Remove a rigid rotation of relaxed crystals; see `repose.data.pairing.states_to_pair`.
 
-    Yields:
-        One pair per crystal, or a refusal.
-
     Raises:
         DatasetError: It is not a database, or no row has the key ``pair``.
     """
@@ -106,9 +103,6 @@ def import_pymatgen_json(path: Path, *, align: bool = True) -> Iterator[Pair | R
     Args:
         path: ``.json``, ``.json.gz``, ``.jsonl`` or ``.jsonl.gz``.
         align: Remove a rigid rotation of relaxed crystals; see `repose.data.pairing.states_to_pair`.
-
-    Yields:
-        One pair per entry, or a refusal.
 
     Raises:
         DatasetError: The file cannot be read, or is not of this form.

@@ -145,24 +145,17 @@ def _with_split(pair: Pair, assign: Callable[[Pair], str] | None) -> Pair | Refu
 
 
 def import_source(source: Source, *, align: bool = True) -> Iterator[Pair | Refusal]:
-    """Import one source.
-
-    Yields:
-        Pairs with the split of the source, or an empty one; and refusals.
-    """
+    """Yield pairs, with the split of the source or an empty one, and refusals."""
     path = source.path
+    importers = {
+        "extxyz": lambda: import_extxyz(path),
+        "vasprun": lambda: import_vasprun(path, source.name),
+        "ase-traj": lambda: import_ase_traj(path),
+        "cif-pairs": lambda: import_cif_pairs(path, align=align),
+        "ase-db": lambda: import_ase_db(path, align=align),
+        "pymatgen-json": lambda: import_pymatgen_json(path, align=align),
+    }
     try:
-        if source.format == "extxyz":
-            yield from import_extxyz(path)
-        elif source.format == "vasprun":
-            yield from import_vasprun(path, source.name)
-        elif source.format == "ase-traj":
-            yield from import_ase_traj(path)
-        elif source.format == "cif-pairs":
-            yield from import_cif_pairs(path, align=align)
-        elif source.format == "ase-db":
-            yield from import_ase_db(path, align=align)
-        else:
-            yield from import_pymatgen_json(path, align=align)
+        yield from importers[source.format]()
     except ReposeError as error:
         yield Refusal(path.name, str(error))

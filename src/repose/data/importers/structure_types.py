@@ -8,7 +8,7 @@ Cells hold lattice vectors as ROWS in A: ``cartesian = fractional @ cell``.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -128,13 +128,9 @@ def fingerprint(sites: Sites) -> tuple[str, int, tuple[tuple[int, ...], ...]]:
         for z in np.unique(sites.numbers)
     ]
     counts = sorted(sum(size) for size in sizes)
-    formula = "".join(f"{_letter(k)}{count if count > 1 else ''}" for k, count in enumerate(counts))
+    letters = [chr(ord("A") + k % 26) + "'" * (k // 26) for k in range(len(counts))]
+    formula = "".join(f"{letter}{n if n > 1 else ''}" for letter, n in zip(letters, counts, strict=True))
     return formula, group.number, tuple(sorted(sizes))
-
-
-def _letter(k: int) -> str:
-    """Return A to Z, then A', B', ..."""
-    return chr(ord("A") + k % 26) + "'" * (k // 26)
 
 
 def reduced(sites: Sites) -> Sites:
@@ -165,14 +161,15 @@ def _misfits(reference: Sites, fractional: np.ndarray, cells: np.ndarray) -> np.
     return np.sqrt((moved**2).sum(axis=2).mean(axis=1) + (strain**2).sum(axis=1))
 
 
-def best_mapping(reference: Sites, other: Sites) -> Mapping | None:
-    """Return the mapping of the second crystal onto the first with the least misfit, or None."""
-    best: Mapping | None = None
-    for found in mappings(reference, other, SAME_TYPE):
-        if best is None or found.misfit < best.misfit:
-            best = found
-        if best.misfit < GOOD_MISFIT:
-            break
+def best_mapping(references: Sequence[Sites], other: Sites) -> tuple[int, Mapping] | None:
+    """Return the mapping of a crystal with the least misfit, after the index of its reference; or None."""
+    best: tuple[int, Mapping] | None = None
+    for index, reference in enumerate(references):
+        for found in mappings(reference, other, SAME_TYPE):
+            if best is None or found.misfit < best[1].misfit:
+                best = index, found
+            if best[1].misfit < GOOD_MISFIT:
+                return best
     return best
 
 

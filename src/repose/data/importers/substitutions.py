@@ -17,7 +17,6 @@ import numpy as np
 from repose.crystal.symmetry import polar
 from repose.data.dataset import SPLITS, Pair
 from repose.data.importers.structure_types import (
-    GOOD_MISFIT,
     SAME_SITES,
     Mapping,
     Sites,
@@ -179,10 +178,8 @@ class StructureType:
         indices = np.flatnonzero(possible & (splits == TRAIN))
         if len(indices) == 0:
             indices = np.flatnonzero(possible & (splits == splits[target]))
-        if rng is None:
-            indices = indices[np.argsort(score.min(axis=1)[indices], kind="stable")]
-        else:
-            indices = rng.permutation(indices)
+        nearest = np.argsort(score.min(axis=1)[indices], kind="stable")
+        indices = indices[nearest] if rng is None else rng.permutation(indices)
         return [(int(parent), exchanges[best[parent]]) for parent in indices[:count]]
 
 
@@ -201,22 +198,17 @@ def _add(
     """
     sites = _sites(crystal)
     formula, number, orbits = fingerprint(sites)
-    known_types = types.setdefault((formula, number, orbits), [])
-    mapping, structure_type = None, None
-    for known in known_types:
-        found = best_mapping(known.reference, sites)
-        if found is not None and (mapping is None or found.misfit < mapping.misfit):
-            mapping, structure_type = found, known
-            if found.misfit < GOOD_MISFIT:
-                break
-    if mapping is None or structure_type is None:
-        name = f"{formula}_{number}_{counts[formula, number] + 1}"
-        structure_type = StructureType(name, reduced(sites))
-        mapping = best_mapping(structure_type.reference, sites)
-        if mapping is None:
+    known = types.setdefault((formula, number, orbits), [])
+    best = best_mapping([structure_type.reference for structure_type in known], sites)
+    if best is None:
+        reference = reduced(sites)
+        best = best_mapping([reference], sites)
+        if best is None:
             raise InvalidCrystalError("it cannot be mapped onto itself: its cell is too distorted.")
         counts[formula, number] += 1
-        known_types.append(structure_type)
+        known.append(StructureType(f"{formula}_{number}_{counts[formula, number]}", reference))
+        best = len(known) - 1, best[1]
+    structure_type, mapping = known[best[0]], best[1]
     structure_type.members.append(Member(crystal, mapping, mapping.apply(sites)))
     return structure_type, len(structure_type.members) - 1
 

@@ -96,13 +96,7 @@ def import_ase_traj(path: Path) -> Iterator[Pair | Refusal]:
 
     The first frame is the input, the last the relaxed structure; the file does not record whether the
     optimizer converged. Energy, forces and stress are the results of the calculator; forces on constrained
-    atoms are kept.
-
-    Args:
-        path: ``.traj``; its stem is the id.
-
-    Yields:
-        One pair with its path, or a refusal.
+    atoms are kept. The stem of the file is the id.
     """
     yield attempt(file_stem(path), _read_traj, path)
 

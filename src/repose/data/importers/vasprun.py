@@ -67,9 +67,6 @@ def import_vasprun(path: Path, name: str = "") -> Iterator[Pair | Refusal]:
     Args:
         path: ``vasprun.xml`` or ``vasprun.xml.gz``.
         name: Its id; if empty, see `run_name`.
-
-    Yields:
-        One pair with its path, or a refusal.
     """
     name = name or run_name(path)
     yield attempt(name, _pair, path, name)
