@@ -89,20 +89,10 @@ def write_cif(
     lines = [f"data_{block}", f"_chemical_formula_sum '{formula}'", "_cell_formula_units_Z 1"]
     tags = ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma")
     lines += [f"_cell_{tag} {value:.10f}" for tag, value in zip(tags, cell_to_cellpar(cell), strict=True)]
-    lines += [
-        "_space_group_name_H-M_alt 'P 1'",
-        "_space_group_IT_number 1",
-        "loop_",
-        "_space_group_symop_operation_xyz",
-        "'x, y, z'",
-        "loop_",
-        "_atom_site_label",
-        "_atom_site_type_symbol",
-        "_atom_site_fract_x",
-        "_atom_site_fract_y",
-        "_atom_site_fract_z",
-        "_atom_site_occupancy",
-    ]
+    lines += ["_space_group_name_H-M_alt 'P 1'", "_space_group_IT_number 1"]
+    lines += ["loop_", "_space_group_symop_operation_xyz", "'x, y, z'"]
+    columns = ("label", "type_symbol", "fract_x", "fract_y", "fract_z", "occupancy")
+    lines += ["loop_", *(f"_atom_site_{column}" for column in columns)]
     if labels is None or not _valid_labels(labels, len(symbols)):
         labels = _numbered(symbols)
     for label, symbol, (x, y, z) in zip(labels, symbols, fractional, strict=True):
@@ -130,11 +120,7 @@ def _numbered(symbols: Sequence[str]) -> list[str]:
 
 
 def _to_atoms(block: Block) -> Atoms:
-    """Crystal of a block.
-
-    Raises:
-        InvalidCrystalError: The block has no crystal, or is inconsistent.
-    """
+    """Crystal of a block; raises InvalidCrystalError if there is none, or if it is inconsistent."""
     from ase import Atoms
 
     cell = _cell(block)

@@ -1,7 +1,7 @@
 """Symmetry operations of a CIF block, listed or named by its tags.
 
 Unknown tags of symmetry are refused: ignoring them would give a crystal with missing atoms. Operations must
-form a group that fits the cell. If a name or number stands for another group, this is stored in
+form a group that fits the cell. If a name or number is that of another group, this is stored in
 `Symmetry.contradiction` and resolved with the atoms by `repose.io.cif_checks`.
 """
 
@@ -220,7 +220,7 @@ def _named(block: Block, tag: str) -> list[_Named]:
 
 
 def _contradiction(listed: Operations, named: list[_Named], cell: NDArray[Any]) -> Contradiction | None:
-    """Contradiction of the first name that stands for another group than the operations."""
+    """Contradiction of the first name that is not that of the group of the operations."""
     rotations, translations = listed
     if not named:
         return None
@@ -234,7 +234,8 @@ def _contradiction(listed: Operations, named: list[_Named], cell: NDArray[Any]) 
             order = len(name.hall[0])
         else:
             numbers = frozenset(group.number for group in name.settings)
-            order = space_groups.order_of(name.settings) or space_groups.order(name.value)
+            order = len(list(name.settings[0].operations())) if name.settings else 0
+            order = order or space_groups.order(name.value)
         if name.known:
             wrong = found not in numbers if found and 0 not in numbers else order != len(rotations)
             wrong = wrong or bool(name.choice and choice and name.choice in "12" and name.choice != choice)

@@ -39,10 +39,7 @@ class Comment:
 
 
 def parse_comment(line: str) -> Comment:
-    """Parse a comment line.
-
-    Args:
-        line: The line without its end.
+    """Parse a comment line without its end.
 
     Raises:
         InvalidCrystalError: The lattice or the periodic directions are malformed.

@@ -161,11 +161,7 @@ def formula(numbers: Sequence[int] | NDArray[Any]) -> str:
 
 
 def formula_of(structure: object) -> str:
-    """Chemical formula of a structure, not reduced, metals first; empty for other objects.
-
-    Args:
-        structure: Any object; sites of a pymatgen Structure may be disordered.
-    """
+    """Chemical formula of a structure, ordered or not, not reduced, metals first; empty for other objects."""
     if is_atoms(structure):
         return formula(structure.numbers)  # type: ignore[attr-defined]
     if not is_structure(structure):

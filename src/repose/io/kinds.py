@@ -30,7 +30,7 @@ def to_jsonable(value: Any) -> Any:
     """Convert a value for JSON: numpy and objects with ``as_dict`` become lists, numbers, dictionaries.
 
     Raises:
-        TypeError: The value has no form in JSON.
+        TypeError: JSON cannot represent the value.
     """
     if isinstance(value, np.generic | np.ndarray):  # np.float64 is also a float
         return to_jsonable(value.tolist())
@@ -48,5 +48,5 @@ def to_jsonable(value: Any) -> Any:
 
 
 def _is(structure: object, module: str, name: str) -> bool:
-    # No instance exists of a class whose module was not imported.
+    # A class whose module is not imported has no instances.
     return isinstance(structure, getattr(sys.modules.get(module), name, ()))

@@ -135,11 +135,7 @@ def _species(lines: list[str]) -> tuple[list[str], int]:
             raise InvalidCrystalError(f"it cannot be read as poscar: {name[:40]!r} names no element.")
         symbols.append(symbol)
     while len(counts) < len(names) and row < len(lines):
-        found = []
-        for word in split_words(lines[row]):
-            if not word.isdecimal():
-                break
-            found.append(int(word))
+        found = [int(word) for word in takewhile(str.isdecimal, split_words(lines[row]))]
         if not found:
             break
         counts += found
@@ -147,7 +143,7 @@ def _species(lines: list[str]) -> tuple[list[str], int]:
     if len(counts) != len(names):
         raise InvalidCrystalError(
             f"it cannot be read as poscar: it names {len(names)} elements ({' '.join(names)[:60]}), but "
-            f"gives {len(counts)} counts; expected one count an element."
+            f"gives {len(counts)} counts; expected one count per element."
         )
     if sum(counts) > len(lines):
         raise InvalidCrystalError(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -31,11 +30,8 @@ _CHOICES = {
     "1": "1", "2": "2", "h": "H", "r": "R", "s": "1", "z": "2", "hr": "H", "rs": "R", "o1": "1", "o2": "2",
 }  # fmt: skip
 _WORDS = {
-    r"origin\s*(choice)?\s*1": "1",
-    r"origin\s*(choice)?\s*2": "2",
-    r"hexagonal": "H",
-    r"rhombohedral": "R",
-}
+    r"origin\s*(choice)?\s*1": "1", r"origin\s*(choice)?\s*2": "2", r"hexagonal": "H", r"rhombohedral": "R",
+}  # fmt: skip
 
 
 def find(name: str) -> tuple[list[Any], str]:
@@ -151,11 +147,6 @@ def order(name: str) -> int:
     if len(point) == 3 and point.count("1") == 2:
         point = [w for w in point if w != "1"]
     return _CENTRINGS[words[0].upper()] * _ORDERS.get("".join(point), 0)
-
-
-def order_of(groups: Sequence[Any]) -> int:
-    """Number of operations of the first of these settings; 0 without one."""
-    return len(list(groups[0].operations())) if groups else 0
 
 
 def _squeezed(name: str) -> str:

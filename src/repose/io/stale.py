@@ -36,9 +36,7 @@ def is_stale(name: object, value: object = None) -> bool:
     moments and charges (``final_magmom``, ``dft_charges``). Settings (``energy_cutoff``) and logical values
     (``has_forces``) are not results.
 
-    Args:
-        name: Key of ``info``, of an array or of a property.
-        value: Its value.
+    ``name`` is a key of ``info``, of an array or of a property.
     """
     if isinstance(value, bool | np.bool_) or not isinstance(name, str):
         return False
@@ -70,11 +68,7 @@ def stale_labels(structure: Any) -> list[str]:
 
 
 def remove_stale(structure: Any) -> None:
-    """Remove the results that `stale_labels` names, in place.
-
-    Args:
-        structure: `ase.Atoms` or a pymatgen Structure.
-    """
+    """Remove the results that `stale_labels` names, in place."""
     if is_atoms(structure):
         structure.calc = None
         tables = [structure.info, structure.arrays]

@@ -22,9 +22,6 @@ def decode(data: bytes) -> str:
     """Decode a text file and normalise line ends to line feeds.
 
     The encoding is that of the byte order mark, else UTF-8, else Latin-1, in which every byte is valid.
-
-    Args:
-        data: The whole file, unpacked.
     """
     for mark, name in _BYTE_ORDER_MARKS:
         if data.startswith(mark):
@@ -40,11 +37,7 @@ def decode(data: bytes) -> str:
 
 
 def guess_format(text: str) -> str | None:
-    """Format of a text by its content: ``"poscar"``, ``"extxyz"``, ``"cif"`` or ``"json"``; None if unclear.
-
-    Args:
-        text: The whole file as `decode` returns it.
-    """
+    """Format of a text: ``"poscar"``, ``"extxyz"``, ``"cif"`` or ``"json"``; None if it is not clear."""
     lines = text.split("\n")
     if _is_poscar(lines):
         return "poscar"

@@ -47,11 +47,7 @@ def write(crystal: Any, path: str | Path, format: Format) -> list[str]:
 
 
 class ExtxyzWriter:
-    """Writer of many crystals into one extended XYZ file, which is created on closing.
-
-    Args:
-        path: Output file; replaced if it exists.
-    """
+    """Writer of many crystals into one extended XYZ file, which is created or replaced on closing."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -59,13 +55,7 @@ class ExtxyzWriter:
         self._stream = self._temporary.open("w", encoding="utf-8", newline="\n")
 
     def append(self, crystal: Any) -> list[str]:
-        """Add one crystal.
-
-        Args:
-            crystal: `ase.Atoms` or a pymatgen Structure.
-
-        Returns:
-            Names of the dropped data.
+        """Add `ase.Atoms` or a pymatgen Structure, and return the names of the dropped data.
 
         Raises:
             InvalidCrystalError: A Structure is disordered; nothing is added.
@@ -101,9 +91,8 @@ def _rendered(crystal: Any, format: Format, name: str) -> tuple[str, list[str]]:
     cell = atoms.cell.array
     if format == "poscar":
         dropped += _dropped(atoms, ())
-        return write_poscar(atoms.numbers.tolist(), atoms.positions, cell, fixed), list(
-            dict.fromkeys(dropped)
-        )
+        text = write_poscar(atoms.numbers.tolist(), atoms.positions, cell, fixed)
+        return text, list(dict.fromkeys(dropped))
     labels = _cif_labels(atoms)
     dropped += _dropped(atoms, ("labels",) if labels else ())
     if fixed.any():
