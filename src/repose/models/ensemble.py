@@ -37,11 +37,8 @@ class Ensemble(Network[Any]):
         if any(not torch.equal(own, volumes[0]) for own in volumes):
             raise ModelError("an ensemble needs members with equal atomic volumes; got different ones.")
         super().__init__(members[0].settings)
-        self.family = members[0].family  # type: ignore[misc]
-        self.settings_type = members[0].settings_type  # type: ignore[misc]
-        self.plain_edge_bytes = members[0].plain_edge_bytes  # type: ignore[misc]
-        self.differentiates = members[0].differentiates  # type: ignore[misc]
-        self.double_geometry = members[0].double_geometry
+        for name in ("family", "settings_type", "plain_edge_bytes", "differentiates", "double_geometry"):
+            setattr(self, name, getattr(members[0], name))
         self.members = nn.ModuleList(members)
         self.accelerated = False
 

@@ -18,13 +18,7 @@ VACUUM = 8.0  # A
 def initial_structure(
     batch: CrystalBatch, settings: NetworkSettings, atomic_volumes: Tensor
 ) -> tuple[CrystalBatch, PeriodicGraph]:
-    """Return the starting geometry and its graph; see `repose.models.network.Network.prepare`.
-
-    Args:
-        batch: Input crystals.
-        settings: Settings of the network: ``start`` and ``graph``.
-        atomic_volumes: A^3 per atom by atomic number, zero where unknown.
-    """
+    """Starting geometry by the settings ``start`` and ``graph``, and its graph; see `rescale_volume`."""
     if settings.start == "rescaled":
         batch = rescale_volume(batch, atomic_volumes)
     return batch, build_graph(batch, settings.graph)
@@ -32,9 +26,6 @@ def initial_structure(
 
 def wrap_far_atoms(batch: CrystalBatch) -> tuple[CrystalBatch, Tensor]:
     """Wrap atoms that are more than one cell outside of theirs, to keep digits in single precision.
-
-    Args:
-        batch: Input crystals.
 
     Returns:
         The crystals, and the cell shifts that were subtracted, ``(N, 3)``; 0 for atoms left in place.
@@ -48,13 +39,8 @@ def wrap_far_atoms(batch: CrystalBatch) -> tuple[CrystalBatch, Tensor]:
 
 def build_graph(batch: CrystalBatch, settings: GraphSettings) -> PeriodicGraph:
     """Return the neighbour graph of a batch; see `repose.crystal.graph.periodic_graph`."""
-    return periodic_graph(
-        batch,
-        settings.cutoff,
-        settings.max_neighbours,
-        ties=settings.ties,
-        self_images=settings.self_images,
-    )
+    s = settings
+    return periodic_graph(batch, s.cutoff, s.max_neighbours, ties=s.ties, self_images=s.self_images)
 
 
 def rescale_volume(batch: CrystalBatch, atomic_volumes: Tensor) -> CrystalBatch:

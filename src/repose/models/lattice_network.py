@@ -22,7 +22,7 @@ from repose.nn.element_embedding import ElementEmbedding
 from repose.nn.equivariant import mlp
 from repose.nn.kernels.fused import compiles
 from repose.nn.lattice_nodes import EdgesToLattice, LatticeUpdate, LatticeView
-from repose.nn.messages import EdgeGeometry, Message
+from repose.nn.messages import EdgeGeometry
 from repose.nn.ops import safe_norm, segment_mean, unit
 from repose.nn.radial import GaussianBasis
 
@@ -79,9 +79,6 @@ class LatticeNetwork(Network[S]):
 
     ``start="rescaled"`` scales the input to the volume predicted from its composition, fitted on the training
     split.
-
-    Args:
-        settings: Hyperparameters.
     """
 
     layer_type: ClassVar[type[RefinementLayer]]
@@ -114,22 +111,9 @@ class LatticeNetwork(Network[S]):
         """Starting geometry and its graph; see `Network.prepare`."""
         return initial_structure(batch, self.settings, self.atomic_volumes)
 
-    def accelerate(self, compiled: bool) -> None:
-        """Tabulate all filters of edges; see `Network.accelerate`."""
-        sample = next(self.parameters())
-        compiled = compiled and compiles(self.settings.features, self.gate_inputs, sample)
-        for module in self.modules():
-            if isinstance(module, Message | EdgesToLattice) and module.table is None:
-                module.tabulate(self.basis)
-            if isinstance(module, Message):
-                module.compiled = compiled
-
-    def compile_training(self) -> None:
-        """See `Network.compile_training`."""
-        if compiles(self.settings.features, self.gate_inputs, next(self.parameters())):
-            for module in self.modules():
-                if isinstance(module, Message):
-                    module.compiled = True
+    def compiles(self) -> bool:
+        """See `Network.compiles`."""
+        return compiles(self.settings.features, self.gate_inputs, next(self.parameters()))
 
     def forward(self, batch: CrystalBatch, graph: PeriodicGraph) -> Prediction:
         """Refine the geometry layer by layer; see `Network.forward`."""

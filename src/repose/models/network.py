@@ -8,7 +8,7 @@ The contract of a family, a folder ``models/NAME/`` that needs no edit elsewhere
 4. ``forward(batch, graph)``: a `Prediction`, whose last geometry is the relaxed crystal.
 5. The prediction is equivariant under rotation, translation and the order of atoms (`repose.testing`).
 6. Crystals of a batch do not influence each other.
-7. Optional: ``solve_positions``, ``readout_forces``, ``accelerate``, ``compile_training``.
+7. Optional: ``solve_positions``, ``readout_forces``, ``compiles`` (with `Tabulated` modules).
 8. It imports from ``crystal``, ``nn`` and ``models``, never from another family, data or training.
 """
 
@@ -25,6 +25,8 @@ from repose.crystal.batch import CrystalBatch
 from repose.crystal.graph import PeriodicGraph
 from repose.models.prediction import Geometry, Motion, Prediction, is_valid
 from repose.models.uncertainty.out_of_distribution import MahalanobisDistance
+from repose.nn.kernels.radial_tables import Tabulated
+from repose.nn.radial import GaussianBasis
 
 S = TypeVar("S", bound=NetworkSettings)
 
@@ -54,6 +56,7 @@ class Network(nn.Module, ABC, Generic[S]):
     plain_edge_bytes: int = 50
 
     settings: S
+    basis: GaussianBasis  # of families with `Tabulated` modules
 
     def __init__(self, settings: S) -> None:
         super().__init__()
@@ -72,14 +75,7 @@ class Network(nn.Module, ABC, Generic[S]):
 
     @abstractmethod
     def prepare(self, batch: CrystalBatch) -> tuple[CrystalBatch, PeriodicGraph]:
-        """Return the starting geometry and its neighbour graph, both without gradients.
-
-        Args:
-            batch: Input crystals.
-
-        Returns:
-            Arguments of `forward`.
-        """
+        """Return the starting geometry and its neighbour graph, the arguments of `forward`."""
 
     def prepare_again(self, batch: CrystalBatch, found: Geometry) -> tuple[CrystalBatch, PeriodicGraph]:
         """Return the arguments of `forward` for another pass, on the geometry predicted before.
@@ -144,13 +140,27 @@ class Network(nn.Module, ABC, Generic[S]):
             return None
         return 1 + int(rest.partition(".")[0]) if first == "layers" else 0
 
+    def compiles(self) -> bool:
+        """Return whether the kernels of the family, if any, can be compiled here; compiles them."""
+        return False
+
     def accelerate(self, compiled: bool) -> None:
-        """Switch to fused operators for inference, if the family has any; weights must not change afterwards.
+        """Tabulate all radial filters for inference; weights must not change afterwards.
 
         Args:
             compiled: Also compile kernels with `torch.compile`, which takes some ten seconds once.
         """
-        del compiled
+        compiled = compiled and self.compiles()
+        for module in self._tabulated():
+            if module.table is None:
+                module.tabulate(self.basis)
+            module.compiled = compiled
 
     def compile_training(self) -> None:
         """Compile kernels for training, where the family has any; results are the same."""
+        if self.compiles():
+            for module in self._tabulated():
+                module.compiled = True
+
+    def _tabulated(self) -> list[Tabulated]:
+        return [module for module in self.modules() if isinstance(module, Tabulated)]

@@ -111,12 +111,7 @@ class Motion(NamedTuple):
 
 
 def is_valid(batch: CrystalBatch, found: Geometry) -> Tensor:
-    """Return which predictions are finite with a volume ratio below `MAX_VOLUME_RATIO`, ``(S,)`` bool.
-
-    Args:
-        batch: Input, N atoms in S crystals.
-        found: Predicted geometry.
-    """
+    """Return which predictions are finite with a volume ratio below `MAX_VOLUME_RATIO`, ``(S,)`` bool."""
     ratio = volume(found.cells) / volume(batch.cells)
     not_finite = (~torch.isfinite(found.positions).all(-1)).to(ratio)  # (N,)
     return (

@@ -28,11 +28,7 @@ def mlp(n_in: int, n_hidden: int, n_out: int) -> nn.Sequential:
 
 
 class SelfUpdate(nn.Module):
-    """Gated mixing of a node's own scalars and vectors (E3Relax, equations 3-4 and 11-12).
-
-    Args:
-        features: Width F.
-    """
+    """Gated mixing of a node's own scalars and vectors (E3Relax, equations 3-4 and 11-12)."""
 
     def __init__(self, features: int) -> None:
         super().__init__()

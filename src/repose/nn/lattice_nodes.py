@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from repose.nn.equivariant import SelfUpdate, mlp
-from repose.nn.kernels.radial_tables import SplineTable
+from repose.nn.kernels.radial_tables import SplineTable, Tabulated
 from repose.nn.messages import EdgeGeometry
 from repose.nn.ops import segment_mean, segment_sum, unit
 from repose.nn.radial import GaussianBasis
@@ -66,7 +66,7 @@ class LatticeUpdate(nn.Module):
             y: Scalars of lattice nodes, ``(S, 3, F)``.
             w: Vectors of lattice nodes, ``(S, 3, 3, F)``.
             system_index: Crystal of every atom, ``(N,)``.
-            edges: What `EdgesToLattice` gives, if the network has it.
+            edges: Outputs of `EdgesToLattice`, if the network has it.
 
         Returns:
             New ``y``, new ``w``, and the change of the lattice vectors as rows in A, ``(S, 3, 3)``.
@@ -147,11 +147,11 @@ class AxisMixing(nn.Module):
         return weights[0] * torch.eye(3).to(weights) + weights[1] / 3
 
 
-class EdgesToLattice(nn.Module):
+class EdgesToLattice(Tabulated):
     """Messages from edges to lattice nodes (ours).
 
     At a site with inversion symmetry the vectors of an atom vanish and its scalars depend on distances only:
-    atoms cannot send the direction of a strained bond to the lattice nodes. As in the virial, every edge
+    messages of atoms do not contain the direction of a strained bond. As in the virial, every edge
     contributes its direction u: with weights s_k from its length and its two atoms, T_k is the mean over
     atoms of sum_j s_k u u. Lattice node c receives the vector T_k l_c and the scalar l_c T_k l_c, with l_c of
     unit length.
@@ -167,25 +167,21 @@ class EdgesToLattice(nn.Module):
         self.receiver = nn.Linear(features, channels)
         self.sender = nn.Linear(features, channels)
         self.radial = nn.Linear(n_basis, channels, bias=False)
-        self.table: SplineTable | None = None
 
     def tabulate(self, radial: GaussianBasis) -> None:
-        """Read the radial factors from a table, except in training."""
+        """See `Tabulated.tabulate`."""
         self.table = SplineTable(self.radial, radial)
 
     def forward(
         self, x: Tensor, edges: EdgeGeometry, cells: Tensor, system_index: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Reduce all edges of every crystal.
+        """Scalars ``(S, 3, K)`` and vectors ``(S, 3, 3, K)`` for the lattice nodes.
 
         Args:
             x: Scalars of atoms, ``(N, F)``.
             edges: The edges.
             cells: Lattice vectors as rows in A, ``(S, 3, 3)``.
             system_index: Crystal of every atom, ``(N,)``.
-
-        Returns:
-            Scalars ``(S, 3, K)`` and vectors ``(S, 3, 3, K)`` for the lattice nodes.
         """
         along = unit(cells)
         t = torch.einsum("sce,sedk->scdk", along, self.tensors(x, edges, len(cells), system_index))
@@ -253,19 +249,7 @@ class LatticeToAtoms(nn.Module):
     def forward(
         self, x: Tensor, v: Tensor, y: Tensor, w: Tensor, view: LatticeView, system_index: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Update the atoms.
-
-        Args:
-            x: Scalars of atoms, ``(N, F)``.
-            v: Vectors of atoms, ``(N, 3, F)``.
-            y: Scalars of lattice nodes, ``(S, 3, F)``.
-            w: Vectors of lattice nodes, ``(S, 3, 3, F)``.
-            view: Lattice vectors relative to the atoms.
-            system_index: Crystal of every atom, ``(N,)``.
-
-        Returns:
-            New ``x`` and ``v``.
-        """
+        """Return new ``x`` and ``v`` of the atoms; arguments as for `LatticeUpdate.forward`."""
         # Each module takes all axes that share its weights at once and averages over them.
         n = len(self.axes)
         groups = zip(self.axes, y.chunk(n, dim=1), w.chunk(n, dim=1), view.split(n), strict=True)

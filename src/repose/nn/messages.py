@@ -13,7 +13,7 @@ from repose.crystal.graph import PeriodicGraph, edge_vectors
 from repose.nn.equivariant import mlp
 from repose.nn.kernels.fused import GateInputs, Summands, in_blocks, in_rows
 from repose.nn.kernels.fused_training import summed
-from repose.nn.kernels.radial_tables import Place, SplineTable, place
+from repose.nn.kernels.radial_tables import Place, SplineTable, Tabulated, place
 from repose.nn.ops import safe_norm, segment_mean, segment_sum, unit
 from repose.nn.radial import GaussianBasis
 
@@ -61,7 +61,7 @@ class EdgeGeometry:
         return place(self.distance, self.radial)
 
 
-class Message(nn.Module):
+class Message(Tabulated):
     """Message passing of E3Relax (equations 1 and 2) and, with a gate on the filters, of E3Relax-H2.
 
     Scalars are scaled by 1/sqrt(3), vectors by 1/sqrt(F); sums over neighbours are not normalised.
@@ -76,11 +76,9 @@ class Message(nn.Module):
         self.features = features
         self.phi = mlp(features, features, 3 * features)  # φ_h, φ_u, φ_v side by side
         self.gamma = nn.Linear(n_basis, 3 * features)  # γ_h, γ_u, γ_v side by side
-        self.table: SplineTable | None = None
-        self.compiled = False
 
     def tabulate(self, radial: GaussianBasis) -> None:
-        """Read filters from a table, except in training; sum in blocks or in a compiled kernel."""
+        """See `Tabulated.tabulate`; messages are then summed in blocks or in a compiled kernel."""
         self.table = SplineTable(self.gamma, radial, 1 / math.sqrt(3))
 
     def forward(
@@ -91,7 +89,7 @@ class Message(nn.Module):
         gate: AngularGate | None = None,
         extra: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Sum the messages of all neighbours.
+        """Sums of messages over neighbours, ``(N, F)`` and ``(N, 3, F)``.
 
         Args:
             x: Scalars of atoms, ``(N, F)``.
@@ -99,9 +97,6 @@ class Message(nn.Module):
             edges: The edges.
             gate: Factor on the filter of every edge.
             extra: Added to the filter of every edge, ``(E, 3F)``.
-
-        Returns:
-            Sums m ``(N, F)`` and ``(N, 3, F)``.
         """
         graph, s = edges.graph, self.phi(x)
         if self.table is not None and not self.training and extra is None:
@@ -136,10 +131,10 @@ class AngularGate(nn.Module):
     gate is 1 + tanh(SiLU(W [u_ij . n_i, q_0 ... q_lmax])), q_l the mean over m of Y_lm(u_ij) Y_lm(n_i), and
     these layer-normalised.
 
-    Two differences from the paper. By the addition theorem q_l is the Legendre polynomial P_l(u_ij . n_i), so
-    spherical harmonics are not needed; results are equal. And n_i is the mean m divided by
+    This differs from the paper in two points. By the addition theorem q_l is the Legendre polynomial
+    P_l(u_ij . n_i), which gives equal results without spherical harmonics. And n_i is the mean m divided by
     sqrt(m^2 + FADE^2), with Y_l continued to solid harmonics r^l Y_l: at a site with inversion symmetry n_i
-    and all invariants of l > 0 go smoothly to zero, where an arbitrary direction would break the symmetry.
+    and all invariants of l > 0 go smoothly to zero. An arbitrary direction would break the symmetry.
 
     Args:
         features: Width F.
@@ -171,15 +166,14 @@ class AngularGate(nn.Module):
 
 
 def legendre(cosine: Tensor, square: Tensor, lmax: int) -> Tensor:
-    """Solid Legendre polynomials, ``|n|^l P_l(u . n / |n|)`` for unit vectors u and any n.
+    """Solid Legendre polynomials of degrees 0 to lmax, ``|n|^l P_l(u . n / |n|)``, ``(E, lmax + 1)``.
+
+    They are polynomials in n, and smooth at n = 0.
 
     Args:
-        cosine: Products u . n, ``(E,)``.
+        cosine: Products u . n for unit vectors u and any n, ``(E,)``.
         square: Squares n . n, ``(E,)``.
         lmax: Highest degree.
-
-    Returns:
-        Degrees 0 to lmax, ``(E, lmax + 1)``; polynomials in n, so smooth at n = 0.
     """
     values = [torch.ones_like(cosine), cosine]
     for degree in range(1, lmax):  # Bonnet's recursion

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from repose.crystal.graph import PeriodicGraph
 from repose.nn.equivariant import mlp
 from repose.nn.kernels.fused_tensors import CHANNELS, from_table, summed
-from repose.nn.kernels.radial_tables import Place, SplineTable
+from repose.nn.kernels.radial_tables import Place, SplineTable, Tabulated
 from repose.nn.messages import EdgeGeometry
 from repose.nn.ops import segment_sum
 from repose.nn.radial import GaussianBasis
@@ -38,7 +38,7 @@ class Features(NamedTuple):
         return Features(*(a + b for a, b in zip(self, other, strict=True)))
 
 
-class TensorMessage(nn.Module):
+class TensorMessage(Tabulated):
     """Sums of messages over neighbours.
 
     A message has six terms, each with a filter of the distance times a factor of the sender: scalars of the
@@ -63,11 +63,9 @@ class TensorMessage(nn.Module):
             with torch.no_grad():
                 self.radius.weight.mul_(0.1)
                 self.radius.bias.zero_()
-        self.table: SplineTable | None = None
-        self.compiled = False
 
     def tabulate(self, radial: GaussianBasis) -> None:
-        """Read filters from a table, except in training."""
+        """See `Tabulated.tabulate`."""
         self.table = SplineTable(self.gamma, radial, 1 / math.sqrt(NEIGHBOURS))
 
     def forward(self, features: Features, edges: EdgeGeometry, inside: Tensor) -> Features:
@@ -122,14 +120,7 @@ class TensorMessage(nn.Module):
 
 
 def _sums(features: Features, filters: Tensor, direction: Tensor, graph: PeriodicGraph) -> Features:
-    """Sums of the messages of `TensorMessage`, all edges at once.
-
-    Args:
-        features: Factors of the senders ``(N, 6F)``, vectors and tensors.
-        filters: Filters of the edges, ``(E, 6F)``.
-        direction: Unit vectors of the edges, ``(E, 3)``.
-        graph: The edges.
-    """
+    """Sums of messages, all edges at once; arguments as for `repose.nn.kernels.fused_tensors.summed`."""
     s, v, t = features
     sender, receiver, n = graph.sender, graph.receiver, graph.n_atoms
     of_t = t[sender]

@@ -77,12 +77,7 @@ class Selection(NamedTuple):
 
 
 class OrderedSums:
-    """Sums of rows by an index, in the order of the rows.
-
-    Args:
-        index: Index of every row, ``(M,)``.
-        n: Number of sums.
-    """
+    """Sums of rows by an index ``(M,)`` from 0 to n - 1, in the order of the rows."""
 
     def __init__(self, index: Tensor, n: int) -> None:
         self.order = torch.argsort(index, stable=True)
@@ -98,7 +93,7 @@ class OrderedSums:
 
 @dataclass(frozen=True, eq=False)
 class AtomPairs:
-    """Restraints grouped by pairs of atoms, L pairs; index N stands for the fixed positions.
+    """Restraints grouped by pairs of atoms, L pairs; index N is that of the fixed positions.
 
     The restraints of a pair fill rows of `SLOTS`, M rows in all; empty slots have no weight.
 
@@ -145,6 +140,7 @@ class AtomPairs:
             (restraints.held > 0).unsqueeze(1), restraints.offset - restraints.place, restraints.offset
         )
         offset = torch.where((restraints.second == high).unsqueeze(1), offset, -offset)
+        lower, upper = rowed(restraints.lower, 0.0), rowed(restraints.upper, torch.inf)
         pairs = cls(
             keys // (n + 1),
             keys % (n + 1),
@@ -152,22 +148,11 @@ class AtomPairs:
             restraints.weight.new_zeros(n_crystals),
             pair,
             torch.stack([rowed(column, 0.0) for column in offset.t()]),
-            torch.stack(
-                [
-                    rowed(restraints.lower, 0.0),
-                    rowed(restraints.upper, torch.inf),
-                    rowed(restraints.weight, 0.0),
-                ]
-            ),
+            torch.stack([lower, upper, rowed(restraints.weight, 0.0)]),
         )
         weight = pairs._by_pair.sum(_add_slots(pairs.bounds[2:]).t().contiguous())
         pairs.total.copy_(pairs._by_crystal.sum(weight).squeeze(1).clamp(min=1e-12))
         return pairs
-
-    @property
-    def n_rows(self) -> int:
-        """Number of rows M."""
-        return len(self.pair)
 
     @cached_property
     def _crystal_of_pair(self) -> Tensor:

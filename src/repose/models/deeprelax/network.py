@@ -44,7 +44,7 @@ from repose.models.registry import register
 from repose.nn.element_embedding import ElementEmbedding
 from repose.nn.equivariant import ScaledSiLU, mlp
 from repose.nn.kernels.fused import compiles
-from repose.nn.kernels.radial_tables import SplineTable
+from repose.nn.kernels.radial_tables import SplineTable, Tabulated
 from repose.nn.lattice_nodes import EdgesToLattice
 from repose.nn.messages import EdgeGeometry, Message
 from repose.nn.ops import safe_norm, segment_mean
@@ -71,11 +71,7 @@ def offset_index(shift: Tensor) -> Tensor:
 
 
 class PaEGNNUpdate(nn.Module):
-    """Update of a node's scalars and vectors, equations 6 and 7.
-
-    Args:
-        features: Width F.
-    """
+    """Update of a node's scalars and vectors, equations 6 and 7."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -93,11 +89,7 @@ class PaEGNNUpdate(nn.Module):
 
 
 class PaEGNNLayer(nn.Module):
-    """Message passing and updating, equations 4 to 7, with skip connections.
-
-    Args:
-        settings: Hyperparameters of the network.
-    """
+    """Message passing and updating, equations 4 to 7, with skip connections."""
 
     def __init__(self, settings: DeepRelaxSettings) -> None:
         super().__init__()
@@ -112,12 +104,7 @@ class PaEGNNLayer(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """New scalars ``(N, F)`` and vectors ``(N, 3, F)``.
 
-        Args:
-            x: Scalars.
-            v: Vectors.
-            edges: The edges.
-            codes: Of all offsets, ``(125, F)``.
-            offset: Number of every edge's offset, ``(E,)``.
+        ``codes`` are those of all offsets, ``(125, F)``; ``offset`` is the number of each edge's, ``(E,)``.
         """
         extra = None if self.offsets is None else self.offsets(codes)[offset]
         m, mv = self.message(x, v, edges, extra=extra)
@@ -126,13 +113,8 @@ class PaEGNNLayer(nn.Module):
         return x + dx, v + dv
 
 
-class PairHead(nn.Module):
-    """Readout of pairs of atoms from their scalars and the edge between them, equations 8 and 10.
-
-    Args:
-        settings: Hyperparameters of the network.
-        outputs: Number K of outputs.
-    """
+class PairHead(Tabulated):
+    """Readout of pairs of atoms from their scalars and the edge between them, equations 8 and 10."""
 
     def __init__(self, settings: DeepRelaxSettings, outputs: int) -> None:
         super().__init__()
@@ -142,10 +124,9 @@ class PairHead(nn.Module):
         self.radial = nn.Linear(settings.n_basis, f, bias=False)
         self.offsets = nn.Linear(f, f, bias=False) if settings.offsets else None
         self.out = nn.Sequential(ScaledSiLU(), nn.Linear(f, f), ScaledSiLU(), nn.Linear(f, outputs))
-        self.table: SplineTable | None = None
 
     def tabulate(self, radial: GaussianBasis) -> None:
-        """Read the radial part from a table from now on, but in training."""
+        """See `Tabulated.tabulate`."""
         self.table = SplineTable(self.radial, radial)
 
     def forward(self, x: Tensor, edges: EdgeGeometry, codes: Tensor, offset: Tensor) -> Tensor:
@@ -162,11 +143,7 @@ class PairHead(nn.Module):
 
 
 class MatrixHead(nn.Module):
-    """Change of the nine entries of the cell, equation 9.
-
-    Args:
-        features: Width F.
-    """
+    """Change of the nine entries of the cell, equation 9."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -188,9 +165,6 @@ class StrainHead(nn.Module):
     """Strain of the crystal from tensors pooled over edges (ours, in the place of equation 9).
 
     The weights of K tensors and of the unit tensor depend on the tensors' invariants and on the atoms.
-
-    Args:
-        settings: Hyperparameters of the network.
     """
 
     def __init__(self, settings: DeepRelaxSettings) -> None:
@@ -218,11 +192,7 @@ class StrainHead(nn.Module):
 
 @register("deeprelax")
 class DeepRelax(Network[DeepRelaxSettings]):
-    """The network of DeepRelax, PaEGNN with heads for distances and the cell.
-
-    Args:
-        settings: Hyperparameters.
-    """
+    """The network of DeepRelax, PaEGNN with heads for distances and the cell."""
 
     settings_type = DeepRelaxSettings
     heads = ("relaxed", "displaced", "matrix", "strains")
@@ -248,21 +218,9 @@ class DeepRelax(Network[DeepRelaxSettings]):
         """Starting geometry and its graph; see `Network.prepare`."""
         return initial_structure(batch, self.settings, self.atomic_volumes)
 
-    def accelerate(self, compiled: bool) -> None:
-        """Tabulate all filters of edges; see `Network.accelerate`."""
-        compiled = compiled and compiles(self.settings.features, 0, next(self.parameters()))
-        for module in self.modules():
-            if isinstance(module, Message | PairHead | EdgesToLattice) and module.table is None:
-                module.tabulate(self.basis)
-            if isinstance(module, Message):
-                module.compiled = compiled
-
-    def compile_training(self) -> None:
-        """See `Network.compile_training`."""
-        if compiles(self.settings.features, 0, next(self.parameters())):
-            for module in self.modules():
-                if isinstance(module, Message):
-                    module.compiled = True
+    def compiles(self) -> bool:
+        """See `Network.compiles`."""
+        return compiles(self.settings.features, 0, next(self.parameters()))
 
     def forward(self, batch: CrystalBatch, graph: PeriodicGraph) -> Prediction:
         """Predict cells and distances; positions are the start of `solve_positions`."""

@@ -75,13 +75,11 @@ def solve(
     for step in range(1, max_steps + 1):
         if not bool(active.any()):
             break
-        if float(pairs.rows(active).sum()) < FULL * pairs.n_rows:
+        if float(pairs.rows(active).sum()) < FULL * len(pairs.pair):
             pairs, kept = pairs.keep(active)
             here, atoms, damping, active = here[active], atoms[kept.atoms], damping[active], active[active]
-            positions, state = (
-                positions[kept.atoms],
-                NormalEquations(state.loss[kept.crystals], state.force[kept.pairs], state.block[kept.pairs]),
-            )
+            positions, loss = positions[kept.atoms], state.loss[kept.crystals]
+            state = NormalEquations(loss, state.force[kept.pairs], state.block[kept.pairs])
         tried = positions + pairs.step(state, damping)
         after = pairs.evaluate(tried)
         better = active & (after.loss < state.loss)
@@ -138,12 +136,9 @@ def distance_restraints(prediction: Prediction, graph: PeriodicGraph) -> Distanc
 
 
 def positions_from_distances(prediction: Prediction, system_index: Tensor, graph: PeriodicGraph) -> Solution:
-    """Solve for positions from predicted distances in the predicted cell; see `distance_restraints`.
+    """Solve for positions from predicted distances, starting from the last geometry of the prediction.
 
-    Args:
-        prediction: Prediction with `Distances`; the search starts from its last geometry.
-        system_index: Crystal of every atom, ``(N,)``.
-        graph: Edges of the distances.
+    The cell is kept. Arguments as for `solve` and `distance_restraints`.
     """
     start = prediction.geometry
     return solve(start.positions, system_index, len(start.cells), distance_restraints(prediction, graph))

@@ -46,10 +46,7 @@ class E3RelaxLayer(RefinementLayer):
     With ``lattice_offset="axis"`` the inputs of atoms are the lattice vectors instead of the vectors to their
     tips; together with the affine frame the prediction does not depend on periodic images.
 
-    Args:
-        settings: Hyperparameters of the network.
-        basis: Radial basis, shared by all layers.
-        moves: Change positions and cell in this layer.
+    Arguments as for `RefinementLayer`.
     """
 
     def __init__(self, settings: E3RelaxSettings, basis: GaussianBasis, moves: bool) -> None:

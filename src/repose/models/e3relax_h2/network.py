@@ -51,13 +51,7 @@ from repose.nn.radial import GaussianBasis
 
 
 class E3RelaxH2Layer(RefinementLayer):
-    """One layer: lattice to atoms, gated messages, self-interaction, positions, atoms to lattice.
-
-    Args:
-        settings: Hyperparameters of the network.
-        basis: Radial basis, shared by all layers.
-        moves: Change positions and cell in this layer.
-    """
+    """One layer: lattice to atoms, gated messages, self-interaction, positions, atoms to lattice."""
 
     def __init__(self, settings: E3RelaxH2Settings, basis: GaussianBasis, moves: bool) -> None:
         super().__init__(settings, basis, moves, residual=True, mixing=settings.axis_mixing)

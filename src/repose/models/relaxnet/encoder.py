@@ -31,9 +31,6 @@ class EdgeFeatures(nn.Module):
     coordinate system. Here they are summed over the neighbours of an atom, with weights from their features,
     and multiplied with those of the edge. By the addition theorem the result is a sum of Legendre polynomials
     of the angles between this edge and all others, which is invariant. Gaussians of the length are added.
-
-    Args:
-        settings: Hyperparameters of the network.
     """
 
     def __init__(self, settings: RelaxNetSettings) -> None:
@@ -59,12 +56,7 @@ class EdgeFeatures(nn.Module):
 
 
 class PairConvolution(nn.Module):
-    """Messages along single edges, as in deep tensor neural networks: products of filters and features.
-
-    Args:
-        features: Width F of atoms.
-        edge_features: Width R of edges.
-    """
+    """Messages along single edges, as in deep tensor neural networks: products of filters and features."""
 
     def __init__(self, features: int, edge_features: int) -> None:
         super().__init__()
@@ -82,10 +74,6 @@ class NeighbourField(nn.Module):
     """Pairwise convolution at the current geometry.
 
     With explicit evolution it is the only part that is evaluated at every step, and therefore small.
-
-    Args:
-        features: Width F of atoms.
-        n_basis: Radial functions R.
     """
 
     def __init__(self, features: int, n_basis: int) -> None:
@@ -123,11 +111,7 @@ def weighted_edges(
 
 
 class DTNNLayer(nn.Module):
-    """Pairwise convolution, messages from triplets, vectors, and hidden positions (figure 2, right).
-
-    Args:
-        settings: Hyperparameters of the network.
-    """
+    """Pairwise convolution, messages from triplets, vectors, and hidden positions (figure 2, right)."""
 
     def __init__(self, settings: RelaxNetSettings) -> None:
         super().__init__()

@@ -101,11 +101,7 @@ class Potential(NamedTuple):
 
 @register("relaxnet")
 class RelaxNet(Network[RelaxNetSettings]):
-    """The network of RelaxNet.
-
-    Args:
-        settings: Hyperparameters.
-    """
+    """The network of RelaxNet."""
 
     settings_type = RelaxNetSettings
     heads = ("uncertainty_head", "energy", "velocity", "vectors", "dilation")
@@ -188,13 +184,7 @@ class RelaxNet(Network[RelaxNetSettings]):
 
 
 class EquationOfMotion:
-    """Equation of motion of a batch.
-
-    Args:
-        network: The network.
-        batch: Input crystals.
-        graph: Their edges.
-    """
+    """Equation of motion of a batch."""
 
     def __init__(self, network: RelaxNet, batch: CrystalBatch, graph: PeriodicGraph) -> None:
         self.network, self.settings = network, network.settings
@@ -337,10 +327,8 @@ class EquationOfMotion:
             else:
                 solved = odeint(self, start, times, **tools)
         except AssertionError:  # raised where steps are too short or too many
-            failed = [torch.full_like(part, torch.nan).unsqueeze(0) for part in start]
             solved = [
-                torch.cat([part.unsqueeze(0), *[nothing] * (s.frames - 1)])
-                for part, nothing in zip(start, failed, strict=True)
+                torch.stack([part, *[torch.full_like(part, torch.nan)] * (s.frames - 1)]) for part in start
             ]
         return PathState(*solved)
 

@@ -54,11 +54,7 @@ ENVELOPE_EXPONENT = 5
 
 
 class Update(nn.Module):
-    """Update of an atom's features by products with each other and with their means over the crystal.
-
-    Args:
-        settings: Hyperparameters of the network.
-    """
+    """Update of an atom's features by products with each other and with their means over the crystal."""
 
     def __init__(self, settings: ReposeNetSettings) -> None:
         super().__init__()
@@ -75,10 +71,7 @@ class Update(nn.Module):
         v1, v2 = self.vectors(v).chunk(2, dim=-1)
         t1, t2 = self.tensors(t).chunk(2, dim=-1)
         own = self.norm(x)
-        whole, tensor = (
-            segment_mean(own, system_index, n)[system_index],
-            segment_mean(t2, system_index, n)[system_index],
-        )
+        whole, tensor = (segment_mean(part, system_index, n)[system_index] for part in (own, t2))
         along = (t1 * tensor).sum(1) / (1 + safe_norm(tensor, dim=1))
         invariants = torch.cat([own, whole, safe_norm(v1, dim=1), safe_norm(t1, dim=1), along], dim=-1)
         plain, factor, keep_v, keep_t, turn, square = self.phi(invariants).split(self.features, dim=-1)
@@ -92,11 +85,7 @@ class Update(nn.Module):
 
 
 class Readout(nn.Module):
-    """Displacements of atoms and the strain of the crystal.
-
-    Args:
-        features: Width F.
-    """
+    """Displacements of atoms and the strain of the crystal."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -123,11 +112,7 @@ class Readout(nn.Module):
 
 
 class ReposeNetLayer(nn.Module):
-    """Messages, update and readout.
-
-    Args:
-        settings: Hyperparameters of the network.
-    """
+    """Messages, update and readout."""
 
     def __init__(self, settings: ReposeNetSettings) -> None:
         super().__init__()
@@ -157,9 +142,9 @@ class ReposeNetLayer(nn.Module):
 def mean_of_passes(batch: CrystalBatch, found: list[Prediction]) -> Prediction:
     """Mean of the predictions of several passes, weighted by their expected errors (ours).
 
-    A pass that diverges, or that makes a crystal near equilibrium worse, mostly has large expected errors.
-    Weights are their inverse fourth powers; inverse squares would be for independent errors, but errors of
-    passes are correlated.
+    A pass that diverges, or that increases the error of a crystal near equilibrium, mostly has large expected
+    errors. Weights are their inverse fourth powers, not inverse squares as for independent errors, because
+    errors of passes are correlated.
 
     Args:
         batch: Input of the first pass, N atoms in S crystals.
@@ -190,17 +175,13 @@ def mean_of_passes(batch: CrystalBatch, found: list[Prediction]) -> Prediction:
         mean([prediction.geometry.positions for prediction in found], crystal),
         mean([prediction.geometry.cells for prediction in found]),
     )
-    said = ErrorScales(mean([s.atoms for s in scales], crystal), mean([s.strains for s in scales]))
-    return Prediction([geometry], mean([prediction.latent for prediction in found]), said)
+    expected = ErrorScales(mean([s.atoms for s in scales], crystal), mean([s.strains for s in scales]))
+    return Prediction([geometry], mean([prediction.latent for prediction in found]), expected)
 
 
 @register("reposenet")
 class ReposeNet(Network[ReposeNetSettings]):
-    """Network of ReposeNet.
-
-    Args:
-        settings: Hyperparameters.
-    """
+    """Network of ReposeNet."""
 
     settings_type = ReposeNetSettings
     heads = ("uncertainty_head",)
@@ -229,21 +210,9 @@ class ReposeNet(Network[ReposeNetSettings]):
         """Starting geometry and its graph; see `Network.prepare`."""
         return initial_structure(batch, self.settings, self.atomic_volumes)
 
-    def accelerate(self, compiled: bool) -> None:
-        """Tabulate all filters of edges; see `Network.accelerate`."""
-        compiled = compiled and compiles(self.settings.features, next(self.parameters()))
-        for module in self.modules():
-            if isinstance(module, TensorMessage):
-                if module.table is None:
-                    module.tabulate(self.basis)
-                module.compiled = compiled
-
-    def compile_training(self) -> None:
-        """See `Network.compile_training`."""
-        if compiles(self.settings.features, next(self.parameters())):
-            for module in self.modules():
-                if isinstance(module, TensorMessage):
-                    module.compiled = True
+    def compiles(self) -> bool:
+        """See `Network.compiles`."""
+        return compiles(self.settings.features, next(self.parameters()))
 
     def forward(self, batch: CrystalBatch, graph: PeriodicGraph) -> Prediction:
         """Refine the geometry layer by layer, in `passes` passes; see `Network.forward`."""

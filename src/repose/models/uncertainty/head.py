@@ -18,9 +18,6 @@ class UncertaintyHead(nn.Module):
     """Laplace scales of the errors, from a network's last features and its predicted displacements.
 
     Features and geometry are detached, so that training this head leaves the predictions unchanged.
-
-    Args:
-        features: Width F of the scalars.
     """
 
     def __init__(self, features: int) -> None:

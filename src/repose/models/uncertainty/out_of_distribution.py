@@ -10,9 +10,6 @@ class MahalanobisDistance(nn.Module):
     """Mahalanobis distance of features from a fitted set, over the square root of the number of features.
 
     Its mean square over the set is about one. Before `fit` all distances are zero.
-
-    Args:
-        features: Width F.
     """
 
     def __init__(self, features: int) -> None:

@@ -65,11 +65,7 @@ class Summands(NamedTuple):
 
 
 def in_blocks(summands: Summands) -> tuple[Tensor, Tensor]:
-    """Sums of messages over neighbours, in blocks of edges.
-
-    Returns:
-        Scalars ``(N, F)`` and vectors ``(N, 3, F)``.
-    """
+    """Sums of messages over neighbours, in blocks of edges: scalars ``(N, F)``, vectors ``(N, 3, F)``."""
     s, v, coefficients, place, direction, gate, graph = summands.in_one_type()
     n, f = len(v), v.shape[-1]
     m, mv = v.new_zeros(n, f), v.new_zeros(n, 3, f)
@@ -95,7 +91,7 @@ def in_blocks(summands: Summands) -> tuple[Tensor, Tensor]:
 
 
 def in_rows(summands: Summands) -> tuple[Tensor, Tensor]:
-    """As `in_blocks`, by a compiled kernel, and many rows of edges at a time."""
+    """Sums as from `in_blocks`, by a compiled kernel, for many rows of edges at a time."""
     s, v, coefficients, place, direction, gate, graph = summands.in_one_type()
     n, f = len(v), v.shape[-1]
     m, mv = v.new_zeros(n, f), v.new_zeros(n, 3, f)
@@ -103,15 +99,9 @@ def in_rows(summands: Summands) -> tuple[Tensor, Tensor]:
     for start in range(0, len(graph.rows.owner), size):
         owner, edge, valid = (column[start : start + size] for column in graph.rows)
         inputs = () if gate is None else (gate.invariants[edge], gate.weight.T.contiguous(), gate.bias)
+        weights = place.weights[edge] * valid.unsqueeze(-1).to(v)
         scalar, *vector = row_sums(f)(
-            s,
-            v,
-            coefficients,
-            graph.sender[edge],
-            place.knot[edge],
-            place.weights[edge] * valid.unsqueeze(-1).to(v),
-            direction[edge],
-            *inputs,
+            s, v, coefficients, graph.sender[edge], place.knot[edge], weights, direction[edge], *inputs
         )
         m.index_add_(0, owner, scalar)
         mv.index_add_(0, owner, torch.stack(vector, dim=1))
@@ -119,15 +109,9 @@ def in_rows(summands: Summands) -> tuple[Tensor, Tensor]:
 
 
 def compiles(features: int, inputs: int, like: Tensor) -> bool:
-    """Whether `in_rows` works here; compiles it, for vectors of F features of the kind of ``like``.
+    """Compile `in_rows` for F features, on the device and in the type of ``like``; see `runs`.
 
-    Args:
-        features: Width F.
-        inputs: Inputs A of the gate; 0 if there is none.
-        like: A tensor of the right type, on the right device.
-
-    Returns:
-        False, with a warning, if there is no compiler, or no Triton on a GPU.
+    ``inputs`` is the number A of inputs of the gate; 0 without a gate.
     """
     n, rows, f = 3, 5, features
     places = torch.zeros(rows, ROW, dtype=torch.int64, device=like.device)
@@ -138,7 +122,7 @@ def compiles(features: int, inputs: int, like: Tensor) -> bool:
 
 
 def runs(kernel: Callable[[], object]) -> bool:
-    """Whether a kernel can be compiled and called here; a warning says why not."""
+    """Call a kernel, which compiles it; return False with a warning if that fails, e.g. without compiler."""
     try:
         with torch.inference_mode():
             kernel()
@@ -152,10 +136,10 @@ def runs(kernel: Callable[[], object]) -> bool:
 
 @cache
 def row_sums(features: int) -> Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """A compiled function for vectors of F features, and any number of atoms and rows.
+    """Compiled sums over rows, for F features and any number of atoms and rows.
 
-    It gives sums over every row, scalars and the three components of vectors, each ``(M, F)``. They are
-    written out by column and component, so that one loop over rows, edges and features serves all four.
+    They return scalars and the three components of vectors, each ``(M, F)``. Columns and components are
+    written out, so that the compiler makes a single loop.
     """
 
     def sums(

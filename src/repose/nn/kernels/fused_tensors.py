@@ -52,33 +52,23 @@ def from_table(
     direction: Tensor,
     graph: PeriodicGraph,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the sums of `summed` for inference, with filters from a spline ``(T, 6F)``."""
+    """Sums as from `summed`, for inference, with filters from a spline ``(T, 6F)``."""
     s, v, t = (part.to(coefficients) for part in (s, v, t))
     n, f = len(v), v.shape[-1]
     sums = v.new_zeros(n, 9, f)
     size = int(ROWS_BYTES.get(v.device.type, 8e6) / (9 * f * v.element_size()))
     for start in range(0, len(graph.rows.owner), size):
         owner, edge, valid = (column[start : start + size] for column in graph.rows)
+        weights = place.weights[edge] * valid.unsqueeze(-1).to(v)
         parts = _kernels(f)[3](
-            s,
-            v,
-            t,
-            coefficients,
-            graph.sender[edge],
-            place.knot[edge],
-            place.weights[edge] * valid.unsqueeze(-1).to(v),
-            direction[edge],
+            s, v, t, coefficients, graph.sender[edge], place.knot[edge], weights, direction[edge]
         )
         sums.index_add_(0, owner, torch.stack(parts, dim=1))
     return sums[:, 0], sums[:, 1:4], sums[:, 4:]
 
 
 def compiles(features: int, like: Tensor) -> bool:
-    """Whether `from_table` works here, for F features of the kind of ``like``; compiles it.
-
-    Returns:
-        False, with a warning, if there is no compiler, or no Triton on a GPU.
-    """
+    """Compile `from_table` for F features, on the device and in the type of ``like``; see `runs`."""
     n, rows, f = 3, 5, features
     places = torch.zeros(rows, ROW, dtype=torch.int64, device=like.device)
     floats = [like.new_zeros(shape) for shape in ((n, CHANNELS * f), (n, 3, f), (n, 5, f), (7, CHANNELS * f))]
@@ -124,22 +114,22 @@ def _dot(a: Columns, b: Columns) -> Tensor:
 
 
 def _messages(weight: Columns, v: Columns, t: Columns, u: Columns) -> list[Tensor]:
-    """Nine numbers that an edge sends, from its six weights and the vector and tensor of its sender."""
+    """Nine components of the message of an edge, from its weights and the vector and tensor of its sender."""
     turned, own = times(t, u), dyad(u, u)
     vector = [weight[1] * v[i] + weight[2] * u[i] + weight[3] * turned[i] for i in range(3)]
     tensor = [weight[4] * own[k] + weight[5] * t[k] for k in range(5)]
     return [weight[0], *vector, *tensor]
 
 
-def _pulls(g: Columns, v: Columns, t: Columns, u: Columns) -> list[Tensor]:
-    """Derivatives of what `_messages` gives, times ``g``, with respect to the six weights."""
+def _weight_gradients(g: Columns, v: Columns, t: Columns, u: Columns) -> list[Tensor]:
+    """Gradients of the six weights from gradients ``g`` of the nine outputs of `_messages`."""
     gv, gt = g[1:4], g[4:]
     return [g[0], _dot(gv, v), _dot(gv, u), _dot(gv, times(t, u)), _dot(gt, dyad(u, u)), _dot(gt, t)]
 
 
 @cache
 def _kernels(features: int) -> tuple[Callable[..., Any], ...]:
-    """Compiled for F features: forward, gradients of senders, gradients of edges, forward from a table."""
+    """Kernels for F features: forward, gradients of senders, gradients of edges, forward from a table."""
     f = features
 
     def channel(array: Tensor, k: int) -> Tensor:
@@ -165,14 +155,14 @@ def _kernels(features: int) -> tuple[Callable[..., Any], ...]:
         g = [given[:, k][receiver] for k in range(9)]
         of_v = [v[:, i][owner].unsqueeze(1) for i in range(3)]
         of_t = [t[:, k][owner].unsqueeze(1) for k in range(5)]
-        pulls = _pulls(g, of_v, of_t, u)
+        gradients = _weight_gradients(g, of_v, of_t, u)
         # The sender's own factors may be multiplied after the sum.
         keep, turn, hold = (channel(s, k)[owner] for k in (1, 3, 5))
-        leant = dyad(u, g[1:4])
+        outer = dyad(u, g[1:4])
         return (
-            *((passed[k] * pulls[k]).sum(1) for k in range(CHANNELS)),
+            *((passed[k] * gradients[k]).sum(1) for k in range(CHANNELS)),
             *(keep * (passed[1] * g[1 + i]).sum(1) for i in range(3)),
-            *(turn * (passed[3] * leant[k]).sum(1) + hold * (passed[5] * g[4 + k]).sum(1) for k in range(5)),
+            *(turn * (passed[3] * outer[k]).sum(1) + hold * (passed[5] * g[4 + k]).sum(1) for k in range(5)),
         )
 
     def to_edges(
@@ -183,13 +173,13 @@ def _kernels(features: int) -> tuple[Callable[..., Any], ...]:
         u = [direction[:, i, None] for i in range(3)]
         g = [given[:, k][receiver] for k in range(9)]
         of_v, of_t = [v[:, i][sender] for i in range(3)], [t[:, k][sender] for k in range(5)]
-        pulls = _pulls(g, of_v, of_t, u)
+        gradients = _weight_gradients(g, of_v, of_t, u)
         weight = [channel(filters, k) * own[k] for k in (2, 3, 4)]
-        turned, bent = times(of_t, g[1:4]), times(g[4:], u)
+        turned, gu = times(of_t, g[1:4]), times(g[4:], u)
         along = [
-            (weight[0] * g[1 + i] + weight[1] * turned[i] + 2 * weight[2] * bent[i]).sum(-1) for i in range(3)
+            (weight[0] * g[1 + i] + weight[1] * turned[i] + 2 * weight[2] * gu[i]).sum(-1) for i in range(3)
         ]
-        g_filters = torch.cat([own[k] * pulls[k] for k in range(CHANNELS)], dim=-1)
+        g_filters = torch.cat([own[k] * gradients[k] for k in range(CHANNELS)], dim=-1)
         return g_filters, torch.stack(along, dim=-1)
 
     def tabulated(

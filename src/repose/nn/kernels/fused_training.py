@@ -28,14 +28,14 @@ def summed(
         s: Factors of the senders, ``(N, 3F)``: for scalars, for vectors, for directions.
         v: Vectors of atoms, ``(N, 3, F)``.
         filters: Of edges, ``(E, 3F)``.
-        inner: What an angular gate is made from, ``(E, 3F)``; filters are taken times 1 + tanh(SiLU(inner)).
+        inner: Input of an angular gate, ``(E, 3F)``: filters are multiplied by 1 + tanh(SiLU(inner)).
         direction: Unit vectors of edges, ``(E, 3)``.
         graph: The edges.
 
     Returns:
         Scalars ``(N, F)`` and vectors ``(N, 3, F)``.
     """
-    # With mixed precision, what is large stays in bfloat16 and sums are formed in float32.
+    # With mixed precision tensors of edges stay in bfloat16; sums are computed in float32.
     s, v = s.to(direction), v.to(direction)
     return _Summed.apply(s, v, filters, inner, direction, graph)  # type: ignore[return-value]
 
@@ -112,15 +112,15 @@ def _kernels(features: int) -> tuple[Callable[..., Any], Callable[..., Any], Cal
             return plain if inner is None else plain * gate(inner[:, part][edge])
 
         keep, turn = weight(1), weight(2)
-        got = [gmv[:, axis][receiver] for axis in range(3)]
+        g = [gmv[:, axis][receiver] for axis in range(3)]
         u = direction[edge]
         scalar = (weight(0) * gm[receiver]).sum(1)
-        # v belongs to the row's own sender, so that it may be multiplied after the sum.
-        pulled = [(keep * got[axis]).sum(1) for axis in range(3)]
-        kept = sum(v[:, axis][owner] * pulled[axis] for axis in range(3))
-        turned = (turn * sum(got[axis] * u[..., axis, None] for axis in range(3))).sum(1)
+        # v is that of the sender of the row, so that it can be multiplied after the sum.
+        to_v = [(keep * g[axis]).sum(1) for axis in range(3)]
+        kept = sum(v[:, axis][owner] * to_v[axis] for axis in range(3))
+        turned = (turn * sum(g[axis] * u[..., axis, None] for axis in range(3))).sum(1)
         own = s[:, f : 2 * f][owner]
-        return scalar, kept, turned, *(own * part for part in pulled)  # type: ignore[return-value]
+        return scalar, kept, turned, *(own * part for part in to_v)  # type: ignore[return-value]
 
     def to_edges(
         s: Tensor, v: Tensor, filters: Tensor, inner: Tensor | None, direction: Tensor,
@@ -128,23 +128,23 @@ def _kernels(features: int) -> tuple[Callable[..., Any], Callable[..., Any], Cal
         sender: Tensor, receiver: Tensor,
     ) -> tuple[Tensor, Tensor | None, Tensor]:  # fmt: skip
         own = s[sender]
-        got = [gmv[:, axis][receiver] for axis in range(3)]
-        pulls = (
+        g = [gmv[:, axis][receiver] for axis in range(3)]
+        products = (
             gm[receiver],
-            sum(v[:, axis][sender] * got[axis] for axis in range(3)),
-            sum(direction[:, axis, None] * got[axis] for axis in range(3)),
+            sum(v[:, axis][sender] * g[axis] for axis in range(3)),
+            sum(direction[:, axis, None] * g[axis] for axis in range(3)),
         )
-        pull = torch.cat([own[:, k * f : (k + 1) * f] * pulls[k] for k in range(3)], dim=-1)
+        weighted = torch.cat([own[:, k * f : (k + 1) * f] * products[k] for k in range(3)], dim=-1)
         turn = filters[:, 2 * f :] * own[:, 2 * f :]
         if inner is None:
-            g_filters, g_inner = pull, None
+            g_filters, g_inner = weighted, None
         else:
             half = torch.sigmoid(inner)
             full = torch.sigmoid(2 * inner * half)
             slope = 4 * full * (1 - full) * half * (1 + inner * (1 - half))
-            g_filters, g_inner = pull * 2 * full, pull * filters * slope
+            g_filters, g_inner = weighted * 2 * full, weighted * filters * slope
             turn = turn * 2 * full[:, 2 * f :]
-        g_direction = torch.stack([(turn * got[axis]).sum(-1) for axis in range(3)], dim=-1)
+        g_direction = torch.stack([(turn * g[axis]).sum(-1) for axis in range(3)], dim=-1)
         return g_filters, g_inner, g_direction
 
     return tuple(torch.compile(kernel, dynamic=True) for kernel in (forward, to_senders, to_edges))  # type: ignore[return-value]

@@ -57,7 +57,7 @@ class SplineTable(nn.Module):
 
     def __init__(self, linear: nn.Linear, radial: GaussianBasis, scale: float = 1.0) -> None:
         super().__init__()
-        # Solved in float64 once, whatever the weights are in.
+        # Computed in float64 for weights of any type.
         knots = torch.arange(-BEFORE, int(radial.reach / spacing(radial)) + 2).double() * spacing(radial)
         values = _in_double(linear, radial, knots) * scale  # (n, C)
         self.coefficients: Tensor
@@ -68,6 +68,24 @@ class SplineTable(nn.Module):
         coefficients = self.coefficients
         rows = place.knot.unsqueeze(1) + torch.arange(4, device=place.knot.device)
         return nn.functional.embedding_bag(rows, coefficients, per_sample_weights=place.weights, mode="sum")
+
+
+class Tabulated(nn.Module):
+    """Base of modules whose radial filters may be read from a table, except in training.
+
+    Attributes:
+        table: The table, or None before `tabulate`.
+        compiled: Use a compiled kernel, if the module has one.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table: SplineTable | None = None
+        self.compiled = False
+
+    def tabulate(self, radial: GaussianBasis) -> None:
+        """Compute the table for a radial basis and the present weights."""
+        raise NotImplementedError
 
 
 def _in_double(linear: nn.Linear, radial: GaussianBasis, distance: Tensor) -> Tensor:
