@@ -62,11 +62,7 @@ class Relaxer(ABC):
         """
 
     def relax_batch(self, batch: CrystalBatch) -> BatchRelaxation:
-        """Relaxed geometry as from `predict`, with uncertainties and paths where the relaxer has them.
-
-        Args:
-            batch: As for `predict`.
-        """
+        """Relaxed geometry as from `predict`, with uncertainties and paths where the relaxer has them."""
         return BatchRelaxation(self.predict(batch))
 
     def memory(self, crystal: CrystalBatch) -> float:
@@ -95,7 +91,7 @@ class Relaxer(ABC):
 
         Args:
             structures: `ase.Atoms`, pymatgen Structures and paths, in any mixture (or a single one); not
-                changed. A path is that of a file, a folder or a glob, and stands for all crystals in it.
+                changed. A path is that of a file, a folder or a glob; all crystals in it are relaxed.
             symmetry: ``"keep"`` the space group of the input, or leave the prediction ``"free"``.
             fix_cell: Keep the cell; atoms get the predicted fractional displacements.
             fix_axes: Lattice vectors to keep, letters out of ``abc``: ``"c"`` for the vacuum of a sheet.

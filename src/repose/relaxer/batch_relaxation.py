@@ -123,12 +123,7 @@ def split_bonds(graph: PeriodicGraph, geometry: Geometry, uncertainty: Tensor, c
 
 
 def split_trajectory(trajectory: Trajectory, counts: Tensor) -> list[tuple[Frame, ...]]:
-    """Frames of every crystal.
-
-    Args:
-        trajectory: Of the batch.
-        counts: Atoms of every crystal, ``(S,)``.
-    """
+    """Frames of every crystal of a batch, from the numbers of their atoms ``(S,)``."""
     ends = counts.cumsum(0)[:-1].tolist()
     positions, cells, energies, forces, stresses = map(_double, trajectory)
     columns = zip(

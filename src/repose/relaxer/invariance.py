@@ -50,9 +50,6 @@ def translation(relaxer: Relaxer, batch: CrystalBatch, seed: int = 0) -> float:
 
     The length of the translation is not compared: when the cell changes, a translation is kept either in
     Cartesian or in fractional coordinates.
-
-    Returns:
-        As `rotation`.
     """
     moved = batch.positions + _normal(batch, seed, batch.n_crystals, 3)[batch.system_index] * 3
     return difference(
@@ -62,29 +59,16 @@ def translation(relaxer: Relaxer, batch: CrystalBatch, seed: int = 0) -> float:
 
 
 def atom_order(relaxer: Relaxer, batch: CrystalBatch, seed: int = 0) -> float:
-    """Permute the atoms of every crystal: the results of the atoms must be permuted alike.
-
-    Returns:
-        As `rotation`.
-    """
+    """Permute the atoms of every crystal: the results of the atoms must be permuted alike."""
     shuffled = torch.argsort(batch.system_index + torch.rand(batch.n_atoms, generator=_generator(seed)))
-    other = CrystalBatch(
-        batch.numbers[shuffled],
-        batch.positions[shuffled],
-        batch.cells,
-        batch.system_index[shuffled],
-        batch.pbc,
-    )
+    n, r, owner = (part[shuffled] for part in (batch.numbers, batch.positions, batch.system_index))
+    other = CrystalBatch(n, r, batch.cells, owner, batch.pbc)
     expected, got = relaxer.predict(batch), relaxer.predict(other)
     return difference(Geometry(expected.positions[shuffled], expected.cells), got)
 
 
 def periodic_images(relaxer: Relaxer, batch: CrystalBatch, seed: int = 0) -> float:
-    """Move each atom by lattice vectors: its result must move by the same vectors of the new cell.
-
-    Returns:
-        As `rotation`.
-    """
+    """Move each atom by lattice vectors: its result must move by the same vectors of the new cell."""
     steps = torch.randint(-2, 3, (batch.n_atoms, 3), generator=_generator(seed))
     steps = (steps * batch.pbc.cpu()[batch.system_index.cpu()]).to(batch.positions)
     moved = batch.positions + to_cartesian(steps, batch.cells, batch.system_index)
@@ -95,11 +79,7 @@ def periodic_images(relaxer: Relaxer, batch: CrystalBatch, seed: int = 0) -> flo
 
 
 def lattice_basis(relaxer: Relaxer, batch: CrystalBatch, seed: int = 0) -> float:
-    """Use other vectors of the same lattice: the positions of the result must be the same.
-
-    Returns:
-        As `rotation`.
-    """
+    """Use other vectors of the same lattice: the positions of the result must be the same."""
     generator = _generator(seed)
     bases = torch.stack([_unimodular(pbc, generator) for pbc in batch.pbc.cpu()]).to(batch.cells)
     expected = relaxer.predict(batch)
@@ -112,9 +92,6 @@ def supercell(relaxer: Relaxer, batch: CrystalBatch, seed: int = 0) -> float:
     """Use supercells, straight and skewed: all copies of an atom must have equivalent results.
 
     Crystals that are not periodic in all directions stay unchanged.
-
-    Returns:
-        As `rotation`.
     """
     del seed
     expected, differences = relaxer.predict(batch), []

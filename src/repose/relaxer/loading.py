@@ -98,7 +98,7 @@ def relax(
     Args:
         structure: `ase.Atoms`, a pymatgen Structure, a path, or a list of these; not changed. A path is
             that of a file, a folder or a glob. It gives `ase.Atoms` for any format, and a list if it contains
-            several crystals. In a list, every path stands for all of its crystals.
+            several crystals. In a list, every path contributes all of its crystals.
         model: Name or directory, see `load`, or a loaded relaxer.
         device: See `load`.
         **options: ``symmetry``, ``fix_cell``, ``fix_axes``, ``fix_atoms``, ``constraints``, ``progress``:

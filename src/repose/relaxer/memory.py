@@ -59,10 +59,7 @@ def free_memory(device: torch.device) -> float:
         return MEMORY_SHARE * next(
             float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")
         )
-    except (
-        OSError,
-        StopIteration,
-    ):  # not Linux: total memory
+    except (OSError, StopIteration):  # not Linux: total memory
         names = getattr(os, "sysconf_names", {})
         known = {"SC_PHYS_PAGES", "SC_PAGE_SIZE"} <= set(names)
         return MEMORY_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if known else 4e9
@@ -71,9 +68,5 @@ def free_memory(device: torch.device) -> float:
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error means that memory ran out; on a CPU PyTorch raises a plain RuntimeError."""
     text = str(error).lower()
-    return (
-        isinstance(error, torch.OutOfMemoryError | MemoryError)
-        or "out of memory" in text
-        or "not enough memory" in text
-        or "can't allocate memory" in text
-    )
+    messages = ("out of memory", "not enough memory", "can't allocate memory")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(part in text for part in messages)

@@ -104,9 +104,7 @@ def prepare(
 def finish(prepared: PreparedCrystal, predicted: dict[str, Any] | str) -> Relaxation:
     """Apply symmetry, constraints and checks to a prediction; an error refuses the crystal.
 
-    Args:
-        prepared: The crystal.
-        predicted: Values from `BatchRelaxation.split`, or the reason why there is no prediction.
+    ``predicted`` has values from `BatchRelaxation.split`, or is the reason why there is no prediction.
     """
     start = time.perf_counter()
     try:

@@ -18,13 +18,7 @@ MOLECULAR = (
 
 
 def vacuum_remarks(found: Layout, crystal: CrystalBatch, constraints: Constraints) -> tuple[str, ...]:
-    """Remarks on vacuum that is kept without a constraint of the user.
-
-    Args:
-        found: Layout of the crystal.
-        crystal: The input.
-        constraints: Constraints of the user.
-    """
+    """Remarks on vacuum that is kept without a constraint of the user."""
     if constraints.fix_cell:
         return ()
     if found.oblique:
