@@ -45,7 +45,7 @@ def main() -> None:
         models[name], tests[name] = trained(name, arguments)
     rows = [{"model without": "no kind", "crystals": ORDINARY, **measure(models[ORDINARY], tests[ORDINARY])}]
     for name, text in LEFT_OUT.items():
-        is_left_out = parse_leave_out(text, GroupSplit()).left_out
+        is_left_out = parse_leave_out(text, GroupSplit()).is_left_out
         own = [pair for pair in tests[ORDINARY] if is_left_out(pair)]
         rows.append({"model without": "no kind", "crystals": name, **measure(models[ORDINARY], own)})
         rows.append({"model without": name, "crystals": name, **measure(models[name], tests[name])})

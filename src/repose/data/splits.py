@@ -1,7 +1,7 @@
-"""Splits that keep related crystals together.
+"""Splits into train, val and test that keep related crystals together.
 
-The split of a crystal is a function of its group's name alone (a hash), so that datasets imported
-apart, today and next year, never put one chemical system into training here and into the test there.
+The split of a crystal is a function (a hash) of the name of its group alone. Datasets that are made
+independently therefore never have the same chemical system in train here and in test there.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,9 +22,9 @@ from repose.errors import DatasetError, nearest
 BY_SYSTEM = "chemical-system"
 BY_ANION = "anion"
 BY_SOURCE = "source"
-SOURCE_DESCRIPTION = "as the source gives them; chemical systems may stand in several splits"
-# Names that messages list at most.
-LISTED = 20
+SOURCE_DESCRIPTION = "as the source gives them; a chemical system may be in several splits"
+# Largest number of groups that a message lists.
+MAX_LISTED = 20
 
 
 def hash_fraction(text: str) -> float:
@@ -32,31 +33,31 @@ def hash_fraction(text: str) -> float:
 
 
 def anion(pair: Pair) -> str:
-    """The most electronegative element of a crystal (Pauling), whatever its charge.
+    """Return the most electronegative element of a crystal (Pauling), whatever its charge.
 
-    Of several as electronegative as each other it is the commonest anion (Se of C and Se), then the heaviest;
-    elements without a value come last.
+    Ties go to the most common anion (Se for C and Se), then to the heaviest element. Elements without a
+    tabulated value come last.
     """
     table = element_table()
 
     def rank(number: int) -> tuple[float, float, int]:
-        common = ANIONS.get(str(table["symbol"][number]), (0, 0.0))[1]
-        return float(np.nan_to_num(table["electronegativity"][number])), common, number
+        frequency = ANIONS.get(str(table["symbol"][number]), (0, 0.0))[1]
+        return float(np.nan_to_num(table["electronegativity"][number])), frequency, number
 
     return str(table["symbol"][max(pair.numbers.tolist(), key=rank)])
 
 
 @dataclass(frozen=True)
 class GroupSplit:
-    """Assign crystals to train, val and test by group.
+    """Assignment of crystals to train, val and test by group.
 
     Attributes:
         by: ``"chemical-system"``, ``"anion"``, or the name of a tag (e.g. ``"prototype"``).
-        fractions: Shares of train, val and test; they add up to one.
-        seed: Another seed gives another split.
+        fractions: Fractions of train, val and test; their sum is 1.
+        seed: Seed of the hash.
 
     Raises:
-        DatasetError: The fractions are not three shares of one, or a crystal lacks the tag.
+        DatasetError: The fractions are negative or do not add up to 1, or a crystal lacks the tag.
     """
 
     by: str = BY_SYSTEM
@@ -69,7 +70,7 @@ class GroupSplit:
             raise DatasetError(f"fractions of train, val and test must add up to 1; got {self.fractions}.")
 
     def group(self, pair: Pair) -> str:
-        """Name of the group that a crystal belongs to."""
+        """Return the name of a crystal's group."""
         if self.by == BY_SYSTEM:
             return pair.chemical_system
         if self.by == BY_ANION:
@@ -82,32 +83,32 @@ class GroupSplit:
         return pair.tags[self.by]
 
     def __call__(self, pair: Pair) -> str:
-        """Split of a crystal."""
+        """Return the split of a crystal."""
         fraction = hash_fraction(f"{self.seed}:{self.by}:{self.group(pair)}")
         train, val, _ = self.fractions
         return SPLITS[0] if fraction < train else SPLITS[1] if fraction < train + val else SPLITS[2]
 
     @property
     def description(self) -> str:
-        """Sentence for ``dataset.json``."""
-        shares = "/".join(f"{100 * f:g}" for f in self.fractions)
+        """Description for ``dataset.json``."""
+        percent = "/".join(f"{100 * f:g}" for f in self.fractions)
         return (
-            f"by {self.by}, {shares}% train/val/test of the groups, from the SHA-256 of "
-            f"'{self.seed}:{self.by}:GROUP'; no {self.by} stands in two splits"
+            f"by {self.by}, {percent}% train/val/test of the groups, from the SHA-256 of "
+            f"'{self.seed}:{self.by}:GROUP'; no {self.by} is in two splits"
         )
 
 
 @dataclass(frozen=True)
 class LeaveOut:
-    """Put all crystals of some groups into test, and divide the rest into train and val.
+    """Assignment of all crystals of some groups to test, and of the others to train and val.
 
     Attributes:
-        groups: What is left out by; where names are not given, the groups that it puts into test are.
-        rest: Its shares of train and val divide the others, in proportion.
+        groups: Kind of the groups that are left out. Without names, it also chooses them.
+        rest: Split of the other crystals; its fraction of test is divided between train and val.
         names: Groups that are left out.
 
     Raises:
-        DatasetError: Nothing can be trained on, since the shares of train and val are zero.
+        DatasetError: The fractions of train and val are zero.
     """
 
     groups: GroupSplit
@@ -117,124 +118,108 @@ class LeaveOut:
     def __post_init__(self) -> None:
         if sum(self.rest.fractions[:2]) <= 0:
             raise DatasetError(
-                "shares of train and val are zero, and crystals that are not left out go there; "
+                "the fractions of train and val are zero, but the crystals that are not left out go there; "
                 f"got {self.rest.fractions}."
             )
 
     @property
     def by(self) -> str:
-        """What `group` names."""
+        """Kind of the groups of `group`."""
         return f"{self.groups.by} where it is left out, else by {self.rest.by}"
 
-    def left_out(self, pair: Pair) -> bool:
-        """Whether a crystal is."""
+    def is_left_out(self, pair: Pair) -> bool:
+        """Return whether a crystal is left out."""
         if self.names is None:
             return self.groups(pair) == SPLITS[2]
         return self.groups.group(pair) in self.names
 
     def group(self, pair: Pair) -> str:
-        """Name of the group that a crystal belongs to."""
-        if self.left_out(pair):
+        """Return the name of a crystal's group."""
+        if self.is_left_out(pair):
             return f"{self.groups.by} {self.groups.group(pair)}"
         return self.rest.group(pair)
 
     def __call__(self, pair: Pair) -> str:
-        """Split of a crystal."""
-        return SPLITS[2] if self.left_out(pair) else self._divided()(pair)
+        """Return the split of a crystal."""
+        return SPLITS[2] if self.is_left_out(pair) else self._train_val()(pair)
 
-    def _divided(self) -> GroupSplit:
+    def _train_val(self) -> GroupSplit:
         train, val, _ = self.rest.fractions
         return GroupSplit(self.rest.by, (train / (train + val), val / (train + val), 0.0), self.rest.seed)
 
     def check(self, pairs: Iterable[Pair]) -> None:
-        """Make sure that something is left out, and something left.
-
-        Args:
-            pairs: All crystals of a dataset.
+        """Check that some, but not all, of the crystals of a dataset are left out.
 
         Raises:
-            DatasetError: No crystal belongs to one of the names, none is left out, or none is left; says
-                what there is.
+            DatasetError: A name matches no crystal, or none or all crystals are left out.
         """
-        there, left = Counter[str](), 0
+        counts, kept = Counter[str](), 0
         for pair in pairs:
-            there[self.groups.group(pair)] += 1
-            left += not self.left_out(pair)
-        listed = [f"{name} ({count})" for name, count in there.most_common(LISTED)]
-        more = f" and {len(there) - LISTED} more" if len(there) > LISTED else ""
-        has = f"the dataset holds {', '.join(listed)}{more}"
+            counts[self.groups.group(pair)] += 1
+            kept += not self.is_left_out(pair)
+        listed = [f"{name} ({count})" for name, count in counts.most_common(MAX_LISTED)]
+        more = f" and {len(counts) - MAX_LISTED} more" if len(counts) > MAX_LISTED else ""
+        contents = f"the dataset has {', '.join(listed)}{more}"
+        by = self.groups.by
         for name in sorted(self.names or ()):
-            if name not in there:
-                raise DatasetError(f"no crystal has {self.groups.by} '{name}'; {has}.{nearest(name, there)}")
-        if left == sum(there.values()):
+            if name not in counts:
+                raise DatasetError(f"no crystal has {by} '{name}'; {contents}.{nearest(name, counts)}")
+        if kept == counts.total():
             raise DatasetError(
-                f"nothing is left out: the hash chooses no {self.groups.by} of {len(there)}; "
-                "give a larger share, another seed, or names."
+                f"no {by} of {len(counts)} is left out; give a larger fraction, another seed, or names."
             )
-        if not left:
-            raise DatasetError(f"every {self.groups.by} is left out, and nothing left to train on; {has}.")
+        if not kept:
+            raise DatasetError(f"every {by} is left out, and no crystal remains for training; {contents}.")
 
     @property
     def description(self) -> str:
-        """Sentence for ``dataset.json``."""
-        by, rest = self.groups.by, self._divided()
+        """Description for ``dataset.json``."""
+        by, rest = self.groups.by, self._train_val()
         which = ", ".join(sorted(self.names or ()))
         if self.names is None:
-            share = f"{100 * self.groups.fractions[2]:g}% of the groups"
-            which = f"{share}, from the SHA-256 of '{self.groups.seed}:{by}:GROUP'"
-        shares = "/".join(f"{100 * f:.3g}" for f in rest.fractions[:2])
+            percent = f"{100 * self.groups.fractions[2]:g}% of the groups"
+            which = f"{percent}, from the SHA-256 of '{self.groups.seed}:{by}:GROUP'"
+        percent = "/".join(f"{100 * f:.3g}" for f in rest.fractions[:2])
         return (
-            f"test is what was left out, by {by}: {which}; the rest by {rest.by}, {shares}% train/val of the "
-            f"groups, from the SHA-256 of '{rest.seed}:{rest.by}:GROUP'"
+            f"test is left out by {by}: {which}; the rest by {rest.by}, {percent}% train/val of the groups, "
+            f"from the SHA-256 of '{rest.seed}:{rest.by}:GROUP'"
         )
 
 
 def parse_leave_out(text: str, rest: GroupSplit) -> LeaveOut:
-    """What is left out, as an option says it.
+    """Parse the option ``--leave-out``.
 
     Args:
-        text: ``"anion=S,Se"``, or a tag and its values, ``"prototype=BN,GaS"``, or a share of the groups that
-            is chosen by the hash of their names, ``"prototype=0.2"``.
-        rest: How the rest is divided; its seed also chooses a share.
+        text: ``"anion=S,Se"``; or a tag and its values, ``"prototype=BN,GaS"``; or a tag and a fraction of
+            its values, chosen by hash, ``"prototype=0.2"``.
+        rest: Split of the other crystals; its seed also chooses a fraction.
 
     Raises:
-        DatasetError: It cannot be read so, or an anion is no element.
+        DatasetError: The text has another form, or an anion is no element.
     """
     by, _, values = text.partition("=")
     names = [name.strip() for name in values.split(",")]
     if not by or not all(names):
         raise DatasetError(
-            "--leave-out takes anion=S,Se, a tag with its values like prototype=BN,GaS, or a share of its "
+            "--leave-out takes anion=S,Se, a tag with its values like prototype=BN,GaS, or a fraction of its "
             f"values like prototype=0.2; got '{text}'."
         )
     if by == BY_SYSTEM:
         raise DatasetError("chemical systems are left out by an ordinary split: repose data split DIR.")
-    share = _number(names[0]) if len(names) == 1 else None
-    if share is not None and 0 < share < 1:
-        return LeaveOut(GroupSplit(by, (1 - share, 0.0, share), rest.seed), rest)
+    with suppress(ValueError):
+        if 0 < (fraction := float(values)) < 1:
+            return LeaveOut(GroupSplit(by, (1 - fraction, 0.0, fraction), rest.seed), rest)
     if by == BY_ANION:
         for name in names:
             atomic_number(name)
     return LeaveOut(GroupSplit(by, seed=rest.seed), rest, frozenset(names))
 
 
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
-
-
 def parse_split(by: str, fractions: str, seed: int) -> GroupSplit:
-    """The split that options ask for.
-
-    Args:
-        by: ``"chemical-system"`` or the name of a tag.
-        fractions: Three shares, ``"0.8,0.1,0.1"``.
-        seed: Another seed gives another split.
+    """Parse the options of a split; ``fractions`` is a text like ``"0.8,0.1,0.1"``.
 
     Raises:
-        DatasetError: The fractions are not three numbers that add up to one.
+        DatasetError: The fractions are not three numbers that add up to 1.
     """
     try:
         train, val, test = map(float, fractions.split(","))
@@ -246,16 +231,16 @@ def parse_split(by: str, fractions: str, seed: int) -> GroupSplit:
 
 
 def shared_groups(pairs: Iterable[Pair], group: Callable[[Pair], str]) -> tuple[int, list[str]]:
-    """Check that groups do not stand in two splits.
+    """Find groups that are in several splits.
 
     Args:
         pairs: Crystals with their splits.
-        group: Name of a crystal's group, e.g. `GroupSplit.group`.
+        group: Returns the name of a crystal's group, e.g. `GroupSplit.group`.
 
     Returns:
-        How many groups there are, and the names of those that stand in more than one split.
+        The number of groups, and the names of those in more than one split.
     """
-    where: dict[str, set[str]] = {}
+    splits: dict[str, set[str]] = {}
     for pair in pairs:
-        where.setdefault(group(pair), set()).add(pair.split)
-    return len(where), sorted(name for name, splits in where.items() if len(splits) > 1)
+        splits.setdefault(group(pair), set()).add(pair.split)
+    return len(splits), sorted(name for name, found in splits.items() if len(found) > 1)
