@@ -34,12 +34,7 @@ TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
 
 
 class _TransientError(Exception):
-    """An error for which another attempt may succeed.
-
-    Attributes:
-        pause: Pause that the server requests (s).
-        unreachable: Whether no connection was made.
-    """
+    """An error for which another attempt may succeed, after a pause (s) that the server requests."""
 
     def __init__(self, reason: str, pause: float = 0.0, unreachable: bool = False) -> None:
         super().__init__(reason)
@@ -47,11 +42,7 @@ class _TransientError(Exception):
 
 
 def check_url(url: str) -> None:
-    """Check that an address is one of http or https.
-
-    Raises:
-        DatasetError: It is not.
-    """
+    """Raise a DatasetError if an address is not one of http or https."""
     try:
         parts = urlsplit(url)
         valid = parts.scheme in ("http", "https") and bool(parts.hostname) and url.isascii()
@@ -130,12 +121,9 @@ def read_record(url: str) -> bytes:
 
 
 def verify(path: Path, *, size: int | None, checksum: str | None) -> None:
-    """Compare a file with its published size and checksum.
+    """Compare a file with its published size in bytes and its checksum, if known.
 
-    Args:
-        path: The file.
-        size: Expected size in bytes, if known.
-        checksum: Expected ``"ALGORITHM:HEXADECIMAL"`` with an algorithm of `hashlib`, if known.
+    A checksum is ``"ALGORITHM:HEXADECIMAL"`` with an algorithm of `hashlib`.
 
     Raises:
         DatasetError: The file differs; it was renamed ``NAME.bad``.

@@ -21,15 +21,9 @@ def complete_from_record(
 ) -> Archive:
     """Add files, sizes, checksums and licence from the record of an archive.
 
-    The record is saved as ``record.json`` beside the files, and used if there is no network.
-
-    Args:
-        archive: Entry of the registry; its values have priority.
-        folder: Cache of this archive.
-        notify: Called with a message if the record has an unknown form.
-
-    Returns:
-        The archive; unchanged if the record has an unknown form but the registry names the files.
+    Values of the registry have priority. The record is saved as ``record.json`` in the folder of the archive,
+    and used if there is no network. If it has an unknown form but the registry names the files, ``notify`` is
+    called with a message, and the archive is returned unchanged.
 
     Raises:
         DatasetError: The record cannot be read and is not in the cache, or does not list a file.

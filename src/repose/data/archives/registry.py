@@ -190,11 +190,7 @@ ARCHIVES: dict[str, Archive] = {
 
 
 def find_archive(name: str) -> Archive:
-    """Return an archive by name.
-
-    Raises:
-        DatasetError: There is no such archive.
-    """
+    """Return an archive by name; raise a DatasetError if there is none."""
     if name not in ARCHIVES:
         known = ", ".join(ARCHIVES)
         raise DatasetError(f"there is no archive '{name}'; known are {known}.{nearest(name, ARCHIVES)}")

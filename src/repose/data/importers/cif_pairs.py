@@ -56,13 +56,9 @@ def has_tables(folder: Path) -> bool:
 def import_cif_pairs(folder: Path, *, align: bool = True) -> Iterator[Pair | Refusal]:
     """Import pairs from a folder; see the module for its layouts.
 
-    Args:
-        folder: Holds the tables, and the CIFs or a folder ``CIF`` of them.
-        align: Remove a rigid rotation; see `repose.data.pairing.states_to_pair`.
-
-    Yields:
-        Pairs with the split of their table; other columns become tags. Refused are crystals without one of
-        the files, and crystals in two tables (test data would leak into training).
+    Splits are from the tables; other columns become tags. Refused are crystals without one of the files, and
+    crystals in two tables (test data would leak into training). ``align`` removes a rigid rotation; see
+    `repose.data.pairing.states_to_pair`.
 
     Raises:
         DatasetError: It is not such a folder, or a table cannot be read.

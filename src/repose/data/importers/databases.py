@@ -33,9 +33,7 @@ def import_ase_db(path: Path, *, align: bool = True) -> Iterator[Pair | Refusal]
         db.write(before, pair="GaAs-7", state="unrelaxed", split="train", prototype="ZnS")
         db.write(after, pair="GaAs-7", state="relaxed")
 
-    Args:
-        path: The database.
-        align: Remove a rigid rotation of relaxed crystals; see `repose.data.pairing.states_to_pair`.
+    ``align`` removes a rigid rotation of relaxed crystals; see `repose.data.pairing.states_to_pair`.
 
     Raises:
         DatasetError: It is not a database, or no row has the key ``pair``.
@@ -92,23 +90,20 @@ def import_ase_db(path: Path, *, align: bool = True) -> Iterator[Pair | Refusal]
 
 
 def import_pymatgen_json(path: Path, *, align: bool = True) -> Iterator[Pair | Refusal]:
-    """Import pairs from JSON with structures of pymatgen.
+    """Import pairs from JSON (``.json``, ``.jsonl``, or these with ``.gz``) with structures of pymatgen.
 
     The file holds a list of entries, a mapping from id to entry, one entry, or (``.jsonl``) one entry a line.
     An entry holds an id (``id``, ``material_id``, ``mp_id`` or ``name``), the input (``unrelaxed``,
     ``initial`` or ``input``) and the relaxed crystal (``relaxed``, ``final`` or ``output``), both as
     ``Structure.as_dict()``. ``split`` is its split; other texts and numbers become tags. ``.jsonl`` is read
-    line by line, ``.json`` as a whole.
-
-    Args:
-        path: ``.json``, ``.json.gz``, ``.jsonl`` or ``.jsonl.gz``.
-        align: Remove a rigid rotation of relaxed crystals; see `repose.data.pairing.states_to_pair`.
+    line by line, ``.json`` as a whole. For ``align`` see `import_ase_db`.
 
     Raises:
         DatasetError: The file cannot be read, or is not of this form.
     """
-    for index, (name, entry) in enumerate(_entries(path)):
-        name = name or f"{path.name}#{index}"
+    for index, (key, entry) in enumerate(_entries(path)):
+        own = _first(entry, IDS)
+        name = ("" if own is None else str(own)) or key or f"{path.name}#{index}"
         if isinstance(entry, Exception):
             yield Refusal(name, f"{path}, entry {index} is not JSON: {describe(entry)}.")
         else:
@@ -116,7 +111,7 @@ def import_pymatgen_json(path: Path, *, align: bool = True) -> Iterator[Pair | R
 
 
 def _entries(path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield id (empty if there is none) and content (or the error) of every entry."""
+    """Yield key (empty if there is none) and content (or the error) of every entry."""
     try:
         with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as handle:
             if path.name.removesuffix(".gz").endswith(".jsonl"):
@@ -125,17 +120,17 @@ def _entries(path: Path) -> Iterator[tuple[str, Any]]:
                         entry: Any = json.loads(line)
                     except ValueError as error:
                         entry = error
-                    yield _id(entry), entry
+                    yield "", entry
                 return
             whole = json.load(handle)
     except (OSError, EOFError, ValueError) as error:
         raise DatasetError(f"{path} cannot be read as JSON: {describe(error)}.") from None
     if isinstance(whole, dict) and _first(whole, INPUTS) is None:
-        yield from ((_id(entry) or str(key), entry) for key, entry in whole.items())
+        yield from ((str(key), entry) for key, entry in whole.items())
     elif isinstance(whole, dict):
-        yield _id(whole), whole
+        yield "", whole
     elif isinstance(whole, list):
-        yield from ((_id(entry), entry) for entry in whole)
+        yield from (("", entry) for entry in whole)
     else:
         raise DatasetError(f"{path} must hold a list or a mapping of entries; got {type(whole).__name__}.")
 
@@ -143,11 +138,6 @@ def _entries(path: Path) -> Iterator[tuple[str, Any]]:
 def _first(entry: Any, keys: tuple[str, ...]) -> Any:
     """Return the value of the first of some keys in an entry, or None."""
     return next((entry[key] for key in keys if key in entry), None) if isinstance(entry, dict) else None
-
-
-def _id(entry: Any) -> str:
-    value = _first(entry, IDS)
-    return "" if value is None else str(value)
 
 
 def _entry_to_pair(name: str, entry: Any, align: bool) -> Pair:

@@ -158,12 +158,9 @@ class StructureType:
     def parents(
         self, target: int, count: int, rng: np.random.Generator | None
     ) -> list[tuple[int, tuple[int, ...]]]:
-        """Return parents of a member, each with the exchange of sites that makes it most similar.
+        """Return at most ``count`` parents of a member, each with the most similar exchange of sites.
 
-        Args:
-            target: Index of the member.
-            count: Maximum number of parents.
-            rng: Draws the parents; None for the most similar ones.
+        Parents are drawn by ``rng``; without it they are the most similar ones.
         """
         exchanges = list(self.exchanges)
         elements, exchanged = self.elements[target], self.elements[:, np.array(exchanges)]  # (k,), (M, X, k)
@@ -190,7 +187,7 @@ def _add(
 
     Args:
         crystal: In a primitive cell.
-        types: Known types by fingerprint; a new one is added.
+        types: Known types by fingerprint.
         counts: Number of types of each formula and space group.
 
     Returns:

@@ -27,15 +27,8 @@ def trajectory_to_pair(
 
     Unlike `repose.data.pairing.path_to_pair`, this checks that the steps belong together: all must hold the
     same atoms. Atoms that were wrapped into the cell between two steps are unwrapped (see `unwrap`).
-    Energies, forces and stresses that are not finite become None (programs print ``****`` for numbers that
-    do not fit).
-
-    Args:
-        name: Its id.
-        steps: At least two. Energies (eV), forces (eV/A) and stresses (eV/A^3) are the results of their
-            calculators, without effects of constraints.
-        split: Split of the source.
-        tags: Free columns.
+    Energies (eV), forces (eV/A) and stresses (eV/A^3) are the results of the calculators, without effects of
+    constraints. Values that are not finite become None (programs print ``****`` for numbers that do not fit).
 
     Raises:
         DatasetError: There are fewer than two steps, or they are not steps of one relaxation.

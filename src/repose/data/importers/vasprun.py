@@ -44,10 +44,8 @@ def find_runs(folder: Path) -> list[Path]:
 def run_name(path: Path, root: Path | None = None) -> str:
     """Return the id of a run: A for ``A/vasprun.xml`` and ``A.vasprun.xml``, else the stem of the file.
 
-    Args:
-        path: The file.
-        root: Folder that was searched. Runs in its subfolders have the relative path as id, such as
-            ``A/relax`` for ``A/relax/vasprun.xml``, since names of folders may repeat.
+    Runs in subfolders of ``root``, the folder that was searched, have the relative path as id, such as
+    ``A/relax`` for ``A/relax/vasprun.xml``, since names of folders may repeat.
     """
     stem = file_stem(path).removesuffix("vasprun").rstrip("._-")
     folder = path.parent if root is None else path.parent.relative_to(root)
@@ -57,16 +55,12 @@ def run_name(path: Path, root: Path | None = None) -> str:
 
 
 def import_vasprun(path: Path, name: str = "") -> Iterator[Pair | Refusal]:
-    """Import the path of one relaxation by VASP, with all its ionic steps.
+    """Import the path of one relaxation by VASP, with all its ionic steps; for ``name`` see `run_name`.
 
     Refused are files that are cut off (the job was killed), runs that are not relaxations, and relaxations
     that did not converge. Ionic steps without electronic convergence have no energy, forces and stress. Tags:
     ``isif`` (whether the cell relaxes), and ``pstress_kB`` if a pressure is set; energies do not include its
     part of the enthalpy.
-
-    Args:
-        path: ``vasprun.xml`` or ``vasprun.xml.gz``.
-        name: Its id; if empty, see `run_name`.
     """
     name = name or run_name(path)
     yield attempt(name, _pair, path, name)
