@@ -1,4 +1,4 @@
-"""From what a file says about one crystal to a checked `Pair`, or to a refusal with its reason."""
+"""Conversion of crystals of ASE to a checked `Pair`, or to a refusal with its reason."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from repose.errors import DatasetError, InvalidCrystalError, ReposeError
 if TYPE_CHECKING:
     from ase import Atoms
 
-# Closer atoms are an error of the file, in an unrelaxed crystal too (A).
-CLOSEST = 0.5
-# Split of a crystal whose source names none; a dataset is written only once it has one.
+# Smallest distance of atoms in a valid crystal, relaxed or not (A).
+MIN_DISTANCE = 0.5
+# Split of a crystal whose source gives none; it must be assigned before a dataset is written.
 UNASSIGNED = ""
 
 
@@ -28,8 +28,8 @@ class Refusal:
     """A crystal that could not be imported.
 
     Attributes:
-        id: Its name in the source; where it has none, the file.
-        reason: What is wrong with it, in words a user can act on.
+        id: Name in the source, or the file.
+        reason: Error for the user.
     """
 
     id: str
@@ -37,17 +37,17 @@ class Refusal:
 
 
 def attempt(name: str, make: Callable[..., Pair], *arguments: Any, **options: Any) -> Pair | Refusal:
-    """Call a function that makes a pair; whatever goes wrong becomes a refusal: no crystal costs others."""
+    """Call a function that makes a pair; return a refusal if it raises an error."""
     try:
         return make(*arguments, **options)
     except ReposeError as error:
         return Refusal(name, str(error))
-    except Exception as error:  # readers of foreign formats raise anything, down to AssertionError
+    except Exception as error:  # readers of other packages raise anything, even AssertionError
         return Refusal(name, f"cannot be read: {describe(error)}")
 
 
 def describe(error: Exception) -> str:
-    """One line about an exception of another package."""
+    """Return an exception of another package as one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
 
 
@@ -60,29 +60,29 @@ def states_to_pair(
     split: str = UNASSIGNED,
     tags: dict[str, str] | None = None,
 ) -> Pair:
-    """Make a pair of two states that were written apart from each other.
+    """Make a pair of two crystals that were stored separately.
 
-    Relaxed atoms are matched to input atoms and unwrapped (see `repose.data.matching.match`); nearest
-    is meant in fractional terms, measured in the mean of both cells, so that atoms far from the origin
-    are not torn off by a cell that grows. Two tags say what had to be undone: ``atom_order`` =
+    Relaxed atoms are matched to input atoms and unwrapped; see `repose.data.matching.match`. Fractional
+    displacements are measured in the mean of both cells, so that an expansion of the cell does not change
+    the nearest image of atoms far from the origin. Corrections are recorded in the tags ``atom_order`` =
     ``matched`` and ``origin`` = ``shifted``.
 
-    A CIF says nothing about orientation: both states are read in the standard one (a along x, b in the
-    xy plane), so that a sheared cell comes out slightly rotated. With ``align`` the relaxed crystal is
-    turned back by the rotation of the polar decomposition, where that exceeds 1e-3 radian: cell and
-    atoms then differ from the input by a symmetric stretch and by displacements alone, which is all that
-    an equivariant model can learn. Published tables on CIF archives were made without it.
+    CIF has no orientation: both crystals are read with a along x and b in the xy plane, so that a shear of
+    the cell includes a small rotation. With ``align``, the relaxed crystal is rotated back by the rotation of
+    the polar decomposition if that exceeds 1e-3 radian. It then differs from the input by a symmetric
+    stretch and displacements only, which is what an equivariant model can predict. Published tables on CIF
+    archives were made without it.
 
     Args:
-        name: Its id.
-        unrelaxed: The input.
-        relaxed: The same atoms, in any order and image.
+        name: Id of the pair.
+        unrelaxed: Unrelaxed crystal.
+        relaxed: The same atoms, in any order and any periodic image.
         align: Remove a rigid rotation.
-        split: As named by the source.
+        split: Split given by the source.
         tags: Free columns.
 
     Raises:
-        InvalidCrystalError: A state is not a crystal, or the two do not hold the same atoms.
+        InvalidCrystalError: A crystal is invalid, or the two do not have the same atoms.
         DatasetError: The split is unknown.
     """
     check_crystal(unrelaxed, "unrelaxed")
@@ -99,7 +99,7 @@ def states_to_pair(
         cell=cell @ (np.eye(3) + stretch) / 2,
         pbc=unrelaxed.pbc,
     )
-    # Added to the positions as they were read, so that nothing is rounded that need not be.
+    # Added to the original positions, which avoids rounding.
     positions = relaxed.positions[found.order] + (found.images - found.shift) @ relaxed_cell
     if align and rotation_angle(rotation) > SMALLEST_ROTATION:
         positions, relaxed_cell = positions @ rotation.T, relaxed_cell @ rotation.T
@@ -124,31 +124,29 @@ def states_to_pair(
 def path_to_pair(
     name: str, steps: Sequence[Atoms], *, split: str = UNASSIGNED, tags: dict[str, str] | None = None
 ) -> Pair:
-    """Make a pair of the frames along one relaxation path, first to last.
-
-    Positions along a path are continuous and stay as they are: nothing is matched, wrapped or rotated.
+    """Make a pair of a relaxation path; positions must be continuous and are not changed.
 
     Args:
-        name: Its id.
-        steps: At least two frames, atoms in one and the same order; energies, forces and stresses are
-            taken from their calculators' results, where there are any.
-        split: As named by the source.
+        name: Id of the pair.
+        steps: At least two frames with the same order of atoms. Energies, forces and stresses are taken from
+            the results of their calculators.
+        split: Split given by the source.
         tags: Free columns.
 
     Raises:
-        InvalidCrystalError: A frame is not a crystal, or holds other atoms than the first.
+        InvalidCrystalError: A frame is invalid, or has other atoms than the first.
         DatasetError: There is only one frame, or the split is unknown.
     """
     if len(steps) < 2:
         raise DatasetError(
-            f"'{name}' has {len(steps)} frame; a path needs the unrelaxed and the relaxed one. "
-            "Frames of one crystal share id=... in the comment line."
+            f"'{name}' has {len(steps)} frame; expected at least the unrelaxed and the relaxed one. "
+            "Give frames of one crystal the same id=... in the comment line."
         )
     first, last = steps[0], steps[-1]
     for atoms in steps:
         if not np.array_equal(atoms.numbers, first.numbers):
             raise InvalidCrystalError(
-                f"'{name}': the frames of the path do not hold the same atoms in the same order."
+                f"'{name}': the frames of the path do not have the same atoms in the same order."
             )
     check_crystal(first, "unrelaxed")
     check_crystal(last, "relaxed")
@@ -167,15 +165,11 @@ def path_to_pair(
 
 
 def check_crystal(atoms: Atoms, which: str) -> None:
-    """Refuse what is not a crystal.
-
-    Args:
-        atoms: One state.
-        which: What to call it in the message.
+    """Check a crystal, which is called ``which`` in messages.
 
     Raises:
-        InvalidCrystalError: No atoms, no cell or volume, values that are not finite, atoms of no element,
-            partial occupancy, or two atoms within 0.5 A.
+        InvalidCrystalError: It has no atoms, no cell or volume, values that are not finite, atoms of no
+            element, a partial occupancy, or two atoms within 0.5 A.
     """
     if len(atoms) == 0:
         raise InvalidCrystalError(f"the {which} crystal has no atoms.")
@@ -186,34 +180,32 @@ def check_crystal(atoms: Atoms, which: str) -> None:
     if abs(np.linalg.det(atoms.cell.array)) < 1e-3:
         raise InvalidCrystalError(f"the {which} crystal has no cell, or a cell without volume.")
     if ((atoms.numbers < 1) | (atoms.numbers > 118)).any():
-        raise InvalidCrystalError(f"the {which} crystal holds an atom of no known element.")
+        raise InvalidCrystalError(f"the {which} crystal has an atom of no known element.")
     for site, species in (atoms.info.get("occupancy") or {}).items():
         if len(species) > 1 or min(species.values()) < 1 - 1e-6:
             raise InvalidCrystalError(
-                f"site {site} of the {which} crystal is partially occupied ({species}); order it first."
+                f"site {site} of the {which} crystal is partially occupied ({species}); make it ordered first."
             )
-    _check_distances(atoms, which)
-
-
-def check_split(split: str) -> str:
-    """Return a split's name if it is one, or empty.
-
-    Raises:
-        DatasetError: It is neither.
-    """
-    if split not in (*SPLITS, UNASSIGNED):
-        raise DatasetError(f"the source puts it into split '{split}'; expected {', '.join(SPLITS)}.")
-    return split
-
-
-def _check_distances(atoms: Atoms, which: str) -> None:
-    first, second, _, distance = neighbours(atoms.positions, atoms.cell.array, atoms.pbc, CLOSEST, half=True)
+    first, second, _, distance = neighbours(
+        atoms.positions, atoms.cell.array, atoms.pbc, MIN_DISTANCE, half=True
+    )
     if len(distance):
         k = distance.argmin()
         raise InvalidCrystalError(
             f"atoms {first[k]} and {second[k]} of the {which} crystal are {distance[k]:.2f} A apart, "
-            f"less than {CLOSEST} A."
+            f"less than {MIN_DISTANCE} A."
         )
+
+
+def check_split(split: str) -> str:
+    """Return a split that a source gives, if it is train, val, test or empty.
+
+    Raises:
+        DatasetError: It is none of these.
+    """
+    if split not in (*SPLITS, UNASSIGNED):
+        raise DatasetError(f"the source gives the split '{split}'; expected {', '.join(SPLITS)}.")
+    return split
 
 
 def _check_composition(unrelaxed: Atoms, relaxed: Atoms) -> None:
@@ -223,7 +215,7 @@ def _check_composition(unrelaxed: Atoms, relaxed: Atoms) -> None:
     reduced = [atoms.symbols.formula.reduce()[0].format("hill") for atoms in (unrelaxed, relaxed)]
     reason = "one cell is a multiple of the other" if reduced[0] == reduced[1] else "the compositions differ"
     raise InvalidCrystalError(
-        f"unrelaxed {before} but relaxed {after}: {reason}; a pair needs the same atoms twice."
+        f"unrelaxed {before} but relaxed {after}: {reason}; both must have the same atoms."
     )
 
 
