@@ -13,7 +13,8 @@ from ase.neighborlist import natural_cutoffs, neighbor_list
 from pymatgen.core import Element
 
 from repose.data.generate import defects, layered, sheets, slabs
-from repose.data.generate.sheet_prototypes import compositions, prototypes
+from repose.data.generate.sheet_prototypes import monolayer_prototypes
+from repose.data.generate.structure_builder import TrialStructure
 from repose.errors import DatasetError, InvalidCrystalError
 
 GENERATORS = {"sheets": sheets, "layered": layered, "defects": defects}
@@ -54,18 +55,18 @@ THICKNESS = {
 
 def ideal(prototype, name):
     symbols = tuple(re.findall("[A-Z][a-z]?", name))
-    assert symbols in compositions(prototype)
-    return prototypes()[prototype].build(symbols)
+    assert symbols in monolayer_prototypes()[prototype].compositions
+    return monolayer_prototypes()[prototype].build(symbols)
 
 
 @pytest.fixture(scope="module")
 def mos2():
-    return slabs.in_vacuum(mx2("MoS2", a=3.184, thickness=3.127))
+    return slabs.center_in_vacuum(mx2("MoS2", a=3.184, thickness=3.127))
 
 
 @pytest.fixture(scope="module")
 def wse2():
-    return slabs.in_vacuum(mx2("WSe2", a=3.319, thickness=3.358))
+    return slabs.center_in_vacuum(mx2("WSe2", a=3.319, thickness=3.358))
 
 
 def bonds(atoms, numbers, reach):
@@ -118,11 +119,11 @@ def test_refuse_parents_without_vacuum(name):
 
 
 def test_give_up_when_nothing_comes_of_many_attempts():
-    with pytest.raises(DatasetError, match="0 of 2 sheet could be made"):
-        list(slabs.draw(2, "sheet", lambda: None))
-    close = slabs.in_vacuum(Atoms("C2", [[0, 0, 0], [0, 0, 0.9]], cell=[3, 3, 1]))
-    with pytest.raises(DatasetError, match="attempts came to nothing"):
-        list(slabs.draw(1, "sheet", lambda: (close, {})))
+    with pytest.raises(DatasetError, match=r"found only 0 of 2 candidates \(sheet\)"):
+        list(slabs.draw_candidates(2, "sheet", lambda: None))
+    close = slabs.center_in_vacuum(Atoms("C2", [[0, 0, 0], [0, 0, 0.9]], cell=[3, 3, 1]))
+    with pytest.raises(DatasetError, match="attempts failed"):
+        list(slabs.draw_candidates(1, "sheet", lambda: TrialStructure(close)))
 
 
 def test_parents_in_any_setting_become_the_same_monolayer(mos2):
@@ -133,7 +134,7 @@ def test_parents_in_any_setting_become_the_same_monolayer(mos2):
     odd.positions += 0.47 * odd.cell[2]  # the sheet is cut by the border of the cell
     odd.wrap()
     before = odd.copy()
-    (sheet,) = slabs.as_monolayers([odd])
+    (sheet,) = slabs.standardize_monolayers([odd])
     assert np.array_equal(odd.positions, before.positions)
     assert np.allclose(sheet.cell.angles(), [90, 90, 120], atol=1e-6)
     assert sheet.cell.lengths()[:2] == pytest.approx(mos2.cell.lengths()[:2])
@@ -194,8 +195,8 @@ def test_atoms_have_the_neighbours_of_their_prototype(prototype, name, centre, n
 
 def test_every_composition_makes_a_sheet_of_the_same_kind():
     total = 0
-    for prototype in prototypes().values():
-        made = compositions(prototype.name)
+    for prototype in monolayer_prototypes().values():
+        made = prototype.compositions
         assert len(set(made)) == len(made)
         total += len(made)
         sizes = set()
@@ -210,32 +211,33 @@ def test_every_composition_makes_a_sheet_of_the_same_kind():
 
 
 def test_dihalides_and_dichalcogenides_balance():
-    for metal, anion in compositions("CdI2-1T"):
+    for metal, anion in monolayer_prototypes()["CdI2-1T"].compositions:
         charge = {"O": 4, "S": 4, "Se": 4, "Te": 4}.get(anion, 2)
         element = Element(metal)
         assert charge in {*element.icsd_oxidation_states, *element.common_oxidation_states}
-    assert ("Zn", "S") not in compositions("CdI2-1T")
-    assert ("Na", "Cl") not in compositions("CdI2-1T")
+    assert ("Zn", "S") not in monolayer_prototypes()["CdI2-1T"].compositions
+    assert ("Na", "Cl") not in monolayer_prototypes()["CdI2-1T"].compositions
 
 
 def test_a_composition_comes_again_only_when_all_have_come():
-    compose = sheets.composer(np.random.default_rng(0))
+    sample = sheets.composition_sampler(np.random.default_rng(0))
     drawn = {}
     for _ in range(700):
-        prototype, symbols = compose()
+        prototype, symbols = sample()
         drawn.setdefault(prototype.name, []).append(symbols)
     for name, order in drawn.items():
-        n = len(compositions(name))
+        n = len(monolayer_prototypes()[name].compositions)
         assert len(set(order[:n])) == min(n, len(order))
-    assert any(len(order) > len(compositions(name)) for name, order in drawn.items())
+    assert any(len(order) > len(monolayer_prototypes()[name].compositions) for name, order in drawn.items())
 
 
 def test_sheets_are_spread_evenly_around_the_ideal():
     ratios = []
     for candidate in sheets.candidates(150, np.random.default_rng(1)):
         atoms, tags = candidate.to_atoms(), candidate.tags
-        found = [s for s in compositions(tags["prototype"]) if set(s) == set(atoms.symbols)]
-        perfect = prototypes()[tags["prototype"]].build(found[0])
+        prototype = monolayer_prototypes()[tags["prototype"]]
+        found = [s for s in prototype.compositions if set(s) == set(atoms.symbols)]
+        perfect = prototype.build(found[0])
         assert Counter(atoms.symbols) == Counter(perfect.symbols)
         within = np.sqrt(np.linalg.det(atoms.cell[:2, :2]) / np.linalg.det(perfect.cell[:2, :2]))
         ratios.append((tags["start"], within))
@@ -313,7 +315,7 @@ def _direction(layer):
 
 
 def test_layers_of_two_kinds_are_strained_evenly(mos2, wse2):
-    given = [mos2, slabs.in_vacuum(graphene(a=2.46)), wse2]
+    given = [mos2, slabs.center_in_vacuum(graphene(a=2.46)), wse2]
     made = [c for c in layered.candidates(40, np.random.default_rng(2), given) if c.tags["made"] == "hetero"]
     assert len({c.tags["layers"] for c in made}) >= 3
     lengths = {"MoS2": (42, 42, 3.184), "C": (6, 6, 2.46 / 3**0.5), "WSe2": (74, 74, 3.319)}
@@ -333,21 +335,21 @@ def test_layers_of_two_kinds_are_strained_evenly(mos2, wse2):
 
 
 def test_nearest_atoms_of_layers_touch_by_van_der_waals_radii(mos2):
-    turned = layered.turned(mos2, "half")
+    turned = layered.oriented(mos2, "half")
     shift = np.array([0.4, 1.1])
-    stack = layered.stacked_up(mos2, turned, shift, 0.98, onward=True)
+    stack = layered.stack(mos2, turned, shift, 0.98, rhombohedral=True)
     assert stack.pbc.all()
     reach = 0.98 * 2 * Element("S").van_der_waals_radius
     # Between the two layers, and between the upper one and the next cell.
     repeated = stack.repeat((1, 1, 2))
     for below, above in pairwise([repeated[k : k + 3] for k in (0, 3, 6)]):
         assert np.linalg.norm(_between(below, above), axis=-1).min() == pytest.approx(reach)
-    bilayer = layered.put_together(mos2, turned, shift, 0.98)
+    bilayer = layered.bilayer(mos2, turned, shift, 0.98)
     assert np.linalg.norm(_between(bilayer[:3], bilayer[3:]), axis=-1).min() == pytest.approx(reach)
 
 
 def test_a_stack_that_slides_on_repeats_after_every_layer(mos2):
-    stack = layered.stacked_up(mos2, mos2, np.array([0.4, 1.1]), 0.98, onward=True)
+    stack = layered.stack(mos2, mos2, np.array([0.4, 1.1]), 0.98, rhombohedral=True)
     step = stack.positions[3:] - stack.positions[:3]
     twice = (2 * step - stack.cell.array[2]) @ np.linalg.inv(stack.cell.array)
     assert twice == pytest.approx(np.round(twice), abs=1e-9)
@@ -374,7 +376,7 @@ def _between(below, above):
 def test_stacks_repeat_as_known_crystals_do(prototype, name, turn, shift, repeat):
     sheet = ideal(prototype, name)
     shift = np.array(shift) @ sheet.cell.array[:2, :2]
-    stack = layered.stacked_up(sheet, layered.turned(sheet, turn), shift, layered.CONTACT)
+    stack = layered.stack(sheet, layered.oriented(sheet, turn), shift, layered.CONTACT)
     assert stack.cell.lengths()[2] == pytest.approx(repeat, rel=0.06)
 
 
@@ -399,7 +401,7 @@ def test_defects_are_those_of_the_tag_and_nothing_else_moves():
     for candidate in defects.candidates(60, np.random.default_rng(0)):
         tags, atoms = candidate.tags, candidate.to_atoms()
         size = int(tags["supercell"][0])
-        sheet = slabs.in_vacuum(mx2(tags["host"], "2H", *defects.RELAXED[tags["host"]]))
+        sheet = slabs.center_in_vacuum(mx2(tags["host"], "2H", *defects.RELAXED[tags["host"]]))
         host = sheet.repeat((size, size, 1))
         wanted, names = Counter(host.symbols), tags["defect"].split("+")
         assert 1 <= len(names) == int(tags["defects"]) <= 3
@@ -446,8 +448,8 @@ def test_pairs_of_vacancies_are_equivalent_as_their_distances_are(host):
             for j in np.flatnonzero(second):
                 if i != j:
                     states = host.atoms.numbers.copy()
-                    states[[i, j]] = defects.VACANT
-                    keys.add(defects.canonical(states, host.permutations))
+                    states[[i, j]] = defects.VACANCY
+                    keys.add(defects.canonical_key(states, host.permutations))
                     distances.add(round(host.distances[i, j], 3))
         assert len(keys) == len(distances) > 1
 
@@ -457,22 +459,22 @@ def test_mirrored_and_shifted_defects_are_one(host):
     states = host.atoms.numbers.astype(int)
     sulfur = np.flatnonzero(states == 16)
     states[sulfur[0]] += defects.ADATOM * 8
-    states[sulfur[3]] = defects.VACANT
+    states[sulfur[3]] = defects.VACANCY
     states[sulfur[7]] = 34
-    key = defects.canonical(states, host.permutations)
+    key = defects.canonical_key(states, host.permutations)
     for permutation in host.permutations[::7]:
         image = np.empty_like(states)
         image[permutation] = states
-        assert defects.canonical(image, host.permutations) == key
+        assert defects.canonical_key(image, host.permutations) == key
     states[sulfur[7]] = 52
-    assert defects.canonical(states, host.permutations) != key
+    assert defects.canonical_key(states, host.permutations) != key
 
 
 def test_adatoms_sit_outside_of_the_sheet(host):
     states = host.atoms.numbers.astype(int)
     top, bottom = np.argmax(host.atoms.positions[:, 2]), np.argmin(host.atoms.positions[:, 2])
     states[[top, bottom]] += defects.ADATOM * 8
-    atoms = defects.defective(host, states)
+    atoms = defects.build_defects(host, states)
     assert atoms.get_chemical_formula("metal") == "Mo9O2S18"
     z = atoms.positions[:, 2]
     assert z[-2:].max() == z.max()
@@ -481,7 +483,7 @@ def test_adatoms_sit_outside_of_the_sheet(host):
 
 
 def test_parents_of_other_sizes_and_elements():
-    parents = [slabs.in_vacuum(graphene()), ideal("CrI3", "CrI3"), ideal("GaS", "GaSe")]
+    parents = [slabs.center_in_vacuum(graphene()), ideal("CrI3", "CrI3"), ideal("GaS", "GaSe")]
     made = list(defects.candidates(40, np.random.default_rng(0), parents))
     sizes = {(c.tags["host"], c.tags["supercell"]) for c in made}
     assert sizes == {("C", "4x4"), ("C", "5x5"), ("CrI3", "3x3"), ("GaSe", "3x3"), ("GaSe", "4x4")}

@@ -1,7 +1,7 @@
-"""Candidates that are two layers held together by van der Waals forces: endless stacks, and bilayers.
+"""Preset of two layers bound by van der Waals forces: periodic stacks and bilayers.
 
-Layers of one kind lie on each other in high-symmetry registry, slid, or twisted by an angle at which both
-lattices coincide exactly; layers of two kinds in a common cell to which both are strained evenly.
+Layers of one kind are stacked in high-symmetry registry, slid, or twisted by an angle at which both lattices
+have an exact coincidence lattice. Layers of two kinds share a common cell, with opposite strains.
 """
 
 from __future__ import annotations
@@ -16,35 +16,41 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repose.data.candidates import Candidate
-from repose.data.generate.sheets import composer, scaled
-from repose.data.generate.slabs import Draft, as_monolayers, draw, formula, in_vacuum
+from repose.data.generate.sheets import composition_sampler, scale_sheet
+from repose.data.generate.slabs import (
+    center_in_vacuum,
+    clipped_normal,
+    draw_candidates,
+    formula,
+    standardize_monolayers,
+)
+from repose.data.generate.structure_builder import TrialStructure
 
 if TYPE_CHECKING:
     from ase import Atoms
 
 Floats = NDArray[np.float64]
 
-# Most atoms in a cell of two layers.
-MOST_ATOMS = 60
-# Largest strain of either layer of two kinds, whose lattices then differ by twice as much; and of one kind,
-# where it comes of lattice vectors that are rounded and so not quite symmetric.
-LARGEST_STRAIN, ROUNDING = 0.02, 2e-3
-# Standard deviation by which layers made of prototypes come out too large or too small.
+# Maximum number of atoms in a cell of two layers.
+MAX_ATOMS = 60
+# Maximum strain of a layer: of two kinds of layers, whose lattices may differ by twice as much, and of one
+# kind, where strain comes only from lattice vectors that are slightly asymmetric.
+MAX_STRAIN, MAX_ROUNDING_STRAIN = 0.02, 2e-3
+# Standard deviation of the scale factor of layers made of prototypes.
 SPREAD = 0.015
-# Nearest atoms of two layers are this share of their van der Waals radii apart, with a standard deviation:
-# the median of 40 known crystals, where single ones differ by 0.3 A in the distance of their layers.
+# Distance of the closest atoms of two layers over the sum of their van der Waals radii, and its standard
+# deviation. It is the median of 40 known crystals; their interlayer distances scatter by 0.3 A.
 CONTACT, CONTACT_SPREAD = 0.98, 0.04
-# How often layers lie in registry, slid, twisted, or are of two kinds; and share of bilayers in vacuum.
-WAYS = {"registry": 0.3, "slid": 0.2, "twisted": 0.2, "hetero": 0.3}
+# Probabilities of the kinds of stacking, and fraction of bilayers in vacuum.
+STACKINGS = {"registry": 0.3, "slid": 0.2, "twisted": 0.2, "hetero": 0.3}
 BILAYERS = 0.5
-# Largest supercell of a lattice in which coincidences are sought, in cells.
-MOST_CELLS = 21
-# Partners that are tried for a layer.
+# Maximum number of primitive cells of a lattice in a coincidence lattice.
+MAX_CELLS = 21
+# Number of partners that are tried for a layer.
 PARTNERS = 100
-# What is done to the upper layer before it is put down: half a turn about z; inversion, which also puts it
-# upside down.
-TURNS = {"none": (1, 1, 1), "half": (-1, -1, 1), "inverted": (-1, -1, -1)}
-# Shifts of high symmetry, in fractions of the lattice vectors.
+# Orientations of the upper layer: as built, rotated by 180 degrees about z, or inverted.
+ORIENTATIONS = {"none": (1, 1, 1), "half": (-1, -1, 1), "inverted": (-1, -1, -1)}
+# High-symmetry shifts in fractional coordinates.
 REGISTRIES = {
     "hexagonal": {"AA": (0.0, 0.0), "AB": (1 / 3, 2 / 3), "BA": (2 / 3, 1 / 3)},
     "square": {"AA": (0.0, 0.0), "AB": (0.5, 0.5), "bridge": (0.5, 0.0)},
@@ -54,13 +60,13 @@ REGISTRIES = {
 
 @dataclass(frozen=True)
 class Coincidence:
-    """Supercells of two lattices of one kind that coincide if these are sized right.
+    """Supercells of two lattices of one kind that coincide at a ratio of lattice constants.
 
     Attributes:
-        lower: Rows in units of the lower layer's lattice vectors, ``(2, 2)`` integers.
+        lower: Rows in units of the lattice vectors of the lower layer, ``(2, 2)`` integers.
         upper: The same for the upper layer.
-        ratio: Length of the lower layer's lattice constant over that of the upper one, where they coincide.
-        twist: Angle from the lower to the upper lattice in degrees, less than their symmetry's.
+        ratio: Lattice constant of the lower layer over that of the upper layer.
+        twist: Angle from the lower to the upper lattice in degrees, below their rotational symmetry.
     """
 
     lower: tuple[tuple[int, int], tuple[int, int]]
@@ -70,76 +76,74 @@ class Coincidence:
 
     @cached_property
     def cells(self) -> tuple[int, int]:
-        """Primitive cells of the lower and of the upper layer in the supercell."""
+        """Numbers of primitive cells of the lower and of the upper layer in the supercell."""
         (a, b), (c, d) = self.lower
         (e, f), (g, h) = self.upper
         return a * d - b * c, e * h - f * g
 
 
 def candidates(n: int, rng: np.random.Generator, parents: Sequence[Atoms] = ()) -> Iterator[Candidate]:
-    """Stacks of two layers a cell, periodic in three directions, and bilayers with vacuum along c.
+    """Make periodic stacks of two layers per cell, and bilayers with vacuum along c.
 
     Tags: ``prototype`` and ``layers`` (of the lower and the upper layer, ``MoS2/WSe2``), ``made``
     (``registry``, ``slid``, ``twisted``, ``hetero``), ``kind`` (``stack`` or ``bilayer``), ``registry``,
-    ``turn`` of the upper layer, ``twist`` in degrees and ``strain`` of either layer.
+    ``turn`` (orientation of the upper layer), ``twist`` in degrees and ``strain`` of each layer.
 
     Args:
-        n: How many; the first k do not depend on it.
-        rng: Source of all randomness.
-        parents: Monolayers to stack, kept as they are; made of prototypes if empty.
+        n: Number of candidates; the first k do not depend on it.
+        rng: Random number generator.
+        parents: Monolayers to stack, with unchanged geometry; prototypes are decorated if there are none.
 
     Yields:
-        Candidates of at most `MOST_ATOMS` atoms.
+        Candidates of at most `MAX_ATOMS` atoms.
 
     Raises:
-        InvalidCrystalError: A parent is no monolayer.
-        DatasetError: Nothing can be made of the parents.
+        InvalidCrystalError: A parent is not a monolayer.
+        DatasetError: Too few candidates can be made of the parents.
     """
-    source = _layers(rng, parents)
-    ways, shares = list(WAYS), np.array(list(WAYS.values()))
+    draw_layer = _layer_sampler(rng, parents)
+    stackings, weights = list(STACKINGS), np.array(list(STACKINGS.values()))
 
-    def attempt() -> Draft | None:
-        made = ways[rng.choice(len(ways), p=shares)]
-        lower = source()
-        if made == "hetero":
-            found = _partner(lower, source, rng)
-            if found is None:
+    def draw() -> TrialStructure | None:
+        stacking = stackings[rng.choice(len(stackings), p=weights)]
+        lower = draw_layer()
+        if stacking == "hetero":
+            partner = _find_partner(lower, draw_layer, rng)
+            if partner is None:
                 return None
-            upper, match = found
+            upper, match = partner
         else:
-            upper, fitting = lower, coincidences_of(lower, lower, twisted=made == "twisted")
-            if not fitting:
+            upper, matches = lower, find_coincidences(lower, lower, twisted=stacking == "twisted")
+            if not matches:
                 return None
-            match = fitting[rng.integers(len(fitting))]
-        turn = list(TURNS)[rng.integers(len(TURNS))]
-        registry, shift = _shift(made, lower, rng)
-        contact = CONTACT * (1 + CONTACT_SPREAD * float(np.clip(rng.normal(), -2, 2)))
-        below, above, strain = joined(lower, turned(upper, turn), match)
+            match = matches[rng.integers(len(matches))]
+        orientation = list(ORIENTATIONS)[rng.integers(len(ORIENTATIONS))]
+        registry, shift = _draw_registry(stacking, lower, rng)
+        contact = CONTACT * (1 + clipped_normal(rng, CONTACT_SPREAD, 2))
+        below, above, strain = common_supercells(lower, oriented(upper, orientation), match)
         primitive = np.linalg.solve(np.array(match.lower), below.cell.array[:2, :2])
-        pair = (below, above, shift @ primitive, contact)
-        bilayer = rng.random() < BILAYERS
-        # A stack's next cell lies on this one as it is, or goes on sliding.
-        onward = not bilayer and bool(rng.integers(2))
-        atoms = put_together(*pair) if bilayer else stacked_up(*pair, onward=onward)
-        if len(atoms) > MOST_ATOMS:
+        layers = (below, above, shift @ primitive, contact)
+        is_bilayer = rng.random() < BILAYERS
+        atoms = bilayer(*layers) if is_bilayer else stack(*layers, rhombohedral=bool(rng.integers(2)))
+        if len(atoms) > MAX_ATOMS:
             return None
         tags = {
             "prototype": "/".join(layer.info["prototype"] for layer in (lower, upper)),
             "layers": "/".join(formula(layer) for layer in (lower, upper)),
-            "made": made,
-            "kind": "bilayer" if bilayer else "stack",
+            "made": stacking,
+            "kind": "bilayer" if is_bilayer else "stack",
             "registry": registry,
-            "turn": turn,
+            "turn": orientation,
             "twist": f"{match.twist:.2f}",
             "strain": f"{strain:.4f}",
         }
-        return atoms, tags
+        return TrialStructure(atoms, tags)
 
-    return draw(n, "layered", attempt)
+    return draw_candidates(n, "layered", draw)
 
 
 def lattice_kind(atoms: Atoms) -> str:
-    """Kind of the lattice in the plane: ``"hexagonal"`` (at 120 degrees), ``"square"`` or ``"other"``."""
+    """Return the kind of the in-plane lattice: ``"hexagonal"`` (120 degrees), ``"square"`` or ``"other"``."""
     a, b = atoms.cell.array[:2, :2]
     if abs(np.linalg.norm(a) / np.linalg.norm(b) - 1) > 1e-3:
         return "other"
@@ -149,29 +153,29 @@ def lattice_kind(atoms: Atoms) -> str:
 
 @cache
 def coincidences(kind: str) -> tuple[Coincidence, ...]:
-    """Pairs of supercells of one shape of a lattice, none a multiple of another, small ones first.
+    """Return coincidences of two lattices of one kind, smallest first, without multiples of each other.
 
-    Vectors of the lattice are complex numbers m + n w, w being the third or fourth root of one: a supercell
-    of the lattice's own shape is then a product with one of them.
+    Lattice vectors are complex numbers m + n w, where w is the third or fourth root of unity. Multiplication
+    of the lattice by one of them gives a supercell of the same shape.
 
     Args:
-        kind: Of both lattices; only one pair for ``"other"``.
+        kind: Kind of both lattices; ``"other"`` has only the trivial coincidence.
     """
     if kind == "other":
         return (Coincidence(((1, 0), (0, 1)), ((1, 0), (0, 1)), 1.0, 0.0),)
     sector, root = (60.0, np.exp(2j * np.pi / 3)) if kind == "hexagonal" else (90.0, 1j)
-    numbers = [(m, n, m + n * root) for m, n in product(range(MOST_CELLS), repeat=2)]
-    # By symmetry, all directions are those of one sector.
-    numbers = [
+    vectors = [(m, n, m + n * root) for m, n in product(range(MAX_CELLS), repeat=2)]
+    # One sector contains all directions up to symmetry.
+    vectors = [
         (m, n, z)
-        for m, n, z in numbers
-        if 0.5 < abs(z) ** 2 < MOST_CELLS + 0.5 and -1e-6 < np.angle(z, deg=True) < sector - 1e-6
+        for m, n, z in vectors
+        if 0.5 < abs(z) ** 2 < MAX_CELLS + 0.5 and -1e-6 < np.angle(z, deg=True) < sector - 1e-6
     ]
-    numbers.sort(key=lambda number: (round(abs(number[2]), 6), number[0]))
+    vectors.sort(key=lambda vector: (round(abs(vector[2]), 6), vector[0]))
     found: dict[tuple[int, int], Coincidence] = {}
-    for (m1, n1, lower), (m2, n2, upper) in product(numbers, repeat=2):
+    for (m1, n1, lower), (m2, n2, upper) in product(vectors, repeat=2):
         ratio = upper / lower
-        # Where both come to lie on each other, the upper one is turned by minus the angle between them.
+        # The upper lattice is rotated by minus the angle between both vectors.
         twist = -np.angle(ratio, deg=True) % sector
         twist = 0.0 if sector - twist < 1e-6 else float(twist)
         key = round(abs(ratio) * 1e6), round(twist * 1e4)
@@ -181,41 +185,38 @@ def coincidences(kind: str) -> tuple[Coincidence, ...]:
     return tuple(sorted(found.values(), key=lambda match: (sum(match.cells), match.ratio, match.twist)))
 
 
-def coincidences_of(lower: Atoms, upper: Atoms, twisted: bool | None = None) -> list[Coincidence]:
-    """Those coincidences that fit two monolayers within `LARGEST_STRAIN` and `MOST_ATOMS`.
+def find_coincidences(lower: Atoms, upper: Atoms, twisted: bool | None = None) -> list[Coincidence]:
+    """Return the coincidences of two monolayers within `MAX_STRAIN` and `MAX_ATOMS`.
 
     Args:
         lower: A monolayer.
         upper: Another one, or the same.
-        twisted: Only with a twist, or only without; None for both.
+        twisted: True or False to require or exclude a twist, None for both.
     """
     kind = lattice_kind(lower)
     if kind != lattice_kind(upper):
         return []
     a, b = lower.cell.lengths()[0], upper.cell.lengths()[0]
-    fitting = []
+    matches = []
     for match in coincidences(kind):
-        below, above = match.cells
-        if below * len(lower) + above * len(upper) > MOST_ATOMS or twisted not in (None, match.twist > 0):
+        n_lower, n_upper = match.cells
+        if n_lower * len(lower) + n_upper * len(upper) > MAX_ATOMS or twisted not in (None, match.twist > 0):
             continue
-        # A quick look at one length before both cells are compared.
-        if abs(np.log(b * match.ratio / a)) < 2.5 * LARGEST_STRAIN:
+        # A fast check of one length before the check of the full cells.
+        if abs(np.log(b * match.ratio / a)) < 2.5 * MAX_STRAIN:
             strain = _common_cell(lower, upper, match)[1]
-            if strain <= (LARGEST_STRAIN if upper is not lower else ROUNDING):
-                fitting.append(match)
-    return fitting
+            if strain <= (MAX_STRAIN if upper is not lower else MAX_ROUNDING_STRAIN):
+                matches.append(match)
+    return matches
 
 
-def joined(lower: Atoms, upper: Atoms, match: Coincidence) -> tuple[Atoms, Atoms, float]:
-    """Supercells of two monolayers in one common cell, the mean of both.
+def common_supercells(lower: Atoms, upper: Atoms, match: Coincidence) -> tuple[Atoms, Atoms, float]:
+    """Return supercells of two monolayers in their mean cell, with a along x, and the larger strain.
 
     Args:
         lower: A monolayer.
         upper: Another one.
-        match: From `coincidences_of`.
-
-    Returns:
-        Both supercells, a along x, and the largest strain that either came under; 0 for exact coincidence.
+        match: From `find_coincidences`.
     """
     from ase.build import make_supercell
 
@@ -227,127 +228,126 @@ def joined(lower: Atoms, upper: Atoms, match: Coincidence) -> tuple[Atoms, Atoms
         layer = make_supercell(sheet, full, wrap=False)
         cell = layer.cell.array.copy()
         cell[:2, :2] = vectors
-        # Fractional coordinates stay: turned and strained at once.
+        # At fixed fractional coordinates the layer is rotated and strained.
         layer.set_cell(cell, scale_atoms=True)
         layers.append(layer)
     return layers[0], layers[1], strain
 
 
-def turned(sheet: Atoms, turn: str) -> Atoms:
-    """A copy of a monolayer after one of `TURNS`; its lattice stays."""
-    moved = sheet.copy()
-    middle = sheet.cell.array[2] / 2
-    moved.positions = (sheet.positions - middle) * TURNS[turn] + middle
-    return moved
+def oriented(sheet: Atoms, orientation: str) -> Atoms:
+    """Return a copy of a monolayer in one of `ORIENTATIONS`, with the same lattice."""
+    new = sheet.copy()
+    center = sheet.cell.array[2] / 2
+    new.positions = (sheet.positions - center) * ORIENTATIONS[orientation] + center
+    return new
 
 
-def gap(lower: Atoms, upper: Atoms, contact: float) -> float:
-    """Distance along z from the top atom of one layer to the bottom atom of the next.
+def interlayer_gap(lower: Atoms, upper: Atoms, contact: float) -> float:
+    """Return the distance along z from the top atom of a layer to the bottom atom of the next layer.
 
     Args:
         lower: A layer.
-        upper: Another one in the same cell, where it is to lie; its height does not matter.
-        contact: No two atoms of both come closer than this share of the sum of their van der Waals radii, and
-            one pair is just as close.
+        upper: Another one in the same cell, at its lateral position and any height.
+        contact: Minimum distance of atoms of both layers over the sum of their van der Waals radii.
 
     Returns:
-        The distance in A; negative where layers interlock.
+        The distance in A at which the closest atoms have exactly this ratio; negative if layers interlock.
     """
     vectors = lower.cell.array[:2, :2]
     fractional = (upper.positions[None, :, :2] - lower.positions[:, None, :2]) @ np.linalg.inv(vectors)
     fractional -= np.round(fractional)
     images = np.array(list(product((-1, 0, 1), repeat=2)))
     lateral = np.linalg.norm((fractional[:, :, None] + images) @ vectors, axis=-1).min(axis=-1)
-    reach = contact * (_vdw_radii(lower)[:, None] + _vdw_radii(upper))
-    rise = np.sqrt(np.maximum(reach**2 - lateral**2, 0.0))
+    distance = contact * (_vdw_radii(lower)[:, None] + _vdw_radii(upper))
+    rise = np.sqrt(np.maximum(distance**2 - lateral**2, 0.0))
     below, above = lower.positions[:, 2], upper.positions[:, 2]
     return float((rise - (below.max() - below)[:, None] - (above - above.min())).max())
 
 
-def put_together(lower: Atoms, upper: Atoms, shift: Floats, contact: float) -> Atoms:
-    """A bilayer in vacuum.
+def bilayer(lower: Atoms, upper: Atoms, shift: Floats, contact: float) -> Atoms:
+    """Return a bilayer in vacuum.
 
     Args:
         lower: The lower layer.
         upper: The upper layer in the same cell.
-        shift: By which the upper one slides, A, ``(2,)``.
-        contact: See `gap`.
+        shift: Lateral shift of the upper layer in A, ``(2,)``.
+        contact: See `interlayer_gap`.
     """
-    upper = _slid(upper, shift)
+    upper = _shifted(upper, shift)
     upper.positions[:, 2] += lower.positions[:, 2].max() - upper.positions[:, 2].min()
-    upper.positions[:, 2] += gap(lower, upper, contact)
-    return in_vacuum(lower + upper)
+    upper.positions[:, 2] += interlayer_gap(lower, upper, contact)
+    return center_in_vacuum(lower + upper)
 
 
-def stacked_up(lower: Atoms, upper: Atoms, shift: Floats, contact: float, onward: bool = False) -> Atoms:
-    """Both layers repeated along c without end; see `put_together`.
+def stack(lower: Atoms, upper: Atoms, shift: Floats, contact: float, rhombohedral: bool = False) -> Atoms:
+    """Return a stack of both layers that is periodic along c.
 
     Args:
         lower: The lower layer.
         upper: The upper layer in the same cell.
-        shift: By which the upper one slides, A, ``(2,)``.
-        contact: See `gap`.
-        onward: Whether the next cell slides as much again, as in rhombohedral stacks.
+        shift: Lateral shift of the upper layer in A, ``(2,)``.
+        contact: See `interlayer_gap`.
+        rhombohedral: Shift each further layer by as much again, instead of stacking cells without shift.
     """
-    onto = 2 * shift if onward else np.zeros(2)
-    atoms = put_together(lower, upper, shift, contact)
-    height = np.ptp(atoms.positions[:, 2]) + gap(_slid(upper, shift), _slid(lower, onto), contact)
-    # The nearest of equivalent vectors, so that the cell is not skewed more than need be.
+    cell_shift = 2 * shift if rhombohedral else np.zeros(2)
+    atoms = bilayer(lower, upper, shift, contact)
+    gap = interlayer_gap(_shifted(upper, shift), _shifted(lower, cell_shift), contact)
+    # The shortest of equivalent lattice vectors.
     vectors = atoms.cell.array[:2, :2]
-    parts = onto @ np.linalg.inv(vectors)
+    fractional = cell_shift @ np.linalg.inv(vectors)
     cell = atoms.cell.array.copy()
-    cell[2] = *((parts - np.round(parts)) @ vectors), height
+    cell[2] = *((fractional - np.round(fractional)) @ vectors), np.ptp(atoms.positions[:, 2]) + gap
     atoms.positions[:, 2] -= atoms.positions[:, 2].min()
     atoms.set_cell(cell)
     atoms.pbc = True
     return atoms
 
 
-def _layers(rng: np.random.Generator, parents: Sequence[Atoms]) -> Callable[[], Atoms]:
-    """A draw of monolayers that know what prototype they are of."""
-    sheets = as_monolayers(parents)
+def _layer_sampler(rng: np.random.Generator, parents: Sequence[Atoms]) -> Callable[[], Atoms]:
+    """Return a function that draws monolayers, with the prototype in ``info``."""
+    sheets = standardize_monolayers(parents)
     for sheet in sheets:
         sheet.info["prototype"] = formula(sheet)
-    compose = composer(rng, layered=True)
+    sample = composition_sampler(rng, layered=True)
 
-    def layer() -> Atoms:
+    def draw_layer() -> Atoms:
         if sheets:
             return sheets[rng.integers(len(sheets))]
-        prototype, symbols = compose()
-        factor = 1 + SPREAD * float(np.clip(rng.normal(), -2, 2))
-        sheet = scaled(prototype.build(symbols), factor, factor)
+        prototype, symbols = sample()
+        factor = 1 + clipped_normal(rng, SPREAD, 2)
+        sheet = scale_sheet(prototype.build(symbols), factor, factor)
         sheet.info["prototype"] = prototype.name
         return sheet
 
-    return layer
+    return draw_layer
 
 
-def _partner(
-    lower: Atoms, source: Callable[[], Atoms], rng: np.random.Generator
+def _find_partner(
+    lower: Atoms, draw_layer: Callable[[], Atoms], rng: np.random.Generator
 ) -> tuple[Atoms, Coincidence] | None:
-    """The first layer of another kind that fits, and how; None if none of many does."""
+    """Return the first layer of another kind with a coincidence; None after `PARTNERS` attempts."""
     for _ in range(PARTNERS):
-        upper = source()
+        upper = draw_layer()
         if upper.get_chemical_formula() == lower.get_chemical_formula():
             continue
-        if fitting := coincidences_of(lower, upper):
-            return upper, fitting[rng.integers(len(fitting))]
+        if matches := find_coincidences(lower, upper):
+            return upper, matches[rng.integers(len(matches))]
     return None
 
 
-def _shift(made: str, lower: Atoms, rng: np.random.Generator) -> tuple[str, Floats]:
-    """Registry of two layers, and the shift in fractions of the lower one's primitive cell."""
-    if made == "registry" or (made == "hetero" and rng.random() < 0.5):
-        known = REGISTRIES[lattice_kind(lower)]
-        name = list(known)[rng.integers(len(known))]
-        return name, np.array(known[name])
+def _draw_registry(stacking: str, lower: Atoms, rng: np.random.Generator) -> tuple[str, Floats]:
+    """Return the registry of two layers and its shift in units of the lower layer's lattice vectors."""
+    if stacking == "registry" or (stacking == "hetero" and rng.random() < 0.5):
+        registries = REGISTRIES[lattice_kind(lower)]
+        name = list(registries)[rng.integers(len(registries))]
+        return name, np.array(registries[name])
     return "slid", rng.random(2)
 
 
 def _common_cell(lower: Atoms, upper: Atoms, match: Coincidence) -> tuple[Floats, float]:
-    """Mean of two supercells, a along x, and the largest strain that takes either of them there."""
+    """Return the mean of two supercells, with a along x, and the larger strain."""
     cells = [
-        _upright(np.array(matrix) @ sheet.cell.array[:2, :2])
+        _a_along_x(np.array(matrix) @ sheet.cell.array[:2, :2])
         for sheet, matrix in ((lower, match.lower), (upper, match.upper))
     ]
     common = (cells[0] + cells[1]) / 2
@@ -355,8 +355,8 @@ def _common_cell(lower: Atoms, upper: Atoms, match: Coincidence) -> tuple[Floats
     return common, float(np.abs(np.array(stretches) - 1).max())
 
 
-def _upright(vectors: Floats) -> Floats:
-    """Two vectors in the plane, turned so that the first lies along x, ``(2, 2)``."""
+def _a_along_x(vectors: Floats) -> Floats:
+    """Rotate two vectors ``(2, 2)`` so that the first is along x."""
     a, b = vectors
     length = np.linalg.norm(a)
     return np.array([[length, 0.0], [a @ b / length, np.linalg.det(vectors) / length]])
@@ -366,14 +366,10 @@ def _supercell(m: int, n: int, kind: str) -> tuple[tuple[int, int], tuple[int, i
     return ((m, n), (-n, m - n)) if kind == "hexagonal" else ((m, n), (-n, m))
 
 
-def _slid(layer: Atoms, shift: Floats) -> Atoms:
-    moved = layer.copy()
-    moved.positions[:, :2] += shift
-    return moved
-
-
-def _vdw_radii(atoms: Atoms) -> Floats:
-    return np.array([_vdw_radius(symbol) for symbol in atoms.symbols])
+def _shifted(layer: Atoms, shift: Floats) -> Atoms:
+    new = layer.copy()
+    new.positions[:, :2] += shift
+    return new
 
 
 @cache
@@ -381,3 +377,7 @@ def _vdw_radius(symbol: str) -> float:
     from pymatgen.core import Element
 
     return float(Element(symbol).van_der_waals_radius or 2.0)
+
+
+def _vdw_radii(atoms: Atoms) -> Floats:
+    return np.array([_vdw_radius(symbol) for symbol in atoms.symbols])

@@ -1,8 +1,8 @@
-"""Structure types of monolayers, as in C2DB, with the elements that may form them.
+"""Structure prototypes of monolayers, as in C2DB, with their possible compositions.
 
-Ratios of a lattice constant to a bond, and scales of bonds, were fitted once, a number or two a prototype, to
-known sheets (2 to 31 of them, 130 in all), so that none comes out too large or too small in the median.
-Single sheets are off by 2% (root mean square), FeSe's kind by 4%, puckered ones across their chains by 10%.
+Ratios of lattice constants to bonds, and scales of bonds, were fitted to 130 known sheets, with one or two
+parameters per prototype (2 to 31 sheets each), to remove the bias of the median. Root mean square errors of
+lattice constants are 2% for flat sheets, 4% for the FeSe type, and 10% across the chains of puckered sheets.
 """
 
 from __future__ import annotations
@@ -13,17 +13,19 @@ from functools import cache
 from itertools import combinations, combinations_with_replacement, product
 
 import numpy as np
+from ase.data import atomic_numbers
 
+from repose.data.generate.chemistry import oxidation_states
 from repose.data.generate.monolayers import (
     CHARGE,
     Builder,
-    Measures,
+    Lengths,
     Symbols,
     covalent_bond,
     honeycomb,
     ionic_bond,
     puckered,
-    stacked,
+    stacked_planes,
 )
 
 Bond = Callable[[Symbols], float]
@@ -35,186 +37,152 @@ LATE_METALS = ("Mn", "Fe", "Co", "Ni", "Cu", "Zn", "Ru", "Rh", "Pd", "Ag", "Cd",
 TRANSITION_METALS = (*EARLY_METALS, "La", "Re", *LATE_METALS)
 OTHER_METALS = ("Be", "Mg", "Ca", "Sr", "Ba", "Al", "Ga", "In", "Tl", "Ge", "Sn", "Pb", "Sb", "Bi")
 METALS = TRANSITION_METALS + OTHER_METALS
-# With chalcogens their d electrons bind along the plane and make octahedra narrow and tall.
+# In dichalcogenides, in-plane d-d bonds of these metals make the octahedra narrow and tall.
 NARROW = ("V", "Nb", "Ta", "Cr", "Mo", "W", "Mn", "Re")
+# Prototypes with dangling bonds, which do not stack by van der Waals forces.
+NOT_LAYERED = ("silicene", "M2X")
 
 
 @dataclass(frozen=True)
-class Prototype:
-    """A structure type of monolayers.
+class MonolayerPrototype:
+    """A structure prototype of monolayers.
 
     Attributes:
-        name: What tags call it.
-        compositions: Gives the elements that may form it, by role.
-        build: Makes the ideal monolayer of such elements, centred in vacuum.
-        layered: Whether such sheets stack by van der Waals forces; others have dangling bonds.
+        name: Name in tags.
+        compositions: Possible elements by role, without repetitions, in a fixed order.
+        build: Returns the ideal monolayer of given elements, centered in vacuum.
+        layered: Whether the sheets stack by van der Waals forces; others have dangling bonds.
     """
 
     name: str
-    compositions: Callable[[], Iterable[Symbols]]
+    compositions: tuple[Symbols, ...]
     build: Builder
     layered: bool = True
 
 
 @cache
-def prototypes() -> dict[str, Prototype]:
-    """All prototypes by name, in an order that does not change."""
+def monolayer_prototypes() -> dict[str, MonolayerPrototype]:
+    """Return all prototypes by name, in a fixed order."""
+    early = (*EARLY_METALS, "Mn", "Re")
     prism, octahedron = _covalent(0, 1, 0.926), _ionic(0, 1)
-    table = (
-        Prototype(
-            "MoS2-2H",
-            lambda: _salts((*EARLY_METALS, "Mn", "Re"), CHALCOGENS, 2),
-            stacked("1B 0A 1B", _scaled(1.318, prism, prism)),
-        ),
-        Prototype(
+    octahedra = _scaled(2.525, _ionic(0, 1, 2, scale=1.01))
+    divalent, trivalent = _of_charge(METALS, 2), _of_charge(METALS, 3)
+    sulfides = product(("B", "Al", "Ga", "In", "Tl"), CHALCOGENS)
+    pnictides = product(TETRELS, ("N", "P", "As", "Sb"))
+    oxyhalides = _two_anions(METALS, ("O",), ("Cl", "Br", "I"))
+    fluorohalides = _two_anions(METALS, ("F",), ("Cl", "Br", "I"))
+    entries: tuple[tuple[str, Iterable[Symbols], Builder], ...] = (
+        # Hexagonal MX2 and their Janus derivatives
+        ("MoS2-2H", _salts(early, CHALCOGENS, 2), stacked_planes("1B 0A 1B", _scaled(1.318, prism, prism))),
+        (
             "MoSSe-2H",
-            lambda: _janus((*EARLY_METALS, "Mn", "Re"), CHALCOGENS),
-            stacked("1B 0A 2B", _scaled(1.318, prism, _covalent(0, 2, 0.926))),
+            _janus(early, CHALCOGENS),
+            stacked_planes("1B 0A 2B", _scaled(1.318, prism, _covalent(0, 2, 0.926))),
         ),
-        Prototype(
+        (
             "CdI2-1T",
-            lambda: _salts(METALS, CHALCOGENS + HALOGENS, 2),
-            stacked("1B 0A 1C", _octahedra(octahedron, octahedron)),
+            _salts(METALS, CHALCOGENS + HALOGENS, 2),
+            stacked_planes("1B 0A 1C", _octahedra(octahedron, octahedron)),
         ),
-        Prototype(
+        (
             "MoSSe-1T",
-            lambda: (*_janus(METALS, CHALCOGENS), *_janus(METALS, HALOGENS)),
-            stacked("1B 0A 2C", _octahedra(octahedron, _ionic(0, 2))),
+            (*_janus(METALS, CHALCOGENS), *_janus(METALS, HALOGENS)),
+            stacked_planes("1B 0A 2C", _octahedra(octahedron, _ionic(0, 2))),
         ),
-        Prototype(
+        (
             "BiTeI",
-            lambda: _two_anions(METALS, ("S", "Se", "Te"), ("Cl", "Br", "I")),
-            stacked("1B 0A 2C", _scaled(1.409, octahedron, _ionic(0, 2))),
+            _two_anions(METALS, ("S", "Se", "Te"), ("Cl", "Br", "I")),
+            stacked_planes("1B 0A 2C", _scaled(1.409, octahedron, _ionic(0, 2))),
         ),
-        Prototype(
+        # Flat, buckled and puckered honeycombs
+        (
             "BN",
-            lambda: (*product(("C", *TETRELS), ("C",)), *_octets()),
-            stacked("0B 1C", lambda s: (3**0.5 * ionic_bond(s[0], s[1], 3), (0.0,))),
+            (*product(("C", *TETRELS), ("C",)), *_octets()),
+            stacked_planes("0B 1C", lambda s: (3**0.5 * ionic_bond(s[0], s[1], 3), (0.0,))),
         ),
-        Prototype(
+        (
             "silicene",
-            lambda: (*_pairs(reversed(TETRELS)), *_octets()),
-            stacked("0B 1C", _scaled(1.72, _single_bond)),
-            layered=False,
+            (*_pairs(reversed(TETRELS)), *_octets()),
+            stacked_planes("0B 1C", _scaled(1.72, _single_bond)),
         ),
-        Prototype(
-            "arsenene",
-            lambda: _pairs(PNICTOGENS),
-            stacked("0B 1C", _scaled(1.435, _covalent(0, 1, 1.045))),
-        ),
-        Prototype(
-            "phosphorene",
-            lambda: _pairs(PNICTOGENS),
-            puckered(_chains(_covalent(0, 1, 1.04), 1.48, 2.0)),
-        ),
-        Prototype(
+        ("arsenene", _pairs(PNICTOGENS), stacked_planes("0B 1C", _scaled(1.435, _covalent(0, 1, 1.045)))),
+        ("phosphorene", _pairs(PNICTOGENS), puckered(_chains(_covalent(0, 1, 1.04), 1.48, 2.0))),
+        (
             "GeS",
-            lambda: product((*TETRELS, "Pb"), CHALCOGENS),
+            product((*TETRELS, "Pb"), CHALCOGENS),
             puckered(_chains(_ionic(0, 1, scale=1.04), 1.52, 1.64)),
         ),
-        Prototype(
-            "GaS",
-            lambda: (
-                *product(("B", "Al", "Ga", "In", "Tl"), ("O", "S", "Se", "Te")),
-                *product(TETRELS, ("N", "P", "As", "Sb")),
-            ),
-            stacked("1B 0A 0A 1B", _gallium_sulfide),
-        ),
-        Prototype(
+        # Other sheets
+        ("GaS", (*sulfides, *pnictides), stacked_planes("1B 0A 0A 1B", _gallium_sulfide)),
+        (
             "FeSe",
-            lambda: _salts(TRANSITION_METALS, ("S", "Se", "Te"), 1),
-            stacked("1R 0P 1Q", _scaled(1.55, *2 * [_covalent(0, 1, 0.947)])),
+            _salts(TRANSITION_METALS, ("S", "Se", "Te"), 1),
+            stacked_planes("1R 0P 1Q", _scaled(1.55, *2 * [_covalent(0, 1, 0.947)])),
         ),
-        Prototype(
+        (
             "PbO",
-            lambda: product(("Ge", "Sn", "Pb"), ("O", "S")),
-            stacked("0R 1P 0Q", _scaled(1.70, *2 * [_ionic(0, 1, 4, scale=1.0)])),
+            product(("Ge", "Sn", "Pb"), ("O", "S")),
+            stacked_planes("0R 1P 0Q", _scaled(1.70, *2 * [_ionic(0, 1, 4, scale=1.0)])),
         ),
-        Prototype(
-            "PbFCl",
-            lambda: (
-                *_two_anions(METALS, ("O",), ("Cl", "Br", "I")),
-                *_two_anions(METALS, ("F",), ("Cl", "Br", "I")),
-            ),
-            stacked("2Q 0R 1P 0Q 2R", _matlockite),
-        ),
-        Prototype(
+        ("PbFCl", (*oxyhalides, *fluorohalides), stacked_planes("2Q 0R 1P 0Q 2R", _matlockite)),
+        (
             "M2X",
-            lambda: product((*EARLY_METALS, "La"), ("C", "N")),
-            stacked("0B 1A 0C", _scaled(1.444, *2 * [_covalent(0, 1, 0.9)])),
-            layered=False,
+            product((*EARLY_METALS, "La"), ("C", "N")),
+            stacked_planes("0B 1A 0C", _scaled(1.444, *2 * [_covalent(0, 1, 0.9)])),
         ),
-        Prototype(
+        (
             "M2XT2",
-            lambda: product((*EARLY_METALS, "La"), ("C", "N"), ("O", "F", "Cl")),
-            stacked("2C 0B 1A 0C 2B", _mxene),
+            product((*EARLY_METALS, "La"), ("C", "N"), ("O", "F", "Cl")),
+            stacked_planes("2C 0B 1A 0C 2B", _mxene),
         ),
-        Prototype(
-            "CrI3",
-            lambda: _salts(TRANSITION_METALS, HALOGENS, 3),
-            honeycomb(_scaled(2.525, _ionic(0, 1, 2, scale=1.01))),
-        ),
-        Prototype(
-            "BiI3",
-            lambda: _salts(OTHER_METALS, HALOGENS, 3),
-            honeycomb(_scaled(2.525, _ionic(0, 1, 2, scale=1.01))),
-        ),
-        Prototype(
-            "MnPS3",
-            lambda: ((metal, "P", x) for metal in _of_charge(METALS, 2) for x in ("S", "Se")),
-            honeycomb(_with_pairs(2.345, 4)),
-        ),
-        Prototype(
-            "CrGeTe3",
-            lambda: product(_of_charge(METALS, 3), TETRELS, ("S", "Se", "Te")),
-            honeycomb(_with_pairs(2.45, 3)),
-        ),
+        ("CrI3", _salts(TRANSITION_METALS, HALOGENS, 3), honeycomb(octahedra)),
+        ("BiI3", _salts(OTHER_METALS, HALOGENS, 3), honeycomb(octahedra)),
+        ("MnPS3", product(divalent, ("P",), ("S", "Se")), honeycomb(_with_pairs(2.345, 4))),
+        ("CrGeTe3", product(trivalent, TETRELS, ("S", "Se", "Te")), honeycomb(_with_pairs(2.45, 3))),
     )
-    return {prototype.name: prototype for prototype in table}
+    return {
+        name: MonolayerPrototype(name, tuple(dict.fromkeys(compositions)), build, name not in NOT_LAYERED)
+        for name, compositions, build in entries
+    }
 
 
-@cache
-def compositions(name: str) -> tuple[Symbols, ...]:
-    """Every composition of a prototype once, in an order that does not change."""
-    return tuple(dict.fromkeys(prototypes()[name].compositions()))
-
-
-# Lengths
+# Bond lengths and lattice constants
 
 
 def _ionic(cation: int, anion: int, neighbours: int = 3, scale: float = 1.02) -> Bond:
-    """`ionic_bond` between two roles, by default 2% longer: so sheets are as thick as known."""
+    """Return a scaled `ionic_bond` between two roles; the default fits the thickness of known sheets."""
     return lambda s: scale * ionic_bond(s[cation], s[anion], neighbours)
 
 
 def _covalent(first: int, second: int, scale: float) -> Bond:
-    """`covalent_bond` between two roles, scaled."""
+    """Return a scaled `covalent_bond` between two roles."""
     return lambda s: scale * covalent_bond(s[first], s[second])
 
 
 def _single_bond(symbols: Symbols) -> float:
-    """Bond of a buckled sheet, of valence 1 at most."""
+    """Return the bond of a buckled sheet, with a valence of at most 1."""
     first, second = symbols
     return ionic_bond(first, second, max(3, CHARGE[second]))
 
 
-def _scaled(ratio: float, *bonds: Bond) -> Measures:
-    """Bonds, and their mean times a ratio as lattice constant."""
+def _scaled(ratio: float, *bonds: Bond) -> Lengths:
+    """Return lengths with the mean bond times a ratio as lattice constant."""
 
-    def measures(symbols: Symbols) -> tuple[float, tuple[float, ...]]:
-        lengths = tuple(bond(symbols) for bond in bonds)
-        return ratio * float(np.mean(lengths)), lengths
+    def lengths(symbols: Symbols) -> tuple[float, tuple[float, ...]]:
+        values = tuple(bond(symbols) for bond in bonds)
+        return ratio * float(np.mean(values)), values
 
-    return measures
+    return lengths
 
 
-def _octahedra(*bonds: Bond) -> Measures:
+def _octahedra(*bonds: Bond) -> Lengths:
+    """Return lengths of octahedra, which are narrow in dichalcogenides of `NARROW` metals."""
     plain, narrow = _scaled(1.409, *bonds), _scaled(1.31, *bonds)
     return lambda s: (narrow if s[0] in NARROW and CHARGE[s[1]] == 2 else plain)(s)
 
 
-def _chains(bond: Bond, along: float, across: float) -> Measures:
-    """Both lattice constants of a puckered sheet as ratios to its bond."""
+def _chains(bond: Bond, along: float, across: float) -> Lengths:
+    """Return lengths of a puckered sheet with lattice constants as ratios to the bond."""
     return lambda s: (along * bond(s), (bond(s), across * bond(s)))
 
 
@@ -236,12 +204,12 @@ def _mxene(symbols: Symbols) -> tuple[float, tuple[float, ...]]:
     return 1.40 * inner, (outer, inner, inner, outer)
 
 
-def _with_pairs(ratio: float, charge: int) -> Measures:
-    """Octahedra of which a third holds a pair of atoms of this charge."""
+def _with_pairs(ratio: float, charge: int) -> Lengths:
+    """Return lengths of octahedra of which a third has a pair of atoms with this charge."""
 
-    def measures(symbols: Symbols) -> tuple[float, tuple[float, ...]]:
+    def lengths(symbols: Symbols) -> tuple[float, tuple[float, ...]]:
         metal, centre, anion = symbols
-        # Three anions share the charge of an atom of the pair; each has the rest for its two metals.
+        # Each anion shares charge / 3 with the pair and the rest with its two metals.
         to_pair, to_metal = charge / 3, (CHARGE[anion] - charge / 3) / 2
         bond = ionic_bond(metal, anion, CHARGE[anion] / to_metal)
         return ratio * bond, (
@@ -250,47 +218,41 @@ def _with_pairs(ratio: float, charge: int) -> Measures:
             1.03 * covalent_bond(centre, centre),
         )
 
-    return measures
+    return lengths
 
 
-# Elements
+# Compositions
 
 
 def _of_charge(metals: Sequence[str], charge: int) -> list[str]:
-    """Those metals that are known with an oxidation state."""
-    from pymatgen.core import Element
-
-    return [
-        metal
-        for metal in metals
-        if charge in (*Element(metal).icsd_oxidation_states, *Element(metal).common_oxidation_states)
-    ]
+    """Return the metals that have an oxidation state."""
+    return [metal for metal in metals if charge in oxidation_states(atomic_numbers[metal])]
 
 
 def _salts(metals: Sequence[str], anions: Sequence[str], per_metal: int) -> Iterator[Symbols]:
-    """Metals and anions that balance, so many anions a metal."""
+    """Yield charge-balanced metals and anions, with a number of anions per metal."""
     for anion in anions:
         yield from ((metal, anion) for metal in _of_charge(metals, CHARGE[anion] * per_metal))
 
 
 def _two_anions(metals: Sequence[str], first: Sequence[str], second: Sequence[str]) -> Iterator[Symbols]:
-    """A metal with one anion each of two groups, balanced."""
+    """Yield a metal with one anion of each of two groups, charge-balanced."""
     for one, other in product(first, second):
         yield from ((metal, one, other) for metal in _of_charge(metals, CHARGE[one] + CHARGE[other]))
 
 
 def _janus(metals: Sequence[str], anions: Sequence[str]) -> Iterator[Symbols]:
-    """A metal between two different anions of one group."""
+    """Yield a metal with two different anions of one group, charge-balanced."""
     for one, other in combinations(anions, 2):
         yield from _two_anions(metals, (one,), (other,))
 
 
 def _octets() -> Iterator[Symbols]:
-    """Pairs with eight valence electrons, III-V and II-VI."""
+    """Yield III-V and II-VI pairs, which have eight valence electrons."""
     yield from product(("B", "Al", "Ga", "In"), ("N", "P", "As", "Sb"))
     yield from product(("Be", "Mg", "Zn", "Cd", "Hg"), CHALCOGENS)
 
 
 def _pairs(elements: Iterable[str]) -> Iterator[Symbols]:
-    """Two elements, or one twice."""
+    """Return all pairs of elements, including an element with itself."""
     return combinations_with_replacement(elements, 2)

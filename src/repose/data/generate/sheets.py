@@ -1,4 +1,4 @@
-"""Candidates that are monolayers, as in C2DB: elements by role in prototypes, or substituted in parents."""
+"""Preset of monolayers, as in C2DB: decorated prototypes, or parents with substituted elements."""
 
 from __future__ import annotations
 
@@ -10,144 +10,146 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repose.data.candidates import Candidate
-from repose.data.generate.sheet_prototypes import METALS, Prototype, compositions, prototypes
-from repose.data.generate.slabs import Draft, as_monolayers, draw, formula, in_vacuum
+from repose.data.generate.monolayers import Symbols
+from repose.data.generate.sheet_prototypes import METALS, MonolayerPrototype, monolayer_prototypes
+from repose.data.generate.slabs import (
+    center_in_vacuum,
+    clipped_normal,
+    draw_candidates,
+    formula,
+    standardize_monolayers,
+)
+from repose.data.generate.structure_builder import TrialStructure
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-# Standard deviations by which a sheet comes out too large or too small in its plane, and too thick or thin.
+# Standard deviations of the scale factors in the plane and across it.
 SPREAD, SPREAD_ACROSS = 0.035, 0.03
-# Share that is strained and rattled besides; standard deviation of a strain component, and range of that of
-# a displacement (A).
+# Fraction of distorted sheets, standard deviation of the strain, range of that of displacements (A).
 DISTORTED, STRAIN, RATTLE = 0.65, 0.015, (0.02, 0.10)
-# No draw is farther from the mean, in standard deviations.
-FARTHEST = 2.5
-# How many elements are similar enough to one to take its place.
+# Normally distributed numbers are clipped at so many standard deviations.
+LIMIT = 2.5
+# Number of most similar elements that may replace an element.
 SIMILAR = 6
 NONMETALS = tuple("B C N O F Si P S Cl As Se Br Te I".split())  # noqa: SIM905  (fourteen lines otherwise)
 
 
 def candidates(n: int, rng: np.random.Generator, parents: Sequence[Atoms] = ()) -> Iterator[Candidate]:
-    """Monolayers with vacuum along c, periodic along a and b.
+    """Make monolayers with vacuum along c, periodic along a and b.
 
-    Without parents every composition of a prototype comes once before any comes twice. Tags are
-    ``prototype``, ``formula``, ``made`` (``prototype`` or ``substitution``) and ``start`` (``ideal`` or
-    ``distorted``); of substituted ones also ``substituted`` (``Mo>W``).
+    Without parents, a composition of a prototype is repeated only after all of its compositions. Tags:
+    ``prototype``, ``formula``, ``made`` (``prototype`` or ``substitution``), ``start`` (``ideal`` or
+    ``distorted``), and for substitutions ``substituted`` (``Mo>W``).
 
     Args:
-        n: How many; the first k do not depend on it.
-        rng: Source of all randomness.
-        parents: Monolayers in which to substitute elements, scaled by their radii; all prototypes if empty.
+        n: Number of candidates; the first k do not depend on it.
+        rng: Random number generator.
+        parents: Monolayers to substitute elements in; prototypes are decorated if there are none.
 
     Yields:
         Candidates.
 
     Raises:
-        InvalidCrystalError: A parent is no monolayer.
-        DatasetError: Nothing can be made of the parents.
+        InvalidCrystalError: A parent is not a monolayer.
+        DatasetError: Too few candidates can be made of the parents.
     """
-    sheets = as_monolayers(parents)
-    compose = composer(rng)
+    sheets = standardize_monolayers(parents)
+    sample = composition_sampler(rng)
 
-    def attempt() -> Draft | None:
+    def draw() -> TrialStructure | None:
         if sheets:
-            made = _substituted(sheets[rng.integers(len(sheets))], rng)
-            if made is None:
+            substituted = _substitute(sheets[rng.integers(len(sheets))], rng)
+            if substituted is None:
                 return None
-            atoms, tags = made
+            atoms, tags = substituted.atoms, substituted.tags
         else:
-            prototype, symbols = compose()
+            prototype, symbols = sample()
             atoms, tags = prototype.build(symbols), {"prototype": prototype.name, "made": "prototype"}
-        atoms = scaled(atoms, 1 + _normal(rng, SPREAD), 1 + _normal(rng, SPREAD_ACROSS))
+        in_plane, across = (1 + clipped_normal(rng, spread, LIMIT) for spread in (SPREAD, SPREAD_ACROSS))
+        atoms = scale_sheet(atoms, in_plane, across)
         distorted = rng.random() < DISTORTED
         if distorted:
-            atoms = _distorted(atoms, rng)
-        atoms = in_vacuum(atoms)
-        return atoms, {**tags, "formula": formula(atoms), "start": "distorted" if distorted else "ideal"}
+            atoms = _distort(atoms, rng)
+        start = "distorted" if distorted else "ideal"
+        return TrialStructure(center_in_vacuum(atoms), {**tags, "formula": formula(atoms), "start": start})
 
-    return draw(n, "sheet", attempt)
+    return draw_candidates(n, "sheet", draw)
 
 
-def composer(
+def composition_sampler(
     rng: np.random.Generator, layered: bool = False
-) -> Callable[[], tuple[Prototype, tuple[str, ...]]]:
-    """A draw of prototypes and elements that repeats a composition only when all have come.
+) -> Callable[[], tuple[MonolayerPrototype, Symbols]]:
+    """Return a function that draws a prototype and its elements.
+
+    A composition of a prototype is repeated only after all of its compositions.
 
     Args:
-        rng: Source of randomness.
-        layered: Leave out prototypes that do not stack by van der Waals forces.
+        rng: Random number generator.
+        layered: Skip prototypes that do not stack by van der Waals forces.
     """
-    able = [p for p in prototypes().values() if p.layered or not layered]
-    # Neither do those with many compositions leave no room for the others, nor come the few ever again.
-    weights = np.sqrt([len(compositions(p.name)) for p in able])
-    waiting: dict[str, list[int]] = {p.name: [] for p in able}
+    prototypes = [p for p in monolayer_prototypes().values() if p.layered or not layered]
+    # A compromise between equal weights of prototypes and equal weights of compositions.
+    weights = np.sqrt([len(p.compositions) for p in prototypes])
+    remaining: dict[str, list[int]] = {p.name: [] for p in prototypes}
 
-    def compose() -> tuple[Prototype, tuple[str, ...]]:
-        prototype = able[rng.choice(len(able), p=weights / weights.sum())]
-        left = waiting[prototype.name]
-        if not left:
-            left.extend(rng.permutation(len(compositions(prototype.name))).tolist())
-        return prototype, compositions(prototype.name)[left.pop()]
+    def sample() -> tuple[MonolayerPrototype, Symbols]:
+        prototype = prototypes[rng.choice(len(prototypes), p=weights / weights.sum())]
+        indices = remaining[prototype.name]
+        if not indices:
+            indices.extend(rng.permutation(len(prototype.compositions)).tolist())
+        return prototype, prototype.compositions[indices.pop()]
 
-    return compose
-
-
-def scaled(atoms: Atoms, within: float, across: float) -> Atoms:
-    """A copy of a sheet, its plane scaled by one factor, its thickness by another; the vacuum stays."""
-    moved = atoms.copy()
-    middle = atoms.cell.array[2] / 2
-    moved.positions = (atoms.positions - middle) * [within, within, across] + middle
-    moved.set_cell(atoms.cell.array * [[within], [within], [1.0]])
-    return moved
+    return sample
 
 
-def _normal(rng: np.random.Generator, deviation: float) -> float:
-    return float(np.clip(rng.normal(), -FARTHEST, FARTHEST) * deviation)
+def scale_sheet(atoms: Atoms, in_plane: float, across: float) -> Atoms:
+    """Return a copy of a sheet scaled in its plane and across it; the height of the cell does not change."""
+    new = atoms.copy()
+    center = atoms.cell.array[2] / 2
+    new.positions = (atoms.positions - center) * [in_plane, in_plane, across] + center
+    new.set_cell(atoms.cell.array * [[in_plane], [in_plane], [1.0]])
+    return new
 
 
-def _distorted(atoms: Atoms, rng: np.random.Generator) -> Atoms:
-    """Strained in its plane, and rattled."""
-    strain = np.eye(3)
-    xx, yy, xy = (_normal(rng, STRAIN) for _ in range(3))
-    strain[:2, :2] += [[xx, xy], [xy, yy]]
-    moved = atoms.copy()
-    moved.set_cell(atoms.cell.array @ strain, scale_atoms=True)
-    moved.positions += rng.normal(0.0, rng.uniform(*RATTLE), moved.positions.shape)
-    return moved
+def _distort(atoms: Atoms, rng: np.random.Generator) -> Atoms:
+    """Return a copy that is strained in its plane and rattled."""
+    deformation = np.eye(3)
+    xx, yy, xy = (clipped_normal(rng, STRAIN, LIMIT) for _ in range(3))
+    deformation[:2, :2] += [[xx, xy], [xy, yy]]
+    new = atoms.copy()
+    new.set_cell(atoms.cell.array @ deformation, scale_atoms=True)
+    new.positions += rng.normal(0.0, rng.uniform(*RATTLE), new.positions.shape)
+    return new
 
 
-def _substituted(parent: Atoms, rng: np.random.Generator) -> Draft | None:
-    """One or two elements of a sheet replaced by similar ones; None where two would become the same."""
+def _substitute(parent: Atoms, rng: np.random.Generator) -> TrialStructure | None:
+    """Replace one or two elements of a sheet by similar ones; None if two elements become equal."""
     from ase.data import chemical_symbols, covalent_radii
 
     present = sorted(set(parent.numbers.tolist()))
     count = min(len(present), 1 + int(rng.integers(2)))
     atoms, replaced = parent.copy(), []
     for old in rng.choice(present, count, replace=False):
-        new = int(rng.choice(similar(int(old))))
+        new = int(rng.choice(similar_elements(int(old))))
         if new in atoms.numbers:
             return None
         atoms.numbers[parent.numbers == old] = new
         replaced.append(f"{chemical_symbols[old]}>{chemical_symbols[new]}")
-    # Bonds are sums of radii: with as many atoms of each kind in both, they scale with the sums of all.
+    # Bond lengths are assumed to scale with the sum of the covalent radii.
     factor = float(covalent_radii[atoms.numbers].sum() / covalent_radii[parent.numbers].sum())
-    tags = {
-        "prototype": formula(parent),
-        "made": "substitution",
-        "substituted": "+".join(sorted(replaced)),
-    }
-    return scaled(atoms, factor, factor), tags
+    tags = {"prototype": formula(parent), "made": "substitution", "substituted": "+".join(sorted(replaced))}
+    return TrialStructure(scale_sheet(atoms, factor, factor), tags)
 
 
 @cache
-def similar(number: int) -> NDArray[np.int64]:
-    """Atomic numbers next to one in Pettifor's order; metals for metals, nonmetals for others."""
+def similar_elements(number: int) -> NDArray[np.int64]:
+    """Return the atomic numbers closest in Pettifor's order; metals for metals, else nonmetals."""
     from ase.data import atomic_numbers, chemical_symbols
     from pymatgen.core import Element
 
-    pool = NONMETALS if chemical_symbols[number] in NONMETALS else METALS
-    order = {s: Element(s).mendeleev_no or 0.0 for s in (*pool, chemical_symbols[number])}
-    place = order.pop(chemical_symbols[number])
-    nearest = sorted(order, key=lambda s: (abs(order[s] - place), s))[:SIMILAR]
-    return np.array([atomic_numbers[s] for s in nearest])
+    symbol = chemical_symbols[number]
+    order = {s: Element(s).mendeleev_no or 0.0 for s in (*METALS, *NONMETALS, symbol)}
+    pool = {*(NONMETALS if symbol in NONMETALS else METALS)} - {symbol}
+    closest = sorted(pool, key=lambda s: (abs(order[s] - order[symbol]), s))[:SIMILAR]
+    return np.array([atomic_numbers[s] for s in closest])

@@ -1,4 +1,4 @@
-"""What the generators of sheets share: vacuum, users' monolayers, and draws that count."""
+"""Common steps of the presets of sheets: vacuum, parents as monolayers, and repeated draws."""
 
 from __future__ import annotations
 
@@ -7,65 +7,68 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from repose.crystal.neighbours import neighbours
 from repose.data.candidates import Candidate
+from repose.data.generate.distortion import min_bond_ratio
+from repose.data.generate.structure_builder import TrialStructure
 from repose.errors import DatasetError, InvalidCrystalError
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-# Empty space along c (A): more than twice the range of a potential that sees 6 A far.
+# Vacuum along c (A): more than twice the cutoff of a potential with a cutoff of 6 A.
 VACUUM = 15.0
-# Two atoms closer than this times the sum of their covalent radii are no crystal's.
-CLOSEST = 0.62
-# A thicker slab without atoms (A) is vacuum; between the layers of a crystal there are some 3 A.
-LEAST_VACUUM = 7.0
-# Draws in a row that come to nothing before we give up.
-ATTEMPTS = 2000
-
-Draft = tuple["Atoms", dict[str, str]]
+# Structures with shorter bonds, relative to the sum of covalent radii, are rejected.
+MIN_BOND_RATIO = 0.62
+# Thickness (A) of an empty slab that counts as vacuum; the gap between layers of a crystal is about 3 A.
+MIN_VACUUM = 7.0
+# Number of failed draws in a row after which an error is raised.
+MAX_FAILURES = 2000
 
 
-def draw(n: int, prefix: str, attempt: Callable[[], Draft | None]) -> Iterator[Candidate]:
-    """Number what comes of repeated attempts.
+def draw_candidates(n: int, prefix: str, draw: Callable[[], TrialStructure | None]) -> Iterator[Candidate]:
+    """Draw structures until n of them are valid.
 
     Args:
-        n: How many candidates.
-        prefix: Of their ids.
-        attempt: Makes a crystal and its tags, or None where the draw came to nothing.
+        n: Number of candidates.
+        prefix: Prefix of their ids.
+        draw: Returns a structure, or None if the draw failed.
 
     Yields:
-        Candidates; crystals with atoms too close are left out.
+        Candidates; structures with atoms that are too close are skipped.
 
     Raises:
-        DatasetError: Many attempts in a row came to nothing: there is no further candidate to be made.
+        DatasetError: `MAX_FAILURES` draws in a row failed.
     """
     made = failed = 0
     while made < n:
-        drawn = attempt()
-        if drawn is None or too_close(drawn[0]):
+        structure = draw()
+        if structure is None or too_close(structure.atoms):
             failed += 1
-            if failed == ATTEMPTS:
+            if failed == MAX_FAILURES:
                 raise DatasetError(
-                    f"{made} of {n} {prefix} could be made, then {ATTEMPTS} attempts came to nothing; "
+                    f"found only {made} of {n} candidates ({prefix}), then {MAX_FAILURES} attempts failed; "
                     "ask for fewer, or give other parents."
                 )
             continue
-        atoms, tags = drawn
-        yield Candidate.from_atoms(f"{prefix}-{made:06d}", atoms, tags)
+        yield Candidate.from_atoms(f"{prefix}-{made:06d}", structure.atoms, structure.tags)
         made, failed = made + 1, 0
 
 
+def clipped_normal(rng: np.random.Generator, deviation: float, limit: float) -> float:
+    """Return a normally distributed number, clipped at ``limit`` standard deviations."""
+    return float(np.clip(rng.normal(), -limit, limit) * deviation)
+
+
 def formula(atoms: Atoms) -> str:
-    """Reduced formula, metals first: ``WSe2``."""
+    """Return the reduced formula, metals first: ``WSe2``."""
     return atoms.get_chemical_formula("metal", empirical=True)
 
 
-def in_vacuum(atoms: Atoms) -> Atoms:
-    """Put a slab into the middle of a cell with `VACUUM` that is periodic in its plane alone.
+def center_in_vacuum(atoms: Atoms) -> Atoms:
+    """Center a slab in a cell with `VACUUM` along c that is periodic along a and b only.
 
     Args:
-        atoms: a and b in the xy plane; the atoms must not be wrapped along c. Changed and returned.
+        atoms: Slab with a and b in the xy plane, not wrapped along c. Changed in place and returned.
     """
     z = atoms.positions[:, 2]
     height = float(np.ptp(z)) + VACUUM
@@ -77,23 +80,23 @@ def in_vacuum(atoms: Atoms) -> Atoms:
     return atoms
 
 
-def as_monolayers(parents: Sequence[Atoms]) -> list[Atoms]:
-    """Users' monolayers in the form that the generators work with; their geometry stays as it is.
+def standardize_monolayers(parents: Sequence[Atoms]) -> list[Atoms]:
+    """Return monolayers in a standard cell, with unchanged geometry.
 
     Args:
-        parents: Sheets with vacuum along c, which need not be marked as not periodic. They stay as they are.
+        parents: Sheets with vacuum along c, which may be marked as periodic. They are not changed.
 
     Returns:
-        Copies: a along x, b in the xy plane at an obtuse or right angle, each sheet in one piece in the
+        Copies with a along x, b in the xy plane at an obtuse or right angle, and the unwrapped sheet in the
         middle of `VACUUM`.
 
     Raises:
-        InvalidCrystalError: One has no vacuum along c, or atoms that are too close; says which.
+        InvalidCrystalError: A parent has no vacuum along c, or atoms that are too close.
     """
-    return [_as_monolayer(atoms, f"parent {k} ({atoms.symbols})") for k, atoms in enumerate(parents)]
+    return [_standardize(atoms, f"parent {k} ({atoms.symbols})") for k, atoms in enumerate(parents)]
 
 
-def _as_monolayer(atoms: Atoms, name: str) -> Atoms:
+def _standardize(atoms: Atoms, name: str) -> Atoms:
     from ase import Atoms
 
     a, b, c = atoms.cell.array
@@ -106,30 +109,25 @@ def _as_monolayer(atoms: Atoms, name: str) -> Atoms:
         order = np.sort(height)
         gaps = np.append(order[1:], order[0] + 1.0) - order
         widest = int(gaps.argmax())
-        empty = gaps[widest] * abs(c @ normal)
-        if empty < LEAST_VACUUM:
+        vacuum = gaps[widest] * abs(c @ normal)
+        if vacuum < MIN_VACUUM:
             raise InvalidCrystalError(
-                f"{name} has no vacuum along c: the widest gap between its atoms is {empty:.1f} A, expected "
-                f"at least {LEAST_VACUUM:g} A. Give monolayers, with c across them."
+                f"{name} has no vacuum along c: the widest gap between its atoms is {vacuum:.1f} A, expected "
+                f"at least {MIN_VACUUM:g} A. Give monolayers with vacuum along c."
             )
-        # Atoms above the gap belong below those under it.
+        # Unwrap: atoms above the gap are shifted by one cell below the others.
         fractional[:, 2] = height - (height > order[widest])
     x = a / np.linalg.norm(a)
     frame = np.array([x, np.cross(normal, x), normal])
     positions = fractional @ atoms.cell.array @ frame.T
     if a @ b > 1e-6 * np.linalg.norm(a) * np.linalg.norm(b):
         b = b - a
-    sheet = in_vacuum(Atoms(atoms.numbers, positions, cell=[frame @ a, frame @ b, [0.0, 0.0, 1.0]]))
+    sheet = center_in_vacuum(Atoms(atoms.numbers, positions, cell=[frame @ a, frame @ b, [0.0, 0.0, 1.0]]))
     if too_close(sheet):
         raise InvalidCrystalError(f"{name} has atoms that are too close; relax it first.")
     return sheet
 
 
 def too_close(atoms: Atoms) -> bool:
-    """Whether two atoms, images included, are closer than `CLOSEST` times the sum of their covalent radii."""
-    from ase.data import covalent_radii
-
-    radii = covalent_radii[atoms.numbers]
-    cutoff = 2 * CLOSEST * float(radii.max())
-    first, second, _, distance = neighbours(atoms.positions, atoms.cell.array, atoms.pbc, cutoff, half=True)
-    return bool((distance < CLOSEST * (radii[first] + radii[second])).any())
+    """Return whether a bond is shorter than `MIN_BOND_RATIO` times the sum of covalent radii."""
+    return min_bond_ratio(atoms) < MIN_BOND_RATIO
