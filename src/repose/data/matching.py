@@ -78,8 +78,8 @@ def match(
     """Find order, images and origin that make the displacements of the atoms short.
 
     The file's order is kept if its elements are in the order of the input. Otherwise, or if another order
-    makes displacements much smaller (`IMPROVEMENT_FACTOR`), atoms are assigned with the smallest sum of squared
-    displacements (Hungarian method for each element). A translation is removed only if that makes
+    makes displacements much smaller (`IMPROVEMENT_FACTOR`), atoms are assigned with the smallest sum of
+    squared displacements (Hungarian method for each element). A translation is removed only if that makes
     displacements much smaller: it then comes from the file, not from the relaxation. Images are the exact
     nearest ones under ``cell`` (Minkowski reduction, `ase.geometry.find_mic`).
 

@@ -90,12 +90,11 @@ def states_to_pair(
     _check_composition(unrelaxed, relaxed)
     cell, relaxed_cell = unrelaxed.cell.array, relaxed.cell.array
     stretch, rotation = stretch_and_rotation(cell, relaxed_cell)
-    fractional = relaxed.positions @ np.linalg.inv(relaxed_cell)
     found = match(
         numbers=unrelaxed.numbers,
         fractional=unrelaxed.positions @ np.linalg.inv(cell),
         relaxed_numbers=relaxed.numbers,
-        relaxed_fractional=fractional,
+        relaxed_fractional=relaxed.positions @ np.linalg.inv(relaxed_cell),
         cell=cell @ (np.eye(3) + stretch) / 2,
         pbc=unrelaxed.pbc,
     )
@@ -108,17 +107,7 @@ def states_to_pair(
         tags["atom_order"] = "matched"
     if found.shift.any():
         tags["origin"] = "shifted"
-    return Pair(
-        id=name,
-        numbers=unrelaxed.numbers.astype(np.int64),
-        pbc=unrelaxed.pbc.copy(),
-        positions=unrelaxed.positions.copy(),
-        cell=cell.copy(),
-        relaxed_positions=positions,
-        relaxed_cell=relaxed_cell.copy(),
-        split=check_split(split),
-        tags=tags,
-    )
+    return _pair(name, unrelaxed, positions, relaxed_cell, split, tags)
 
 
 def path_to_pair(
@@ -143,25 +132,12 @@ def path_to_pair(
             "Give frames of one crystal the same id=... in the comment line."
         )
     first, last = steps[0], steps[-1]
-    for atoms in steps:
-        if not np.array_equal(atoms.numbers, first.numbers):
-            raise InvalidCrystalError(
-                f"'{name}': the frames of the path do not have the same atoms in the same order."
-            )
+    if not all(np.array_equal(atoms.numbers, first.numbers) for atoms in steps):
+        raise InvalidCrystalError(f"'{name}': not all frames have the same atoms in the same order.")
     check_crystal(first, "unrelaxed")
     check_crystal(last, "relaxed")
-    return Pair(
-        id=name,
-        numbers=first.numbers.astype(np.int64),
-        pbc=first.pbc,
-        positions=first.positions,
-        cell=first.cell.array,
-        relaxed_positions=last.positions,
-        relaxed_cell=last.cell.array,
-        split=check_split(split),
-        path=tuple(map(_frame, steps)),
-        tags=dict(tags or {}),
-    )
+    path = tuple(map(_frame, steps))
+    return _pair(name, first, last.positions, last.cell.array, split, dict(tags or {}), path)
 
 
 def check_crystal(atoms: Atoms, which: str) -> None:
@@ -184,7 +160,7 @@ def check_crystal(atoms: Atoms, which: str) -> None:
     for site, species in (atoms.info.get("occupancy") or {}).items():
         if len(species) > 1 or min(species.values()) < 1 - 1e-6:
             raise InvalidCrystalError(
-                f"site {site} of the {which} crystal is partially occupied ({species}); make it ordered first."
+                f"site {site} of the {which} crystal is partially occupied ({species}); order it first."
             )
     first, second, _, distance = neighbours(
         atoms.positions, atoms.cell.array, atoms.pbc, MIN_DISTANCE, half=True
@@ -206,6 +182,20 @@ def check_split(split: str) -> str:
     if split not in (*SPLITS, UNASSIGNED):
         raise DatasetError(f"the source gives the split '{split}'; expected {', '.join(SPLITS)}.")
     return split
+
+
+def _pair(
+    name: str,
+    unrelaxed: Atoms,
+    positions: np.ndarray,
+    cell: np.ndarray,
+    split: str,
+    tags: dict[str, str],
+    path: tuple[Frame, ...] = (),
+) -> Pair:
+    numbers, pbc = unrelaxed.numbers.astype(np.int64), unrelaxed.pbc.copy()
+    before = unrelaxed.positions.copy(), unrelaxed.cell.array.copy()
+    return Pair(name, numbers, pbc, *before, positions, cell.copy(), check_split(split), path, tags)
 
 
 def _check_composition(unrelaxed: Atoms, relaxed: Atoms) -> None:

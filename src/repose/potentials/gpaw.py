@@ -77,19 +77,13 @@ class PlaneWaves(Calculator):
         insulator_density: float = 2.5,
         width: float = 0.05,
     ) -> None:
-        settings = {
-            "cutoff": cutoff,
-            "kpoint_density": kpoint_density,
-            "insulator_density": insulator_density,
-            "width": width,
-        }
-        for setting, value in settings.items():
-            if not value > 0:
-                raise ConfigError(f"{setting} must be positive; got {value}.")
         super().__init__()
         self.implemented_properties = ["energy", "free_energy", "forces", "stress"]
         self.cutoff, self.width = float(cutoff), float(width)
         self.kpoint_density, self.insulator_density = float(kpoint_density), float(insulator_density)
+        for setting in ("cutoff", "kpoint_density", "insulator_density", "width"):
+            if not (value := getattr(self, setting)) > 0:
+                raise ConfigError(f"{setting} must be positive; got {value}.")
         self._parameters: RunParameters | None = None
         self._last: Atoms | None = None
         self._gpaw: Any = None

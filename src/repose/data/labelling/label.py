@@ -23,7 +23,7 @@ from repose.data.labelling.bonds import bonds_kept
 from repose.data.labelling.failures import Failure, read_failures, write_failures
 from repose.data.labelling.ledger import Ledger, read_ledgers
 from repose.data.labelling.settings import LabelSettings
-from repose.data.labelling.workers import Channel, run_workers
+from repose.data.labelling.workers import Send, run_workers
 from repose.data.pairing import Refusal
 from repose.data.rows import Pair, from_row, to_row
 from repose.data.splits import GroupSplit
@@ -52,31 +52,28 @@ class LabelTask:
     minutes: float | None = None
 
     def __call__(
-        self,
-        candidates: Sequence[Candidate],
-        ledger: Ledger,
-        channel: Channel,
-        should_continue: Callable[[], bool],
+        self, candidates: Sequence[Candidate], ledger: Ledger, send: Send, should_continue: Callable[[], bool]
     ) -> None:
         """Relax candidates and write the results to the ledger."""
         settings = self.settings
         potential = load_potential(settings.calculator, self.device, settings.options)
 
         def record(result: Pair | Failure) -> None:
-            labelled = isinstance(result, Pair)
-            ledger.write({"pair": to_row(result)} if labelled else {"failed": result.to_row()})
-            channel.finished(result.id, labelled)
+            if isinstance(result, Pair):
+                ledger.write({"pair": to_row(result)})
+                send("labelled", result.id)
+            else:
+                ledger.write({"failed": result.to_row()})
+                send("failed", result.id)
 
         def crystals() -> Iterator[tuple[Candidate, CrystalBatch]]:
             for candidate in candidates:
-                channel.started(candidate.id)
+                send("started", candidate.id)
                 unknown = set(candidate.numbers.tolist()) - set(potential.elements or candidate.numbers)
                 if unknown:
                     numbers = ", ".join(map(str, sorted(unknown)))
-                    reason = (
-                        f"unknown element: {potential.name} has no parameters for atomic number {numbers}."
-                    )
-                    record(Failure.of(candidate, reason))
+                    reason = f"{potential.name} has no parameters for atomic number {numbers}."
+                    record(Failure.of(candidate, f"unknown element: {reason}"))
                     continue
                 geometry = candidate.numbers, candidate.positions, candidate.cell, candidate.pbc
                 yield candidate, CrystalBatch.single(*geometry)

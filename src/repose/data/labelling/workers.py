@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from repose.data.candidates import Candidate
 from repose.data.labelling.failures import Failure
@@ -25,32 +25,12 @@ START_METHOD = "spawn"
 # With more than one thread, 3x3 linear algebra and small batches are many times slower.
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
-# Task of a process. Arguments: its candidates, its ledger, its channel, and a function that returns False
-# when the task must stop.
-Task = Callable[[Sequence[Candidate], Ledger, "Channel", Callable[[], bool]], None]
-
-
-class Channel:
-    """Messages from a worker process to its parent."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    def started(self, name: str) -> None:
-        """Report that the relaxation of a crystal starts."""
-        self._send("started", name)
-
-    def finished(self, name: str, labelled: bool) -> None:
-        """Report that a crystal is in the ledger, labelled or failed."""
-        self._send("labelled" if labelled else "failed", name)
-
-    def abort(self, error: ReposeError) -> None:
-        """Report an error that concerns all crystals."""
-        self._send("abort", str(error))
-
-    def _send(self, *message: str) -> None:
-        with suppress(OSError):  # the parent was killed; the task stops at its next step
-            self._connection.send(message)
+# Message of a worker process to its parent: the id of a crystal, or an error that concerns all crystals.
+Message = Literal["started", "labelled", "failed", "abort"]
+Send = Callable[[Message, str], None]
+# Task of a process. Arguments: its candidates, its ledger, a function that sends messages, and one that
+# returns False when the task must stop.
+Task = Callable[[Sequence[Candidate], Ledger, Send, Callable[[], bool]], None]
 
 
 @dataclass(eq=False)
@@ -100,7 +80,7 @@ def run_workers(
             for connection in wait([worker.connection for worker in active]):
                 worker = next(w for w in active if w.connection is connection)
                 try:
-                    _handle_message(worker, worker.connection.recv(), report)
+                    _handle_message(worker, report)
                 except EOFError:
                     active.remove(worker)
                     _handle_exit(worker, crashes, ledgers, report)
@@ -133,30 +113,34 @@ def _run(
     import torch
 
     torch.set_num_threads(1)
-    channel = Channel(connection)
     ledger = Ledger(ledgers)
+
+    def send(message: Message, text: str) -> None:
+        with suppress(OSError):  # the parent was killed; the task stops at its next step
+            connection.send((message, text))
+
     try:
         # When the parent is killed, the process gets another parent.
-        task(share, ledger, channel, lambda: os.getppid() == parent and not _is_past(deadline))
+        task(share, ledger, send, lambda: os.getppid() == parent and not _is_past(deadline))
     except ReposeError as error:
-        channel.abort(error)
+        send("abort", str(error))
     except KeyboardInterrupt:
         pass
     finally:
         ledger.close()
 
 
-def _handle_message(worker: _Worker, message: tuple[str, str], report: Callable[[str, bool], None]) -> None:
-    kind, text = message
+def _handle_message(worker: _Worker, report: Callable[[str, bool], None]) -> None:
+    message, text = worker.connection.recv()
     worker.idle = False
-    if kind == "abort":
+    if message == "abort":
         raise ConfigError(text)
-    if kind == "started":
+    if message == "started":
         worker.running.add(text)
     else:
         worker.running.discard(text)
         worker.pending.pop(text, None)
-        report(text, kind == "labelled")
+        report(text, message == "labelled")
 
 
 def _handle_exit(
