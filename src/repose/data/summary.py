@@ -89,9 +89,7 @@ def summarise(dataset: Dataset) -> dict[str, Any]:
         "splits": {
             split: {
                 "crystals": len(atoms[split]),
-                "atoms": [min(atoms[split]), float(np.median(atoms[split])), max(atoms[split])]
-                if atoms[split]
-                else [],
+                "atoms": [min(n), float(np.median(n)), max(n)] if (n := atoms[split]) else [],
                 "elements": len(elements[split]),
                 "chemical_systems": len(systems[split]),
                 "paths": paths[split],

@@ -168,16 +168,14 @@ def _gated(block: Any, parts: Sequence[tuple[Tensor, Tensor | None]]) -> Tensor:
 
 def _bonds(batch: CrystalBatch, cutoff: float) -> Bonds:
     """Find all pairs within the cutoff, on the CPU."""
-    positions = batch.positions.detach().cpu().double().numpy()
-    cells = batch.cells.detach().cpu().double().numpy()
-    counts = batch.counts.tolist()
+    positions = batch.positions.detach().cpu().double().split(batch.counts.tolist())
+    cells, pbc = batch.cells.detach().cpu().double().numpy(), batch.pbc.cpu().numpy()
     columns: list[tuple[np.ndarray, ...]] = []
     first = 0
-    for index, (count, cell, pbc) in enumerate(zip(counts, cells, batch.pbc.cpu().numpy(), strict=True)):
-        own = positions[first : first + count]
-        i, j, shift, _ = neighbours(own, cell, pbc, cutoff, half=True)
-        columns.append((i + first, j + first, shift, np.full(len(i), index)))
-        first += count
+    for k, own in enumerate(positions):
+        i, j, shift, _ = neighbours(own.numpy(), cells[k], pbc[k], cutoff, half=True)
+        columns.append((i + first, j + first, shift, np.full(len(i), k)))
+        first += len(own)
     return Bonds(*(torch.from_numpy(np.concatenate(column)) for column in zip(*columns, strict=True)))
 
 

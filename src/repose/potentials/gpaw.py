@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes, kptdensity2monkhorstpack
+from ase.data import chemical_symbols
 
 from repose.crystal.symmetry import SpaceGroup, find_space_group, idealise
 from repose.errors import ConfigError, InvalidCrystalError, MissingExtraError
@@ -150,10 +151,7 @@ class PlaneWaves(Calculator):
 
     def _start_run(self, atoms: Atoms) -> RunParameters:
         """Determine the parameters for a new crystal from two energies and the gap."""
-        magnetic = sorted(
-            {str(symbol) for symbol, z in zip(atoms.symbols, atoms.numbers, strict=True) if z in MAGNETIC}
-        )
-        if magnetic:
+        if magnetic := sorted(chemical_symbols[z] for z in MAGNETIC.intersection(atoms.numbers)):
             raise InvalidCrystalError(
                 f"{', '.join(magnetic)} may be magnetic, and this calculator has no spin; leave the crystal "
                 "out, or use a calculator with spin."

@@ -220,21 +220,20 @@ class _Job:
         self.out, self.work, self.refused = out, work, refused
         self.position = {name: k for k, name in enumerate(candidates)}
         self.old = Dataset(out) if (out / INFO).is_file() else None
-        labelled = set(self.old.ids()) if self.old else set[str]()
-        failed = {failure.id for failure in read_failures(out)}
-        for entry in read_ledgers(work):
-            if "pair" in entry:
-                labelled.add(entry["pair"]["id"])
-            else:
-                failed.add(entry["failed"]["id"])
-        self.todo = [candidate for name, candidate in candidates.items() if name not in labelled | failed]
+        self.old_ids = set(self.old.ids()) if self.old else set[str]()
+        entries = [(kind, row["id"]) for entry in read_ledgers(work) for kind, row in entry.items()]
+        labelled = self.old_ids | {name for kind, name in entries if kind == "pair"}
+        failed = {name for kind, name in entries if kind == "failed"}
+        failed |= {failure.id for failure in read_failures(out)}
+        done = labelled | failed
+        self.todo = [candidate for name, candidate in candidates.items() if name not in done]
         self._total = len(candidates) + len(refused)
         self._labelled = len(labelled & candidates.keys())
         self._failed = len(failed & candidates.keys()) + len(refused)
 
     @property
     def counts(self) -> LabelCounts:
-        """Counts so far."""
+        """Counts of candidates so far."""
         return LabelCounts(self._labelled, self._failed, self._total - self._labelled - self._failed)
 
     def count(self, labelled: bool) -> None:
@@ -263,11 +262,8 @@ class _Job:
             return self.position.get(name, len(self.position))
 
         def pairs() -> Iterator[Pair]:
-            known = set[str]()
-            for pair in self.old or ():
-                known.add(pair.id)
-                yield pair
-            for name in sorted(rows.keys() - known, key=order):
+            yield from self.old or ()
+            for name in sorted(rows.keys() - self.old_ids, key=order):
                 pair = from_row(json.loads(rows[name]))
                 yield replace(pair, split=assign(pair))
 
