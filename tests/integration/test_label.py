@@ -1,4 +1,4 @@
-"""`repose data label`: whole paths from any calculator, whatever is killed whenever."""
+"""`repose data label`: paths from any calculator, and continuing after processes are killed."""
 
 import json
 import multiprocessing
@@ -45,7 +45,7 @@ from support.processes import children, close_files, eventually
 
 METALS = ("Al", "Cu", "Ni", "Ag", "Au", "Pd", "Pt")
 EMT_PATH = "ase.calculators.emt:EMT"
-# Slow enough that a kill meets it at work, and one that takes its process down at its crystal.
+# One that is slow enough to be killed while it runs, and one that ends its process.
 CALCULATORS = """
 import os, time
 from ase.calculators.emt import EMT
@@ -55,7 +55,7 @@ class Slow(EMT):
         time.sleep(0.005)
         super().calculate(*arguments, **options)
 
-class Deadly(EMT):
+class Crashing(EMT):
     def calculate(self, atoms, *arguments, **options):
         if "Pt" in atoms.symbols:
             os._exit(9)
@@ -82,7 +82,7 @@ def candidates(tmp_path) -> Path:
 
 @pytest.fixture(autouse=True)
 def forked_workers(monkeypatch):
-    """Fork workers, which saves their imports; a command in a process of its own starts them as users do."""
+    """Fork workers, which is faster; commands in a separate process spawn them."""
     monkeypatch.setattr("repose.data.labelling.workers.START_METHOD", "fork")
 
 
@@ -261,7 +261,7 @@ def label_in_a_group(candidates: Path, out: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds processes in /proc")
-def test_killed_at_ten_random_moments_it_ends_with_the_same_set(tmp_path, monkeypatch):
+def test_after_ten_kills_the_dataset_is_the_same(tmp_path, monkeypatch):
     """Kill the whole group, the parent alone, or a worker alone: no finished crystal is lost or changed."""
     (tmp_path / "calculators.py").write_text(CALCULATORS)
     monkeypatch.syspath_prepend(tmp_path)
@@ -274,7 +274,7 @@ def test_killed_at_ten_random_moments_it_ends_with_the_same_set(tmp_path, monkey
     kills = 0
 
     def lines() -> int:
-        with suppress(FileNotFoundError):  # folded into the dataset meanwhile
+        with suppress(FileNotFoundError):  # already merged into the dataset
             return sum(path.read_text().count("\n") for path in working.glob("ledger-*"))
         return 0
 
@@ -283,7 +283,7 @@ def test_killed_at_ten_random_moments_it_ends_with_the_same_set(tmp_path, monkey
             target=label_in_a_group, args=(tmp_path / "c", tmp_path / "set")
         )
         process.start()
-        # From the moment that it has finished something: on a slow machine, starting alone takes long.
+        # Wait for the first finished crystal, since starting takes long on a slow machine.
         eventually(lambda p=process: lines() > finished[-1] or not p.is_alive(), 90)
         time.sleep(dice.uniform(0.0, 0.3))
         if not process.is_alive():
@@ -294,7 +294,7 @@ def test_killed_at_ten_random_moments_it_ends_with_the_same_set(tmp_path, monkey
         elif kind == "parent":
             process.kill()
         else:
-            # None is there any more where all work is done.
+            # There is none if all crystals are finished.
             for child in children(process.pid)[:1]:
                 os.kill(child, signal.SIGKILL)
             time.sleep(dice.uniform(0.0, 0.3))
@@ -318,7 +318,7 @@ def test_a_crystal_that_kills_its_process_fails_and_the_others_are_labelled(tmp_
     write_candidates(tmp_path / "c", CandidatesInfo(), alloys(8))  # alloy-6 is the first with platinum
     out = tmp_path / "set"
     result = subprocess.run(
-        command(tmp_path / "c", out, "calculators:Deadly"),
+        command(tmp_path / "c", out, "calculators:Crashing"),
         cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True,
     )  # fmt: skip
     assert result.returncode == 1, result.stderr

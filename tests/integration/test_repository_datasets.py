@@ -1,4 +1,4 @@
-"""The datasets that stand in the repository: what their descriptions say is so."""
+"""Datasets of the repository: size, descriptions, splits and labels."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def name(path):
     return str(path.relative_to(ROOT))
 
 
-def test_they_are_small_enough_to_be_cloned():
+def test_total_size():
     assert DIRECTORIES
     assert sum(file.stat().st_size for file in ROOT.rglob("*.parquet")) < 45e6
 
@@ -28,8 +28,8 @@ def test_counts_and_licence(directory):
     assert dataset.info.licence
 
 
-def test_no_chemical_system_is_trained_on_in_one_and_tested_in_another():
-    """Datasets may be joined: where they split by chemical system, they split alike."""
+def test_chemical_systems_have_the_same_split_in_all_datasets():
+    """Datasets that are split by chemical system can be joined."""
     where: dict[str, set[str]] = {}
     for directory in DIRECTORIES:
         dataset = Dataset(directory)
@@ -42,7 +42,7 @@ def test_no_chemical_system_is_trained_on_in_one_and_tested_in_another():
 
 @pytest.mark.parametrize("directory", CHGNET, ids=name)
 def test_labels_are_those_of_chgnet(directory):
-    """Energies, forces and stresses of relaxed ends, up to the rounding of positions to float32."""
+    """Energies, forces and stresses of relaxed crystals, up to the rounding of positions to float32."""
     pytest.importorskip("chgnet")
     pairs = [pair for pair in Dataset(directory).read("test") if pair.path][:12]
     crystals = [

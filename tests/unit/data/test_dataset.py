@@ -1,4 +1,4 @@
-"""Datasets on disk: what is written comes back, and nothing is ever half written."""
+"""Datasets on disk: round trips, and atomic writes."""
 
 import dataclasses
 import json
@@ -34,7 +34,7 @@ def files(directory):
     return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
-def test_everything_comes_back(dataset):
+def test_datasets_round_trip(dataset):
     for before, after in zip(read_pairs(), dataset, strict=True):
         assert (after.id, after.split, after.tags) == (before.id, before.split, before.tags)
         for name in ("numbers", "pbc", "positions", "cell", "relaxed_positions", "relaxed_cell"):
@@ -48,7 +48,7 @@ def test_everything_comes_back(dataset):
     assert len(dataset) == 6
 
 
-def test_a_frame_without_results_comes_back_without(tmp_path):
+def test_frames_without_results_round_trip(tmp_path):
     pair = read_pairs()[0]
     bare = [dataclasses.replace(frame, energy=None, forces=None, stress=None) for frame in pair.path]
     pair = dataclasses.replace(pair, path=tuple(bare))
@@ -57,7 +57,7 @@ def test_a_frame_without_results_comes_back_without(tmp_path):
     np.testing.assert_array_equal(back.path[-1].positions, pair.path[-1].positions)
 
 
-def test_numbers_are_packed_by_the_weight_of_their_bytes(dataset):
+def test_floats_have_byte_stream_split(dataset):
     """Every column of floats, and none of the others."""
     row = pq.ParquetFile(dataset.parts[0]).metadata.row_group(0)
     columns = [row.column(k) for k in range(row.num_columns)]
@@ -67,7 +67,7 @@ def test_numbers_are_packed_by_the_weight_of_their_bytes(dataset):
     )
 
 
-def test_splits_are_read_apart(tmp_path):
+def test_splits_are_read_separately(tmp_path):
     pairs = [
         dataclasses.replace(p, split=s)
         for p, s in zip(read_pairs(), ("train", "val", "test") * 2, strict=True)
@@ -128,13 +128,13 @@ def to_pair(row):
 
 
 def decoded(dataset, split=None):
-    """The same by Python objects: an independent way to read Parquet."""
+    """The same pairs, read independently through Python objects."""
     every = [to_pair(row) for part in dataset.parts for row in pq.read_table(part).to_pylist()]
     return [pair for pair in every if split in (None, pair.split)]
 
 
 @pytest.mark.parametrize("name", ["pbe", "chgnet/sheets"])
-def test_columns_give_what_python_objects_give(name):
+def test_columns_agree_with_python_objects(name):
     dataset = Dataset(REPOSITORY / name)
     for split in (None, "train", "val", "test"):
         assert_same(dataset.read(split), decoded(dataset, split))
@@ -143,7 +143,7 @@ def test_columns_give_what_python_objects_give(name):
     assert dataset.frame_counts() == [len(pair.path) for pair in decoded(dataset)]
 
 
-def test_rows_survive_json():
+def test_rows_round_trip_through_json():
     pairs = read_pairs()
     bare = [dataclasses.replace(frame, energy=None, forces=None, stress=None) for frame in pairs[0].path]
     pairs += [
@@ -165,7 +165,7 @@ def variable(kind: pa.DataType, of=pa.list_) -> pa.DataType:
 @pytest.mark.parametrize("of", [None, pa.list_, pa.large_list])
 @pytest.mark.parametrize("groups", [1, 2, 5, 100])
 def test_columns_of_other_types_and_row_groups(tmp_path, single, of, groups):
-    """Nulls, empty lists, slices and row groups, in all the types that stand for a list."""
+    """Nulls, empty lists, slices and row groups, in all list types."""
     pairs, dataset = split_in_turn(tmp_path)
     bare = [dataclasses.replace(f, energy=None, forces=None, stress=None) for f in pairs[0].path]
     mixed = [bare[0], *pairs[1].path[1:2], dataclasses.replace(pairs[1].path[2], stress=None)]
@@ -221,7 +221,7 @@ def read_columns(monkeypatch):
     return asked
 
 
-def test_paths_are_not_decoded_where_nobody_asks(tmp_path, read_columns, monkeypatch):
+def test_paths_are_decoded_on_request_only(tmp_path, read_columns, monkeypatch):
     pairs, dataset = split_in_turn(tmp_path)
     calls, frames = [], columns.frames
     monkeypatch.setattr(columns, "frames", lambda column: calls.append(len(column)) or frames(column))
@@ -240,7 +240,7 @@ def test_row_groups_without_the_split_are_not_read(tmp_path, read_columns):
     assert [len(names) > 1 for names in read_columns].count(True) == 2
 
 
-def test_crystals_are_made_one_after_another(dataset, monkeypatch):
+def test_crystals_are_decoded_one_by_one(dataset, monkeypatch):
     made = []
     monkeypatch.setattr(rows, "Pair", lambda *fields: made.append(fields[0]) or Pair(*fields))
     assert next(dataset.read()).id == made[0]
@@ -256,12 +256,12 @@ def test_crystals_are_read_by_id(tmp_path, split):
     assert list(dataset.read(split, ids=[])) == []
 
 
-def test_a_wrong_split_is_refused_wherever_it_is_given(dataset):
+def test_an_unknown_split_is_refused(dataset):
     with pytest.raises(DatasetError, match=r"train, val, test; got 'valid'"):
         dataset.ids("valid")
 
 
-def test_an_interrupted_write_leaves_the_old_dataset_whole(dataset):
+def test_an_interrupted_write_keeps_the_old_dataset(dataset):
     before = files(dataset.directory)
 
     def interrupted():
@@ -275,7 +275,7 @@ def test_an_interrupted_write_leaves_the_old_dataset_whole(dataset):
 
 
 @pytest.mark.parametrize("failing", [0, 1])
-def test_a_failing_rename_leaves_the_old_dataset_whole(dataset, monkeypatch, failing):
+def test_a_failing_rename_keeps_the_old_dataset(dataset, monkeypatch, failing):
     """The directory is replaced by two renames; either may fail."""
     before, rename, calls = files(dataset.directory), os.replace, []
 
@@ -291,7 +291,7 @@ def test_a_failing_rename_leaves_the_old_dataset_whole(dataset, monkeypatch, fai
     assert files(dataset.directory) == before
 
 
-def test_a_write_killed_between_its_renames_says_where_the_old_one_is(dataset):
+def test_after_a_kill_between_renames_the_error_names_the_old_dataset(dataset):
     aside = dataset.directory.parent / ".set-old-abc"
     aside.mkdir()
     shutil.move(dataset.directory, aside / "set")
@@ -308,7 +308,7 @@ def test_a_new_dataset_replaces_the_old_one_completely(dataset):
 
 def test_other_directories_are_not_overwritten(tmp_path):
     (tmp_path / "thesis").mkdir()
-    check_target(tmp_path / "thesis")  # empty: nothing to lose
+    check_target(tmp_path / "thesis")  # empty
     (tmp_path / "thesis" / "thesis.tex").write_text("years")
     with pytest.raises(DatasetError, match="not a dataset"):
         write_dataset(tmp_path / "thesis", DatasetInfo(name="x"), read_pairs())
@@ -329,7 +329,7 @@ def test_wrong_pairs_are_refused_and_leave_nothing(tmp_path, pairs, message):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_directory_that_is_no_dataset_is_named(tmp_path):
+def test_a_directory_that_is_no_dataset_is_refused(tmp_path):
     with pytest.raises(DatasetError, match="repose data import"):
         Dataset(tmp_path)
 
@@ -341,7 +341,7 @@ def test_a_directory_that_is_no_dataset_is_named(tmp_path):
         ({"licens": "MIT"}, ConfigError, "did you mean 'licence'"),
     ],
 )
-def test_a_foreign_description_is_refused(dataset, change, error, message):
+def test_an_unknown_description_is_refused(dataset, change, error, message):
     path = dataset.directory / "dataset.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(error, match=message):

@@ -1,4 +1,4 @@
-"""Matching: whatever a file did to the relaxed crystal, the same pair comes back."""
+"""Matching: order, images, origin and orientation of the relaxed file do not change the pair."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ seeds = st.integers(0, 2**31)
 
 
 def random_states(rng, n_atoms=None, amplitude=0.3) -> tuple[Atoms, Atoms]:
-    """Two atoms never nearer than 1.6 A; the relaxed ones moved by less than half of that."""
+    """Atoms at least 1.6 A apart, and relaxed ones displaced by less than half of that."""
     n = n_atoms or int(rng.integers(1, 9))
     while True:
         cell = (np.eye(3) + rng.uniform(-0.5, 0.5, (3, 3))) * rng.uniform(4.0, 7.0)
@@ -73,7 +73,7 @@ def test_a_rigid_shift_of_the_file_is_removed(seed):
 
 
 @pytest.mark.parametrize("name", IDS)
-def test_real_crystals_come_back_from_shuffled_and_wrapped_files(name):
+def test_real_crystals_from_shuffled_and_wrapped_files(name):
     rng = np.random.default_rng(0)
     unrelaxed, relaxed = states(REFERENCE[name])
     order = rng.permutation(len(relaxed))
@@ -89,7 +89,7 @@ def test_real_crystals_come_back_from_shuffled_and_wrapped_files(name):
     assert pair.tags == {}
 
 
-def test_the_assignment_is_the_best_of_all():
+def test_the_assignment_is_optimal():
     """Against brute force, with displacements as large as the crystal's distances."""
     from itertools import permutations
 
@@ -127,7 +127,7 @@ def test_the_nearest_image_is_exact_in_a_skewed_cell(seed):
     np.testing.assert_allclose(moved, [0, np.linalg.norm(step + shifts @ cell, axis=1).min()], atol=1e-9)
 
 
-def test_a_swelling_cell_does_not_tear_atoms_off():
+def test_images_follow_an_expanding_cell():
     """Far from the origin an atom moves by more than half a cell, only because the cell grows."""
     unrelaxed = Atoms("Ar2", [[0.1, 0, 0], [29.0, 2, 2]], cell=[30, 4, 4], pbc=True)
     relaxed = unrelaxed.copy()
@@ -147,7 +147,7 @@ def test_directions_without_period_are_not_wrapped():
 
 
 @given(seeds)
-def test_what_is_left_after_alignment_is_a_symmetric_stretch(seed):
+def test_alignment_leaves_a_symmetric_stretch(seed):
     rng = np.random.default_rng(seed)
     unrelaxed, relaxed = random_states(rng)
     turn = rotation(rng)
@@ -186,14 +186,14 @@ def test_cells_of_other_handedness_are_refused():
         (lambda a: a[:0], "no atoms"),
     ],
 )
-def test_what_is_not_a_pair_is_refused(change, message):
+def test_invalid_pairs_are_refused(change, message):
     unrelaxed, relaxed = states(REFERENCE[IDS[0]])
     changed = change(relaxed)
     with pytest.raises(InvalidCrystalError, match=message):
         states_to_pair("x", unrelaxed, relaxed if changed is None else changed)
 
 
-def test_a_composition_that_differs_is_told_with_both_formulas():
+def test_the_error_has_both_formulas():
     with pytest.raises(InvalidCrystalError, match=r"unrelaxed ClNa but relaxed Na2"):
         states_to_pair(
             "x", *(Atoms(f, [[0, 0, 0], [2, 2, 2]], cell=[4, 4, 4], pbc=True) for f in ("NaCl", "Na2"))

@@ -1,4 +1,4 @@
-"""Splits: no group in two of them, and the same split everywhere."""
+"""Splits: each group is in one split, the same in all datasets."""
 
 import dataclasses
 import json
@@ -28,7 +28,7 @@ seeds = st.integers(0, 2**31)
 
 
 @given(systems, seeds)
-def test_no_group_stands_in_two_splits_nor_differs_between_datasets(compositions, seed):
+def test_a_group_has_one_split_in_all_datasets(compositions, seed):
     split = GroupSplit(seed=seed, fractions=(0.5, 0.25, 0.25))
     first = [make_pair(f"a{k}", numbers) for k, numbers in enumerate(compositions)]
     # Another dataset: other names, order, stoichiometry.
@@ -45,7 +45,7 @@ def test_a_shared_group_is_found():
 
 
 @given(seeds)
-def test_shares_of_the_groups_are_those_asked_for(seed):
+def test_fractions_of_the_groups(seed):
     split = GroupSplit("tag", fractions=(0.7, 0.1, 0.2), seed=seed)
     given_splits = [split(make_pair("x", [1], {"tag": str(k)})) for k in range(2000)]
     for name, share in zip(("train", "val", "test"), split.fractions, strict=True):
@@ -54,15 +54,15 @@ def test_shares_of_the_groups_are_those_asked_for(seed):
         assert abs(given_splits.count(name) / 2000 - share) < allowed
 
 
-def test_the_seed_and_the_kind_of_group_matter():
+def test_splits_depend_on_seed_and_kind_of_group():
     pairs = [make_pair(str(k), [k % 90 + 1], {"tag": str(k)}) for k in range(90)]
     base = [GroupSplit()(pair) for pair in pairs]
     assert base != [GroupSplit(seed=1)(pair) for pair in pairs]
     assert base != [GroupSplit("tag")(pair) for pair in pairs]
 
 
-def test_splits_stay_what_they_were():
-    """Datasets of last year must still agree with those of today."""
+def test_splits_do_not_change():
+    """Old and new datasets must have the same splits."""
     split = GroupSplit(fractions=(0.2, 0.2, 0.6))
     systems = ([3, 8], [11, 17], [12, 8], [20, 8], [22, 8, 38], [26, 16], [30, 8])
     assert [split(make_pair("x", numbers)) for numbers in systems] == [
@@ -77,7 +77,7 @@ def test_splits_stay_what_they_were():
 
 
 @pytest.mark.parametrize("fractions", [(0.8, 0.1, 0.2), (1.2, -0.1, -0.1), (float("nan"), 0.5, 0.5)])
-def test_shares_that_do_not_add_up_are_refused(fractions):
+def test_fractions_that_do_not_add_up_are_refused(fractions):
     with pytest.raises(DatasetError, match="add up to 1"):
         GroupSplit(fractions=fractions)
 
@@ -161,7 +161,7 @@ def test_a_left_out_share_is_the_test_split_of_the_ordinary_hash(seed):
         ("chemical-system=0.2", "by an ordinary split"),
     ],
 )
-def test_what_cannot_be_left_out_is_said(text, words):
+def test_invalid_leave_out(text, words):
     pairs = [
         make_pair("a", [12, 8], {"kind": "oxide"}),
         make_pair("b", [20, 8], {"kind": "oxide"}),
@@ -172,13 +172,13 @@ def test_what_cannot_be_left_out_is_said(text, words):
 
 
 @pytest.mark.parametrize("test", [1.0, 1 - 1e-7])
-def test_the_rest_needs_a_share(test):
+def test_train_and_val_need_a_fraction(test):
     with pytest.raises(DatasetError, match="train and val are zero"):
         LeaveOut(GroupSplit("anion"), GroupSplit(fractions=(0.0, 0.0, test)), frozenset(["S"]))
 
 
 def test_left_out_splits_do_not_change():
-    """Datasets of last year must still agree with those of today."""
+    """Old and new datasets must have the same splits."""
     split = parse_leave_out("prototype=0.4", GroupSplit(fractions=(0.4, 0.4, 0.2)))
     names = ["AB_cF8_225_a_b", "AB_cP2_221_b_a", "AB3C_cP5_221_a_c_b", "AB2_cF12_225_a_c", "AB_hP4_186_b_b"]
     systems = [3, 8], [11, 17], [12, 8], [20, 8], [22, 8, 38]
@@ -186,7 +186,7 @@ def test_left_out_splits_do_not_change():
     assert [split(pair) for pair in pairs] == ["train", "test", "val", "val", "train"]
 
 
-def test_the_command_rewrites_the_dataset_or_leaves_it_as_it_was(tmp_path):
+def test_the_command_rewrites_the_dataset_or_keeps_it(tmp_path):
     numbers = [[12, 8], [12, 16], [20, 8], [20, 17], [11, 9], [3, 16]]
     pairs = [make_pair(str(k), z) for k, z in enumerate(numbers)]
     write_dataset(tmp_path / "set", DatasetInfo(name="set", splits="none"), pairs)

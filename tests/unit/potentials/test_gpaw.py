@@ -1,4 +1,4 @@
-"""PBE with GPAW: what it computes, and its bookkeeping along relaxations, which needs no GPAW."""
+"""PBE with GPAW: results, and parameters along a relaxation (without GPAW)."""
 
 import importlib.util
 
@@ -18,7 +18,7 @@ needs_gpaw = pytest.mark.skipif(importlib.util.find_spec("gpaw") is None, reason
 
 
 class Engine(EMT):
-    """EMT with an energy that depends on a cutoff, as that of plane waves does."""
+    """EMT with an energy that depends on a cutoff, like that of plane waves."""
 
     def __init__(self, slope, cutoff, gap, fails):
         super().__init__()
@@ -85,7 +85,7 @@ def test_crystals_with_a_gap_need_fewer_k_points(alloy, gap, mesh):
     assert calculator.made[-1][0].mesh == mesh
 
 
-def test_conditions_stay_along_a_relaxation(alloy):
+def test_parameters_are_constant_along_a_relaxation(alloy):
     alloy.calc = calculator = Recorded()
     alloy.get_stress()
     for k in range(4):  # swells enough for a coarser mesh and another grid
@@ -98,7 +98,7 @@ def test_conditions_stay_along_a_relaxation(alloy):
 
 
 @pytest.mark.parametrize("change", ["numbers", "pbc", "cell", "positions"])
-def test_another_crystal_starts_afresh(alloy, change):
+def test_another_crystal_gets_new_parameters(alloy, change):
     alloy.calc = calculator = Recorded()
     alloy.get_potential_energy()
     other = alloy.copy()
@@ -161,7 +161,7 @@ def test_a_failure_starts_a_new_run(alloy):
     assert len(calculator.made) == 3
 
 
-def test_what_comes_out_belongs_to_the_crystal_given():
+def test_forces_and_stress_are_those_of_the_input_geometry():
     """Forces and stress of a crystal whose origin was moved, against numerical derivatives."""
     crystal = bulk("Cu", "fcc", a=3.7, cubic=True)
     crystal.numbers[0] = 79
@@ -190,12 +190,12 @@ def test_settings_must_be_positive(setting):
         PlaneWaves(**{setting: -1.0})
 
 
-def test_without_atoms_it_says_what_to_do():
+def test_missing_atoms_raise_an_error():
     with pytest.raises(InvalidCrystalError, match=r"expected atoms; got none\. Set `atoms\.calc`"):
         PlaneWaves().calculate()
 
 
-def test_says_how_to_get_gpaw(monkeypatch):
+def test_a_missing_gpaw_raises_an_error(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match="install_gpaw"):
         pbe()

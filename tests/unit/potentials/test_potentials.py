@@ -1,4 +1,4 @@
-"""Potentials behind one interface."""
+"""Potentials: CHGNet and ASE calculators."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def chgnet():
     return load_potential("chgnet", "cpu")
 
 
-def ugly() -> CrystalBatch:
+def unusual_crystals() -> CrystalBatch:
     """A skewed cell, an atom many cells away, one with no neighbour within 3 A, a sheet, a dense one."""
     far = random_crystal(3)
     cells_away = torch.tensor([7.0, -9.0, 3.0], dtype=torch.float64)
@@ -39,7 +39,7 @@ def test_chgnet_agrees_with_the_package(chgnet):
     """Energies, forces and stresses are those of the calculator in the package, crystal by crystal."""
     from chgnet.model.dynamics import CHGNetCalculator
 
-    batch = ugly()
+    batch = unusual_crystals()
     found = chgnet.evaluate(batch)
     calculator = CHGNetCalculator(chgnet.model, use_device="cpu", verbose=False)
     forces = found.forces.split(batch.counts.tolist())
@@ -47,12 +47,12 @@ def test_chgnet_agrees_with_the_package(chgnet):
         atoms.calc = calculator
         assert float(found.energy[k]) == pytest.approx(atoms.get_potential_energy(), abs=1e-4)
         assert np.abs(forces[k].numpy() - atoms.get_forces()).max() < 1e-3 * max(1, np.abs(forces[k]).max())
-        theirs = atoms.get_stress(voigt=False)
-        assert np.abs(found.stress[k].numpy() - theirs).max() < 1e-3 * max(0.1, np.abs(theirs).max())
+        expected = atoms.get_stress(voigt=False)
+        assert np.abs(found.stress[k].numpy() - expected).max() < 1e-3 * max(0.1, np.abs(expected).max())
 
 
 def test_chgnet_does_not_depend_on_the_batch(chgnet):
-    batch = ugly()
+    batch = unusual_crystals()
     together = chgnet.evaluate(batch)
     for k, crystal in enumerate(batch):
         alone = chgnet.evaluate(crystal)
