@@ -87,15 +87,12 @@ class CandidatesInfo(Settings):
 def write_candidates(
     directory: Path, info: CandidatesInfo, candidates: Iterable[Candidate]
 ) -> CandidatesInfo:
-    """Write candidates as extended XYZ with a description, atomically.
+    """Write candidates as extended XYZ, atomically; return the description that was written.
 
     Args:
         directory: A new or empty directory, or candidates to replace.
         info: Description; ``count`` is filled in.
         candidates: Candidates; iterated once.
-
-    Returns:
-        The description that was written.
 
     Raises:
         DatasetError: The directory has other contents, two candidates share an id, or there are none.

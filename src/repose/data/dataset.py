@@ -201,15 +201,14 @@ def check_target(directory: Path, info: str = INFO, kind: str = "a dataset") -> 
 
 
 def resplit(dataset: Dataset, assign: Callable[[Pair], str], how: str) -> Dataset:
-    """Assign new splits to the crystals of a dataset, atomically; other columns and files are kept.
+    """Assign new splits to the crystals of a dataset, atomically, and open it again.
+
+    Other columns and files are kept.
 
     Args:
         dataset: Dataset to change.
         assign: Returns the split of a crystal, which has no path; see `repose.data.splits`.
         how: Description for ``dataset.json``.
-
-    Returns:
-        The dataset, opened again.
 
     Raises:
         DatasetError: A split is unknown or cannot be assigned; the dataset is unchanged.

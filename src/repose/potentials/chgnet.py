@@ -21,6 +21,7 @@ from repose.crystal.lattice import to_cartesian
 from repose.crystal.neighbours import neighbours
 from repose.errors import require
 from repose.nn.ops import segment_sum
+from repose.nn.triplets import triplets
 from repose.potentials.base import Evaluation, Potential
 
 # Largest atomic number of its embedding.
@@ -51,10 +52,7 @@ class CHGNetPotential(Potential):
     """
 
     def __init__(
-        self,
-        version: str = "0.3.0",
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
+        self, version: str = "0.3.0", device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
     ) -> None:
         require("chgnet", "the calculator CHGNet")
         from chgnet.model.model import CHGNet
@@ -113,7 +111,10 @@ class CHGNetPotential(Potential):
         centre = torch.cat([bonds.first, bonds.second])
         neighbour = torch.cat([bonds.second, bonds.first])
         bond_of = torch.arange(n_bonds, device=self.device).repeat(2)
-        near, other = _angles(centre, lengths.detach() < self.bond_cutoff)
+        # Angles are ordered pairs of different short bonds of a central atom.
+        order = torch.argsort(centre, stable=True)
+        short = (lengths.detach() < self.bond_cutoff).repeat(2)
+        near, other = (order[edges] for edges in triplets(centre[order], short[order], len(numbers)))
         corner, near_bond, other_bond = centre[near], near % n_bonds, other % n_bonds
         both = torch.cat([directions, -directions])
 
@@ -177,25 +178,3 @@ def _bonds(batch: CrystalBatch, cutoff: float) -> Bonds:
         columns.append((i + first, j + first, shift, np.full(len(i), k)))
         first += len(own)
     return Bonds(*(torch.from_numpy(np.concatenate(column)) for column in zip(*columns, strict=True)))
-
-
-def _angles(centre: Tensor, short: Tensor) -> tuple[Tensor, Tensor]:
-    """Find ordered pairs of different short bonds of the same central atom.
-
-    Args:
-        centre: Central atom of every directed bond, ``(2U,)``: all bonds, then all reversed.
-        short: Mask of short bonds, ``(U,)`` bool.
-
-    Returns:
-        First and second directed bond of every angle, each ``(A,)``.
-    """
-    edges = torch.nonzero(short.repeat(2)).squeeze(1)
-    edges = edges[torch.argsort(centre[edges], stable=True)]
-    counts = torch.bincount(centre[edges]) if len(edges) else edges.new_zeros(0)
-    degree = counts[centre[edges]]  # short bonds of the central atom of every edge
-    start = (counts.cumsum(0) - counts)[centre[edges]]
-    near = torch.repeat_interleave(torch.arange(len(edges), device=edges.device), degree)
-    offset = torch.arange(len(near), device=edges.device) - (degree.cumsum(0) - degree)[near]
-    other = start[near] + offset
-    keep = near != other
-    return edges[near[keep]], edges[other[keep]]

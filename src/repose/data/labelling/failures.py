@@ -47,13 +47,7 @@ class Failure:
     def of(
         cls, candidate: Candidate | Refusal, reason: str = "", frames: list[Frame] | None = None
     ) -> Failure:
-        """Make the failure of a candidate.
-
-        Args:
-            candidate: The candidate, or the refusal of one that cannot be read, which has its own reason.
-            reason: Reason of the failure.
-            frames: Steps of the relaxation.
-        """
+        """Make the failure of a candidate with the steps of its relaxation; a refusal has its own reason."""
         if isinstance(candidate, Refusal):
             return cls(candidate.id, candidate.reason)
         return cls(

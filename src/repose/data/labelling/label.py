@@ -124,7 +124,7 @@ def label(
     minutes: float | None = None,
     report: Callable[[LabelCounts], None] = lambda counts: None,
 ) -> tuple[Dataset, LabelCounts]:
-    """Relax candidates into a dataset; an interrupted call is continued.
+    """Relax candidates into a dataset; return it and the final counts. An interrupted call is continued.
 
     Args:
         source: Directories of candidates, or files of crystals.
@@ -139,9 +139,6 @@ def label(
         hours: Time after which the finished crystals are written; 0 only writes them.
         minutes: Time limit of one crystal; slower ones fail, which depends on the machine.
         report: Called with the counts at the start and after each crystal.
-
-    Returns:
-        The dataset, and the counts at the end.
 
     Raises:
         ConfigError: ``out`` was started with other settings, or the calculator cannot be loaded.
