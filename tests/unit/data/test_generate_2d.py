@@ -436,7 +436,7 @@ def test_no_two_candidates_are_equivalent_by_symmetry():
 
 @pytest.fixture(scope="module")
 def host(mos2):
-    return defects.Host("MoS2", 3, mos2.repeat((3, 3, 1)))
+    return defects.Host("MoS2", mos2.repeat((3, 3, 1)))
 
 
 def test_pairs_of_vacancies_are_equivalent_as_their_distances_are(host):

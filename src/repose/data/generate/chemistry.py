@@ -69,7 +69,10 @@ def element_distances() -> np.ndarray:
 
 
 class ElementSampler:
-    """Samples elements for the sites of a crystal.
+    """Samples elements for the k species of a crystal.
+
+    Samples are lists of k different atomic numbers, or None if the draw failed. ``counts`` are the atoms of
+    each species in the cell.
 
     Args:
         symbols: Allowed elements.
@@ -96,16 +99,7 @@ class ElementSampler:
     def balanced(
         self, counts: Sequence[int], anions: Sequence[int], rng: np.random.Generator
     ) -> list[int] | None:
-        """Sample a charge-balanced composition.
-
-        Args:
-            counts: Atoms of each species in the cell.
-            anions: Indices of the species that are anions.
-            rng: Random number generator.
-
-        Returns:
-            An element for each species, all different; None if the draw is not balanced.
-        """
+        """Sample a charge-balanced composition; ``anions`` are the indices of the species that are anions."""
         if len(anions) > len(self.anions):
             return None
         weights = np.array([weight for _, weight in self.anions.values()])
@@ -115,17 +109,9 @@ class ElementSampler:
     def balancing(
         self, counts: Sequence[int], anions: Mapping[int, int], rng: np.random.Generator
     ) -> list[int] | None:
-        """Sample cations that balance the charge of given anions.
+        """Sample cations that balance given anions, which are atomic numbers by index of the species.
 
         The probability of an assignment of charges is proportional to the number of matching cations.
-
-        Args:
-            counts: Atoms of each species in the cell.
-            anions: Atomic number of each anion, by index of the species; the other species are cations.
-            rng: Random number generator.
-
-        Returns:
-            An element for each species, all different; None if the draw is not balanced.
         """
         charge_to_balance = -sum(counts[k] * self.anions[z][0] for k, z in anions.items())
         cations = [k for k in range(len(counts)) if k not in anions]
@@ -141,18 +127,10 @@ class ElementSampler:
         return _if_distinct(elements)
 
     def with_metals(
-        self, elements: Mapping[int, int], others: Sequence[int], rng: np.random.Generator
+        self, n_species: int, elements: Mapping[int, int], rng: np.random.Generator
     ) -> list[int] | None:
-        """Sample different metals or metalloids for the remaining species, without charge balance.
-
-        Args:
-            elements: Atomic numbers of some species, by index of the species.
-            others: Indices of the remaining species.
-            rng: Random number generator.
-
-        Returns:
-            An element for each species, all different; None if the draw repeats an element.
-        """
+        """Sample metals or metalloids for all species but the given ones, without charge balance."""
+        others = [k for k in range(n_species) if k not in elements]
         if len(others) > len(self.metals):
             return None
         weights = self._weights / self._weights.sum()
@@ -162,16 +140,10 @@ class ElementSampler:
     def similar(
         self, number: int, width: float, rng: np.random.Generator, exclude: Collection[int] = ()
     ) -> int | None:
-        """Sample an element similar to another one, with weight ``exp(-(distance / width)^2)``.
+        """Sample the atomic number of an element similar to another one; None if there is no similar element.
 
-        Args:
-            number: Atomic number of the reference element.
-            width: Width of the distribution in units of `element_distances`.
-            rng: Random number generator.
-            exclude: Atomic numbers that are not drawn.
-
-        Returns:
-            Its atomic number; None if there is no similar element.
+        Weights are ``exp(-(distance / width)^2)`` with `element_distances`. Elements in ``exclude`` are not
+        drawn.
         """
         candidates = self.numbers[~np.isin(self.numbers, list(exclude))]
         weights = np.exp(-((element_distances()[number, candidates] / width) ** 2))

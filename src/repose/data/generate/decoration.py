@@ -60,7 +60,7 @@ def _draw_elements(
 ) -> list[int] | None:
     reference = prototype.reference_elements
     if chemistry == "intermetallic":
-        return sampler.with_metals({}, range(len(reference)), rng)
+        return sampler.with_metals(len(reference), {}, rng)
     if chemistry == "alike":
         elements: list[int] = []
         for number in reference.tolist():

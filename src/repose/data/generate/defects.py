@@ -48,12 +48,10 @@ class Host:
 
     Attributes:
         name: Formula of the sheet.
-        size: Number of cells along a and b.
         atoms: The supercell, periodic along a and b.
     """
 
     name: str
-    size: int
     atoms: Atoms
 
     @cached_property
@@ -104,7 +102,7 @@ def candidates(n: int, rng: np.random.Generator, parents: Sequence[Atoms] = ()) 
         sheet = sheets[index]
         size = _draw_size(sheet, rng)
         if (index, size) not in hosts:
-            hosts[index, size] = Host(formula(sheet), size, sheet.repeat((size, size, 1)))
+            hosts[index, size] = Host(formula(sheet), sheet.repeat((size, size, 1)))
         host = hosts[index, size]
         occupations, names = _draw_defects(host, rng)
         if not names or (key := (index, size, canonical_key(occupations, host.permutations))) in seen:
@@ -123,24 +121,14 @@ def candidates(n: int, rng: np.random.Generator, parents: Sequence[Atoms] = ()) 
 
 
 def canonical_key(occupations: NDArray[np.int64], permutations: NDArray[np.int64]) -> bytes:
-    """Return a key that is equal for, and only for, occupations that are equivalent by symmetry.
-
-    Args:
-        occupations: Occupation of each site, ``(N,)``.
-        permutations: Symmetry operations of the perfect crystal, ``(M, N)``.
-    """
+    """Return a key that occupations ``(N,)`` share if, and only if, they are equivalent by symmetry."""
     images = np.empty_like(permutations)
     np.put_along_axis(images, permutations, np.broadcast_to(occupations, permutations.shape), axis=1)
     return min(image.tobytes() for image in images.astype(np.int16))
 
 
 def build_defects(host: Host, occupations: NDArray[np.int64]) -> Atoms:
-    """Return the crystal of a host with given occupations.
-
-    Args:
-        host: A perfect supercell.
-        occupations: Atomic number or `VACANCY`, plus `ADATOM` times the atomic number of an adatom, ``(N,)``.
-    """
+    """Return the crystal of a host with given occupations ``(N,)``, see `ADATOM`."""
     from ase import Atom
     from ase.data import chemical_symbols, covalent_radii
 
@@ -213,12 +201,9 @@ def _dopants(element: int) -> NDArray[np.int64]:
     from ase.data import chemical_symbols
 
     symbol = chemical_symbols[element]
-    if symbol in NONMETALS:
-        dopants = _numbers(DOPANTS)
-    elif symbol in TRANSITION_METALS:
-        dopants = _numbers(METAL_DOPANTS)
-    else:
-        dopants = similar_elements(element)
+    if symbol not in (*NONMETALS, *TRANSITION_METALS):
+        return similar_elements(element)
+    dopants = _numbers(DOPANTS if symbol in NONMETALS else METAL_DOPANTS)
     return dopants[dopants != element]
 
 

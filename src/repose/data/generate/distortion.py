@@ -10,14 +10,9 @@ from repose.crystal.neighbours import neighbours
 
 
 def strained(atoms: Atoms, size: float, rng: np.random.Generator) -> Atoms:
-    """Return a copy under a random symmetric strain along periodic directions.
+    """Return a copy under a random symmetric strain along periodic directions, scaled with the cell.
 
-    Fractional coordinates do not change.
-
-    Args:
-        atoms: A crystal.
-        size: Standard deviation of the strain components.
-        rng: Random number generator.
+    ``size`` is the standard deviation of the strain components.
     """
     strain = rng.normal(0.0, size, (3, 3))
     strain = (strain + strain.T) / 2
@@ -46,10 +41,7 @@ def rescaled(atoms: Atoms, volume: float) -> Atoms:
 
 
 def min_bond_ratio(atoms: Atoms) -> float:
-    """Return the smallest distance of two atoms over the sum of their covalent radii, at most 1.
-
-    Periodic images are included.
-    """
+    """Return the smallest distance of two atoms or images over the sum of their covalent radii, at most 1."""
     radii = covalent_radii[atoms.numbers]
     cutoff = float(2 * radii.max())
     first, second, _, distance = neighbours(atoms.positions, atoms.cell.array, atoms.pbc, cutoff, half=True)

@@ -88,12 +88,7 @@ class DuplicateFilter:
         return any(old.excluded and self._equal(new, old) for old in entries)
 
     def add(self, atoms: Atoms, prototype: str = "", species: str = "") -> str | None:
-        """Add a crystal unless it is a duplicate.
-
-        Args:
-            atoms: A crystal.
-            prototype: Label of its prototype, empty if unknown.
-            species: Elements of the prototype's species in their order, e.g. ``"Sr-O-Ti"``.
+        """Add a crystal unless it is a duplicate; see `TrialStructure` for prototype and species.
 
         Returns:
             None if the crystal was added, else the reason: ``"excluded"`` or ``"duplicate"``.

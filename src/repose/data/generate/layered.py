@@ -156,10 +156,8 @@ def coincidences(kind: str) -> tuple[Coincidence, ...]:
     """Return coincidences of two lattices of one kind, smallest first, without multiples of each other.
 
     Lattice vectors are complex numbers m + n w, where w is the third or fourth root of unity. Multiplication
-    of the lattice by one of them gives a supercell of the same shape.
-
-    Args:
-        kind: Kind of both lattices; ``"other"`` has only the trivial coincidence.
+    of the lattice by one of them gives a supercell of the same shape. ``"other"`` lattices have only the
+    trivial coincidence.
     """
     if kind == "other":
         return (Coincidence(((1, 0), (0, 1)), ((1, 0), (0, 1)), 1.0, 0.0),)
@@ -186,13 +184,7 @@ def coincidences(kind: str) -> tuple[Coincidence, ...]:
 
 
 def find_coincidences(lower: Atoms, upper: Atoms, twisted: bool | None = None) -> list[Coincidence]:
-    """Return the coincidences of two monolayers within `MAX_STRAIN` and `MAX_ATOMS`.
-
-    Args:
-        lower: A monolayer.
-        upper: Another one, or the same.
-        twisted: True or False to require or exclude a twist, None for both.
-    """
+    """Return coincidences within `MAX_STRAIN` and `MAX_ATOMS`, only with or only without a twist if given."""
     kind = lattice_kind(lower)
     if kind != lattice_kind(upper):
         return []
@@ -211,13 +203,7 @@ def find_coincidences(lower: Atoms, upper: Atoms, twisted: bool | None = None) -
 
 
 def common_supercells(lower: Atoms, upper: Atoms, match: Coincidence) -> tuple[Atoms, Atoms, float]:
-    """Return supercells of two monolayers in their mean cell, with a along x, and the larger strain.
-
-    Args:
-        lower: A monolayer.
-        upper: Another one.
-        match: From `find_coincidences`.
-    """
+    """Return supercells of two monolayers in their mean cell, with a along x, and the larger strain."""
     from ase.build import make_supercell
 
     vectors, strain = _common_cell(lower, upper, match)
@@ -243,15 +229,10 @@ def oriented(sheet: Atoms, orientation: str) -> Atoms:
 
 
 def interlayer_gap(lower: Atoms, upper: Atoms, contact: float) -> float:
-    """Return the distance along z from the top atom of a layer to the bottom atom of the next layer.
+    """Return the distance in A from the top atom of a layer to the bottom atom of the next; may be negative.
 
-    Args:
-        lower: A layer.
-        upper: Another one in the same cell, at its lateral position and any height.
-        contact: Minimum distance of atoms of both layers over the sum of their van der Waals radii.
-
-    Returns:
-        The distance in A at which the closest atoms have exactly this ratio; negative if layers interlock.
+    At this distance, the closest atoms of both layers are ``contact`` times the sum of their van der Waals
+    radii apart. Both layers have the same cell; their heights do not matter.
     """
     vectors = lower.cell.array[:2, :2]
     fractional = (upper.positions[None, :, :2] - lower.positions[:, None, :2]) @ np.linalg.inv(vectors)
@@ -265,14 +246,7 @@ def interlayer_gap(lower: Atoms, upper: Atoms, contact: float) -> float:
 
 
 def bilayer(lower: Atoms, upper: Atoms, shift: Floats, contact: float) -> Atoms:
-    """Return a bilayer in vacuum.
-
-    Args:
-        lower: The lower layer.
-        upper: The upper layer in the same cell.
-        shift: Lateral shift of the upper layer in A, ``(2,)``.
-        contact: See `interlayer_gap`.
-    """
+    """Return a bilayer in vacuum, with a lateral shift of the upper layer in A, ``(2,)``."""
     upper = _shifted(upper, shift)
     upper.positions[:, 2] += lower.positions[:, 2].max() - upper.positions[:, 2].min()
     upper.positions[:, 2] += interlayer_gap(lower, upper, contact)
@@ -280,15 +254,7 @@ def bilayer(lower: Atoms, upper: Atoms, shift: Floats, contact: float) -> Atoms:
 
 
 def stack(lower: Atoms, upper: Atoms, shift: Floats, contact: float, rhombohedral: bool = False) -> Atoms:
-    """Return a stack of both layers that is periodic along c.
-
-    Args:
-        lower: The lower layer.
-        upper: The upper layer in the same cell.
-        shift: Lateral shift of the upper layer in A, ``(2,)``.
-        contact: See `interlayer_gap`.
-        rhombohedral: Shift each further layer by as much again, instead of stacking cells without shift.
-    """
+    """Return a `bilayer` repeated along c; in a rhombohedral stack each further layer is shifted as well."""
     cell_shift = 2 * shift if rhombohedral else np.zeros(2)
     atoms = bilayer(lower, upper, shift, contact)
     gap = interlayer_gap(_shifted(upper, shift), _shifted(lower, cell_shift), contact)

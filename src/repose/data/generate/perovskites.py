@@ -93,7 +93,7 @@ def _draw_elements(
     reference = prototype.reference_elements.tolist()
     chosen = {reference.index(site): z for site, z in zip((_X, _Y), anions, strict=False)}
     if rng.random() >= _BALANCED:
-        return sampler.with_metals(chosen, [k for k in range(len(reference)) if k not in chosen], rng)
+        return sampler.with_metals(len(reference), chosen, rng)
     elements = sampler.balancing(prototype.counts, chosen, rng)
     if elements is not None:
         a, b = reference.index(_A), reference.index(_B)
@@ -106,12 +106,7 @@ def _draw_elements(
 
 @cache
 def untilted(form: str) -> Prototype:
-    """Return a perovskite with atoms on the ideal sites.
-
-    Args:
-        form: ``"cubic"``, ``"mixed"`` with a second anion along c, or a cation order: ``"A-layered"``,
-            ``"B-layered"``, ``"A-rocksalt"``, ``"B-rocksalt"``.
-    """
+    """Return a perovskite on ideal sites: cubic, mixed (second anion along c), or in one of `_ORDERS`."""
     atoms = _supercell()
     if form == "cubic":
         return _primitive(CUBIC, atoms)
@@ -128,11 +123,9 @@ def untilted(form: str) -> Prototype:
 
 @cache
 def tilted(glazer: str, angle: float) -> Prototype:
-    """Return a perovskite with octahedra that are tilted in an unstrained cell, rigid to first order.
+    """Return a perovskite in a tilt system of Glazer, with octahedra that are rigid to first order.
 
-    Args:
-        glazer: Tilt system in Glazer's notation, e.g. ``"a-a-c+"``.
-        angle: Tilt angle about each tilted axis in degrees.
+    ``angle`` is the tilt about each tilted axis in degrees. The cell is not strained.
     """
     sizes, phases = _TILTS[glazer]
     atoms = _supercell()

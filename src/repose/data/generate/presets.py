@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from importlib import import_module
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -31,12 +31,8 @@ from repose.errors import DatasetError, InvalidCrystalError, nearest
 T = TypeVar("T")
 Preset = Callable[[StructureBuilder, np.random.Generator], Iterator[TrialStructure | None]]
 BULK_PRESETS: dict[str, Preset] = {
-    "bulk": bulk,
-    "subst": subst,
-    "near": near,
-    "xmno": xmno,
-    "perovskites": perovskites,
-}
+    "bulk": bulk, "subst": subst, "near": near, "xmno": xmno, "perovskites": perovskites,
+}  # fmt: skip
 # Presets that are modules of this folder with a function `candidates(n, rng, parents)`.
 MODULES = ("sheets", "layered", "defects")
 PRESETS = (*BULK_PRESETS, *MODULES)
@@ -83,8 +79,7 @@ def generate(
     Raises:
         DatasetError: The preset is unknown, lacks an input or does not take one, or a path has no crystals.
     """
-    settings = settings or GenerateSettings()
-    rejected = Counter() if rejected is None else rejected
+    settings, rejected = settings or GenerateSettings(), Counter() if rejected is None else rejected
     refused = [] if refused is None else refused
     _check_inputs(preset, parents, prototypes, settings)
     parent_crystals = _read_all(parents, refused)
@@ -201,18 +196,14 @@ def read_parents(path: Path) -> Iterator[Parent | Refusal]:
 
 
 def _read_all(paths: Sequence[Path], refused: list[Refusal]) -> list[Parent]:
-    return _collect((item for path in paths for item in read_parents(path)), refused)
+    return _collect(chain.from_iterable(map(read_parents, paths)), refused)
 
 
 def _collect(items: Iterable[T | Refusal], refused: list[Refusal]) -> list[T]:
     """Return the items that were read, and append refusals to a list."""
-    collected: list[T] = []
-    for item in items:
-        if isinstance(item, Refusal):
-            refused.append(item)
-        else:
-            collected.append(item)
-    return collected
+    collected = list(items)
+    refused += [item for item in collected if isinstance(item, Refusal)]
+    return [item for item in collected if not isinstance(item, Refusal)]
 
 
 def licences(paths: Sequence[Path]) -> list[str]:
@@ -224,15 +215,7 @@ def licences(paths: Sequence[Path]) -> list[str]:
 
 
 def volumes_of(paths: Sequence[Path], refused: list[Refusal] | None = None) -> Volumes:
-    """Fit volumes to the relaxed crystals of datasets, candidates or files.
-
-    Args:
-        paths: Datasets, candidates or files of crystals.
-        refused: Is filled with the crystals that could not be read.
-
-    Raises:
-        DatasetError: A path contains no crystals.
-    """
+    """Fit volumes to the relaxed crystals of datasets, candidates or files; see `generate` for the rest."""
     crystals = _read_all(paths, [] if refused is None else refused)
     return fit_volumes(
         [crystal.atoms.numbers for crystal in crystals],

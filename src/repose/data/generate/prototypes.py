@@ -65,12 +65,7 @@ class Prototype:
         return int(element_table()["electronegativity"][self.reference_elements].argmax())
 
     def decorate(self, elements: Sequence[int], volume: float) -> Atoms:
-        """Return a crystal with one element per species.
-
-        Args:
-            elements: Atomic number of each species, ``(k,)``.
-            volume: Volume of the cell in A^3.
-        """
+        """Return a crystal with one element per species and a cell of this volume in A^3."""
         cell = self.cell * np.cbrt(volume)
         return Atoms(np.array(elements)[self.species], self.fractional @ cell, cell=cell, pbc=True)
 
@@ -127,11 +122,8 @@ def select(
     prototypes: Sequence[Prototype], max_atoms: int | None = None, n_species: int | None = None
 ) -> list[Prototype]:
     """Return the prototypes with at most ``max_atoms`` atoms and with ``n_species`` species; None is any."""
-    return [
-        p
-        for p in prototypes
-        if (max_atoms is None or len(p.species) <= max_atoms) and n_species in (None, len(p.counts))
-    ]
+    sized = [p for p in prototypes if max_atoms is None or len(p.species) <= max_atoms]
+    return [p for p in sized if n_species in (None, len(p.counts))]
 
 
 def read_prototypes(paths: Sequence[Path]) -> Iterator[Prototype | Refusal]:

@@ -63,86 +63,58 @@ class MonolayerPrototype:
 @cache
 def monolayer_prototypes() -> dict[str, MonolayerPrototype]:
     """Return all prototypes by name, in a fixed order."""
-    early = (*EARLY_METALS, "Mn", "Re")
-    prism, octahedron = _covalent(0, 1, 0.926), _ionic(0, 1)
-    octahedra = _scaled(2.525, _ionic(0, 1, 2, scale=1.01))
-    divalent, trivalent = _of_charge(METALS, 2), _of_charge(METALS, 3)
+    early, group_3_to_6 = (*EARLY_METALS, "Mn", "Re"), (*EARLY_METALS, "La")
+    oxides, fluorides = (_two_anions(METALS, (x,), ("Cl", "Br", "I")) for x in ("O", "F"))
     sulfides = product(("B", "Al", "Ga", "In", "Tl"), CHALCOGENS)
-    pnictides = product(TETRELS, ("N", "P", "As", "Sb"))
-    oxyhalides = _two_anions(METALS, ("O",), ("Cl", "Br", "I"))
-    fluorohalides = _two_anions(METALS, ("F",), ("Cl", "Br", "I"))
-    entries: tuple[tuple[str, Iterable[Symbols], Builder], ...] = (
-        # Hexagonal MX2 and their Janus derivatives
-        ("MoS2-2H", _salts(early, CHALCOGENS, 2), stacked_planes("1B 0A 1B", _scaled(1.318, prism, prism))),
-        (
-            "MoSSe-2H",
-            _janus(early, CHALCOGENS),
-            stacked_planes("1B 0A 2B", _scaled(1.318, prism, _covalent(0, 2, 0.926))),
-        ),
-        (
-            "CdI2-1T",
-            _salts(METALS, CHALCOGENS + HALOGENS, 2),
-            stacked_planes("1B 0A 1C", _octahedra(octahedron, octahedron)),
-        ),
-        (
-            "MoSSe-1T",
-            (*_janus(METALS, CHALCOGENS), *_janus(METALS, HALOGENS)),
-            stacked_planes("1B 0A 2C", _octahedra(octahedron, _ionic(0, 2))),
-        ),
-        (
-            "BiTeI",
-            _two_anions(METALS, ("S", "Se", "Te"), ("Cl", "Br", "I")),
-            stacked_planes("1B 0A 2C", _scaled(1.409, octahedron, _ionic(0, 2))),
-        ),
-        # Flat, buckled and puckered honeycombs
-        (
-            "BN",
-            (*product(("C", *TETRELS), ("C",)), *_octets()),
-            stacked_planes("0B 1C", lambda s: (3**0.5 * ionic_bond(s[0], s[1], 3), (0.0,))),
-        ),
-        (
-            "silicene",
-            (*_pairs(reversed(TETRELS)), *_octets()),
-            stacked_planes("0B 1C", _scaled(1.72, _single_bond)),
-        ),
-        ("arsenene", _pairs(PNICTOGENS), stacked_planes("0B 1C", _scaled(1.435, _covalent(0, 1, 1.045)))),
-        ("phosphorene", _pairs(PNICTOGENS), puckered(_chains(_covalent(0, 1, 1.04), 1.48, 2.0))),
-        (
-            "GeS",
-            product((*TETRELS, "Pb"), CHALCOGENS),
-            puckered(_chains(_ionic(0, 1, scale=1.04), 1.52, 1.64)),
-        ),
-        # Other sheets
-        ("GaS", (*sulfides, *pnictides), stacked_planes("1B 0A 0A 1B", _gallium_sulfide)),
-        (
-            "FeSe",
-            _salts(TRANSITION_METALS, ("S", "Se", "Te"), 1),
-            stacked_planes("1R 0P 1Q", _scaled(1.55, *2 * [_covalent(0, 1, 0.947)])),
-        ),
-        (
-            "PbO",
-            product(("Ge", "Sn", "Pb"), ("O", "S")),
-            stacked_planes("0R 1P 0Q", _scaled(1.70, *2 * [_ionic(0, 1, 4, scale=1.0)])),
-        ),
-        ("PbFCl", (*oxyhalides, *fluorohalides), stacked_planes("2Q 0R 1P 0Q 2R", _matlockite)),
-        (
-            "M2X",
-            product((*EARLY_METALS, "La"), ("C", "N")),
-            stacked_planes("0B 1A 0C", _scaled(1.444, *2 * [_covalent(0, 1, 0.9)])),
-        ),
-        (
-            "M2XT2",
-            product((*EARLY_METALS, "La"), ("C", "N"), ("O", "F", "Cl")),
-            stacked_planes("2C 0B 1A 0C 2B", _mxene),
-        ),
-        ("CrI3", _salts(TRANSITION_METALS, HALOGENS, 3), honeycomb(octahedra)),
-        ("BiI3", _salts(OTHER_METALS, HALOGENS, 3), honeycomb(octahedra)),
-        ("MnPS3", product(divalent, ("P",), ("S", "Se")), honeycomb(_with_pairs(2.345, 4))),
-        ("CrGeTe3", product(trivalent, TETRELS, ("S", "Se", "Te")), honeycomb(_with_pairs(2.45, 3))),
-    )
+    compositions: dict[str, Iterable[Symbols]] = {
+        "MoS2-2H": _salts(early, CHALCOGENS, 2),
+        "MoSSe-2H": _janus(early, CHALCOGENS),
+        "CdI2-1T": _salts(METALS, CHALCOGENS + HALOGENS, 2),
+        "MoSSe-1T": (*_janus(METALS, CHALCOGENS), *_janus(METALS, HALOGENS)),
+        "BiTeI": _two_anions(METALS, ("S", "Se", "Te"), ("Cl", "Br", "I")),
+        "BN": (*product(("C", *TETRELS), ("C",)), *_octets()),
+        "silicene": (*_pairs(reversed(TETRELS)), *_octets()),
+        "arsenene": _pairs(PNICTOGENS),
+        "phosphorene": _pairs(PNICTOGENS),
+        "GeS": product((*TETRELS, "Pb"), CHALCOGENS),
+        "GaS": (*sulfides, *product(TETRELS, ("N", "P", "As", "Sb"))),
+        "FeSe": _salts(TRANSITION_METALS, ("S", "Se", "Te"), 1),
+        "PbO": product(("Ge", "Sn", "Pb"), ("O", "S")),
+        "PbFCl": (*oxides, *fluorides),
+        "M2X": product(group_3_to_6, ("C", "N")),
+        "M2XT2": product(group_3_to_6, ("C", "N"), ("O", "F", "Cl")),
+        "CrI3": _salts(TRANSITION_METALS, HALOGENS, 3),
+        "BiI3": _salts(OTHER_METALS, HALOGENS, 3),
+        "MnPS3": product(_of_charge(METALS, 2), ("P",), ("S", "Se")),
+        "CrGeTe3": product(_of_charge(METALS, 3), TETRELS, ("S", "Se", "Te")),
+    }
+    prism, octahedron = _covalent(0, 1, 0.926), _ionic(0, 1)
+    halide = _scaled(2.525, _ionic(0, 1, 2, scale=1.01))
+    builders: dict[str, Builder] = {
+        "MoS2-2H": stacked_planes("1B 0A 1B", _scaled(1.318, prism, prism)),
+        "MoSSe-2H": stacked_planes("1B 0A 2B", _scaled(1.318, prism, _covalent(0, 2, 0.926))),
+        "CdI2-1T": stacked_planes("1B 0A 1C", _octahedra(octahedron, octahedron)),
+        "MoSSe-1T": stacked_planes("1B 0A 2C", _octahedra(octahedron, _ionic(0, 2))),
+        "BiTeI": stacked_planes("1B 0A 2C", _scaled(1.409, octahedron, _ionic(0, 2))),
+        "BN": stacked_planes("0B 1C", lambda s: (3**0.5 * ionic_bond(s[0], s[1], 3), (0.0,))),
+        "silicene": stacked_planes("0B 1C", _scaled(1.72, _single_bond)),
+        "arsenene": stacked_planes("0B 1C", _scaled(1.435, _covalent(0, 1, 1.045))),
+        "phosphorene": puckered(_chains(_covalent(0, 1, 1.04), 1.48, 2.0)),
+        "GeS": puckered(_chains(_ionic(0, 1, scale=1.04), 1.52, 1.64)),
+        "GaS": stacked_planes("1B 0A 0A 1B", _gallium_sulfide),
+        "FeSe": stacked_planes("1R 0P 1Q", _scaled(1.55, *2 * [_covalent(0, 1, 0.947)])),
+        "PbO": stacked_planes("0R 1P 0Q", _scaled(1.70, *2 * [_ionic(0, 1, 4, scale=1.0)])),
+        "PbFCl": stacked_planes("2Q 0R 1P 0Q 2R", _matlockite),
+        "M2X": stacked_planes("0B 1A 0C", _scaled(1.444, *2 * [_covalent(0, 1, 0.9)])),
+        "M2XT2": stacked_planes("2C 0B 1A 0C 2B", _mxene),
+        "CrI3": honeycomb(halide),
+        "BiI3": honeycomb(halide),
+        "MnPS3": honeycomb(_with_pairs(2.345, 4)),
+        "CrGeTe3": honeycomb(_with_pairs(2.45, 3)),
+    }
     return {
-        name: MonolayerPrototype(name, tuple(dict.fromkeys(compositions)), build, name not in NOT_LAYERED)
-        for name, compositions, build in entries
+        name: MonolayerPrototype(name, tuple(dict.fromkeys(listed)), builders[name], name not in NOT_LAYERED)
+        for name, listed in compositions.items()
     }
 
 

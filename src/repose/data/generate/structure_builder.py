@@ -34,13 +34,7 @@ def default_volumes() -> Volumes:
 
 @dataclass(frozen=True, eq=False)
 class Parent:
-    """A relaxed crystal to start from.
-
-    Attributes:
-        id: Its name.
-        atoms: The crystal.
-        prototype: Label of its prototype, empty if unknown.
-    """
+    """A relaxed crystal to start from, with the label of its prototype, if known."""
 
     id: str
     atoms: Atoms
@@ -96,13 +90,13 @@ class StructureBuilder:
         scale: float | None = None,
         **tags: str,
     ) -> TrialStructure:
-        """Return a distorted crystal of a prototype, at about its estimated relaxed volume.
+        """Return a distorted crystal of a prototype, near its estimated relaxed volume.
 
         Args:
             prototype: The structure prototype.
             elements: Atomic number of each species.
             rng: Random number generator.
-            scale: Ratio of relaxed to estimated volume, instead of the factor of the prototype.
+            scale: Ratio of relaxed to estimated volume; replaces the factor of the prototype.
             **tags: Further tags.
         """
         severity = ("mild", "severe")[int(rng.random() < 0.5)]
@@ -123,14 +117,7 @@ class StructureBuilder:
         strain: float = STRAIN,
         rattle: tuple[float, float] = RATTLE,
     ) -> tuple[Atoms, str]:
-        """Strain and rattle a fraction of all crystals; the builder's own strain and rattle come first.
-
-        Args:
-            atoms: A crystal.
-            rng: Random number generator.
-            fraction: Probability that the crystal is distorted.
-            strain: Standard deviation of the strain components.
-            rattle: Range of the standard deviation of displacements in A.
+        """Strain and rattle a fraction of all crystals; settings of the builder override the defaults.
 
         Returns:
             The crystal, and ``"rattled"`` or ``"symmetric"``.

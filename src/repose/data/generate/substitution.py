@@ -40,7 +40,8 @@ def subst(builder: StructureBuilder, rng: np.random.Generator) -> Iterator[Trial
             continue
         if builder.volume_spread:
             atoms = builder.perturb_volume(atoms, builder.volume_spread, rng)
-        yield _trial(builder, atoms, parent, severity, rng, _SUBST)
+        atoms, start = builder.distort(atoms, rng, *_SUBST)
+        yield TrialStructure(atoms, _tags(parent, severity, start))
 
 
 def near(builder: StructureBuilder, rng: np.random.Generator) -> Iterator[TrialStructure | None]:
@@ -62,8 +63,8 @@ def near(builder: StructureBuilder, rng: np.random.Generator) -> Iterator[TrialS
                 yield None
                 continue
             atoms, severity = builder.scale_from_parent(atoms, parent), "replaced"
-        atoms = builder.perturb_volume(atoms, spread, rng)
-        yield _trial(builder, atoms, parent, severity, rng, _NEAR)
+        atoms, start = builder.distort(builder.perturb_volume(atoms, spread, rng), rng, *_NEAR)
+        yield TrialStructure(atoms, _tags(parent, severity, start))
 
 
 def _allowed_parents(builder: StructureBuilder) -> list[Parent]:
@@ -97,14 +98,6 @@ def _replace_elements(
     return True
 
 
-def _trial(
-    builder: StructureBuilder,
-    atoms: Atoms,
-    parent: Parent,
-    severity: str,
-    rng: np.random.Generator,
-    distortion: tuple[float, float, tuple[float, float]],
-) -> TrialStructure:
-    atoms, start = builder.distort(atoms, rng, *distortion)
+def _tags(parent: Parent, severity: str, start: str) -> dict[str, str]:
     prototype = {"prototype": parent.prototype} if parent.prototype else {}
-    return TrialStructure(atoms, {**prototype, "severity": severity, "start": start, "parent": parent.id})
+    return {**prototype, "severity": severity, "start": start, "parent": parent.id}
