@@ -26,17 +26,6 @@ def test_import_is_light():
         _ = repose.relaks
 
 
-def test_data_needs_no_torch():
-    """Tables, splits, importers and generators; labelling uses potentials."""
-    folder = Path(repose.__file__).parent
-    files = [
-        p.relative_to(folder.parent) for p in (folder / "data").rglob("*.py") if p.parent.name != "labelling"
-    ]
-    names = [".".join(file.with_suffix("").parts).removesuffix(".__init__") for file in files]
-    assert "repose.data.generate.chemistry" in names
-    assert loaded(f"import {', '.join(names)}", "torch") == []
-
-
 def test_nothing_of_pandas_is_imported():
     assert loaded("import repose; repose.to_dataframe; repose.relax", "pandas") == []
 
