@@ -1,4 +1,4 @@
-"""Candidates that are sheets, stacks of two layers, and sheets with point defects."""
+"""Presets of sheets, stacks of two layers, and sheets with point defects."""
 
 import re
 from collections import Counter
@@ -70,17 +70,17 @@ def wse2():
 
 
 def bonds(atoms, numbers, reach):
-    """Lengths of all bonds between two elements, ascending."""
+    """Return the lengths of all bonds between two elements, ascending."""
     i, j, d = neighbor_list("ijd", atoms, reach)
     return np.sort(d[(atoms.numbers[i] == numbers[0]) & (atoms.numbers[j] == numbers[1])])
 
 
-# All three
+# All presets
 
 
 @pytest.mark.parametrize("parents", [False, True])
 @pytest.mark.parametrize("name", GENERATORS)
-def test_same_seed_same_candidates_and_the_first_do_not_depend_on_how_many(name, parents, mos2, wse2):
+def test_candidates_are_reproducible_for_any_number(name, parents, mos2, wse2):
     given = [mos2, wse2] if parents else []
     make = GENERATORS[name].candidates
     few, more, other = (
@@ -97,7 +97,7 @@ def test_same_seed_same_candidates_and_the_first_do_not_depend_on_how_many(name,
 
 
 @pytest.mark.parametrize("name", GENERATORS)
-def test_atoms_keep_apart_and_sheets_have_vacuum(name):
+def test_bonds_are_long_enough_and_sheets_have_vacuum(name):
     for candidate in GENERATORS[name].candidates(20, np.random.default_rng(0)):
         atoms = candidate.to_atoms()
         i, j, apart = neighbor_list("ijd", atoms, 2.5)
@@ -113,12 +113,12 @@ def test_atoms_keep_apart_and_sheets_have_vacuum(name):
 
 
 @pytest.mark.parametrize("name", GENERATORS)
-def test_refuse_parents_without_vacuum(name):
+def test_parents_without_vacuum_are_refused(name):
     with pytest.raises(InvalidCrystalError, match=r"parent 1 .*no vacuum along c.*Give monolayers"):
         list(GENERATORS[name].candidates(1, np.random.default_rng(0), [graphene(vacuum=8), bulk("Cu")]))
 
 
-def test_give_up_when_nothing_comes_of_many_attempts():
+def test_too_many_failed_draws_raise():
     with pytest.raises(DatasetError, match=r"found only 0 of 2 candidates \(sheet\)"):
         list(slabs.draw_candidates(2, "sheet", lambda: None))
     close = slabs.center_in_vacuum(Atoms("C2", [[0, 0, 0], [0, 0, 0.9]], cell=[3, 3, 1]))
@@ -126,12 +126,12 @@ def test_give_up_when_nothing_comes_of_many_attempts():
         list(slabs.draw_candidates(1, "sheet", lambda: TrialStructure(close)))
 
 
-def test_parents_in_any_setting_become_the_same_monolayer(mos2):
+def test_parents_in_any_cell_become_the_same_monolayer(mos2):
     odd = mos2.copy()
     odd.pbc = True
     odd.set_cell([odd.cell[0], odd.cell[0] + odd.cell[1], odd.cell[2] * 0.8 + odd.cell[0]])
     odd.rotate(40, (1, 2, 3), rotate_cell=True)
-    odd.positions += 0.47 * odd.cell[2]  # the sheet is cut by the border of the cell
+    odd.positions += 0.47 * odd.cell[2]  # the sheet crosses the boundary of the cell
     odd.wrap()
     before = odd.copy()
     (sheet,) = slabs.standardize_monolayers([odd])
@@ -145,21 +145,21 @@ def test_parents_in_any_setting_become_the_same_monolayer(mos2):
 # Sheets
 
 
-def test_lattice_constants_are_those_of_known_sheets():
+def test_lattice_constants_of_known_sheets():
     off = {
         (p, name): ideal(p, name).cell.lengths()[0] / a - 1
         for p, known in KNOWN.items()
         for name, a in known.items()
     }
     assert len(off) > 55
-    # The generator spreads them by 3.5%; what is off by as much in the median would be a bias.
+    # The preset scales sheets by 3.5%, which must be larger than the bias.
     assert max(map(abs, off.values())) < 0.055
     assert abs(np.median(list(off.values()))) < 0.006
     assert np.sqrt(np.mean(np.square(list(off.values())))) < 0.023
 
 
 @pytest.mark.parametrize("sheet", THICKNESS)
-def test_sheets_are_as_thick_as_known(sheet):
+def test_thickness_of_known_sheets(sheet):
     assert np.ptp(ideal(*sheet).positions[:, 2]) == pytest.approx(THICKNESS[sheet], abs=0.16)
 
 
@@ -189,7 +189,7 @@ def test_atoms_have_the_neighbours_of_their_prototype(prototype, name, centre, n
     i, j = neighbor_list("ij", atoms, natural_cutoffs(atoms, mult=1.2))
     wanted = Counter(Atoms(neighbours).get_chemical_symbols())
     for k in np.flatnonzero(atoms.numbers == atomic_numbers[centre]):
-        # Metals may touch metals beyond.
+        # Metals may have further metals as neighbours.
         assert Counter(symbol for symbol in atoms.symbols[j[i == k]] if symbol in wanted) == wanted
 
 
@@ -219,7 +219,7 @@ def test_dihalides_and_dichalcogenides_balance():
     assert ("Na", "Cl") not in monolayer_prototypes()["CdI2-1T"].compositions
 
 
-def test_a_composition_comes_again_only_when_all_have_come():
+def test_compositions_are_repeated_only_after_all_of_them():
     sample = sheets.composition_sampler(np.random.default_rng(0))
     drawn = {}
     for _ in range(700):
@@ -289,7 +289,7 @@ def test_supercells_coincide_exactly_at_their_ratio_and_twist(kind, sector):
     assert exact == {twist: (cells, cells) for twist, cells in known.items()}
 
 
-def test_twisting_leaves_layers_as_they_were(mos2):
+def test_twisted_layers_keep_their_geometry(mos2):
     made = [
         c for c in layered.candidates(30, np.random.default_rng(1), [mos2]) if c.tags["made"] == "twisted"
     ]
@@ -302,19 +302,19 @@ def test_twisting_leaves_layers_as_they_were(mos2):
         for half in halves:
             assert bonds(half, (42, 16), 2.6) == pytest.approx(np.full(42, bonds(mos2, (42, 16), 2.6)[0]))
             assert bonds(half, (42, 42), 3.5) == pytest.approx(np.full(42, 3.184))
-        # Directions between neighbouring metal atoms say how far the upper layer is turned.
+        # The twist is the difference in the directions between neighbouring metal atoms.
         angles = [_direction(half) for half in halves]
         assert (angles[1] - angles[0]) % 60 == pytest.approx(float(candidate.tags["twist"]), abs=0.01)
 
 
 def _direction(layer):
-    """Direction of the bonds between metals in degrees, modulo 60."""
+    """Return the direction of the bonds between metals in degrees, modulo 60."""
     i, vectors = neighbor_list("iD", layer[layer.numbers == 42], 3.5)
     x, y, _ = vectors[i == 0][0]
     return np.rad2deg(np.arctan2(y, x)) % 60
 
 
-def test_layers_of_two_kinds_are_strained_evenly(mos2, wse2):
+def test_layers_of_two_kinds_have_opposite_strains(mos2, wse2):
     given = [mos2, slabs.center_in_vacuum(graphene(a=2.46)), wse2]
     made = [c for c in layered.candidates(40, np.random.default_rng(2), given) if c.tags["made"] == "hetero"]
     assert len({c.tags["layers"] for c in made}) >= 3
@@ -330,11 +330,11 @@ def test_layers_of_two_kinds_are_strained_evenly(mos2, wse2):
             assert np.ptp(found) < 1e-6
             ratios.append(found.mean() / length - 1)
         assert np.abs(ratios).max() == pytest.approx(strain, abs=1e-4)
-        # Evenly: one is stretched as much as the other is compressed.
+        # One is stretched as much as the other is compressed.
         assert sum(ratios) == pytest.approx(0, abs=2 * strain**2 + 1e-6)
 
 
-def test_nearest_atoms_of_layers_touch_by_van_der_waals_radii(mos2):
+def test_gaps_between_layers_follow_van_der_waals_radii(mos2):
     turned = layered.oriented(mos2, "half")
     shift = np.array([0.4, 1.1])
     stack = layered.stack(mos2, turned, shift, 0.98, rhombohedral=True)
@@ -348,7 +348,7 @@ def test_nearest_atoms_of_layers_touch_by_van_der_waals_radii(mos2):
     assert np.linalg.norm(_between(bilayer[:3], bilayer[3:]), axis=-1).min() == pytest.approx(reach)
 
 
-def test_a_stack_that_slides_on_repeats_after_every_layer(mos2):
+def test_rhombohedral_stacks_repeat_after_every_layer(mos2):
     stack = layered.stack(mos2, mos2, np.array([0.4, 1.1]), 0.98, rhombohedral=True)
     step = stack.positions[3:] - stack.positions[:3]
     twice = (2 * step - stack.cell.array[2]) @ np.linalg.inv(stack.cell.array)
@@ -356,7 +356,7 @@ def test_a_stack_that_slides_on_repeats_after_every_layer(mos2):
 
 
 def _between(below, above):
-    """Vectors from atoms of a layer to those of the next, images in the plane included."""
+    """Return vectors from atoms of a layer to atoms and in-plane images of the next layer."""
     shifts = np.array([(i, j, 0) for i in range(-3, 4) for j in range(-3, 4)]) @ below.cell.array
     return (above.positions[None] - below.positions[:, None])[:, :, None] + shifts
 
@@ -373,14 +373,14 @@ def _between(below, above):
         ("FeSe", "FeSe", "none", (0, 0), 11.04),
     ],
 )
-def test_stacks_repeat_as_known_crystals_do(prototype, name, turn, shift, repeat):
+def test_periods_of_known_stacks(prototype, name, turn, shift, repeat):
     sheet = ideal(prototype, name)
     shift = np.array(shift) @ sheet.cell.array[:2, :2]
     stack = layered.stack(sheet, layered.oriented(sheet, turn), shift, layered.CONTACT)
     assert stack.cell.lengths()[2] == pytest.approx(repeat, rel=0.06)
 
 
-def test_layers_are_stacked_in_all_ways():
+def test_all_kinds_of_stacking_occur():
     made = list(layered.candidates(50, np.random.default_rng(5)))
     assert {c.tags["made"] for c in made} == {"registry", "slid", "twisted", "hetero"}
     assert {c.tags["kind"] for c in made} == {"stack", "bilayer"}
@@ -397,7 +397,7 @@ def test_layers_are_stacked_in_all_ways():
 # Defects
 
 
-def test_defects_are_those_of_the_tag_and_nothing_else_moves():
+def test_defects_match_their_tag_and_other_atoms_keep_their_positions():
     for candidate in defects.candidates(60, np.random.default_rng(0)):
         tags, atoms = candidate.tags, candidate.to_atoms()
         size = int(tags["supercell"][0])
@@ -411,7 +411,7 @@ def test_defects_are_those_of_the_tag_and_nothing_else_moves():
             wanted[new] += 1
         vacancies = wanted.pop("vac", 0)
         assert Counter(atoms.symbols) == +wanted
-        # All but the defects stand where they did; with adatoms the sheet is centred anew.
+        # All other atoms keep their positions; with adatoms the sheet is centered again.
         adatoms = sum("@" in name for name in names)
         assert len(atoms) == len(host) - vacancies + adatoms
         kept = atoms.positions[: len(atoms) - adatoms]
@@ -420,7 +420,7 @@ def test_defects_are_those_of_the_tag_and_nothing_else_moves():
 
 
 def test_no_two_candidates_are_equivalent_by_symmetry():
-    # Equivalent crystals have the same distances between the same elements, whatever their setting.
+    # Equivalent crystals have the same distances between the same elements, in any setting.
     seen, groups = set(), Counter()
     for candidate in defects.candidates(150, np.random.default_rng(1)):
         atoms = candidate.to_atoms()
@@ -439,8 +439,8 @@ def host(mos2):
     return defects.Host("MoS2", mos2.repeat((3, 3, 1)))
 
 
-def test_pairs_of_vacancies_are_equivalent_as_their_distances_are(host):
-    # In this cell a pair of chalcogens is known by its distance, and so is a metal with a chalcogen.
+def test_pairs_of_vacancies_are_equivalent_at_equal_distances(host):
+    # In this cell, the distance identifies a pair of sites of given elements up to symmetry.
     metal = host.atoms.numbers == 42
     for first, second in ((~metal, ~metal), (metal, ~metal), (metal, metal)):
         keys, distances = set(), set()
@@ -454,7 +454,7 @@ def test_pairs_of_vacancies_are_equivalent_as_their_distances_are(host):
         assert len(keys) == len(distances) > 1
 
 
-def test_mirrored_and_shifted_defects_are_one(host):
+def test_images_of_defects_under_symmetry_have_the_same_key(host):
     assert len(host.permutations) == 9 * 12
     states = host.atoms.numbers.astype(int)
     sulfur = np.flatnonzero(states == 16)
@@ -470,7 +470,7 @@ def test_mirrored_and_shifted_defects_are_one(host):
     assert defects.canonical_key(states, host.permutations) != key
 
 
-def test_adatoms_sit_outside_of_the_sheet(host):
+def test_adatoms_are_outside_of_the_sheet(host):
     states = host.atoms.numbers.astype(int)
     top, bottom = np.argmax(host.atoms.positions[:, 2]), np.argmin(host.atoms.positions[:, 2])
     states[[top, bottom]] += defects.ADATOM * 8

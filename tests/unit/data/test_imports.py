@@ -5,6 +5,7 @@ import sys
 
 MODULES = (
     "generate.chemistry",
+    "generate.presets",
     "generate.prototypes",
     "generate.settings",
     "labelling.settings",
