@@ -78,7 +78,7 @@ class DuplicateFilter:
 
     @property
     def empty(self) -> bool:
-        """Whether the filter contains no crystal."""
+        """Return whether the filter contains no crystal."""
         return not self._entries
 
     def is_excluded(self, atoms: Atoms, prototype: str = "") -> bool:

@@ -215,7 +215,7 @@ def licences(paths: Sequence[Path]) -> list[str]:
 
 
 def volumes_of(paths: Sequence[Path], refused: list[Refusal] | None = None) -> Volumes:
-    """Fit volumes to the relaxed crystals of datasets, candidates or files; see `generate` for the rest."""
+    """Fit volumes to the relaxed crystals of datasets, candidates or files; raises as `read_parents`."""
     crystals = _read_all(paths, [] if refused is None else refused)
     return fit_volumes(
         [crystal.atoms.numbers for crystal in crystals],

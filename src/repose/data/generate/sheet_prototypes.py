@@ -51,7 +51,7 @@ class MonolayerPrototype:
         name: Name in tags.
         compositions: Possible elements by role, without repetitions, in a fixed order.
         build: Returns the ideal monolayer of given elements, centered in vacuum.
-        layered: Whether the sheets stack by van der Waals forces; others have dangling bonds.
+        layered: True for sheets that stack by van der Waals forces; others have dangling bonds.
     """
 
     name: str
