@@ -41,12 +41,12 @@ def main() -> None:
     from chgnet.model.dynamics import CHGNetCalculator
 
     calculator = CHGNetCalculator(use_device="cpu", verbose=False)
-    descent(potential, crystals[:2])
+    batched(potential, crystals[:2])
     seconds = {"batched": 0.0, "ase": 0.0}
     steps = {"batched": [], "ase": []}
     for part in np.array_split(np.arange(len(crystals)), arguments.rounds):
         chosen = [crystals[k] for k in part]
-        for name, relax, by in (("batched", descent, potential), ("ase", optimise, calculator)):
+        for name, relax, by in (("batched", batched, potential), ("ase", optimise, calculator)):
             start = time.perf_counter()
             steps[name] += relax(by, chosen)
             seconds[name] += time.perf_counter() - start
@@ -70,7 +70,7 @@ def main() -> None:
         arguments.out.write_text(json.dumps(result, indent=2) + "\n")
 
 
-def descent(potential, crystals) -> list[int]:
+def batched(potential, crystals) -> list[int]:
     """Return steps of the batched engine."""
     settings = LbfgsSettings(fmax=FMAX, max_steps=MAX_STEPS)
     source = ((k, to_batch(atoms)) for k, atoms in enumerate(crystals))
