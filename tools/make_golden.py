@@ -3,8 +3,8 @@
 Run it when a model is replaced; `tests/integration/test_shipped.py` compares with it.
 """
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
 import repose
@@ -29,4 +29,6 @@ def main(name: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("name", help="a shipped model")
+    main(parser.parse_args().name)

@@ -318,7 +318,9 @@ def test_command_writes_everything(studied, tmp_path):
     assert all(r["coordinate_errors"][0] < 1e-4 for r in model if r["scale"] == 0)
     assert all(0.03 < r["coordinate_errors"][0] < 0.2 for r in model if r["scale"] == 0.1)
     assert {row["scale"] for row in table["perturbed"]} == {0.0, 0.001, 0.1}
-    assert select_paths(PAIRS, 3).pairs[0].path[-1].energy == pytest.approx(model[0]["reference_energies"][-1])
+    assert select_paths(PAIRS, 3).pairs[0].path[-1].energy == pytest.approx(
+        model[0]["reference_energies"][-1]
+    )
 
 
 def test_command_prints_json(studied):
