@@ -149,10 +149,14 @@ def load_model(directory: Path) -> tuple[Network[Any], ModelConfig]:
     return network.eval().requires_grad_(False), config
 
 
+# Buffers of networks by the last part of their names.
+BUFFERS = ("properties", "atomic_volumes", "reference_energies", "energy_scale")
+
+
 def count_parameters(directory: Path) -> int:
     """Return the number of weights of a model directory, read from the header of its weights.
 
-    Statistics of the training data for the out-of-distribution distance are not counted.
+    Buffers, such as tabulated properties and statistics of the training data, are not counted.
 
     Raises:
         ModelError: The file cannot be read.
@@ -166,7 +170,9 @@ def count_parameters(directory: Path) -> int:
     return sum(
         math.prod(entry["shape"])
         for name, entry in header.items()
-        if name != "__metadata__" and "out_of_distribution." not in name
+        if name != "__metadata__"
+        and "out_of_distribution." not in name
+        and name.split(".")[-1] not in BUFFERS
     )
 
 

@@ -10,7 +10,7 @@ from repose.config import GraphSettings, NetworkSettings
 
 
 class RelaxNetSettings(NetworkSettings):
-    """Hyperparameters of RelaxNet; the defaults are those of the shipped model."""
+    """Hyperparameters of RelaxNet; the defaults are the sizes of the shipped model."""
 
     graph: GraphSettings = Field(
         default=GraphSettings(cutoff=5.0, max_neighbours=None, self_images=False),

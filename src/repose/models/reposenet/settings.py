@@ -10,7 +10,7 @@ from repose.config import GraphSettings, NetworkSettings
 
 
 class ReposeNetSettings(NetworkSettings):
-    """Hyperparameters of ReposeNet; the defaults are those of the shipped models."""
+    """Hyperparameters of ReposeNet; the defaults are the sizes of the shipped models."""
 
     graph: GraphSettings = Field(
         default=GraphSettings(max_neighbours=None, self_images=False), description="how neighbours are found"
