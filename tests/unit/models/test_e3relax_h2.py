@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from repose.crystal.batch import CrystalBatch
@@ -49,6 +49,7 @@ def test_contract(options, crystals):
     check_relaxer(make_relaxer(**options), crystals)
 
 
+@settings(max_examples=8)
 @given(seed=st.integers(0, 10**6), weights=st.integers(0, 20))
 def test_contract_property(seed, weights):
     batch = CrystalBatch.collate([random_crystal(seed), fcc(3.5 + seed % 7 / 5), random_crystal(seed + 1)])
