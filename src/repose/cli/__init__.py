@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from typing import Annotated
@@ -62,6 +63,8 @@ def main() -> None:
     A `ReposeError` or `OSError` is printed in one line; the exit status is then 2. A closed pipe (``| head``)
     ends the program without a message.
     """
+    # Imports create a million objects that stay; by default Python searches them for garbage again and again.
+    gc.set_threshold(100_000)
     try:
         app()
     except ReposeError as error:
@@ -72,6 +75,7 @@ def main() -> None:
         fail(f"{place}{error.strerror or error}.")
         sys.exit(2)
     finally:
+        gc.freeze()  # nor are they searched at the end
         try:
             sys.stdout.flush()
         except BrokenPipeError:  # or else Python prints an error when it closes the stream

@@ -97,27 +97,40 @@ def components(
     numbers: NDArray[Any], positions: NDArray[Any], cell: NDArray[Any], pbc: NDArray[Any], gap: float
 ) -> Components:
     """Connect atoms through pairs whose gap is below ``gap`` in A; other arguments as for `layout`."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import breadth_first_order, connected_components
-
     first, second, shift, _ = pairs(numbers, positions, cell, pbc, gap)
-    n = len(numbers)
-    graph = coo_array((np.ones(len(first)), (first, second)), shape=(n, n)).tocsr()
-    count, label = connected_components(graph, directed=False)
-    # A spanning tree gives a cell offset for every atom. Pairs that do not match the offsets close a path to
-    # a periodic image.
-    step = dict(zip(zip(first.tolist(), second.tolist(), strict=True), shift, strict=True))
-    offset = np.zeros((n, 3), dtype=np.int64)
-    for root in np.unique(label, return_index=True)[1]:
-        order, parent = breadth_first_order(graph, root)
-        for atom in order[1:].tolist():
-            offset[atom] = offset[parent[atom]] + step[int(parent[atom]), atom]
+    root, offset = _trees(len(numbers), first, second, shift)
+    # Pairs that do not match the offsets close a path to a periodic image.
     closed = offset[first] + shift - offset[second]
     around = closed.any(axis=1)
+    roots, label = np.unique(root, return_inverse=True)
     closed, owner = closed[around], label[first[around]]
-    return Components(
-        label.astype(np.int64), [independent(np.unique(closed[owner == k], axis=0)) for k in range(count)]
-    )
+    return Components(label, [independent(np.unique(closed[owner == k], axis=0)) for k in range(len(roots))])
+
+
+def _trees(
+    n: int, first: NDArray[np.int64], second: NDArray[np.int64], shift: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Spanning trees of connected components, whose pairs are as from `pairs`.
+
+    Returns:
+        For every atom the first atom of its component, the root of its tree, ``(n,)``; and the cell offset of
+        the image that the tree connects to the root, ``(n, 3)``.
+    """
+    order = np.argsort(first, kind="stable")
+    first, second, shift = first[order], second[order], shift[order]
+    atoms, starts = np.unique(first, return_index=True)
+    root, offset = np.arange(n), np.zeros((n, 3), dtype=np.int64)
+    while len(first):
+        # Every atom joins the neighbour with the smallest root: one step along all trees at once.
+        candidates = root[second] * len(first) + np.arange(len(first))
+        least, chosen = np.divmod(np.minimum.reduceat(candidates, starts), len(first))
+        joins = least < root[atoms]
+        if not joins.any():
+            break
+        joining, chosen = atoms[joins], chosen[joins]
+        offset[joining] = offset[second[chosen]] - shift[chosen]
+        root[joining] = least[joins]
+    return root, offset
 
 
 def pairs(

@@ -9,14 +9,16 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
-from scipy import sparse
 
 from repose.atomic_write import replacing_file
 from repose.crystal.elements import element_table
 from repose.errors import DatasetError, ShapeError
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 LAST = 103  # element with tabulated properties
 
@@ -155,6 +157,8 @@ def fit_volumes(
     Raises:
         ShapeError: There are no crystals, or not one volume for each.
     """
+    from scipy import sparse
+
     volumes, prototypes = np.asarray(volumes, dtype=float), list(prototypes) or [""] * len(numbers)
     if len(numbers) == 0 or not len(numbers) == len(volumes) == len(prototypes):
         raise ShapeError(
@@ -207,6 +211,8 @@ def fit_volumes(
 
 def _count_atoms(numbers: Sequence[np.ndarray]) -> sparse.csr_array:
     """Atoms of every role and element, ``(S, 3 * 104)``."""
+    from scipy import sparse
+
     rows = np.repeat(np.arange(len(numbers)), [len(z) for z in numbers])
     columns = np.concatenate([roles(z) * (LAST + 1) + z for z in numbers])
     shape = (len(numbers), len(ROLES) * (LAST + 1))
@@ -217,6 +223,8 @@ def _further(
     numbers: Sequence[np.ndarray], prototypes: Sequence[str], labels: Sequence[str]
 ) -> sparse.csr_array:
     """Variance of the electronegativity, and one-hot codes of the prototypes, ``(S, 1 + labels)``."""
+    from scipy import sparse
+
     spread = [[element_table()["electronegativity"][z].var()] for z in numbers]
     column = {label: k for k, label in enumerate(labels)}
     rows = [k for k, label in enumerate(prototypes) if label]
