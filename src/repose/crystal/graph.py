@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repose.crystal.batch import CrystalBatch
+from repose.crystal.batch import CrystalBatch, starts
 from repose.crystal.batching import batches_by_cost
 from repose.crystal.lattice import to_cartesian, to_fractional
 from repose.crystal.neighbours import neighbours
@@ -95,6 +95,11 @@ class PeriodicGraph:
     def n_edges(self) -> int:
         """Number of directed edges E."""
         return len(self.receiver)
+
+    @cached_property
+    def start(self) -> Tensor:
+        """First edge of every receiver, and the number of edges, ``(N + 1,)`` int64."""
+        return starts(self.receiver, self.n_atoms)
 
     @cached_property
     def rows(self) -> Rows:

@@ -32,8 +32,9 @@ def to_fractional(vectors: Tensor, cells: Tensor, system_index: Tensor) -> Tenso
 
 def to_cartesian(fractional: Tensor, cells: Tensor, system_index: Tensor) -> Tensor:
     """Cartesian vectors in A of fractional coordinates ``(N, 3)``; see `to_fractional`."""
-    # A product and a sum instead of a matrix product: mixed precision would round that to bfloat16.
-    return (fractional.unsqueeze(-1) * cells[system_index]).sum(dim=-2)
+    # Products and sums instead of a matrix product: mixed precision would round that to bfloat16.
+    rows, columns = cells[system_index].unbind(dim=-2), fractional.unsqueeze(-1).unbind(dim=-2)
+    return columns[0] * rows[0] + columns[1] * rows[1] + columns[2] * rows[2]
 
 
 def volume(cells: Tensor) -> Tensor:

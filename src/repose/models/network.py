@@ -25,13 +25,13 @@ from repose.crystal.batch import CrystalBatch
 from repose.crystal.graph import PeriodicGraph
 from repose.models.prediction import Geometry, Motion, Prediction, is_valid
 from repose.models.uncertainty.out_of_distribution import MahalanobisDistance
-from repose.nn.kernels.radial_tables import Tabulated
+from repose.nn.kernels.radial_tables import Compiled, Tabulated
 from repose.nn.radial import GaussianBasis
 
 S = TypeVar("S", bound=NetworkSettings)
 
 
-class Network(nn.Module, ABC, Generic[S]):
+class Network(Compiled, ABC, Generic[S]):
     """A network that refines the geometry of a batch of crystals.
 
     Args:
@@ -151,16 +151,16 @@ class Network(nn.Module, ABC, Generic[S]):
             compiled: Also compile kernels with `torch.compile`, which takes some ten seconds once.
         """
         compiled = compiled and self.compiles()
-        for module in self._tabulated():
-            if module.table is None:
+        for module in self.modules():
+            if isinstance(module, Tabulated) and module.table is None:
                 module.tabulate(self.basis)
-            module.compiled = compiled
+        self._use_kernels(compiled)
 
     def compile_training(self) -> None:
         """Compile kernels for training, where the family has any; results are the same."""
-        if self.compiles():
-            for module in self._tabulated():
-                module.compiled = True
+        self._use_kernels(self.compiles())
 
-    def _tabulated(self) -> list[Tabulated]:
-        return [module for module in self.modules() if isinstance(module, Tabulated)]
+    def _use_kernels(self, compiled: bool) -> None:
+        for module in self.modules():
+            if isinstance(module, Compiled):
+                module.compiled = compiled

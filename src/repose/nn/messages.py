@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -13,6 +13,7 @@ from repose.crystal.graph import PeriodicGraph, edge_vectors
 from repose.nn.equivariant import mlp
 from repose.nn.kernels.fused import GateInputs, Summands, in_blocks, in_rows
 from repose.nn.kernels.fused_training import summed
+from repose.nn.kernels.native_edges import geometry
 from repose.nn.kernels.radial_tables import Place, SplineTable, Tabulated, place
 from repose.nn.ops import safe_norm, segment_mean, segment_sum, unit
 from repose.nn.radial import GaussianBasis
@@ -40,15 +41,28 @@ class EdgeGeometry:
 
     @classmethod
     def at(
-        cls, graph: PeriodicGraph, positions: Tensor, cells: Tensor, radial: GaussianBasis
+        cls,
+        graph: PeriodicGraph,
+        positions: Tensor,
+        cells: Tensor,
+        radial: GaussianBasis,
+        compiled: bool = False,
     ) -> EdgeGeometry:
         """Geometry of the edges at positions ``(N, 3)`` and cells ``(S, 3, 3)`` in A.
 
-        Positions may be in double precision; differences are converted to the type of the features.
+        Positions may be in double precision; differences are converted to the type of the features. With
+        ``compiled`` a kernel in C is used where there is one.
         """
-        vectors = edge_vectors(graph, positions, cells)
         like: Tensor = radial.centres  # type: ignore[assignment]
+        if compiled and positions.device.type == "cpu" and not torch.is_grad_enabled():
+            return cls(graph, *geometry(graph, positions, cells, like.dtype), radial)
+        vectors = edge_vectors(graph, positions, cells)
         return cls(graph, safe_norm(vectors).to(like), unit(vectors).to(like), radial)
+
+    def nearer(self, radius: Tensor) -> EdgeGeometry:
+        """Edges with distances minus the radii of both atoms ``(N,)``, not below zero."""
+        ends = radius[self.graph.receiver] + radius[self.graph.sender]
+        return replace(self, distance=(self.distance - ends).clamp(min=0))
 
     @cached_property
     def basis(self) -> Tensor:

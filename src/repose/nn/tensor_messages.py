@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -11,19 +10,29 @@ from torch import Tensor, nn
 
 from repose.crystal.graph import PeriodicGraph
 from repose.nn.equivariant import mlp
+from repose.nn.kernels import fused_tensors, native_tensors
 from repose.nn.kernels.fused_tensors import CHANNELS, from_table, summed
-from repose.nn.kernels.radial_tables import Place, SplineTable, Tabulated
+from repose.nn.kernels.native_edges import places
+from repose.nn.kernels.native_tensors import in_messages
+from repose.nn.kernels.radial_tables import Place, SplineTable, Tabulated, spline
 from repose.nn.messages import EdgeGeometry
 from repose.nn.ops import segment_sum
 from repose.nn.radial import GaussianBasis
 from repose.nn.tensors import dyads, turns
 
-# Typical number of neighbours, weighted by the cutoff; sums are divided by its square root.
-NEIGHBOURS = 20.0
+# Sums are divided by the square root of a typical number of neighbours, weighted by the cutoff.
+SCALE = 20.0**-0.5
 # Largest absolute value of the learned radii in A.
 LARGEST_RADIUS = 1.0
 # Bytes of a tensor of edges and features in `_in_blocks`.
 BLOCK_BYTES = {"cpu": 1e6, "cuda": 2.5e8}
+
+
+def compiles(features: int, like: Tensor) -> bool:
+    """Return whether kernels for F features compile on the device and in the type of ``like``: C, or Triton."""
+    if like.device.type == "cpu":
+        return native_tensors.compiles(features, like.dtype)
+    return fused_tensors.compiles(features, like)
 
 
 class Features(NamedTuple):
@@ -50,10 +59,12 @@ class TensorMessage(Tabulated):
         n_basis: Radial functions R.
         radii: Subtract learned radii of both atoms, functions of their scalars, from the distance, so that
             bonds of large and of small atoms have similar filters.
+        rank2: False: ablation without tensors of the senders.
     """
 
-    def __init__(self, features: int, n_basis: int, radii: bool) -> None:
+    def __init__(self, features: int, n_basis: int, radii: bool, rank2: bool) -> None:
         super().__init__()
+        self.rank2 = rank2
         self.features = features
         self.norm = nn.LayerNorm(features)
         self.phi = mlp(features, features, CHANNELS * features)
@@ -66,43 +77,55 @@ class TensorMessage(Tabulated):
 
     def tabulate(self, radial: GaussianBasis) -> None:
         """See `Tabulated.tabulate`."""
-        self.table = SplineTable(self.gamma, radial, 1 / math.sqrt(NEIGHBOURS))
+        self.table = SplineTable(self.gamma, radial, SCALE)
 
     def forward(self, features: Features, edges: EdgeGeometry, inside: Tensor) -> Features:
-        """Sum the messages of all neighbours.
+        """Return features plus the sums of the messages of all neighbours.
 
         Args:
             features: Features of atoms.
             edges: The edges.
             inside: Cutoff function of every edge, ``(E,)``.
         """
-        x, v, t = features
-        x = self.norm(x)
-        s = self.phi(x)
+        x = self.norm(features.x)
+        sent = Features(self.phi(x), features.v, features.t if self.rank2 else torch.zeros_like(features.t))
+        radius = x.new_zeros(len(x))
         if self.radius is not None:
             radius = LARGEST_RADIUS * torch.tanh(self.radius(x)).squeeze(-1)
-            ends = radius[edges.graph.receiver] + radius[edges.graph.sender]
-            edges = replace(edges, distance=(edges.distance - ends).clamp(min=0))
-        if self.table is not None and not self.training:
-            place = edges.place._replace(weights=edges.place.weights * inside.unsqueeze(-1))
+        tabulated = self.table is not None and not self.training
+        if self.compiled and x.device.type == "cpu":
+            table = self.table.coefficients if tabulated else self._spline(edges.radial)  # type: ignore[union-attr]
+            if torch.is_grad_enabled():
+                place = edges.nearer(radius).place.times(inside)
+            else:
+                place = places(edges.distance, radius, inside, edges.graph, edges.radial)
+            ends = (table, place, edges.direction, edges.graph)
+            return Features(*in_messages(*sent, features.x, features.t, *ends))
+        if self.radius is not None:
+            edges = edges.nearer(radius)
+        if tabulated:
+            place = edges.place.times(inside)
             if self.compiled:
-                args = (self.table.coefficients, place, edges.direction, edges.graph)
-                return Features(*from_table(s, v, t, *args))
-            with torch.autocast(v.device.type, enabled=False):  # sums stay in single precision
-                return self._in_blocks(Features(s, v, t), self.table, place, edges)
+                return features + Features(*from_table(*sent, self.table.coefficients, place, edges.direction, edges.graph))
+            with torch.autocast(x.device.type, enabled=False):  # sums stay in single precision
+                return features + self._in_blocks(sent, self.table, place, edges)
         weighted = torch.cat([edges.basis * inside.unsqueeze(-1), inside.unsqueeze(-1)], dim=-1)
-        gamma = torch.cat([self.gamma.weight, self.gamma.bias.unsqueeze(-1)], dim=-1) / math.sqrt(NEIGHBOURS)
+        gamma = SCALE * torch.cat([self.gamma.weight, self.gamma.bias.unsqueeze(-1)], dim=-1)
         filters = nn.functional.linear(weighted, gamma)  # (E, 6F)
         if self.compiled:
-            return Features(*summed(s, v, t, filters, edges.direction, edges.graph))
-        return _sums(Features(s, v, t), filters, edges.direction, edges.graph)
+            return features + Features(*summed(*sent, filters, edges.direction, edges.graph))
+        return features + _sums(sent, filters, edges.direction, edges.graph)
+
+    def _spline(self, radial: GaussianBasis) -> Tensor:
+        """Coefficients of the filters, with gradients for the weights."""
+        return spline(self.gamma, radial, SCALE, self.gamma.weight.dtype)
 
     def _in_blocks(
-        self, features: Features, table: SplineTable, place: Place, edges: EdgeGeometry
+        self, sent: Features, table: SplineTable, place: Place, edges: EdgeGeometry
     ) -> Features:
-        """Sums with filters from the table, in blocks of edges."""
-        graph, (n, f) = edges.graph, (len(features.x), self.features)
-        s, v, t = (part.to(table.coefficients) for part in features)
+        """Sums with filters from the table, in blocks of edges; ``sent`` has the factors of the senders as x."""
+        graph, (n, f) = edges.graph, (len(sent.x), self.features)
+        s, v, t = (part.to(table.coefficients) for part in sent)
         sums = Features(v.new_zeros(n, f), torch.zeros_like(v), torch.zeros_like(t))
         size = max(64, int(BLOCK_BYTES.get(v.device.type, 1e6) / (5 * f * v.element_size())))
         for start in range(0, graph.n_edges, size):

@@ -23,8 +23,6 @@ Example configuration::
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
@@ -40,12 +38,13 @@ from repose.models.reposenet.settings import ReposeNetSettings
 from repose.models.uncertainty.head import UncertaintyHead
 from repose.nn.element_embedding import ElementEmbedding
 from repose.nn.equivariant import mlp
-from repose.nn.kernels.fused_tensors import compiles
+from repose.nn.kernels.radial_tables import Compiled
 from repose.nn.messages import EdgeGeometry
-from repose.nn.ops import safe_norm, segment_mean
+from repose.nn.ops import segment_mean
 from repose.nn.radial import GaussianBasis, envelope
-from repose.nn.tensor_messages import Features, TensorMessage
-from repose.nn.tensors import applied, dyads, matrices
+from repose.nn.tensor_messages import Features, TensorMessage, compiles
+from repose.nn.tensor_updates import Owners, invariants, readout, updated
+from repose.nn.tensors import matrices
 
 # Strain, and displacement in A, of an output of one.
 STRAIN, DISPLACEMENT = 0.1, 0.3
@@ -53,38 +52,27 @@ STRAIN, DISPLACEMENT = 0.1, 0.3
 ENVELOPE_EXPONENT = 5
 
 
-class Update(nn.Module):
+class Update(Compiled):
     """Update of an atom's features by products with each other and with their means over the crystal."""
 
     def __init__(self, settings: ReposeNetSettings) -> None:
         super().__init__()
-        f = self.features = settings.features
+        f = settings.features
         self.products = settings.products
         self.norm = nn.LayerNorm(f)
         self.vectors = nn.Linear(f, 2 * f, bias=False)
         self.tensors = nn.Linear(f, 2 * f, bias=False)
         self.phi = mlp(5 * f, f, 6 * f)
 
-    def forward(self, features: Features, system_index: Tensor, n: int) -> Features:
-        """Return new features; ``system_index`` is the crystal of every atom, ``(N,)``, out of n."""
-        x, v, t = features
-        v1, v2 = self.vectors(v).chunk(2, dim=-1)
-        t1, t2 = self.tensors(t).chunk(2, dim=-1)
-        own = self.norm(x)
-        whole, tensor = (segment_mean(part, system_index, n)[system_index] for part in (own, t2))
-        along = (t1 * tensor).sum(1) / (1 + safe_norm(tensor, dim=1))
-        invariants = torch.cat([own, whole, safe_norm(v1, dim=1), safe_norm(t1, dim=1), along], dim=-1)
-        plain, factor, keep_v, keep_t, turn, square = self.phi(invariants).split(self.features, dim=-1)
-        scale = 1 / math.sqrt(self.features)
-        x = x + plain + scale * factor * ((v1 * v2).sum(1) + (t1 * t2).sum(1))
-        dv, dt = keep_v.unsqueeze(1) * v2, keep_t.unsqueeze(1) * t2
-        if self.products:
-            dv = dv + scale * turn.unsqueeze(1) * applied(t2, v1)
-            dt = dt + scale * square.unsqueeze(1) * dyads(v2)
-        return Features(x, v + dv, t + dt)
+    def forward(self, features: Features, owners: Owners) -> Features:
+        """Return new features."""
+        native = self.compiled and features.x.device.type == "cpu"
+        vv, tt = self.vectors(features.v), self.tensors(features.t)
+        factors = self.phi(invariants(self.norm(features.x), vv, tt, owners, native))
+        return updated(features, factors, vv, tt, self.products, native)
 
 
-class Readout(nn.Module):
+class Readout(Compiled):
     """Displacements of atoms and the strain of the crystal."""
 
     def __init__(self, features: int) -> None:
@@ -98,17 +86,14 @@ class Readout(nn.Module):
             self.isotropic[-1].weight.mul_(0.1)  # type: ignore[operator, union-attr]
             self.isotropic[-1].bias.zero_()  # type: ignore[operator, union-attr]
 
-    def forward(self, features: Features, system_index: Tensor, n: int) -> Motion:
+    def forward(self, features: Features, owners: Owners) -> Motion:
         """Return displacements with zero mean over every crystal, and strains."""
-        x, v, t = features
-        x = self.norm(x)
-        of_v, of_t = (1 + self.gates(x)).unsqueeze(1).chunk(2, dim=-1)
-        step = DISPLACEMENT * self.vector(of_v * v).squeeze(-1)
-        deviatoric = segment_mean(self.tensor(of_t * t).squeeze(-1), system_index, n)  # (S, 5)
-        invariants = torch.cat([x, safe_norm(v, dim=1), safe_norm(t, dim=1)], dim=-1)
-        isotropic = self.isotropic(segment_mean(invariants, system_index, n))  # (S, 1)
-        strain = matrices(deviatoric) + isotropic.unsqueeze(-1) * torch.eye(3).to(x)
-        return Motion(step - segment_mean(step, system_index, n)[system_index], STRAIN * strain)
+        native = self.compiled and features.x.device.type == "cpu"
+        features = features._replace(x=self.norm(features.x))
+        of_v, of_t = self.vector.weight[0], self.tensor.weight[0]
+        step, tensor, lengths = readout(features, self.gates(features.x), of_v, of_t, owners, native)
+        strain = matrices(tensor) + self.isotropic(lengths).unsqueeze(-1) * torch.eye(3).to(step)
+        return Motion(DISPLACEMENT * step, STRAIN * strain)
 
 
 class ReposeNetLayer(nn.Module):
@@ -116,13 +101,12 @@ class ReposeNetLayer(nn.Module):
 
     def __init__(self, settings: ReposeNetSettings) -> None:
         super().__init__()
-        self.rank2 = settings.rank2
-        self.message = TensorMessage(settings.features, settings.n_basis, settings.radii)
+        self.message = TensorMessage(settings.features, settings.n_basis, settings.radii, settings.rank2)
         self.update = Update(settings)
         self.readout = Readout(settings.features)
 
     def forward(
-        self, features: Features, edges: EdgeGeometry, inside: Tensor, system_index: Tensor, n: int
+        self, features: Features, edges: EdgeGeometry, inside: Tensor, owners: Owners
     ) -> tuple[Features, Motion]:
         """Return new features and their readout.
 
@@ -130,13 +114,10 @@ class ReposeNetLayer(nn.Module):
             features: Features of atoms.
             edges: Edges at the current geometry.
             inside: Cutoff function of every edge, ``(E,)``.
-            system_index: Crystal of every atom, ``(N,)``.
-            n: Number of crystals S.
+            owners: Crystals of the atoms.
         """
-        sent = features if self.rank2 else features._replace(t=torch.zeros_like(features.t))
-        features = features + self.message(sent, edges, inside)
-        features = self.update(features, system_index, n)
-        return features, self.readout(features, system_index, n)
+        features = self.update(self.message(features, edges, inside), owners)
+        return features, self.readout(features, owners)
 
 
 def mean_of_passes(batch: CrystalBatch, found: list[Prediction]) -> Prediction:
@@ -223,31 +204,31 @@ class ReposeNet(Network[ReposeNetSettings]):
 
     def _refined(self, batch: CrystalBatch, graph: PeriodicGraph) -> Prediction:
         """One pass through the layers."""
-        n, crystal = len(batch), batch.system_index
+        crystal, owners = batch.system_index, Owners(batch.system_index, batch.start)
         features, edges, inside = self._begin(batch, graph)
         state = Geometry(batch.positions, batch.cells)
         span = periodic_span(batch.cells, batch.pbc)
         logarithm, geometries = torch.zeros_like(batch.cells), list[Geometry]()
         for index, layer in enumerate(self._stack()):
-            features, (step, strain) = layer(features, edges, inside, crystal, n)
+            features, (step, strain) = layer(features, edges, inside, owners)
             logarithm = logarithm + span @ strain.to(span) @ span  # vacuum is not strained
             cells = batch.cells @ torch.linalg.matrix_exp(logarithm)
             followed = follow_cell(state.positions, state.cells, cells, crystal)
             state = Geometry(followed + step, cells)
             geometries.append(state)
             if index + 1 < self.settings.layers:
-                edges = EdgeGeometry.at(graph, *state, self.basis)
+                edges = EdgeGeometry.at(graph, *state, self.basis, self.compiled)
         scales = None
         if self.uncertainty_head is not None:
             scales = self.uncertainty_head(features.x, Geometry(batch.positions, batch.cells), state, crystal)
-        return Prediction(geometries, segment_mean(features.x, crystal, n), scales)
+        return Prediction(geometries, owners.mean(features.x), scales)
 
     def readout_forces(self, batch: CrystalBatch, graph: PeriodicGraph) -> tuple[list[Motion], Tensor]:
         """See `Network.readout_forces`."""
         features, edges, inside = self._begin(batch, graph)
-        motions = list[Motion]()
+        motions, owners = list[Motion](), Owners(batch.system_index, batch.start)
         for layer in self._stack():
-            features, motion = layer(features, edges, inside, batch.system_index, len(batch))
+            features, motion = layer(features, edges, inside, owners)
             motions.append(motion)
         return motions, features.x
 
@@ -255,7 +236,7 @@ class ReposeNet(Network[ReposeNetSettings]):
         """Return the embedding of the elements, the edges, and their cutoff function ``(E,)``."""
         x = self.embedding(batch.numbers)
         features = Features(x, x.new_zeros(len(x), 3, x.shape[-1]), x.new_zeros(len(x), 5, x.shape[-1]))
-        edges = EdgeGeometry.at(graph, batch.positions, batch.cells, self.basis)
+        edges = EdgeGeometry.at(graph, batch.positions, batch.cells, self.basis, self.compiled)
         # The cutoff function is that of the starting geometry in all layers.
         inside = envelope(edges.distance / (self.settings.graph.cutoff + SHELL_WIDTH), ENVELOPE_EXPONENT)
         return features, edges, inside

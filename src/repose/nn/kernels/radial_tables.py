@@ -6,6 +6,7 @@ B-splines with knots at a sixth of a Gaussian's width reproduce it to a relative
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -28,15 +29,24 @@ class Place(NamedTuple):
     knot: Tensor
     weights: Tensor
 
+    def times(self, factor: Tensor) -> Place:
+        """Places with weights times a factor ``(E,)``."""
+        return self._replace(weights=self.weights * factor.unsqueeze(-1))
+
 
 def spacing(radial: GaussianBasis) -> float:
     """Distance between knots in A."""
     return radial.width * radial.reach / KNOTS_PER_WIDTH
 
 
+def last_knot(radial: GaussianBasis) -> int:
+    """First knot of the last interval, which ends just beyond the reach."""
+    return BEFORE + int(radial.reach / spacing(radial))
+
+
 def place(distance: Tensor, radial: GaussianBasis) -> Place:
     """Return the places of distances in A ``(E,)``; those beyond the last knot are clamped to it."""
-    last = BEFORE + int(radial.reach / spacing(radial))  # the last interval ends just beyond the reach
+    last = last_knot(radial)
     x = (distance / spacing(radial) + BEFORE).clamp(max=last + 1)
     knot = x.floor().clamp(max=last)
     t = x - knot
@@ -57,11 +67,10 @@ class SplineTable(nn.Module):
 
     def __init__(self, linear: nn.Linear, radial: GaussianBasis, scale: float = 1.0) -> None:
         super().__init__()
-        # Computed in float64 for weights of any type.
-        knots = torch.arange(-BEFORE, int(radial.reach / spacing(radial)) + 2).double() * spacing(radial)
-        values = _in_double(linear, radial, knots) * scale  # (n, C)
+        with torch.no_grad():
+            values = spline(linear, radial, scale, torch.float64)
         self.coefficients: Tensor
-        self.register_buffer("coefficients", _spline(values).to(linear.weight).contiguous(), persistent=False)
+        self.register_buffer("coefficients", values.to(linear.weight).contiguous(), persistent=False)
 
     def forward(self, place: Place) -> Tensor:
         """Values ``(E, C)``."""
@@ -70,28 +79,56 @@ class SplineTable(nn.Module):
         return nn.functional.embedding_bag(rows, coefficients, per_sample_weights=place.weights, mode="sum")
 
 
-class Tabulated(nn.Module):
+class Compiled(nn.Module):
+    """Base of modules that have compiled kernels.
+
+    Attributes:
+        compiled: Use them.
+    """
+
+    compiled = False
+
+
+class Tabulated(Compiled):
     """Base of modules whose radial filters may be read from a table, except in training.
 
     Attributes:
         table: The table, or None before `tabulate`.
-        compiled: Use a compiled kernel, if the module has one.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.table: SplineTable | None = None
-        self.compiled = False
 
     def tabulate(self, radial: GaussianBasis) -> None:
         """Compute the table for a radial basis and the present weights."""
         raise NotImplementedError
 
 
-def _in_double(linear: nn.Linear, radial: GaussianBasis, distance: Tensor) -> Tensor:
-    basis = GaussianBasis(len(radial.centres), radial.reach, radial.exponent).double()  # type: ignore[arg-type]
-    bias = None if linear.bias is None else linear.bias.detach().double().cpu()
-    return nn.functional.linear(basis(distance), linear.weight.detach().double().cpu(), bias)
+def spline(linear: nn.Linear, radial: GaussianBasis, scale: float, real: torch.dtype) -> Tensor:
+    """Coefficients of the spline of a linear map of a radial basis, ``(T, C)``, with gradients for the map.
+
+    Args:
+        linear: The map, R to C channels.
+        radial: The basis.
+        scale: Factor on the values.
+        real: Type to compute in.
+    """
+    weight, device = linear.weight.to(real), linear.weight.device
+    matrix = _basis_spline(len(radial.centres), radial.reach, radial.exponent).to(device, real)  # type: ignore[arg-type]
+    with torch.autocast(device.type, enabled=False):
+        coefficients = matrix[:, :-1] @ weight.T
+        if linear.bias is not None:
+            coefficients = coefficients + matrix[:, -1:] * linear.bias.to(real)
+        return scale * coefficients
+
+
+@cache
+def _basis_spline(n_basis: int, reach: float, exponent: int) -> Tensor:
+    """Coefficients of the radial functions and of one, in float64, ``(T, R + 1)``."""
+    radial = GaussianBasis(n_basis, reach, exponent).double()
+    knots = torch.arange(-BEFORE, int(reach / spacing(radial)) + 2).double() * spacing(radial)
+    return _spline(torch.cat([radial(knots), torch.ones(len(knots), 1).double()], dim=-1))
 
 
 def _spline(values: Tensor) -> Tensor:

@@ -1,0 +1,125 @@
+"""Kernels in C for the CPU, compiled once by the compiler of the machine and kept in the user's cache.
+
+Loops over features have a width that is known to the compiler, and use the widest vectors of the processor.
+Without a compiler there are no kernels, and the operators of PyTorch compute the same.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# No `-ffast-math`: it would change how the whole process treats tiny numbers and NaN.
+FLAGS = "-O3 -march=native -fno-math-errno -fno-trapping-math -fopenmp-simd -shared -fPIC -std=c11".split()
+# Numbers read and written below which a second thread costs more than it saves.
+NUMBERS_PER_THREAD = 500_000
+REALS = {torch.float32: "float", torch.float64: "double"}
+
+
+def compiler() -> str | None:
+    """Return the C compiler of this machine: the environment's ``CC``, cc, gcc or clang; None without one."""
+    names = (os.environ.get("CC"), "cc", "gcc", "clang")
+    return next((found for name in names if name and (found := shutil.which(name))), None)
+
+
+@cache
+def library(source: str, features: int, real: torch.dtype) -> Any:
+    """Compile a C file of this folder, or load it from the cache.
+
+    Args:
+        source: Name of the file.
+        features: Width F.
+        real: Type of all floating-point arrays.
+
+    Returns:
+        A `ctypes.CDLL`; None where there is no compiler, it fails, or the type has no name in C.
+    """
+    command = compiler()
+    if command is None or real not in REALS:
+        return None
+    text = Path(__file__).with_name(source).read_text(encoding="utf-8")
+    flags = [*FLAGS, f"-DF={features}", f"-Dreal={REALS[real]}"]
+    key = hashlib.sha256("\n".join([text, *flags, command, _processor()]).encode()).hexdigest()[:20]
+    for folder in (_cache(), Path(tempfile.gettempdir()) / f"repose-kernels-{os.getuid()}"):
+        try:
+            return ctypes.CDLL(str(_built(folder / f"{Path(source).stem}-{key}.so", text, [command, *flags])))
+        except (OSError, subprocess.SubprocessError):
+            continue
+    return None
+
+
+def _built(target: Path, text: str, command: Sequence[str]) -> Path:
+    """Compile to a file beside the target and rename it, unless the target exists."""
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            source, made = Path(folder) / "source.c", Path(folder) / "made.so"
+            source.write_text(text, encoding="utf-8")
+            subprocess.run([*command, str(source), "-o", str(made)], check=True, capture_output=True, timeout=120)
+            os.replace(made, target)
+    return target
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "repose" / "kernels"
+
+
+def _processor() -> str:
+    """Identify the instruction set: home directories are shared by machines of different kinds."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()} {platform.node()}"
+    return "\n".join(sorted({line for line in lines if line.startswith(("flags", "model name", "Features"))}))
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="repose-kernel")
+
+
+def ranges(start: Tensor, numbers: int) -> list[tuple[int, int]]:
+    """Split owners, atoms or crystals, into one range a thread, with about as many items each.
+
+    Args:
+        start: First item of every owner, and the number of items, ``(N + 1,)``.
+        numbers: Numbers that the kernel reads and writes per item.
+    """
+    n, items = len(start) - 1, int(start[-1])
+    threads = max(1, min(torch.get_num_threads(), items * numbers // NUMBERS_PER_THREAD))
+    if threads == 1:
+        return [(0, n)]
+    ends = torch.searchsorted(start, torch.arange(1, threads) * items // threads).tolist()
+    return list(zip([0, *ends], [*ends, n], strict=True))
+
+
+def call(function: Any, parts: Sequence[tuple[int, int]], *arguments: Tensor | Sequence[Tensor]) -> None:
+    """Call a function of a library once a range, each in a thread of its own; C does not hold Python's lock.
+
+    Args:
+        function: Takes the first and the last owner, then pointers.
+        parts: First and last owners.
+        arguments: Contiguous arrays: one for all ranges, or a sequence with one for each.
+    """
+
+    def run(k: int) -> None:
+        own = [a if isinstance(a, Tensor) else a[k] for a in arguments]
+        function(*map(ctypes.c_int64, parts[k]), *(ctypes.c_void_p(array.data_ptr()) for array in own))
+
+    others = [_pool(len(parts) - 1).submit(run, k) for k in range(1, len(parts))]
+    run(0)
+    for other in others:
+        other.result()

@@ -1,0 +1,112 @@
+"""Products of scalars, vectors and rank-2 tensors of an atom with each other and with means of its crystal (ours).
+
+Every function has two forms with equal results: operators of PyTorch, and a kernel in C for the CPU
+(`repose.nn.kernels.native_tensors`). Mixed vectors ``(N, 3, 2F)`` and tensors ``(N, 5, 2F)`` hold two linear
+maps of the features side by side.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from repose.nn.kernels import native_tensors
+from repose.nn.ops import safe_norm, segment_mean
+from repose.nn.tensor_messages import Features
+from repose.nn.tensors import applied, dyads
+
+
+class Owners(NamedTuple):
+    """Crystals of the atoms of a batch.
+
+    Attributes:
+        index: Crystal of every atom, ``(N,)`` int64, ascending.
+        start: First atom of every crystal, and the number of atoms, ``(S + 1,)`` int64.
+    """
+
+    index: Tensor
+    start: Tensor
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Means over crystals, ``(S, ...)``, of values of atoms, ``(N, ...)``."""
+        return segment_mean(values, self.index, len(self.start) - 1)
+
+
+def invariants(own: Tensor, vv: Tensor, tt: Tensor, owners: Owners, native: bool) -> Tensor:
+    """Invariants of atoms, ``(N, 5F)``.
+
+    They are the scalars, their mean over the crystal, lengths of the first vectors and tensors, and the product
+    of the first tensor with the mean of the second one, over one plus the length of that mean.
+
+    Args:
+        own: Scalars of atoms, ``(N, F)``.
+        vv: Mixed vectors.
+        tt: Mixed tensors.
+        owners: Crystals of the atoms.
+        native: Use the kernel.
+    """
+    if native:
+        return native_tensors.Invariants.apply(own, vv.to(own), tt.to(own), *owners)  # type: ignore[return-value]
+    t1, t2 = tt.chunk(2, dim=-1)
+    whole, tensor = (owners.mean(part)[owners.index] for part in (own, t2))
+    along = (t1 * tensor).sum(1) / (1 + safe_norm(tensor, dim=1))
+    v1 = vv.chunk(2, dim=-1)[0]
+    return torch.cat([own, whole, safe_norm(v1, dim=1), safe_norm(t1, dim=1), along], dim=-1)
+
+
+def updated(
+    features: Features, factors: Tensor, vv: Tensor, tt: Tensor, products: bool, native: bool
+) -> Features:
+    """New features of atoms.
+
+    Args:
+        features: Features of atoms.
+        factors: ``(N, 6F)``: addend of the scalars; factors of products of both vectors and of both tensors, of
+            the second vectors, of the second tensors, of tensors times vectors, of dyads of vectors.
+        vv: Mixed vectors.
+        tt: Mixed tensors.
+        products: False leaves out the last two factors.
+        native: Use the kernel.
+    """
+    x, v, t = features
+    scale = 1 / math.sqrt(x.shape[-1])
+    if native:
+        scales = x.new_tensor([scale, scale * products])
+        mixed = (part.to(x) for part in (factors, vv, tt))
+        return Features(*native_tensors.Update.apply(*mixed, x, v, t, scales))  # type: ignore[misc]
+    plain, factor, keep_v, keep_t, turn, square = factors.split(x.shape[-1], dim=-1)
+    (v1, v2), (t1, t2) = vv.chunk(2, dim=-1), tt.chunk(2, dim=-1)
+    x = x + plain + scale * factor * ((v1 * v2).sum(1) + (t1 * t2).sum(1))
+    dv, dt = keep_v.unsqueeze(1) * v2, keep_t.unsqueeze(1) * t2
+    if products:
+        dv = dv + scale * turn.unsqueeze(1) * applied(t2, v1)
+        dt = dt + scale * square.unsqueeze(1) * dyads(v2)
+    return Features(x, v + dv, t + dt)
+
+
+def readout(
+    features: Features, gates: Tensor, of_v: Tensor, of_t: Tensor, owners: Owners, native: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Displacements of zero mean over every crystal ``(N, 3)``, means of tensors ``(S, 5)`` and of invariants.
+
+    The invariants of an atom are its scalars and the lengths of its vectors and tensors: means ``(S, 3F)``.
+
+    Args:
+        features: Features of atoms.
+        gates: ``(N, 2F)``; one plus them multiplies vectors and tensors.
+        of_v: Projection of the vectors on one, ``(F,)``.
+        of_t: The same of the tensors.
+        owners: Crystals of the atoms.
+        native: Use the kernel.
+    """
+    x, v, t = features
+    if native:
+        weights = (part.to(v) for part in (of_v, of_t))
+        return native_tensors.Readout.apply(x.to(v), gates.to(v), v, t, *weights, owners.start)  # type: ignore[return-value]
+    gate_v, gate_t = (1 + gates).unsqueeze(1).chunk(2, dim=-1)
+    step = (gate_v * v) @ of_v
+    lengths = torch.cat([x, safe_norm(v, dim=1), safe_norm(t, dim=1)], dim=-1)
+    return step - owners.mean(step)[owners.index], owners.mean((gate_t * t) @ of_t), owners.mean(lengths)
