@@ -40,6 +40,8 @@ def fixed_coordinates(structure: Crystal) -> NDArray[np.bool_]:
             fixed[k] = False if flags is None else [not flag for flag in _three_flags(flags, k)]
         return fixed
     atoms: Any = structure
+    if not atoms.constraints:
+        return fixed
     cartesian = np.zeros_like(fixed)
     for constraint in atoms.constraints:
         kind = type(constraint).__name__

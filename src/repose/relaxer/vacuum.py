@@ -33,6 +33,8 @@ def vacuum_remarks(found: Layout, crystal: CrystalBatch, constraints: Constraint
         for axis in found.wide
         if axis not in kept
     )
+    if not found.empty:
+        return near
     thickness = vacuum_thickness(crystal.positions, crystal.cells, crystal.system_index)[0].tolist()
     return near + tuple(
         f"{size:.1f} A without atoms along {axis} count as vacuum, so lattice vector {axis} is kept; if the "
