@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from repose.errors import InvalidCrystalError
-from repose.io.cif import read_cif
 from repose.io.extxyz import read_extxyz
 from repose.io.poscar import read_poscar
 from repose.io.structure_json import read_json
@@ -226,6 +225,8 @@ def _read_poscar(text: str) -> Iterator[Any]:
 
 
 def _read_cif(text: str) -> Iterator[Any]:
+    from repose.io.cif import read_cif
+
     yield from read_cif(text)
 
 

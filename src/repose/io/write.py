@@ -10,7 +10,6 @@ import numpy as np
 
 from repose.atomic_write import move_into_place, replacing_file, temporary_beside
 from repose.errors import ConfigError
-from repose.io.cif import write_cif
 from repose.io.exchange import LABELS, as_atoms, supported_constraints
 from repose.io.poscar import write_poscar
 from repose.io.structure_json import write_json
@@ -93,6 +92,8 @@ def _rendered(crystal: Any, format: Format, name: str) -> tuple[str, list[str]]:
         dropped += _dropped(atoms, ())
         text = write_poscar(atoms.numbers.tolist(), atoms.positions, cell, fixed)
         return text, list(dict.fromkeys(dropped))
+    from repose.io.cif import write_cif
+
     labels = _cif_labels(atoms)
     dropped += _dropped(atoms, ("labels",) if labels else ())
     if fixed.any():

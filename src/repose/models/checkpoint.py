@@ -1,23 +1,27 @@
-"""Models on disk: a directory of weights, settings and a card. Nothing is ever unpickled."""
+"""Models on disk: a directory of weights, settings and a card. Nothing is ever unpickled.
+
+PyTorch is imported only where weights are read or written: listing models does not need it.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from repose.atomic_write import replacing_directory, replacing_file
 from repose.config import Settings, Target
 from repose.errors import ConfigError, ModelError, nearest
-from repose.models.ensemble import Ensemble
-from repose.models.network import Network
 from repose.models.registry import family
 from repose.models.uncertainty.calibration import Calibration
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from repose.models.network import Network
 
 FORMAT_VERSION = 1
 # Defaults for settings that older model files lack.
@@ -62,6 +66,8 @@ def save_model(directory: Path, network: Network[Any], config: ModelConfig, card
 
 def _smallest(tensor: Tensor) -> Tensor:
     """Tensor in half precision if all of its values are exact in it, otherwise unchanged; contiguous."""
+    import torch
+
     half = tensor.half()
     exact = tensor.is_floating_point() and torch.equal(half.to(tensor.dtype), tensor)
     return (half if exact else tensor).contiguous()
@@ -124,6 +130,8 @@ def load_model(directory: Path) -> tuple[Network[Any], ModelConfig]:
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
+
+    from repose.models.ensemble import Ensemble
 
     config = load_config(directory)
     cls = family(config.family)

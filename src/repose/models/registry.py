@@ -11,11 +11,13 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import repose.models
 from repose.errors import ModelError, nearest
-from repose.models.network import Network
+
+if TYPE_CHECKING:
+    from repose.models.network import Network
 
 N = TypeVar("N", bound="Network[Any]")
 

@@ -11,15 +11,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from repose.config import Settings
 from repose.crystal.elements import symbol
-from repose.models.uncertainty.expected_errors import ExpectedErrors
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from repose.models.uncertainty.expected_errors import ExpectedErrors
 
 LEVEL = 90  # %, of bounds whose level is not named
 LEVELS = (50, 80, 90, 95)  # %
@@ -109,4 +112,6 @@ def element_pairs(crystals: Iterable[np.ndarray], before: Mapping[str, str] | No
 
 def quantile(values: Tensor, level: float) -> float:
     """Smallest of the values that a share of them, in %, does not exceed."""
+    import torch
+
     return float(torch.quantile(values.double(), level / 100, interpolation="higher"))
