@@ -6,6 +6,7 @@ ORDER = [
     "config",
     "atomic_write",
     "device",
+    "native",
     "crystal",
     "io",
     "nn",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -13,19 +13,21 @@ from torch import Tensor
 from repose.crystal.batch import CrystalBatch, starts
 from repose.crystal.batching import batches_by_cost
 from repose.crystal.lattice import to_cartesian, to_fractional
-from repose.crystal.neighbours import neighbours
+from repose.crystal.neighbours import (
+    LARGEST_CRYSTAL,
+    SHELL_WIDTH,
+    has_kernel,
+    neighbours,
+    neighbours_in_small_cells,
+)
 from repose.errors import ConfigError
-
-# Distances that differ by less belong to one shell. Cutoffs are widened by it, so that rounding does not
-# decide about neighbours at the cutoff.
-SHELL_WIDTH = 1e-4  # A
 
 # Cell shifts of Matformer's self-connecting edges (E3Relax, section "Materials Graph Representation").
 SELF_IMAGES = ((0, 0, 1), (0, 1, 0), (1, 0, 0), (0, 1, 1), (1, 0, 1), (1, 1, 0))
 
-# Largest crystal for measuring all pairs; beyond, a cell list on the CPU is faster.
-LARGEST_BY_PAIRS = 300
 CANDIDATES = 20_000_000  # pairs and images measured at once, some 100 bytes each
+
+Search = Literal["cells", "pairs", "native"]
 
 # Length of rows of edges: fixed, so that loops are unrolled, and short, so that few slots are empty.
 ROW = 8
@@ -65,8 +67,8 @@ class Edges(NamedTuple):
     shift: Tensor
     distance: Tensor
 
-    def take(self, index: Tensor) -> Edges:
-        """Select edges by indices or by a mask."""
+    def take(self, index: Tensor | slice) -> Edges:
+        """Select edges by indices, a mask or a slice."""
         return Edges(*(column[index] for column in self))
 
 
@@ -146,7 +148,7 @@ def periodic_graph(
     *,
     ties: str = "shell",
     self_images: bool = False,
-    by_pairs: bool | None = None,
+    search: Search | None = None,
 ) -> PeriodicGraph:
     """Neighbours of every atom within a cutoff, for all crystals of a batch.
 
@@ -159,8 +161,9 @@ def periodic_graph(
             ``max_neighbours``, the first by (distance, sender, shift).
         self_images: Replace edges between an atom and its own images by the six of `SELF_IMAGES`,
             at any distance (Matformer; Yan et al. 2022).
-        by_pairs: Measure all pairs of atoms of all crystals at once, on the batch's device, instead of
-            searching crystal by crystal on the CPU (vesin). By default on a GPU, if the crystals are small.
+        search: ``"cells"``: crystal by crystal on the CPU (vesin). ``"pairs"``: all pairs of atoms of all
+            crystals at once, on the batch's device. ``"native"``: the same by a kernel in C on the CPU. By
+            default cells for large crystals, else pairs on a GPU and the kernel on a CPU, if it compiles.
 
     Returns:
         The graph, on the batch's device. Distances are found in float64.
@@ -172,13 +175,20 @@ def periodic_graph(
         raise ConfigError(f"cutoff and max_neighbours must be positive; got {cutoff} and {max_neighbours}.")
     if ties not in ("shell", "order"):
         raise ConfigError(f"ties must be 'shell' or 'order'; got {ties!r}.")
-    if by_pairs is None:
-        by_pairs = batch.device.type == "cuda" and int(batch.counts.max()) <= LARGEST_BY_PAIRS
+    if search is None:
+        small = int(batch.counts.max()) <= LARGEST_CRYSTAL
+        on_cpu: Search = "native" if batch.device.type == "cpu" and has_kernel() else "cells"
+        search = "cells" if not small else "pairs" if batch.device.type == "cuda" else on_cpu
     reach = cutoff + SHELL_WIDTH
-    found = neighbours_by_pairs(batch, reach) if by_pairs else _neighbours(batch, reach)
+    found = {"cells": _neighbours, "pairs": neighbours_by_pairs, "native": _neighbours_natively}[search](
+        batch, reach
+    )
     if self_images:
         found = _with_self_images(found, batch)
-    found = _nearest(found, max_neighbours, ties)
+    if self_images or search != "native":
+        found = _sorted(found)
+    if max_neighbours is not None:
+        found = _nearest(found, max_neighbours, ties)
     return PeriodicGraph(
         receiver=found.receiver,
         sender=found.sender,
@@ -198,6 +208,13 @@ def _neighbours(batch: CrystalBatch, reach: float) -> Edges:
         first += len(positions)
     columns = (torch.from_numpy(np.concatenate(column)) for column in zip(*parts, strict=True))
     return Edges(*(column.to(batch.device) for column in columns))
+
+
+def _neighbours_natively(batch: CrystalBatch, reach: float) -> Edges:
+    """All pairs within reach, sorted as by `_sorted`."""
+    floats = (part.detach().double().contiguous().numpy() for part in (batch.positions, batch.cells))
+    found = neighbours_in_small_cells(batch.start.numpy(), *floats, batch.pbc.numpy(), reach)
+    return Edges(*map(torch.from_numpy, found))
 
 
 def neighbours_by_pairs(batch: CrystalBatch, reach: float) -> Edges:
@@ -261,8 +278,8 @@ def _with_self_images(found: Edges, batch: CrystalBatch) -> Edges:
     )
 
 
-def _nearest(found: Edges, max_neighbours: int | None, ties: str) -> Edges:
-    """The edges to keep, sorted by receiver, distance, sender and shift."""
+def _sorted(found: Edges) -> Edges:
+    """Edges sorted by receiver, distance, sender and shift."""
     if not len(found.receiver):
         return found
     # Rounding makes equal distances compare equal, so that the order below does not depend on noise.
@@ -273,8 +290,12 @@ def _nearest(found: Edges, max_neighbours: int | None, ties: str) -> Edges:
     code = (shift[:, 0] * widths[1] + shift[:, 1]) * widths[2] + shift[:, 2]
     order = torch.argsort(found.sender * widths.prod() + code)
     key = (found.receiver * (shell.max() + 1) + shell)[order]
-    found = found.take(order[torch.argsort(key, stable=True)])
-    if max_neighbours is None:
+    return found.take(order[torch.argsort(key, stable=True)])
+
+
+def _nearest(found: Edges, max_neighbours: int, ties: str) -> Edges:
+    """Edges to keep, of those from `_sorted`."""
+    if not len(found.receiver):
         return found
     receiver, distance = found.receiver, found.distance
     own = distance < 0

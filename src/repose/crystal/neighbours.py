@@ -1,11 +1,21 @@
-"""Neighbour search in one periodic crystal, in numpy float64 (vesin)."""
+"""Neighbour search in periodic crystals, in numpy float64: a kernel in C for small crystals, else vesin."""
 
 from __future__ import annotations
 
+import ctypes
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from repose import native
+
+# Largest crystal in which all pairs of atoms are measured; beyond, a cell list is faster.
+LARGEST_CRYSTAL = 300  # atoms
+# Distances that differ by less belong to one shell. Cutoffs of graphs are widened by it, so that rounding
+# does not decide about neighbours at the cutoff.
+SHELL_WIDTH = 1e-4  # A
 
 
 class Neighbours(NamedTuple):
@@ -40,6 +50,14 @@ def neighbours(
     Returns:
         The pairs, in the order of the search.
     """
+    if len(positions) <= LARGEST_CRYSTAL and has_kernel():
+        found = neighbours_in_small_cells(np.array([0, len(positions)]), positions, cell, pbc, cutoff)
+        if not half:
+            return found
+        i, j, (x, y, z) = found.receiver, found.sender, found.shift.T
+        images = (x > 0) | ((x == 0) & ((y > 0) | ((y == 0) & (z > 0))))
+        once = (i < j) | ((i == j) & images)
+        return Neighbours(*(column[once] for column in found))
     from vesin import NeighborList
 
     # Wrapped positions keep the shifts of the search small for atoms that lie many cells away.
@@ -51,3 +69,50 @@ def neighbours(
     )
     receiver, sender = receiver.astype(np.int64), sender.astype(np.int64)
     return Neighbours(receiver, sender, shift + home[receiver] - home[sender], distance)
+
+
+def has_kernel() -> bool:
+    """Return whether the kernel for small crystals can be compiled here; compiles it."""
+    return _library() is not None
+
+
+def neighbours_in_small_cells(
+    start: NDArray[np.int64], positions: NDArray[Any], cells: NDArray[Any], pbc: NDArray[Any], cutoff: float
+) -> Neighbours:
+    """Find all pairs of atoms of several crystals within a cutoff, by measuring all pairs and images.
+
+    Args:
+        start: First atom of every crystal, and the number of atoms, ``(S + 1,)``.
+        positions: A, ``(N, 3)``.
+        cells: Lattice vectors as rows in A, ``(S, 3, 3)``.
+        pbc: Periodic directions, ``(S, 3)`` bool.
+        cutoff: Largest distance in A.
+
+    Returns:
+        The pairs, sorted by receiver, distance in units of `SHELL_WIDTH`, sender and shift.
+    """
+    n, function = len(positions), _library().neighbours
+    function.restype = ctypes.c_int64
+    positions, cells = (np.ascontiguousarray(part, dtype=np.float64) for part in (positions, cells))
+    given = (
+        np.ascontiguousarray(start, dtype=np.int64),
+        positions,
+        cells,
+        np.ascontiguousarray(pbc, dtype=np.uint8),
+    )
+    counts = np.diff(start)
+    density = counts / np.abs(np.linalg.det(cells)).reshape(-1)
+    capacity = 64 + int(1.3 * float((counts * density).sum()) * 4 / 3 * math.pi * cutoff**3)
+    while True:
+        working = np.empty((2, n, 3)), np.empty((capacity, 6))
+        ints, floats = np.empty((2, capacity), dtype=np.int64), (np.empty((capacity, 3)), np.empty(capacity))
+        numbers = map(ctypes.c_int64, (len(start) - 1, capacity)), map(ctypes.c_double, (cutoff, SHELL_WIDTH))
+        arrays = map(native.address, (*given, *working[0], working[1], *ints, *floats))
+        found = function(*numbers[0], *numbers[1], *arrays)
+        if found <= capacity:
+            return Neighbours(*(column[:found] for column in (*ints, *floats)))
+        capacity = found
+
+
+def _library() -> Any:
+    return native.library("crystal/neighbours.c")

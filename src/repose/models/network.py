@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from typing import ClassVar, Generic, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from repose.config import NetworkSettings
 from repose.crystal.batch import CrystalBatch

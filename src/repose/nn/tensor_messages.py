@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from repose import native
 from repose.crystal.graph import PeriodicGraph
 from repose.nn.equivariant import mlp
 from repose.nn.kernels import fused_tensors, native_tensors
@@ -29,9 +29,12 @@ BLOCK_BYTES = {"cpu": 1e6, "cuda": 2.5e8}
 
 
 def compiles(features: int, like: Tensor) -> bool:
-    """Return whether kernels for F features compile on the device and in the type of ``like``: C, or Triton."""
+    """Return whether kernels for F features compile on the device and in the type of ``like``."""
     if like.device.type == "cpu":
-        return native_tensors.compiles(features, like.dtype)
+        found = native_tensors.compiles(features, like.dtype)
+        if not found:
+            native.warn_missing()
+        return found
     return fused_tensors.compiles(features, like)
 
 
@@ -106,7 +109,9 @@ class TensorMessage(Tabulated):
         if tabulated:
             place = edges.place.times(inside)
             if self.compiled:
-                return features + Features(*from_table(*sent, self.table.coefficients, place, edges.direction, edges.graph))
+                return features + Features(
+                    *from_table(*sent, self.table.coefficients, place, edges.direction, edges.graph)
+                )
             with torch.autocast(x.device.type, enabled=False):  # sums stay in single precision
                 return features + self._in_blocks(sent, self.table, place, edges)
         weighted = torch.cat([edges.basis * inside.unsqueeze(-1), inside.unsqueeze(-1)], dim=-1)
@@ -120,10 +125,8 @@ class TensorMessage(Tabulated):
         """Coefficients of the filters, with gradients for the weights."""
         return spline(self.gamma, radial, SCALE, self.gamma.weight.dtype)
 
-    def _in_blocks(
-        self, sent: Features, table: SplineTable, place: Place, edges: EdgeGeometry
-    ) -> Features:
-        """Sums with filters from the table, in blocks of edges; ``sent`` has the factors of the senders as x."""
+    def _in_blocks(self, sent: Features, table: SplineTable, place: Place, edges: EdgeGeometry) -> Features:
+        """Sums with filters from the table, in blocks of edges; scalars sent are factors of the senders."""
         graph, (n, f) = edges.graph, (len(sent.x), self.features)
         s, v, t = (part.to(table.coefficients) for part in sent)
         sums = Features(v.new_zeros(n, f), torch.zeros_like(v), torch.zeros_like(t))

@@ -1,4 +1,4 @@
-"""Products of scalars, vectors and rank-2 tensors of an atom with each other and with means of its crystal (ours).
+"""Products of an atom's scalars, vectors and tensors with each other and with means of its crystal (ours).
 
 Every function has two forms with equal results: operators of PyTorch, and a kernel in C for the CPU
 (`repose.nn.kernels.native_tensors`). Mixed vectors ``(N, 3, 2F)`` and tensors ``(N, 5, 2F)`` hold two linear
@@ -38,8 +38,8 @@ class Owners(NamedTuple):
 def invariants(own: Tensor, vv: Tensor, tt: Tensor, owners: Owners, native: bool) -> Tensor:
     """Invariants of atoms, ``(N, 5F)``.
 
-    They are the scalars, their mean over the crystal, lengths of the first vectors and tensors, and the product
-    of the first tensor with the mean of the second one, over one plus the length of that mean.
+    They are the scalars, their mean over the crystal, lengths of the first vectors and tensors, and the
+    product of the first tensor with the mean of the second one, over one plus the length of that mean.
 
     Args:
         own: Scalars of atoms, ``(N, F)``.
@@ -64,8 +64,8 @@ def updated(
 
     Args:
         features: Features of atoms.
-        factors: ``(N, 6F)``: addend of the scalars; factors of products of both vectors and of both tensors, of
-            the second vectors, of the second tensors, of tensors times vectors, of dyads of vectors.
+        factors: ``(N, 6F)``: addend of the scalars; factors of products of both vectors and of both tensors,
+            of the second vectors, of the second tensors, of tensors times vectors, of dyads of vectors.
         vv: Mixed vectors.
         tt: Mixed tensors.
         products: False leaves out the last two factors.
@@ -90,9 +90,10 @@ def updated(
 def readout(
     features: Features, gates: Tensor, of_v: Tensor, of_t: Tensor, owners: Owners, native: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Displacements of zero mean over every crystal ``(N, 3)``, means of tensors ``(S, 5)`` and of invariants.
+    """Displacements ``(N, 3)`` of zero mean over every crystal, means of tensors and of invariants.
 
-    The invariants of an atom are its scalars and the lengths of its vectors and tensors: means ``(S, 3F)``.
+    The means are ``(S, 5)`` and ``(S, 3F)``: an atom's invariants are its scalars and the lengths of its vectors
+    and tensors.
 
     Args:
         features: Features of atoms.

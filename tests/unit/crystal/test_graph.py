@@ -43,9 +43,9 @@ def oracle(batch, cutoff):
     seed=st.integers(0, 10**6),
     cutoff=st.floats(2.0, 9.0),
     pbc=st.tuples(*[st.booleans()] * 3),
-    by_pairs=st.booleans(),
+    search=st.sampled_from(["cells", "pairs", "native"]),
 )
-def test_against_ase(seed, cutoff, pbc, by_pairs):
+def test_against_ase(seed, cutoff, pbc, search):
     skewed = random_crystal(seed)
     far = skewed.with_geometry(skewed.positions + 40.0, skewed.cells)  # atoms many cells away
     sheet = CrystalBatch(
@@ -58,23 +58,23 @@ def test_against_ase(seed, cutoff, pbc, by_pairs):
     expected = oracle(batch, cutoff)
     # Ours lets in what lies at the cutoff, whatever rounding says; ASE does not.
     assume(expected == oracle(batch, cutoff + 2e-4))
-    assert edges_of(periodic_graph(batch, cutoff, by_pairs=by_pairs)) == expected
+    assert edges_of(periodic_graph(batch, cutoff, search=search)) == expected
 
 
 @given(seed=st.integers(0, 10**6), cap=st.integers(1, 60), self_images=st.booleans())
 def test_all_pairs_at_once_give_the_same_graph(seed, cap, self_images):
     batch = CrystalBatch.collate([random_crystal(seed), fcc(), random_crystal(seed + 1), rock_salt()])
     one = periodic_graph(batch, 6.0, cap, self_images=self_images)
-    other = periodic_graph(batch, 6.0, cap, self_images=self_images, by_pairs=True)
+    other = periodic_graph(batch, 6.0, cap, self_images=self_images, search="pairs")
     for name in ("receiver", "sender", "shift", "system_index"):
         assert torch.equal(getattr(one, name), getattr(other, name)), name
 
 
 def test_pairs_in_parts(monkeypatch):
     batch = CrystalBatch.collate([random_crystal(k) for k in range(5)])
-    whole = periodic_graph(batch, 5.0, by_pairs=True)
+    whole = periodic_graph(batch, 5.0, search="pairs")
     monkeypatch.setattr("repose.crystal.graph.CANDIDATES", 1)
-    assert torch.equal(whole.sender, periodic_graph(batch, 5.0, by_pairs=True).sender)
+    assert torch.equal(whole.sender, periodic_graph(batch, 5.0, search="pairs").sender)
 
 
 def test_edge_vectors_point_from_receiver_to_sender():

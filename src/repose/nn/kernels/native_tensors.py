@@ -11,19 +11,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from repose import native
 from repose.crystal.graph import PeriodicGraph
-from repose.nn.kernels import native, native_edges
-from repose.nn.kernels.native import call, ranges
+from repose.native import call, ranges
+from repose.nn.kernels import native_edges
 from repose.nn.kernels.radial_tables import Place
 
-MESSAGES, FEATURES = "tensor_messages.c", "tensor_features.c"
+MESSAGES, FEATURES = "nn/kernels/tensor_messages.c", "nn/kernels/tensor_features.c"
 PER_EDGE, PER_ATOM = 38, 40  # numbers that kernels read and write per edge or atom, over F
 
 
 def compiles(features: int, real: torch.dtype) -> bool:
     """Return whether the kernels can be compiled for F features here; compiles them."""
     sources = (MESSAGES, FEATURES)
-    return native_edges.compiles(real) and all(native.library(s, features, real) is not None for s in sources)
+    return native_edges.compiles(real) and all(
+        native.library(s, features, str(real)) is not None for s in sources
+    )
 
 
 class Messages(torch.autograd.Function):
@@ -64,7 +67,14 @@ class Messages(torch.autograd.Function):
         of_edges = [torch.empty_like(weights), torch.empty_like(direction)]
         # Atoms and rows of the table get sums over edges of all threads: one array a thread.
         sums = [[torch.zeros_like(part) for part in (coefficients, s, v, t)] for _ in parts]
-        call(_library(MESSAGES, v).gradients, parts, *arrays, *_contiguous(*given), *of_edges, *zip(*sums, strict=True))
+        call(
+            _library(MESSAGES, v).gradients,
+            parts,
+            *arrays,
+            *_contiguous(*given),
+            *of_edges,
+            *zip(*sums, strict=True),
+        )
         g_coefficients, g_s, g_v, g_t = _added(sums)
         return g_s, g_v.add_(given[1]), g_t, given[0], given[2], g_coefficients, *of_edges, None, None
 
@@ -131,7 +141,14 @@ class Readout(torch.autograd.Function):
         arrays = _contiguous(gates, v, t, of_v, of_t)
         n, f, s = *x.shape, len(start) - 1
         found = x.new_empty(n, 3), x.new_empty(s, 5), x.new_empty(s, 3 * f)
-        call(_library(FEATURES, x).readout, ranges(start, PER_ATOM * f), start, *_contiguous(x), *arrays, *found)
+        call(
+            _library(FEATURES, x).readout,
+            ranges(start, PER_ATOM * f),
+            start,
+            *_contiguous(x),
+            *arrays,
+            *found,
+        )
         ctx.save_for_backward(start, *arrays)
         return found
 
@@ -172,4 +189,4 @@ def _added(sums: list[list[Tensor]]) -> list[Tensor]:
 
 
 def _library(source: str, like: Tensor) -> Any:
-    return native.library(source, like.shape[-1], like.dtype)
+    return native.library(source, like.shape[-1], str(like.dtype))

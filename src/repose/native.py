@@ -13,20 +13,23 @@ import platform
 import shutil
 import subprocess
 import tempfile
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
 
 # No `-ffast-math`: it would change how the whole process treats tiny numbers and NaN.
-FLAGS = "-O3 -march=native -fno-math-errno -fno-trapping-math -fopenmp-simd -shared -fPIC -std=c11".split()
+FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-shared", "-fPIC", "-std=c11"]
+PROCESSOR = ("-march=native", "-mcpu=native")  # the first that the compiler accepts
+REALS = {"float32": "float", "float64": "double"}
 # Numbers read and written below which a second thread costs more than it saves.
 NUMBERS_PER_THREAD = 500_000
-REALS = {torch.float32: "float", torch.float64: "double"}
 
 
 def compiler() -> str | None:
@@ -36,39 +39,53 @@ def compiler() -> str | None:
 
 
 @cache
-def library(source: str, features: int, real: torch.dtype) -> Any:
-    """Compile a C file of this folder, or load it from the cache.
+def library(source: str, features: int = 0, real: str = "float64") -> Any:
+    """Compile a C file of this package, or load it from the cache.
 
     Args:
-        source: Name of the file.
-        features: Width F.
-        real: Type of all floating-point arrays.
+        source: Path of the file within the package.
+        features: Width F, where there are features.
+        real: Name of the type of all arrays of features, with or without ``torch.``.
 
     Returns:
         A `ctypes.CDLL`; None where there is no compiler, it fails, or the type has no name in C.
     """
-    command = compiler()
-    if command is None or real not in REALS:
+    command, real = compiler(), real.removeprefix("torch.")
+    if command is None or real not in REALS or os.name != "posix":
         return None
-    text = Path(__file__).with_name(source).read_text(encoding="utf-8")
+    text = Path(__file__).parent.joinpath(source).read_text(encoding="utf-8")
     flags = [*FLAGS, f"-DF={features}", f"-Dreal={REALS[real]}"]
     key = hashlib.sha256("\n".join([text, *flags, command, _processor()]).encode()).hexdigest()[:20]
     for folder in (_cache(), Path(tempfile.gettempdir()) / f"repose-kernels-{os.getuid()}"):
-        try:
-            return ctypes.CDLL(str(_built(folder / f"{Path(source).stem}-{key}.so", text, [command, *flags])))
-        except (OSError, subprocess.SubprocessError):
-            continue
+        for processor in PROCESSOR:
+            try:
+                name = f"{Path(source).stem}-{key}.so"
+                return ctypes.CDLL(str(_built(folder, name, text, [command, processor, *flags])))
+            except (OSError, subprocess.SubprocessError):
+                continue
     return None
 
 
-def _built(target: Path, text: str, command: Sequence[str]) -> Path:
+def warn_missing() -> None:
+    """Warn that there are no kernels."""
+    warnings.warn(
+        f"kernels cannot be compiled here, so the model runs without them: {compiler() or 'no C compiler'} "
+        "fails or is missing. Install gcc or clang, or set CC.",
+        stacklevel=3,
+    )
+
+
+def _built(folder: Path, name: str, text: str, command: Sequence[str]) -> Path:
     """Compile to a file beside the target and rename it, unless the target exists."""
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-            source, made = Path(folder) / "source.c", Path(folder) / "made.so"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if folder.stat().st_uid != os.getuid():  # code of another user is not run
+        raise PermissionError(f"'{folder}' belongs to another user.")
+    if not (target := folder / name).exists():
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:
+            source, made = Path(temporary) / "source.c", Path(temporary) / "made.so"
             source.write_text(text, encoding="utf-8")
-            subprocess.run([*command, str(source), "-o", str(made)], check=True, capture_output=True, timeout=120)
+            arguments = [*command, str(source), "-o", str(made), "-lm"]
+            subprocess.run(arguments, check=True, capture_output=True, timeout=120)
             os.replace(made, target)
     return target
 
@@ -77,6 +94,7 @@ def _cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "repose" / "kernels"
 
 
+@cache
 def _processor() -> str:
     """Identify the instruction set: home directories are shared by machines of different kinds."""
     try:
@@ -98,6 +116,8 @@ def ranges(start: Tensor, numbers: int) -> list[tuple[int, int]]:
         start: First item of every owner, and the number of items, ``(N + 1,)``.
         numbers: Numbers that the kernel reads and writes per item.
     """
+    import torch
+
     n, items = len(start) - 1, int(start[-1])
     threads = max(1, min(torch.get_num_threads(), items * numbers // NUMBERS_PER_THREAD))
     if threads == 1:
@@ -112,14 +132,19 @@ def call(function: Any, parts: Sequence[tuple[int, int]], *arguments: Tensor | S
     Args:
         function: Takes the first and the last owner, then pointers.
         parts: First and last owners.
-        arguments: Contiguous arrays: one for all ranges, or a sequence with one for each.
+        arguments: Contiguous arrays: one for all ranges, or a list or tuple with one for each.
     """
 
     def run(k: int) -> None:
-        own = [a if isinstance(a, Tensor) else a[k] for a in arguments]
+        own = (a[k] if isinstance(a, list | tuple) else a for a in arguments)
         function(*map(ctypes.c_int64, parts[k]), *(ctypes.c_void_p(array.data_ptr()) for array in own))
 
     others = [_pool(len(parts) - 1).submit(run, k) for k in range(1, len(parts))]
     run(0)
     for other in others:
         other.result()
+
+
+def address(array: NDArray[Any]) -> ctypes.c_void_p:
+    """Return the address of a contiguous array."""
+    return ctypes.c_void_p(array.ctypes.data)
