@@ -59,16 +59,17 @@ class FrameText(NamedTuple):
     fault: str = ""
 
 
-def read_extxyz(text: str) -> Iterator[tuple[Atoms, tuple[str, ...]] | InvalidCrystalError]:
+def read_extxyz(text: str | Iterable[str]) -> Iterator[tuple[Atoms, tuple[str, ...]] | InvalidCrystalError]:
     """Read the frames of an extended XYZ file; invalid frames do not affect others.
 
     Args:
-        text: The whole file, as `repose.io.text.decode` returns it.
+        text: The whole file, as `repose.io.text.decode` returns it, or its lines, as from `read_lines`.
 
     Yields:
         The crystal of a frame with messages for the user, or an error with the reason.
     """
-    for frame in split_frames(text.removesuffix("\n").split("\n")):
+    lines = text.removesuffix("\n").split("\n") if isinstance(text, str) else text
+    for frame in split_frames(lines):
         try:
             yield parse_frame(frame)
         except InvalidCrystalError as error:

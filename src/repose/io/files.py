@@ -20,7 +20,7 @@ from repose.errors import InvalidCrystalError
 from repose.io.extxyz import read_extxyz
 from repose.io.poscar import read_poscar
 from repose.io.structure_json import read_json
-from repose.io.text import decode, guess_format
+from repose.io.text import decode, guess_format, read_lines
 from repose.io.write import FORMATS, ExtxyzWriter, Format, write
 
 __all__ = ["FORMATS", "SUFFIXES", "Entry", "ExtxyzWriter", "Format", "find", "kind_of", "read", "write"]
@@ -149,11 +149,11 @@ def read(path: str | Path) -> Iterator[Entry]:
     except (EOFError, ValueError, zlib.error) as error:  # a broken .gz, or an invalid name
         yield refused(0, f"the file cannot be unpacked: {error}.")
         return
-    if text is not None and not text.strip():
+    if text == "":
         yield refused(0, "the file is empty." if source != "-" else "standard input is empty.")
         return
     if kind is None:
-        kind = guess_format(text or "")
+        kind = guess_format(str(text))
     if kind is None:
         basis = "content" if source == "-" else "name and content"
         yield refused(0, f"unknown kind of file by its {basis}; expected {KNOWN}. Rename it or convert it.")
@@ -204,8 +204,11 @@ def _parser_error(error: Exception, kind: str) -> str:
     return f"it cannot be read as {kind}: {hint} ({cause})."
 
 
-def _text(source: str, kind: str | None) -> str | None:
-    """Contents of a text file, unpacked; None for binary files, which are read later."""
+def _text(source: str, kind: str | None) -> str | Iterator[str] | None:
+    """Contents of a text file, unpacked and empty if blank; None for binary files, which are read later.
+
+    Files of many frames, which may be large, are read line by line.
+    """
     if source == "-":
         stream = getattr(sys.stdin, "buffer", sys.stdin)  # may be a text stream
         data = stream.read()
@@ -213,11 +216,14 @@ def _text(source: str, kind: str | None) -> str | None:
     elif kind in ("traj", "db"):
         with open(source, "rb") as handle:
             return None if handle.read(1) else ""
+    elif kind == "extxyz" and os.path.isfile(source):  # a pipe cannot be read twice
+        return read_lines(source) or ""
     else:
         data = Path(source).read_bytes()
     if source.endswith(".gz") or data.startswith(b"\x1f\x8b"):
         data = gzip.decompress(data)
-    return decode(data)
+    text = decode(data)
+    return text if text.strip() else ""
 
 
 def _read_poscar(text: str) -> Iterator[Any]:
@@ -256,7 +262,7 @@ def _read_db(path: str) -> Iterator[Any]:
             yield InvalidCrystalError(_parser_error(error, "db"))
 
 
-_READERS: dict[str, Callable[[str], Iterator[Any]]] = {
+_READERS: dict[str, Callable[[Any], Iterator[Any]]] = {
     "cif": _read_cif,
     "poscar": _read_poscar,
     "extxyz": read_extxyz,

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import codecs
+import gzip
+import io
 import re
+from collections.abc import Iterator
+from typing import Any, TextIO
 
 _BYTE_ORDER_MARKS = (
-    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16, whose mark is a prefix
     (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
@@ -15,6 +19,7 @@ _BYTE_ORDER_MARKS = (
 # Fortran omits the letter before an exponent of three digits: 0.1-100.
 _NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+))(?:[eEdDqQ]([+-]?\d+)|(?<=\d)([+-]\d{3}))?")
 _SYMBOL = re.compile(r"([A-Za-z]{1,2})(?:\d*[+-]|[+-]?\d+)?")
+_CHUNK = 1 << 16  # characters of a file that are checked at a time
 _LOGICAL = {"t": True, "true": True, "f": False, "false": False}
 
 
@@ -23,17 +28,75 @@ def decode(data: bytes) -> str:
 
     The encoding is that of the byte order mark, else UTF-8, else Latin-1, in which every byte is valid.
     """
-    for mark, name in _BYTE_ORDER_MARKS:
-        if data.startswith(mark):
-            text = data.decode(name, "replace")
-            break
-    else:
-        try:
-            text = data.decode("utf-8")
-        except UnicodeDecodeError:
-            text = data.decode("latin-1")
+    try:
+        encoding = _marked(data) or "utf-8"
+        text = data.decode(encoding, _errors(encoding))
+    except UnicodeDecodeError:
+        text = data.decode("latin-1")
     # Concatenated files have marks in the middle.
     return text.replace("\ufeff", "").replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_lines(path: str) -> Iterator[str] | None:
+    """Lines of a file, decoded as by `decode`, without their ends; only a few are in memory.
+
+    The file is read twice, because all of it determines the encoding.
+
+    Args:
+        path: A text file, or one packed by gzip.
+
+    Returns:
+        The lines, or None if all are blank.
+
+    Raises:
+        OSError: The file cannot be opened.
+        EOFError: A packed file is cut off; ``zlib.error`` if it is broken.
+    """
+    with _unpacked(path) as stream:
+        encoding = _marked(stream.read(4)) or "utf-8"
+    try:
+        blank = _is_blank(path, encoding)
+    except UnicodeDecodeError:
+        encoding = "latin-1"
+        blank = _is_blank(path, encoding)
+    return None if blank else _lines(path, encoding)
+
+
+def _lines(path: str, encoding: str) -> Iterator[str]:
+    with _decoded(path, encoding) as stream:
+        for line in stream:
+            yield line.removesuffix("\n").replace("\ufeff", "")
+
+
+def _is_blank(path: str, encoding: str) -> bool:
+    """Return whether a file holds only blanks; all of it is read, so that every error in it is raised."""
+    blank = True
+    with _decoded(path, encoding) as stream:
+        while text := stream.read(_CHUNK):
+            blank = blank and not text.replace("\ufeff", "").strip()
+    return blank
+
+
+def _decoded(path: str, encoding: str) -> TextIO:
+    """Open a file as text with line feeds as line ends."""
+    return io.TextIOWrapper(_unpacked(path), encoding, _errors(encoding))
+
+
+def _unpacked(path: str) -> Any:
+    """Open a file for reading bytes, unpacked."""
+    with open(path, "rb") as stream:
+        packed = path.endswith(".gz") or stream.read(2) == b"\x1f\x8b"
+    return gzip.open(path) if packed else open(path, "rb")
+
+
+def _marked(data: bytes) -> str | None:
+    """Encoding by the byte order mark at the start of a file, or None."""
+    return next((name for mark, name in _BYTE_ORDER_MARKS if data.startswith(mark)), None)
+
+
+def _errors(encoding: str) -> str:
+    """What to do with invalid bytes: without a mark they show that the encoding is another one."""
+    return "strict" if encoding == "utf-8" else "replace"
 
 
 def guess_format(text: str) -> str | None:

@@ -1,6 +1,8 @@
 """Extended XYZ: every spelling comes out periodic as it is meant, or is refused with what is wrong."""
 
+import gzip
 import io
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -13,8 +15,9 @@ from hypothesis import strategies as st
 
 from repose.errors import InvalidCrystalError
 from repose.io.convert import fixed_coordinates, stale_labels, to_atoms, to_batch
-from repose.io.extxyz import read_extxyz
+from repose.io.extxyz import read_extxyz, split_frames
 from repose.io.files import read
+from repose.io.text import read_lines
 from support.crystals import random_crystal
 
 CELL = "4.1 0 0 0.5 4.2 0 0 0.25 4.3"
@@ -214,6 +217,53 @@ def test_a_bad_frame_leaves_the_others(name):
     assert isinstance(second, InvalidCrystalError)
     same(first[0], ase(PLAIN))
     same(third[0], ase(PLAIN))
+
+
+QUOTED = PLAIN.replace("Properties", """note='it says "2"' by="\\"\u00c5str\u00f6m\\"" Properties""")
+AWKWARD = {
+    "all that is wrong": PLAIN + "".join(PLAIN + text for text, _ in BAD.values()) + PLAIN,
+    "wrong count in the middle": QUOTED + BAD["too many atoms announced"][0] + BAD["short row"][0] + QUOTED,
+    "blank lines": f"\n \n{PLAIN}\n\n\t\n{QUOTED}\n{PLAIN} \n\n",
+    "cut off": PLAIN + QUOTED[:-20],
+    "no final line end": PLAIN + QUOTED.rstrip(),
+    "molecules": frame("water and no more") * 3 + PLAIN + frame("") * 2 + "the end",
+    "one line": "5",
+}
+WRITTEN = {
+    "utf-8": str.encode,
+    "utf-8 with a mark": lambda text: text.encode("utf-8-sig"),
+    "latin-1": lambda text: text.encode("latin-1"),
+    "utf-16": lambda text: text.encode("utf-16"),
+    "windows": lambda text: text.replace("\n", "\r\n").encode(),
+    "packed": lambda text: gzip.compress(text.encode()),
+}
+
+
+@pytest.mark.parametrize("name", AWKWARD)
+@pytest.mark.parametrize("encoding", WRITTEN)
+def test_frames_of_a_file_are_those_of_its_text(name, encoding, tmp_path):
+    (tmp_path / "x.xyz").write_bytes(WRITTEN[encoding](AWKWARD[name]))
+    expected, entries = list(read_extxyz(AWKWARD[name])), list(read(tmp_path / "x.xyz"))
+    assert [entry.index for entry in entries] == list(range(len(expected)))
+    assert {entry.many for entry in entries} == {len(expected) > 1}
+    for entry, found in zip(entries, expected, strict=True):
+        if isinstance(found, InvalidCrystalError):
+            assert (entry.crystal, entry.reason) == (None, str(found))
+        else:
+            assert (entry.crystal, entry.remarks) == found
+            assert entry.crystal.info == found[0].info
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_large_files_are_not_held_in_memory(pack, tmp_path):
+    path, count = tmp_path / "x.xyz", 10_000
+    path.write_bytes(pack(PLAIN.encode() * count))
+    tracemalloc.start()
+    frames = sum(1 for _ in split_frames(read_lines(str(path)) or ()))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert frames == count
+    assert peak < 0.2 * count * len(PLAIN)
 
 
 def test_frames_without_lattice_and_junk():

@@ -25,7 +25,7 @@ from repose.io.cif import write_cif
 from repose.io.convert import fixed_coordinates, formula, to_batch
 from repose.io.files import ExtxyzWriter, read, write
 from repose.io.kinds import is_atoms
-from repose.io.text import decode, guess_format, parse_element, parse_logical, parse_number
+from repose.io.text import decode, guess_format, parse_element, parse_logical, parse_number, read_lines
 
 CAO = bulk("CaO", "rocksalt", a=4.8, cubic=True)
 FORMS = {"cif": "x.cif", "poscar": "POSCAR", "extxyz": "x.extxyz", "json": "x.json"}
@@ -102,6 +102,26 @@ def test_decoding_anything(data):
     text = decode(data)
     assert isinstance(text, str)
     assert "\r" not in text
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+@given(
+    data=st.binary()
+    | st.builds(
+        str.encode,
+        st.text(st.sampled_from("a \n\r\u00e5\u2028\x0b\x85")),
+        st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-32", "latin-1"]),
+        st.just("replace"),
+    )
+)
+def test_lines_of_a_file_are_those_of_its_text(pack, data, tmp_path_factory):
+    path = tmp_path_factory.getbasetemp() / "lines.xyz"
+    path.write_bytes(pack(data))
+    text, lines = decode(data), read_lines(str(path))
+    if data[:2] == b"\x1f\x8b":
+        return
+    assert (lines is None) == (not text.strip())
+    assert lines is None or list(lines) == text.removesuffix("\n").split("\n")
 
 
 @pytest.mark.parametrize(
