@@ -240,8 +240,14 @@ class TrainSettings(Settings):
         description="number of training crystals, chosen by hash of their ids; null: all. A smaller set is "
         "part of every larger one",
     )
+    validation_crystals: int | None = Field(
+        default=None,
+        gt=0,
+        description="number of validation crystals in every epoch, chosen in the same way; null: all. The "
+        "calibration at the end uses all",
+    )
     workers: int = Field(
-        default=0, ge=0, description="processes that prepare batches; 0: the training process does it"
+        default=0, ge=0, description="processes that prepare batches; 0: a thread of the training process"
     )
     precision: Literal["auto", "32", "bf16"] = Field(
         default="auto", description="auto: bf16 on GPUs that have it, else 32"

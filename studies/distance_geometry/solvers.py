@@ -25,7 +25,7 @@ from repose.models.deeprelax.distance_solver import DistanceRestraints
 from repose.models.deeprelax.positions import distance_restraints, solve
 from repose.models.prediction import Geometry
 from repose.nn.ops import segment_sum
-from repose.training.samples import Sample, collate, crystal, target_of
+from repose.training.samples import Sample, collate
 
 STEPS, RATE = 100, 0.1  # the paper's
 
@@ -42,7 +42,7 @@ def main() -> None:
     torch.set_num_threads(1)
     network, _ = load_model(arguments.model)
     read = list(Dataset(arguments.data).read("val"))[: arguments.crystals]
-    sample = collate(network, [(crystal(p.numbers, p.positions, p.cell, p.pbc), target_of(p)) for p in read])
+    sample = collate(network, read)
     results = {
         "processor": platform.processor() or platform.machine(),
         "torch": torch.__version__,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -30,6 +30,13 @@ def train(
     members: Annotated[
         int, typer.Option(min=1, help="Networks of an ensemble, trained with consecutive seeds.")
     ] = 1,
+    profiled: Annotated[
+        bool,
+        typer.Option(
+            "--profile",
+            help="Run at most 100 steps, print the seconds of each part, and write nothing to --out.",
+        ),
+    ] = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -50,6 +57,17 @@ def train(
     require("pyarrow", "training")
     settings = read_settings(TrainSettings, config, assignments)
 
+    progress: Literal["bar", "lines", "none"] = "none" if quiet else "bar" if sys.stderr.isatty() else "lines"
+    if profiled:
+        from repose.training.run import profile
+        from repose.training.stopwatch import table
+
+        parts = profile(
+            model, data, settings, init_from=init_from, device=device, compiled=compiled, progress=progress
+        )
+        typer.echo(json.dumps(parts) if as_json else table(parts))
+        return
+
     from repose.training.ensemble import train_members
 
     directory = train_members(
@@ -62,7 +80,7 @@ def train(
         device=device,
         processes=processes,
         compiled=compiled,
-        progress="none" if quiet else "bar" if sys.stderr.isatty() else "lines",
+        progress=progress,
     )
     report = json.loads((directory / "config.json").read_text())
     if as_json:

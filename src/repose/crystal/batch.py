@@ -141,6 +141,25 @@ class CrystalBatch:
         )
 
     @classmethod
+    def stack(
+        cls,
+        numbers: Sequence[ArrayLike],
+        positions: Sequence[ArrayLike],
+        cells: Sequence[ArrayLike],
+        pbc: Sequence[ArrayLike],
+        dtype: torch.dtype = torch.float64,
+    ) -> CrystalBatch:
+        """Return the batch of several crystals, checked at once; for the arrays of each see `single`."""
+        counts = torch.tensor([len(own) for own in numbers])  # type: ignore[arg-type]
+        return cls(
+            numbers=torch.from_numpy(np.concatenate(numbers).astype(np.int64)),
+            positions=torch.from_numpy(np.concatenate(positions).astype(np.float64)).to(dtype),
+            cells=torch.from_numpy(np.array(cells, dtype=np.float64)).to(dtype),
+            system_index=torch.repeat_interleave(counts),
+            pbc=torch.from_numpy(np.array(pbc, dtype=bool)),
+        )
+
+    @classmethod
     def collate(cls, batches: Sequence[CrystalBatch]) -> CrystalBatch:
         """Join batches of one device and type, in order; raises ShapeError if there are none."""
         if not batches:

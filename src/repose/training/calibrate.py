@@ -26,7 +26,9 @@ from repose.models.uncertainty.calibration import (
 )
 from repose.models.uncertainty.expected_errors import expected_errors
 from repose.training.losses import component_errors
-from repose.training.samples import Sample, ValidationBatches
+from repose.training.prefetch import prefetched
+from repose.training.samples import EdgeCounter, Sample, ValidationBatches
+from repose.training.stopwatch import part
 
 # Training crystals that represent the distribution of features.
 MAX_REFERENCE_CRYSTALS = 4000
@@ -40,6 +42,8 @@ def calibrate_model(
     edges_per_batch: int = 12_000,
     progress: Callable[[int], None] | None = None,
     previous: Calibration | None = None,
+    edge_counter: EdgeCounter | None = None,
+    compiled: bool = False,
 ) -> Calibration | None:
     """Calibrate a model directory, which is replaced atomically.
 
@@ -51,6 +55,8 @@ def calibrate_model(
         edges_per_batch: Limit of edges in a forward pass.
         progress: Called with the number of crystals done, after every batch.
         previous: Calibration of the model that training started from, whose element pairs are kept.
+        edge_counter: See `repose.training.samples.TrainingBatches`.
+        compiled: Use compiled kernels, see `Network.compile_training`.
 
     Returns:
         The calibration; None for a model without an uncertainty head, which is not changed.
@@ -59,7 +65,10 @@ def calibrate_model(
         ConfigError: There are too few crystals.
     """
     network, config = load_model(directory)
-    calibration = calibrate(network, train, held_out, name, edges_per_batch, progress)
+    if compiled:
+        network.compile_training()
+    with part("calibration"):
+        calibration = calibrate(network, train, held_out, name, edges_per_batch, progress, edge_counter)
     if calibration is not None:
         # Element pairs of earlier training count as in distribution.
         previous = config.calibration or previous
@@ -79,6 +88,7 @@ def calibrate(
     name: str,
     edges_per_batch: int = 12_000,
     progress: Callable[[int], None] | None = None,
+    edge_counter: EdgeCounter | None = None,
 ) -> Calibration | None:
     """Fit the out-of-distribution distance and the factors of bounds; see `calibrate_model`."""
     network.eval()
@@ -86,7 +96,7 @@ def calibrate(
     reference = distinct[:: -(-len(distinct) // MAX_REFERENCE_CRYSTALS)]
 
     def batches(pairs: Sequence[Pair]) -> Iterator[Sample]:
-        for batch in ValidationBatches(pairs, network, edges_per_batch):
+        for batch in prefetched(ValidationBatches(pairs, network, edges_per_batch, edge_counter)):
             yield batch
             if progress is not None:
                 progress(len(batch.target))

@@ -25,7 +25,8 @@ from repose.models.initial_structure import build_graph
 from repose.models.network import Network
 from repose.models.prediction import Motion
 from repose.nn.ops import segment_mean
-from repose.training.samples import EdgeCounter, Sample, TrainingBatches, ValidationBatches, crystal
+from repose.training.samples import EdgeCounter, Sample, TrainingBatches, ValidationBatches
+from repose.training.stopwatch import part
 from repose.training.task import RelaxationTask
 
 # Limits of compressed forces (eV/A) and virials (eV per atom): strongly compressed crystals have forces a
@@ -109,13 +110,18 @@ def collate_frames(network: Network[Any], pairs: Sequence[Pair], frames: Sequenc
     Raises:
         ValueError: A frame has no energy.
     """
-    crystals, virials, energies = [], [], []
+    virials, energies = [], []
     for pair, frame in zip(pairs, frames, strict=True):
-        crystals.append(crystal(pair.numbers, frame.positions, frame.cell, pair.pbc))
         n = len(pair.numbers)
         virials.append(-np.asarray(frame.stress) * abs(np.linalg.det(frame.cell)) / n)
         energies.append(energy_of(frame) / n)
-    batch = CrystalBatch.collate(crystals)
+    batch = CrystalBatch.stack(
+        [pair.numbers for pair in pairs],
+        [frame.positions for frame in frames],
+        [frame.cell for frame in frames],
+        [pair.pbc for pair in pairs],
+        torch.float32,
+    )
     forces = [torch.tensor(np.asarray(frame.forces), dtype=torch.float32) for frame in frames]
     forces = compress(torch.cat(forces), MAX_FORCE)
     targets = ForceTargets(
@@ -123,7 +129,8 @@ def collate_frames(network: Network[Any], pairs: Sequence[Pair], frames: Sequenc
         compress(torch.tensor(np.stack(virials), dtype=torch.float32), MAX_VIRIAL),
         torch.tensor(energies, dtype=torch.float32),
     )
-    return ForceSample(batch, build_graph(batch, network.settings.graph), batch, targets)
+    with part("graphs"):
+        return ForceSample(batch, build_graph(batch, network.settings.graph), batch, targets)
 
 
 class ForceBatches(TrainingBatches):

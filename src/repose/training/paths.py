@@ -28,8 +28,6 @@ from repose.training.samples import (
     TrainingBatches,
     ValidationBatches,
     collate,
-    crystal,
-    target_of,
 )
 from repose.training.task import RelaxationTask
 
@@ -69,11 +67,11 @@ def collate_paths(
         pairs: The crystals.
         paths: Frames with energies and forces of every crystal.
     """
-    ends = [
-        (crystal(pair.numbers, path[0].positions, path[0].cell, pair.pbc), target_of(pair))
+    first = [
+        replace(pair, positions=path[0].positions, cell=path[0].cell)
         for pair, path in zip(pairs, paths, strict=True)
     ]
-    sample = collate(network, ends)
+    sample = collate(network, first)
     unknown = np.full((3, 3), np.nan)
 
     def stacked(name: str, join: Any) -> Tensor:

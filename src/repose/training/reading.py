@@ -16,6 +16,7 @@ from repose.data.dataset import Dataset, Pair
 from repose.errors import DatasetError
 from repose.models.network import Network
 from repose.training.samples import edge_counts
+from repose.training.stopwatch import part
 
 # Increase if graphs change for the same settings: stored counts of other versions are ignored.
 VERSION = 1
@@ -41,13 +42,17 @@ def read_split(
     """
     chosen = None
     if crystals is not None:
-        ids = {name for dataset in datasets for name in dataset.ids(split)}
-        chosen = set(sorted(ids, key=lambda name: hashlib.sha256(name.encode()).digest())[:crystals])
+        chosen = choose({name for dataset in datasets for name in dataset.ids(split)}, crystals)
     found = [list(dataset.read(split, paths=paths, ids=chosen)) for dataset in datasets]
     if not any(found):
         names = ", ".join(str(dataset.directory) for dataset in datasets)
         raise DatasetError(f"no crystal is in the {split} split of {names}; see 'repose data split --help'.")
     return found
+
+
+def choose(ids: Iterable[str], n: int) -> set[str]:
+    """The n different ids with the smallest hashes; a smaller choice is part of every larger one."""
+    return set(sorted(set(ids), key=lambda name: hashlib.sha256(name.encode()).digest())[:n])
 
 
 class EdgeCounts:
@@ -67,9 +72,10 @@ class EdgeCounts:
 
     def __call__(self, pairs: Sequence[Pair]) -> list[int]:
         """Edges of every crystal."""
-        while self._datasets:
-            self._load(*self._datasets.pop())
-        return self._count(pairs)
+        with part("counting edges"):
+            while self._datasets:
+                self._load(*self._datasets.pop())
+            return self._count(pairs)
 
     def _load(self, directory: Path, pairs: Sequence[Pair]) -> None:
         """Read the stored counts of a dataset, and store those of further crystals."""

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO
+from lightning.pytorch.profilers import Profiler
 
 from repose.atomic_write import interrupted_version, replacing_file
 from repose.config import Target, TrainSettings
@@ -31,11 +33,13 @@ from repose.relaxer.baselines import fit_atomic_volumes
 from repose.training.calibrate import calibrate_model
 from repose.training.forces import force_task
 from repose.training.paths import path_task
-from repose.training.reading import EdgeCounts, read_split
+from repose.training.reading import EdgeCounts, choose, read_split
+from repose.training.stopwatch import Stopwatch, measured, part, running
 from repose.training.task import RelaxationTask
 
 SETTINGS = "train.json"
 LAST = "last.ckpt"
+PROFILE_STEPS = 100
 
 
 def train(
@@ -83,20 +87,25 @@ def train(
     network, known = _network(family_name, settings, init_from)
     whole = settings.target == "forces" or network.path_frames is not None
     with_paths = whole or settings.sampling.path_frames > 0
-    training = read_split(datasets, "train", crystals=settings.crystals, paths=with_paths)
-    validation = read_split(unique, "val", paths=whole)
+    with part("reading"):
+        training = read_split(datasets, "train", crystals=settings.crystals, paths=with_paths)
+        validation = read_split(unique, "val", paths=whole)
     train_pairs, val_pairs = (list(chain.from_iterable(parts)) for parts in (training, validation))
     _fit_volumes(network, train_pairs)
     directories = [dataset.directory for dataset in (*datasets, *unique)]
     edge_counter = EdgeCounts(network, zip(directories, [*training, *validation], strict=True))
     trained_on = "; ".join(map(_describe, unique))
-    task, kind = _task(network, settings, train_pairs, val_pairs, edge_counter)
+    if compiled:  # before the task copies the network, so that validation is compiled too
+        network.compile_training()
+    validated = val_pairs
+    if settings.validation_crystals is not None:
+        ids = choose((pair.id for pair in val_pairs), settings.validation_crystals)
+        validated = [pair for pair in val_pairs if pair.id in ids]
+    task, kind = _task(network, settings, train_pairs, validated, edge_counter)
     if kind:
         trained_on = f"{kind}: {trained_on}"
         if progress != "none":
             print(kind, file=sys.stderr, flush=True)
-    if compiled:
-        network.compile_training()
     if settings.crystals is not None:
         trained_on = f"{settings.crystals} crystals of: {trained_on}"
     elements = known | {int(z) for pair in train_pairs for z in pair.numbers}
@@ -118,6 +127,7 @@ def train(
         # One CSV folder per start: Lightning deletes the previous one.
         logger=[CSVLogger(out, name="csv"), TensorBoardLogger(out, name="tensorboard", version="")],
         callbacks=callbacks,
+        profiler=None if (watch := running()) is None else LightningParts(watch),
         plugins=[AtomicCheckpoints()],
         inference_mode=not network.differentiates,
         reload_dataloaders_every_n_epochs=1,
@@ -138,10 +148,26 @@ def train(
         try:
             previous = load_config(find_model(init_from)).calibration if init_from is not None else None
             on = ", ".join(dataset.info.name for dataset in unique)
-            calibrate_model(out / "model", train_pairs, val_pairs, on, budget, previous=previous)
+            options: dict[str, Any] = {"edge_counter": edge_counter, "compiled": compiled}
+            calibrate_model(out / "model", train_pairs, val_pairs, on, budget, previous=previous, **options)
         except ConfigError as error:  # the model is valid without
             warnings.warn(f"the model gives no uncertainty: {error}", stacklevel=2)
     return out / "model"
+
+
+def profile(
+    family_name: str, data: Sequence[Path], settings: TrainSettings, **options: Any
+) -> dict[str, Any]:
+    """Measure the parts of a short run in a temporary directory: one epoch of at most `PROFILE_STEPS` steps.
+
+    The arguments are those of `train`; the run has one process. See `Stopwatch.report` for the result.
+    """
+    steps = min(PROFILE_STEPS, settings.sampling.epoch_steps)
+    sampling = settings.sampling.model_copy(update={"epoch_steps": steps})
+    short = settings.model_copy(update={"max_epochs": 1, "sampling": sampling})
+    with tempfile.TemporaryDirectory() as directory, measured() as watch:
+        train(family_name, data, Path(directory), short, processes=1, **options)
+        return watch.report()
 
 
 def check_run(
@@ -161,6 +187,8 @@ def check_run(
     path = out / SETTINGS
     if path.is_file():
         before = json.loads(path.read_text())
+        # Settings that were added since that start had their defaults.
+        before["settings"] = TrainSettings().model_dump(mode="json") | before.get("settings", {})
         differing = [key for key in description if before.get(key) != description[key]]
         if differing and (out / LAST).is_file():
             raise ConfigError(
@@ -283,6 +311,20 @@ class AtomicCheckpoints(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
 
+class LightningParts(Profiler):
+    """Pass the actions of Lightning to a stopwatch."""
+
+    def __init__(self, watch: Stopwatch) -> None:
+        super().__init__()
+        self.start, self.stop = watch.start, watch.stop  # type: ignore[method-assign]
+
+    def start(self, action_name: str) -> None:
+        """Replaced by that of the stopwatch."""
+
+    def stop(self, action_name: str) -> None:
+        """Replaced by that of the stopwatch."""
+
+
 class LineProgress(Callback):
     """Print a line of progress on standard error after every epoch and every few seconds."""
 
@@ -296,19 +338,19 @@ class LineProgress(Callback):
     ) -> None:
         """Print step and loss."""
         if trainer.is_global_zero and time.monotonic() - self.last > self.SECONDS:
-            loss, speed = float(outputs["loss"]), float(trainer.callback_metrics.get("train/edges_per_s", 0))
-            line = f"epoch {trainer.current_epoch} step {trainer.global_step}: loss {loss:.4f}"
-            self._print(f"{line}, {speed:,.0f} edges/s" if speed else line)
+            self._print(trainer, f"loss {float(outputs['loss']):.4f}")
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """Print the validation errors."""
         if trainer.is_global_zero:
             metrics = trainer.callback_metrics.items()
             errors = (f"{k[4:]} {float(v):.4f}" for k, v in metrics if k[:4] == "val/")
-            self._print(f"epoch {trainer.current_epoch} step {trainer.global_step}: " + ", ".join(errors))
+            self._print(trainer, ", ".join(errors))
 
-    def _print(self, line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+    def _print(self, trainer: lightning.Trainer, values: str) -> None:
+        speed = float(trainer.callback_metrics.get("train/edges_per_s", 0))
+        line = f"epoch {trainer.current_epoch} step {trainer.global_step}: {values}"
+        print(f"{line}, {speed:,.0f} edges/s" if speed else line, file=sys.stderr, flush=True)
         self.last = time.monotonic()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count, islice
 from typing import Any
@@ -19,6 +19,7 @@ from repose.crystal.graph import PeriodicGraph
 from repose.crystal.lattice import periodic_projector
 from repose.data.dataset import Pair
 from repose.models.network import Network
+from repose.training.stopwatch import part
 
 # Crystals in a batch that counts edges.
 COUNT_BATCH = 64
@@ -44,16 +45,26 @@ def crystal(numbers: np.ndarray, positions: np.ndarray, cell: np.ndarray, pbc: n
     return CrystalBatch.single(numbers, positions, cell, pbc, torch.float32)
 
 
-def collate(network: Network[Any], pairs: Sequence[tuple[CrystalBatch, CrystalBatch]]) -> Sample:
-    """Batch (input, target) pairs of single crystals, and build the graph of the inputs."""
-    inputs, targets = zip(*pairs, strict=True)
-    start, graph = network.prepare(CrystalBatch.collate(inputs))
-    return Sample(start, graph, CrystalBatch.collate(targets))
+def collate(network: Network[Any], pairs: Sequence[Pair]) -> Sample:
+    """Batch pairs, and build the graph of the unrelaxed crystals."""
+    with part("collate"):
+        inputs = inputs_of(pairs)
+        relaxed = [pair.relaxed_positions for pair in pairs], [pair.relaxed_cell for pair in pairs]
+        targets = _stacked(pairs, *relaxed)
+    with part("graphs"):
+        return Sample(*network.prepare(inputs), targets)
 
 
-def input_of(pair: Pair) -> CrystalBatch:
-    """The unrelaxed crystal of a pair."""
-    return crystal(pair.numbers, pair.positions, pair.cell, pair.pbc)
+def inputs_of(pairs: Sequence[Pair]) -> CrystalBatch:
+    """The unrelaxed crystals of pairs."""
+    return _stacked(pairs, [pair.positions for pair in pairs], [pair.cell for pair in pairs])
+
+
+def _stacked(
+    pairs: Sequence[Pair], positions: Sequence[np.ndarray], cells: Sequence[np.ndarray]
+) -> CrystalBatch:
+    numbers, pbc = [pair.numbers for pair in pairs], [pair.pbc for pair in pairs]
+    return CrystalBatch.stack(numbers, positions, cells, pbc, torch.float32)
 
 
 def target_of(pair: Pair) -> CrystalBatch:
@@ -61,10 +72,8 @@ def target_of(pair: Pair) -> CrystalBatch:
     return crystal(pair.numbers, pair.relaxed_positions, pair.relaxed_cell, pair.pbc)
 
 
-def draw(
-    pair: Pair, settings: SamplingSettings, rng: np.random.Generator
-) -> tuple[CrystalBatch, CrystalBatch]:
-    """Random input, and its target, the relaxed crystal.
+def draw(pair: Pair, settings: SamplingSettings, rng: np.random.Generator) -> Pair:
+    """Random input, in place of the unrelaxed crystal, and the relaxed crystal; without the path.
 
     The input is the unrelaxed crystal, a frame of its path, or a perturbed copy of the relaxed crystal, in
     shares given by the settings.
@@ -80,8 +89,9 @@ def draw(
     numbers, geometries = pair.numbers, [(positions, cell), (pair.relaxed_positions, pair.relaxed_cell)]
     if rng.random() < settings.rewritten and pair.pbc.all():
         numbers, geometries = equivalent_cell(numbers, geometries, rng)
-    first, last = (crystal(numbers, positions, cell, pair.pbc) for positions, cell in geometries)
-    return first, last
+    (positions, cell), (relaxed_positions, relaxed_cell) = geometries
+    relaxed = {"relaxed_positions": relaxed_positions, "relaxed_cell": relaxed_cell}
+    return replace(pair, numbers=numbers, positions=positions, cell=cell, path=(), **relaxed)
 
 
 def equivalent_cell(
@@ -162,7 +172,9 @@ class TrainingBatches(IterableDataset[Sample]):
 
     def sample(self, pairs: Sequence[Pair], rng: np.random.Generator) -> Sample:
         """Batch of random inputs of these crystals."""
-        return collate(self.network, [draw(pair, self.settings, rng) for pair in pairs])
+        with part("random inputs"):
+            drawn = [draw(pair, self.settings, rng) for pair in pairs]
+        return collate(self.network, drawn)
 
 
 class ValidationBatches(IterableDataset[Sample]):
@@ -191,7 +203,7 @@ class ValidationBatches(IterableDataset[Sample]):
 
     def sample(self, pairs: Sequence[Pair]) -> Sample:
         """Batch of these crystals in their unrelaxed states."""
-        return collate(self.network, [(input_of(pair), target_of(pair)) for pair in pairs])
+        return collate(self.network, pairs)
 
 
 def edge_counts(network: Network[Any], pairs: Sequence[Pair]) -> list[int]:
@@ -199,6 +211,6 @@ def edge_counts(network: Network[Any], pairs: Sequence[Pair]) -> list[int]:
     counts = []
     for first in range(0, len(pairs), COUNT_BATCH):
         some = pairs[first : first + COUNT_BATCH]
-        _, graph = network.prepare(CrystalBatch.collate(list(map(input_of, some))))
+        _, graph = network.prepare(inputs_of(some))
         counts += torch.bincount(graph.system_index, minlength=len(some)).tolist()
     return counts

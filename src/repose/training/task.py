@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -20,7 +21,12 @@ from repose.data.dataset import Pair
 from repose.errors import ConfigError
 from repose.models.network import Network
 from repose.training.losses import training_loss, validation_errors
+from repose.training.prefetch import Prefetched
 from repose.training.samples import EdgeCounter, Sample, TrainingBatches, ValidationBatches
+from repose.training.stopwatch import part, running
+
+# Steps over which the edges per second are averaged.
+SPEED_STEPS = 50
 
 
 def parameter_groups(network: Network[Any], settings: TrainSettings) -> list[dict[str, Any]]:
@@ -90,7 +96,7 @@ class RelaxationTask(lightning.LightningModule):
 
     def _loader(self, batches: Any, workers: int) -> DataLoader[Sample]:
         batches.rank, batches.world = self.trainer.global_rank, self.trainer.world_size
-        return DataLoader(batches, batch_size=None, num_workers=workers)
+        return DataLoader(batches if workers else Prefetched(batches), batch_size=None, num_workers=workers)
 
     def transfer_batch_to_device(self, batch: Sample, device: torch.device, dataloader_idx: int) -> Sample:
         """Move a batch to a device."""
@@ -134,12 +140,17 @@ class RelaxationTask(lightning.LightningModule):
     def on_train_epoch_start(self) -> None:
         """Start the clock."""
         self.last_step = time.perf_counter()
+        self.last_steps: deque[tuple[int, float]] = deque(maxlen=SPEED_STEPS)
 
     def on_train_batch_end(self, outputs: Any, batch: Sample, batch_idx: int) -> None:
-        """Log the edges per second of this process, including the preparation of batches."""
+        """Log the edges per second of this process in the last steps, including waits for batches."""
         now = time.perf_counter()
-        self.log("train/edges_per_s", batch.graph.n_edges / (now - self.last_step), on_step=True)
+        self.last_steps.append((batch.graph.n_edges, now - self.last_step))
+        edges, seconds = map(sum, zip(*self.last_steps, strict=True))
+        self.log("train/edges_per_s", edges / seconds, on_step=True, prog_bar=True)
         self.last_step = now
+        if (watch := running()) is not None:
+            watch.count(batch.graph.n_edges)
 
     def configure_gradient_clipping(
         self,
@@ -149,7 +160,7 @@ class RelaxationTask(lightning.LightningModule):
     ) -> None:
         """Clip the norm of the gradient; skip steps whose gradient is not finite."""
         parameters = list(self.network.parameters())
-        norm = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val or math.inf)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val or math.inf, foreach=True)
         if not torch.isfinite(norm):
             for parameter in parameters:
                 parameter.grad = None
@@ -159,9 +170,9 @@ class RelaxationTask(lightning.LightningModule):
         super().optimizer_step(*args, **kwargs)
         step = self.trainer.global_step
         decay = min(self.settings.ema, (1 + step) / (10 + step))
-        with torch.no_grad():
-            for slow, fast in zip(self.average.parameters(), self.network.parameters(), strict=True):
-                slow.lerp_(fast, 1 - decay)
+        with torch.no_grad(), part("moving average"):
+            slow, fast = (tuple(network.parameters()) for network in (self.average, self.network))
+            torch._foreach_lerp_(slow, fast, 1 - decay)  # pyright: ignore[reportPrivateImportUsage, reportCallIssue]
 
     def validation_step(self, batch: Sample, batch_idx: int) -> None:
         """Log the errors of the averaged weights."""
@@ -186,7 +197,7 @@ class RelaxationTask(lightning.LightningModule):
         own = [p for name, p in self.named_parameters() if not name.startswith(("network.", "average."))]
         if own:  # heads of a task that are not part of the model
             groups.append({"params": own, "lr": s.learning_rate})
-        optimizer = torch.optim.AdamW(groups, weight_decay=s.weight_decay, amsgrad=s.amsgrad)
+        optimizer = torch.optim.AdamW(groups, weight_decay=s.weight_decay, amsgrad=s.amsgrad, fused=True)
         total = s.max_epochs * s.sampling.epoch_steps
 
         def cosine(step: int) -> float:

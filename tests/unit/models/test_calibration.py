@@ -22,7 +22,7 @@ from repose.models.uncertainty.out_of_distribution import MahalanobisDistance
 from repose.relaxer.direct import DirectRelaxer
 from repose.training.calibrate import calibrate, calibrate_model
 from repose.training.losses import component_errors, laplace, scale_loss, training_loss
-from repose.training.samples import collate, crystal, target_of
+from repose.training.samples import collate, crystal
 from support.crystals import perovskite, random_crystal, random_pairs, random_rotation, rock_salt
 from support.tiny import random_relaxer
 
@@ -291,11 +291,10 @@ def test_a_calibrated_directory_covers_and_predicts_as_before(family, tmp_path):
     assert calibration.crystals == 60
     assert calibration.on == "held out"
     assert list(calibration.factors.values()) == sorted(calibration.factors.values())
-    samples = [(crystal(p.numbers, p.positions, p.cell, p.pbc), target_of(p)) for p in held_out]
-    batch = CrystalBatch.collate([first for first, _ in samples])
+    batch = CrystalBatch.collate([crystal(p.numbers, p.positions, p.cell, p.pbc) for p in held_out])
     assert torch.equal(before.predict(batch).positions, after.predict(batch).positions)
     relaxed = after.relax_batch(batch)
-    target = collate(after.network, samples).target
+    target = collate(after.network, held_out).target
     errors = (relaxed.geometry.positions - target.positions).abs().mean(-1)
     error = torch.stack([part.mean() for part in errors.split(batch.counts.tolist())])
     for level, bound in relaxed.bounds.items():
