@@ -15,6 +15,9 @@ from repose.errors import InvalidCrystalError
 from repose.io.kinds import to_jsonable
 from repose.io.text import parse_logical, parse_number
 
+# A name before an equals sign or blank; a word or quoted text before a blank.
+_NAME = re.compile(r"()([^\s=\\\"'\[\]{}()]+)(?=[\s=]|\Z)")
+_WORD = re.compile(r"(?:\"([^\"\\]*)\"|([^\s\\\"'\[\]{}()]+))(?=\s|\Z)")
 _CLOSING = {"[": "]", "{": "}", "(": ")"}
 _SPECIAL = ("lattice", "pbc", "properties")
 
@@ -83,6 +86,8 @@ def _entries(line: str) -> Iterator[tuple[str, str | None, str]]:
 
 def _word(line: str, at: int, stop: str = "") -> tuple[str, int]:
     """Word up to a blank, quoted text, or text in brackets; and its end."""
+    if simple := (_NAME if stop else _WORD).match(line, at):
+        return simple[1] or simple[2] or "", simple.end()
     found, start = list[str](), at
     closing: list[str] = []
     quote = ""

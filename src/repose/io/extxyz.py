@@ -31,6 +31,8 @@ _COLUMNS = {
     "positions": {"pos", "position", "positions"},
 }
 _USUAL = {"numbers": "Z", "symbols": "species", "positions": "pos"}
+# Numbers of a column, separated by single blanks, in the spelling of Python.
+_NUMBERS = re.compile(r"(?:[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?(?: |\Z))*")
 _BOOLEAN = {"1": True, "0": False}
 
 
@@ -191,6 +193,10 @@ def _columns(comment: Comment) -> list[_Column]:
 
 def _values(column: _Column, rows: list[list[str]], first: int) -> NDArray[Any]:
     """Values of a column, ``(N,)`` or ``(N, count)``."""
+    words = [word for row in rows for word in row[column.first : column.first + column.width]]
+    if column.kind == "R" and _NUMBERS.fullmatch(" ".join(words)):
+        array = np.array(list(map(float, words))).reshape(len(rows), column.width)
+        return array[:, 0] if column.width == 1 else array
     read = {"S": str, "R": _real, "I": _integer, "L": _flag}[column.kind]
     kind = {"S": object, "R": float, "I": int, "L": bool}[column.kind]
     values = []
@@ -276,6 +282,8 @@ def _constraints(arrays: dict[str, NDArray[Any]], count: int) -> list[Any]:
             raise _fault(f"column '{name}' should be L:1 or L:3, T where an atom may move.")
         fixed = ~mask.astype(bool)
         fixed_by[name] = np.broadcast_to(fixed.reshape(count, -1), (count, 3))
+    if not fixed_by:
+        return []
     free = np.zeros((count, 3), dtype=bool)
     scaled, cartesian = fixed_by.get("selective_dynamics", free).copy(), fixed_by.get("move_mask", free)
     whole = cartesian.all(axis=1)

@@ -256,7 +256,7 @@ def test_frames_of_a_file_are_those_of_its_text(name, encoding, tmp_path):
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
 def test_large_files_are_not_held_in_memory(pack, tmp_path):
-    path, count = tmp_path / "x.xyz", 10_000
+    path, count = tmp_path / "x.xyz", 20_000
     path.write_bytes(pack(PLAIN.encode() * count))
     tracemalloc.start()
     frames = sum(1 for _ in split_frames(read_lines(str(path)) or ()))
