@@ -39,13 +39,13 @@ def compiler() -> str | None:
 
 
 @cache
-def library(source: str, features: int = 0, real: str = "float64") -> Any:
+def library(source: str, real: str = "float64", **numbers: int) -> Any:
     """Compile a C file of this package, or load it from the cache.
 
     Args:
         source: Path of the file within the package.
-        features: Width F, where there are features.
         real: Name of the type of all arrays of features, with or without ``torch.``.
+        numbers: Constants of the source by name, such as the width F.
 
     Returns:
         A `ctypes.CDLL`; None where there is no compiler, it fails, or the type has no name in C.
@@ -54,7 +54,7 @@ def library(source: str, features: int = 0, real: str = "float64") -> Any:
     if command is None or real not in REALS or os.name != "posix":
         return None
     text = Path(__file__).parent.joinpath(source).read_text(encoding="utf-8")
-    flags = [*FLAGS, f"-DF={features}", f"-Dreal={REALS[real]}"]
+    flags = [*FLAGS, f"-Dreal={REALS[real]}", *(f"-D{name}={number}" for name, number in numbers.items())]
     key = hashlib.sha256("\n".join([text, *flags, command, _processor()]).encode()).hexdigest()[:20]
     for folder in (_cache(), Path(tempfile.gettempdir()) / f"repose-kernels-{os.getuid()}"):
         for processor in PROCESSOR:
@@ -143,6 +143,18 @@ def call(function: Any, parts: Sequence[tuple[int, int]], *arguments: Tensor | S
     run(0)
     for other in others:
         other.result()
+
+
+def contiguous(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Return contiguous tensors, as kernels read them."""
+    return tuple(tensor.contiguous() for tensor in tensors)
+
+
+def added(sums: list[list[Tensor]]) -> list[Tensor]:
+    """Return sums over threads of the tensors of each."""
+    import torch
+
+    return [torch.stack(parts).sum(0) if len(parts) > 1 else parts[0] for parts in zip(*sums, strict=True)]
 
 
 def address(array: NDArray[Any]) -> ctypes.c_void_p:

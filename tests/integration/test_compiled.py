@@ -58,7 +58,7 @@ def test_compiled_training_has_the_gradients_of_the_plain_path(name, batch):
     for (label, expected), got in zip(plain.named_parameters(), compiled.parameters(), strict=True):
         if expected.grad is not None:
             scale = 1 + expected.grad.abs().max()
-            assert float((expected.grad - got.grad).abs().max() / scale) < 1e-9, label
+            assert float((expected.grad - got.grad).abs().max() / scale) < 1e-4, label  # error of the spline
 
 
 def test_compiled_training_in_mixed_precision(batch):

@@ -293,4 +293,7 @@ class _AxisToAtoms(nn.Module):
         first, activation, last = self.fuse
         of_atoms, of_nodes = first.weight.split(self.features, dim=1)  # type: ignore[operator, union-attr]
         nodes = nn.functional.linear(y, of_nodes, first.bias)  # type: ignore[arg-type]
-        return last(activation(nn.functional.linear(n, of_atoms) + nodes[system_index]))
+        mixed = nn.functional.linear(n.flatten(0, 1), of_atoms).view_as(
+            n
+        )  # one product, not one for each atom
+        return last(activation(mixed + nodes[system_index]))

@@ -9,18 +9,30 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from repose import native
 from repose.crystal.graph import PeriodicGraph, edge_vectors
 from repose.nn.equivariant import mlp
+from repose.nn.kernels import fused, native_edges, native_messages
 from repose.nn.kernels.fused import GateInputs, Summands, in_blocks, in_rows
 from repose.nn.kernels.fused_training import summed
-from repose.nn.kernels.native_edges import geometry
-from repose.nn.kernels.radial_tables import Place, SplineTable, Tabulated, place
+from repose.nn.kernels.radial_tables import Place, SplineTable, Tabulated, place, spline
 from repose.nn.ops import safe_norm, segment_mean, segment_sum, unit
 from repose.nn.radial import GaussianBasis
 
 # Length of the mean unit vector to the neighbours below which the reference direction goes to zero: at a site
 # with inversion symmetry the mean is rounding noise.
 FADE = 0.1
+SCALE = 3**-0.5  # of messages
+
+
+def compiles(features: int, inputs: int, like: Tensor) -> bool:
+    """Return whether kernels for F features and A inputs of a gate compile on the device of ``like``."""
+    if like.device.type != "cpu":
+        return fused.compiles(features, inputs, like)
+    found = native_messages.compiles(features, inputs, like.dtype) and native_edges.compiles(like.dtype)
+    if not found:
+        native.warn_missing()
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,12 +44,14 @@ class EdgeGeometry:
         distance: Length in A, ``(E,)``.
         direction: Unit vectors from receiver to sender, ``(E, 3)``.
         radial: Expands distances.
+        compiled: Use kernels in C, where no gradients are needed.
     """
 
     graph: PeriodicGraph
     distance: Tensor
     direction: Tensor
     radial: GaussianBasis
+    compiled: bool = False
 
     @classmethod
     def at(
@@ -55,14 +69,14 @@ class EdgeGeometry:
         """
         like: Tensor = radial.centres  # type: ignore[assignment]
         if compiled and positions.device.type == "cpu" and not torch.is_grad_enabled():
-            return cls(graph, *geometry(graph, positions, cells, like.dtype), radial)
+            return cls(graph, *native_edges.geometry(graph, positions, cells, like.dtype), radial, True)
         vectors = edge_vectors(graph, positions, cells)
         return cls(graph, safe_norm(vectors).to(like), unit(vectors).to(like), radial)
 
     def nearer(self, radius: Tensor) -> EdgeGeometry:
         """Edges with distances minus the radii of both atoms ``(N,)``, not below zero."""
         ends = radius[self.graph.receiver] + radius[self.graph.sender]
-        return replace(self, distance=(self.distance - ends).clamp(min=0))
+        return replace(self, distance=(self.distance - ends).clamp(min=0), compiled=False)
 
     @cached_property
     def basis(self) -> Tensor:
@@ -72,7 +86,10 @@ class EdgeGeometry:
     @cached_property
     def place(self) -> Place:
         """Places of the distances in tables of filters."""
-        return place(self.distance, self.radial)
+        if not self.compiled:
+            return place(self.distance, self.radial)
+        none, all_of = self.distance.new_zeros(self.graph.n_atoms), torch.ones_like(self.distance)
+        return native_edges.places(self.distance, none, all_of, self.graph, self.radial)
 
 
 class Message(Tabulated):
@@ -93,7 +110,7 @@ class Message(Tabulated):
 
     def tabulate(self, radial: GaussianBasis) -> None:
         """See `Tabulated.tabulate`; messages are then summed in blocks or in a compiled kernel."""
-        self.table = SplineTable(self.gamma, radial, 1 / math.sqrt(3))
+        self.table = SplineTable(self.gamma, radial, SCALE)
 
     def forward(
         self,
@@ -113,21 +130,27 @@ class Message(Tabulated):
             extra: Added to the filter of every edge, ``(E, 3F)``.
         """
         graph, s = edges.graph, self.phi(x)
-        if self.table is not None and not self.training and extra is None:
+        tabulated = self.table is not None and not self.training
+        natively = self.compiled and x.device.type == "cpu"
+        if natively or (tabulated and extra is None):
             inputs = None if gate is None else gate.inputs(edges)
-            summands = Summands(s, v, self.table.coefficients, edges.place, edges.direction, inputs, graph)
-            m, mv = in_rows(summands) if self.compiled else in_blocks(summands)
+            table = self.table.coefficients if tabulated else spline(self.gamma, edges.radial, SCALE)  # type: ignore[union-attr]
+            summands = Summands(s, v, table, edges.place, edges.direction, inputs, graph)
+            if natively:
+                m, mv = native_messages.summed(summands, None if extra is None else SCALE * extra)
+            else:
+                m, mv = in_rows(summands) if self.compiled else in_blocks(summands)
             return m, mv / math.sqrt(self.features)
         filters = self.gamma(edges.basis)  # (E, 3F)
         if extra is not None:
             filters = filters + extra
         if self.compiled:
             inner = None if gate is None else gate.mix(gate.invariants(edges))
-            m, mv = summed(s / math.sqrt(3), v, filters, inner, edges.direction, graph)
+            m, mv = summed(SCALE * s, v, filters, inner, edges.direction, graph)
             return m, mv / math.sqrt(self.features)
         if gate is not None:
             filters = filters * gate(edges)
-        weight = s[graph.sender] * filters / math.sqrt(3)
+        weight = SCALE * s[graph.sender] * filters
         scalar, keep, turn = weight.split(self.features, dim=-1)
         vector = v[graph.sender] * keep.unsqueeze(1)  # (E, 3, F)
         vector = vector + turn.unsqueeze(1) * edges.direction.unsqueeze(-1)

@@ -97,7 +97,7 @@ class TensorMessage(Tabulated):
             radius = LARGEST_RADIUS * torch.tanh(self.radius(x)).squeeze(-1)
         tabulated = self.table is not None and not self.training
         if self.compiled and x.device.type == "cpu":
-            table = self.table.coefficients if tabulated else self._spline(edges.radial)  # type: ignore[union-attr]
+            table = self.table.coefficients if tabulated else spline(self.gamma, edges.radial, SCALE)  # type: ignore[union-attr]
             if torch.is_grad_enabled():
                 place = edges.nearer(radius).place.times(inside)
             else:
@@ -120,10 +120,6 @@ class TensorMessage(Tabulated):
         if self.compiled:
             return features + Features(*summed(*sent, filters, edges.direction, edges.graph))
         return features + _sums(sent, filters, edges.direction, edges.graph)
-
-    def _spline(self, radial: GaussianBasis) -> Tensor:
-        """Coefficients of the filters, with gradients for the weights."""
-        return spline(self.gamma, radial, SCALE, self.gamma.weight.dtype)
 
     def _in_blocks(self, sent: Features, table: SplineTable, place: Place, edges: EdgeGeometry) -> Features:
         """Sums with filters from the table, in blocks of edges; scalars sent are factors of the senders."""

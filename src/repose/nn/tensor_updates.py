@@ -92,8 +92,8 @@ def readout(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Displacements ``(N, 3)`` of zero mean over every crystal, means of tensors and of invariants.
 
-    The means are ``(S, 5)`` and ``(S, 3F)``: an atom's invariants are its scalars and the lengths of its vectors
-    and tensors.
+    The means are ``(S, 5)`` and ``(S, 3F)``: an atom's invariants are its scalars and the lengths of its
+    vectors and tensors.
 
     Args:
         features: Features of atoms.

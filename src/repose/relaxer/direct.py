@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from repose.config import Computation, GraphSettings, Precision
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.graph import PeriodicGraph
-from repose.crystal.lattice import volume
+from repose.crystal.lattice import determinant
 from repose.models.checkpoint import ModelConfig
 from repose.models.ensemble import Ensemble
 from repose.models.network import Network
@@ -29,7 +29,7 @@ from repose.relaxer.batch_relaxation import BatchRelaxation, split_bonds, split_
 EDGE_FEATURE_BYTES, EDGE_BYTES, ATOM_BYTES = 12, 900, 150
 PAIR_BYTES = 250
 
-# Seconds of predicting after which compiling, which takes some ten seconds, pays off.
+# Seconds of predicting on a GPU after which compiling, which takes some ten seconds, pays off.
 COMPILE_AFTER = 30.0
 
 
@@ -42,7 +42,8 @@ class DirectRelaxer(Relaxer):
         device: Device that it computes on.
         path: Computation path; results agree within 1e-4 A. ``"plain"``: as in training; ``"tabulated"``:
             radial filters are read from splines; ``"compiled"``: also with compiled kernels, where there is a
-            compiler; ``"auto"``: tabulated, and compiled after `COMPILE_AFTER` seconds of predicting.
+            compiler; ``"auto"``: compiled on a CPU; on a GPU tabulated, and compiled after `COMPILE_AFTER`
+            seconds of predicting.
         precision: ``"float32"``, or ``"bfloat16"`` in matrix products, for processors and GPUs that support
             it: faster, results differ by 1e-3 A on average and 0.03 A at most (shipped `e3relax`, 100
             crystals). Geometry stays in full precision.
@@ -60,7 +61,9 @@ class DirectRelaxer(Relaxer):
         self.network = network.to(self.device).eval()
         self.path: Computation = path
         self.seconds_predicting = 0.0
-        if path != "plain":
+        if path == "auto" and self.device.type == "cpu":
+            self._compile()
+        elif path != "plain":
             self.network.accelerate(compiled=path == "compiled")
         self.reduced = precision == "bfloat16"
         if self.reduced:  # weights are converted here, activations by autocast
@@ -137,18 +140,23 @@ class DirectRelaxer(Relaxer):
         latent_distance, graph = back(latent_distance), graph.to(batch.device, batch.dtype)
         self.seconds_predicting += time.perf_counter() - start
         if self.path == "auto" and self.seconds_predicting > COMPILE_AFTER:
-            self.path = "compiled"
-            with warnings.catch_warnings():  # the user did not choose to compile
-                warnings.simplefilter("ignore")
-                self.network.accelerate(compiled=True)
+            self._compile()
         return relaxed, latent_distance, graph
+
+    def _compile(self) -> None:
+        """Compile kernels where that is possible; without a warning, since the user did not ask for them."""
+        self.path = "compiled"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.network.accelerate(compiled=True)
 
     def memory(self, crystal: CrystalBatch) -> float:
         """See `Relaxer.memory`; estimated from the number of edges under the limit on neighbours."""
         settings: Any = self.network.settings
         graph: GraphSettings = getattr(settings, "graph", None) or GraphSettings.parse({})
         atoms = crystal.n_atoms
-        inside = atoms / float(volume(crystal.cells)[0]) * 4 / 3 * pi * graph.cutoff**3
+        volume = abs(determinant(crystal.cells[0].numpy(force=True)))
+        inside = atoms / volume * 4 / 3 * pi * graph.cutoff**3
         neighbours = min(inside, 1.2 * graph.max_neighbours if graph.max_neighbours else inside)
         scale = self.dtype.itemsize / 4
         edges, features = atoms * (neighbours + 6 * graph.self_images), getattr(settings, "features", 128)

@@ -43,7 +43,7 @@ from repose.models.prediction import Distances, Geometry, Prediction
 from repose.models.registry import register
 from repose.nn.element_embedding import ElementEmbedding
 from repose.nn.equivariant import ScaledSiLU, mlp
-from repose.nn.kernels.fused import compiles
+from repose.nn.messages import compiles
 from repose.nn.kernels.radial_tables import SplineTable, Tabulated
 from repose.nn.lattice_nodes import EdgesToLattice
 from repose.nn.messages import EdgeGeometry, Message
@@ -226,7 +226,7 @@ class DeepRelax(Network[DeepRelaxSettings]):
         """Predict cells and distances; positions are the start of `solve_positions`."""
         settings = self.settings
         state, geometries = Geometry(batch.positions, batch.cells), list[Geometry]()
-        edges = EdgeGeometry.at(graph, *state, self.basis)
+        edges = EdgeGeometry.at(graph, *state, self.basis, self.compiled)
         offset = offset_index(graph.shift)
         x = self.embedding(batch.numbers)
         v = x.new_zeros(len(x), 3, settings.features)
@@ -237,7 +237,7 @@ class DeepRelax(Network[DeepRelaxSettings]):
                     state, self.strains[index](x, edges, state.cells, batch.system_index, batch.pbc), batch
                 )
                 geometries.append(state)
-                edges = EdgeGeometry.at(graph, *state, self.basis)
+                edges = EdgeGeometry.at(graph, *state, self.basis, self.compiled)
         if self.matrix is not None:
             state = self._follow(state, self.matrix(x, state.cells, batch.system_index), batch)
             geometries.append(state)

@@ -84,7 +84,7 @@ class E3RelaxH2Layer(RefinementLayer):
             if self.mixing is not None:
                 y, w = self.mixing(y, w)
 
-        edges = EdgeGeometry.at(graph, positions, cells, self.basis)
+        edges = EdgeGeometry.at(graph, positions, cells, self.basis, self.message.compiled)
         m, mv = self.message(x, v, edges, self.gate)
         x, v = self.update((x + m) / 2**0.5, v + mv)
 

@@ -16,7 +16,7 @@ NUMBERS = 20  # that the kernels read and write per edge
 
 def compiles(real: torch.dtype) -> bool:
     """Return whether the kernels can be compiled here; compiles them."""
-    return native.library(SOURCE, 0, str(real)) is not None
+    return native.library(SOURCE, str(real)) is not None
 
 
 def geometry(
@@ -34,7 +34,7 @@ def geometry(
     unit = torch.empty(graph.n_edges, 3, dtype=real)
     floats = [part.double().contiguous() for part in (graph.shift, positions, cells)]
     edges = (graph.start, graph.sender, floats[0], graph.system_index.contiguous(), *floats[1:])
-    function = native.library(SOURCE, 0, str(real)).geometry
+    function = native.library(SOURCE, str(real)).geometry
     native.call(function, native.ranges(graph.start, NUMBERS), *edges, length, unit)
     return length, unit
 
@@ -55,7 +55,7 @@ def places(
     weights = length.new_empty(len(length), 4)
     scale = length.new_tensor([1 / spacing(radial), BEFORE, last_knot(radial)])
     arrays = (part.to(length).contiguous() for part in (length, radius, inside))
-    function = native.library(SOURCE, 0, str(length.dtype)).places
+    function = native.library(SOURCE, str(length.dtype)).places
     parts = native.ranges(graph.start, NUMBERS)
     native.call(function, parts, scale, graph.start, graph.sender, *arrays, knot, weights)
     return Place(knot, weights)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from repose import native
 from repose.crystal.graph import PeriodicGraph
-from repose.native import call, ranges
+from repose.native import added, call, contiguous, ranges
 from repose.nn.kernels import native_edges
 from repose.nn.kernels.radial_tables import Place
 
@@ -25,7 +25,7 @@ def compiles(features: int, real: torch.dtype) -> bool:
     """Return whether the kernels can be compiled for F features here; compiles them."""
     sources = (MESSAGES, FEATURES)
     return native_edges.compiles(real) and all(
-        native.library(s, features, str(real)) is not None for s in sources
+        native.library(s, str(real), F=features) is not None for s in sources
     )
 
 
@@ -52,10 +52,10 @@ class Messages(torch.autograd.Function):
             knot: See `Place`, ``(E,)``.
             graph: The edges.
         """
-        arrays = _contiguous(graph.start, graph.sender, knot, weights, direction, coefficients, s, v, t)
+        arrays = contiguous(graph.start, graph.sender, knot, weights, direction, coefficients, s, v, t)
         new = tuple(torch.empty_like(part) for part in (x, v, own))
         parts = ranges(graph.start, PER_EDGE * x.shape[-1])
-        call(_library(MESSAGES, x).messages, parts, *arrays, *_contiguous(x, own), *new)
+        call(_library(MESSAGES, x).messages, parts, *arrays, *contiguous(x, own), *new)
         ctx.save_for_backward(*arrays)
         return new  # type: ignore[return-value]
 
@@ -71,11 +71,11 @@ class Messages(torch.autograd.Function):
             _library(MESSAGES, v).gradients,
             parts,
             *arrays,
-            *_contiguous(*given),
+            *contiguous(*given),
             *of_edges,
             *zip(*sums, strict=True),
         )
-        g_coefficients, g_s, g_v, g_t = _added(sums)
+        g_coefficients, g_s, g_v, g_t = added(sums)
         return g_s, g_v.add_(given[1]), g_t, given[0], given[2], g_coefficients, *of_edges, None, None
 
 
@@ -85,7 +85,7 @@ class Invariants(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, own: Tensor, vv: Tensor, tt: Tensor, system_index: Tensor, start: Tensor) -> Tensor:
         """Return ``(N, 5F)``; ``start`` is the first atom of every crystal, ``(S + 1,)``."""
-        own, vv, tt = _contiguous(own, vv, tt)
+        own, vv, tt = contiguous(own, vv, tt)
         n, f = own.shape
         mean_x, mean_t = own.new_empty(len(start) - 1, f), own.new_empty(len(start) - 1, 5, f)
         out, library = own.new_empty(n, 5 * f), _library(FEATURES, own)
@@ -101,7 +101,7 @@ class Invariants(torch.autograd.Function):
         n, f = len(vv), mean_t.shape[-1]
         g_own, g_vv, g_tt = vv.new_empty(n, f), torch.empty_like(vv), torch.empty_like(tt)
         function = _library(FEATURES, mean_t).invariants_gradients
-        (g,) = _contiguous(*given)
+        (g,) = contiguous(*given)
         call(function, ranges(start, PER_ATOM * f), start, vv, tt, mean_t, g, g_own, g_vv, g_tt)
         return g_own, g_vv, g_tt, None, None
 
@@ -114,9 +114,9 @@ class Update(torch.autograd.Function):
         ctx: Any, p: Tensor, vv: Tensor, tt: Tensor, x: Tensor, v: Tensor, t: Tensor, scales: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return scalars, vectors and tensors; ``scales`` are factors on products, in x and in v and t."""
-        arrays = _contiguous(scales, p, vv, tt)
+        arrays = contiguous(scales, p, vv, tt)
         new = tuple(torch.empty_like(part) for part in (x, v, t))
-        call(_library(FEATURES, x).update, _atoms(*x.shape), *arrays, *_contiguous(x, v, t), *new)
+        call(_library(FEATURES, x).update, _atoms(*x.shape), *arrays, *contiguous(x, v, t), *new)
         ctx.save_for_backward(*arrays)
         return new  # type: ignore[return-value]
 
@@ -126,7 +126,7 @@ class Update(torch.autograd.Function):
         arrays = ctx.saved_tensors
         found = [torch.empty_like(part) for part in arrays[1:]]
         function = _library(FEATURES, given[0]).update_gradients
-        call(function, _atoms(*given[0].shape), *arrays, *_contiguous(*given), *found)
+        call(function, _atoms(*given[0].shape), *arrays, *contiguous(*given), *found)
         return *found, *given, None
 
 
@@ -138,14 +138,14 @@ class Readout(torch.autograd.Function):
         ctx: Any, x: Tensor, gates: Tensor, v: Tensor, t: Tensor, of_v: Tensor, of_t: Tensor, start: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return displacements ``(N, 3)``, means of tensors ``(S, 5)`` and of invariants ``(S, 3F)``."""
-        arrays = _contiguous(gates, v, t, of_v, of_t)
+        arrays = contiguous(gates, v, t, of_v, of_t)
         n, f, s = *x.shape, len(start) - 1
         found = x.new_empty(n, 3), x.new_empty(s, 5), x.new_empty(s, 3 * f)
         call(
             _library(FEATURES, x).readout,
             ranges(start, PER_ATOM * f),
             start,
-            *_contiguous(x),
+            *contiguous(x),
             *arrays,
             *found,
         )
@@ -161,9 +161,9 @@ class Readout(torch.autograd.Function):
         found = [v.new_empty(n, f), *(torch.empty_like(part) for part in (gates, v, t))]
         sums = [[torch.zeros_like(part) for part in (of_v, of_t)] for _ in parts]
         function = _library(FEATURES, v).readout_gradients
-        arrays = (start, gates, v, t, of_v, of_t, *_contiguous(*given), *found)
+        arrays = (start, gates, v, t, of_v, of_t, *contiguous(*given), *found)
         call(function, parts, *arrays, *zip(*sums, strict=True))
-        return *found, *_added(sums), None
+        return *found, *added(sums), None
 
 
 def in_messages(
@@ -179,14 +179,5 @@ def _atoms(n: int, features: int) -> list[tuple[int, int]]:
     return ranges(torch.arange(n + 1), PER_ATOM * features)
 
 
-def _contiguous(*tensors: Tensor) -> tuple[Tensor, ...]:
-    return tuple(tensor.contiguous() for tensor in tensors)
-
-
-def _added(sums: list[list[Tensor]]) -> list[Tensor]:
-    """Sums over threads of the arrays of each."""
-    return [torch.stack(parts).sum(0) if len(parts) > 1 else parts[0] for parts in zip(*sums, strict=True)]
-
-
 def _library(source: str, like: Tensor) -> Any:
-    return native.library(source, like.shape[-1], str(like.dtype))
+    return native.library(source, str(like.dtype), F=like.shape[-1])

@@ -105,15 +105,16 @@ class Tabulated(Compiled):
         raise NotImplementedError
 
 
-def spline(linear: nn.Linear, radial: GaussianBasis, scale: float, real: torch.dtype) -> Tensor:
+def spline(linear: nn.Linear, radial: GaussianBasis, scale: float, real: torch.dtype | None = None) -> Tensor:
     """Coefficients of the spline of a linear map of a radial basis, ``(T, C)``, with gradients for the map.
 
     Args:
         linear: The map, R to C channels.
         radial: The basis.
         scale: Factor on the values.
-        real: Type to compute in.
+        real: Type to compute in; that of the weights by default.
     """
+    real = real or linear.weight.dtype
     weight, device = linear.weight.to(real), linear.weight.device
     matrix = _basis_spline(len(radial.centres), radial.reach, radial.exponent).to(device, real)  # type: ignore[arg-type]
     with torch.autocast(device.type, enabled=False):

@@ -1,0 +1,77 @@
+"""Messages of scalars and vectors with gated filters by a kernel in C, with gradients, on a CPU.
+
+It equals the plain operators of `repose.nn.messages.Message`. Everything is computed in the type of the spline.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from repose import native
+from repose.crystal.graph import PeriodicGraph
+from repose.native import added, call, contiguous, ranges
+from repose.nn.kernels.fused import Summands
+
+SOURCE = "nn/kernels/messages.c"
+
+
+def compiles(features: int, inputs: int, real: torch.dtype, extra: bool = False) -> bool:
+    """Return whether the kernel can be compiled here for F features and A inputs of a gate; compiles it."""
+    return native.library(SOURCE, str(real), F=features, A=inputs, EXTRA=int(extra)) is not None
+
+
+def summed(summands: Summands, extra: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Sums of messages over neighbours: scalars ``(N, F)`` and vectors ``(N, 3, F)``.
+
+    Args:
+        summands: Factors of the senders, spline, edges and gate.
+        extra: Added to the filter of every edge, ``(E, 3F)``.
+    """
+    s, v, coefficients, place, direction, gate, graph = summands
+    empty = coefficients.new_empty(0)
+    of_gate = (empty,) * 3 if gate is None else (gate.invariants, gate.weight.T, gate.bias)
+    floats = (place.weights, direction, coefficients, s, v, *of_gate, empty if extra is None else extra)
+    return _Messages.apply(place.knot, graph, *(part.to(coefficients) for part in floats))  # type: ignore[return-value]
+
+
+class _Messages(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, knot: Tensor, graph: PeriodicGraph, *floats: Tensor) -> tuple[Tensor, Tensor]:
+        arrays = contiguous(graph.start, graph.sender, knot, *floats)
+        v = arrays[7]
+        sums = v.new_empty(len(v), v.shape[-1]), torch.empty_like(v)
+        call(_library(arrays).messages, _ranges(arrays), *arrays, *sums)
+        ctx.save_for_backward(*arrays)
+        return sums
+
+    @staticmethod
+    def backward(ctx: Any, *given: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        arrays = ctx.saved_tensors
+        weights, direction, coefficients, s, v, inputs, matrix, bias, extra = arrays[3:]
+        of_edges = [torch.empty_like(part) for part in (weights, direction, inputs, extra)]
+        # Atoms, table and gate get sums over edges of all threads: one array a thread.
+        parts = _ranges(arrays)
+        sums = [[torch.zeros_like(part) for part in (coefficients, s, v, matrix, bias)] for _ in parts]
+        call(
+            _library(arrays).gradients,
+            parts,
+            *arrays,
+            *contiguous(*given),
+            *of_edges,
+            *zip(*sums, strict=True),
+        )
+        (g_weights, g_direction, g_inputs, g_extra), (g_table, g_s, g_v, *g_gate) = of_edges, added(sums)
+        return None, None, g_weights, g_direction, g_table, g_s, g_v, g_inputs, *g_gate, g_extra
+
+
+def _library(arrays: tuple[Tensor, ...]) -> Any:
+    v, inputs, extra = arrays[7], arrays[8], arrays[11]
+    gate = inputs.shape[1] if inputs.dim() == 2 else 0
+    return native.library(SOURCE, str(v.dtype), F=v.shape[-1], A=gate, EXTRA=int(extra.dim() == 2))
+
+
+def _ranges(arrays: tuple[Tensor, ...]) -> list[tuple[int, int]]:
+    return ranges(arrays[0], 60 * arrays[7].shape[-1])
