@@ -16,15 +16,17 @@ def batches_by_cost(
     Args:
         items: Items in order.
         cost: Cost of an item.
-        limit: Largest cost of a batch; a function is called anew before every item that joins a batch.
+        limit: Largest cost of a batch; a function is called anew for every batch.
     """
     batch: list[T] = []
-    total = 0.0
+    total = most = 0.0
     for item in items:
         own = cost(item)
-        if batch and total + own > (limit() if callable(limit) else limit):
+        if batch and total + own > most:
             yield batch
             batch, total = [], 0.0
+        if not batch:
+            most = limit() if callable(limit) else limit
         batch.append(item)
         total += own
     if batch:

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repose.crystal.elements import symbol
-from repose.crystal.neighbours import neighbours
+from repose.crystal.lattice import determinant
+from repose.crystal.neighbours import Neighbours, neighbours
 from repose.crystal.volumes import known_volumes
 
 MIN_DISTANCE = 0.5  # A; the bond of H2 is 0.74
@@ -45,6 +46,7 @@ def close_atoms(
     cell: NDArray[Any],
     pbc: NDArray[Any],
     overlap: float = 0.0,
+    near: Neighbours | None = None,
 ) -> str | None:
     """Check that no two atoms, periodic images included, are too close; name the closest pair.
 
@@ -54,7 +56,10 @@ def close_atoms(
         cell: Lattice vectors as rows in A, ``(3, 3)``.
         pbc: Periodic directions, ``(3,)``.
         overlap: Smallest distance over the sum of covalent radii; `MIN_DISTANCE` applies in any case.
+        near: All pairs within a larger distance, if they are known.
     """
+    if near is not None and not overlap and near.distance.min(initial=MIN_DISTANCE) >= MIN_DISTANCE:
+        return None
     from ase.data import covalent_radii
 
     radii = overlap * covalent_radii[numbers]
@@ -63,10 +68,12 @@ def close_atoms(
     if len(distance) == 0:
         return None
     least = np.maximum(MIN_DISTANCE, radii[first] + radii[second])
-    pair = int((distance / least).argmin())
-    if distance[pair] >= least[pair]:
+    share = distance / least
+    if share.min() >= 1:
         return None
-    i, j = sorted((int(first[pair]), int(second[pair])))
+    # Of pairs that are equal but for rounding, the first.
+    tied = np.flatnonzero(share <= share.min() + 1e-6).tolist()
+    i, j, pair = min((*sorted((int(first[k]), int(second[k]))), k) for k in tied)
     expected = f"expected at least {least[pair]:.3g} A"
     if i == j:
         return (
@@ -94,7 +101,7 @@ def invalid_reason(
         return "a predicted distance is not finite (NaN or infinity)."
     if not (np.isfinite(positions).all() and np.isfinite(cell).all()):
         return "the prediction is not finite (NaN or infinity)."
-    if np.linalg.det(cell) / np.linalg.det(old_cell) < 1e-3:
+    if determinant(cell) / determinant(old_cell) < 1e-3:
         return "the predicted cell is flat or inverted."
     return None
 
@@ -142,7 +149,7 @@ def _volume_warning(
         (low, high), ratio = VOLUME_RANGE, 1 + volume_change
         found = f"{ratio:.2f} times that of the input"
     else:
-        volume = abs(float(np.linalg.det(cell)))
+        volume = abs(determinant(cell))
         (low, high), ratio = KNOWN_RANGE, volume / known.predict(numbers)
         found = f"{volume / len(numbers):.1f} A^3 per atom, {ratio:.2f} times that of known crystals"
     if low <= ratio <= high:

@@ -9,12 +9,13 @@ lattice translations, along which it is periodic. The number of independent tran
 
 from __future__ import annotations
 
+from operator import mul
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from repose.crystal.neighbours import neighbours
+from repose.crystal.neighbours import Neighbours, neighbours
 
 # A; largest gap of a covalent bond. Hydrogen bonds have at least 0.75, contacts of iodine molecules 0.7.
 BOND = 0.6
@@ -65,7 +66,13 @@ class Layout(NamedTuple):
     oblique: bool = False
 
 
-def layout(numbers: NDArray[Any], positions: NDArray[Any], cell: NDArray[Any], pbc: NDArray[Any]) -> Layout:
+def layout(
+    numbers: NDArray[Any],
+    positions: NDArray[Any],
+    cell: NDArray[Any],
+    pbc: NDArray[Any],
+    near: Neighbours | None = None,
+) -> Layout:
     """Classify a crystal: bulk, molecules, or with vacuum.
 
     Args:
@@ -73,9 +80,10 @@ def layout(numbers: NDArray[Any], positions: NDArray[Any], cell: NDArray[Any], p
         positions: A, ``(N, 3)``.
         cell: Lattice vectors as rows in A, ``(3, 3)``.
         pbc: Periodic directions, ``(3,)``.
+        near: Its `candidates`, if they are known.
     """
     crystal = numbers, positions, cell, pbc
-    bonded = components(*crystal, BOND)
+    bonded = components(*crystal, BOND, near)
     if len(bonded.span) == np.sum(pbc):
         return Layout()
     molecular = _molecular(numbers, bonded)
@@ -94,17 +102,20 @@ def _without(span: NDArray[np.int64], pbc: NDArray[Any]) -> str:
 
 
 def components(
-    numbers: NDArray[Any], positions: NDArray[Any], cell: NDArray[Any], pbc: NDArray[Any], gap: float
+    numbers: NDArray[Any],
+    positions: NDArray[Any],
+    cell: NDArray[Any],
+    pbc: NDArray[Any],
+    gap: float,
+    near: Neighbours | None = None,
 ) -> Components:
     """Connect atoms through pairs whose gap is below ``gap`` in A; other arguments as for `layout`."""
-    first, second, shift, _ = pairs(numbers, positions, cell, pbc, gap)
-    root, offset = _trees(len(numbers), first, second, shift)
+    first, second, shift, _ = pairs(numbers, positions, cell, pbc, gap, near)
+    label, offset = _trees(len(numbers), first, second, shift)
     # Pairs that do not match the offsets close a path to a periodic image.
     closed = offset[first] + shift - offset[second]
-    around = closed.any(axis=1)
-    roots, label = np.unique(root, return_inverse=True)
-    closed, owner = closed[around], label[first[around]]
-    return Components(label, [independent(np.unique(closed[owner == k], axis=0)) for k in range(len(roots))])
+    owner = label[first]
+    return Components(label, [independent(closed[owner == k]) for k in range(int(label.max()) + 1)])
 
 
 def _trees(
@@ -113,28 +124,44 @@ def _trees(
     """Spanning trees of connected components, whose pairs are as from `pairs`.
 
     Returns:
-        For every atom the first atom of its component, the root of its tree, ``(n,)``; and the cell offset of
-        the image that the tree connects to the root, ``(n, 3)``.
+        Component of every atom, from 0, ``(n,)``; and the cell offset of its image that the tree connects to
+        the first atom of the component, ``(n, 3)``.
     """
-    order = np.argsort(first, kind="stable")
-    first, second, shift = first[order], second[order], shift[order]
-    atoms, starts = np.unique(first, return_index=True)
-    root, offset = np.arange(n), np.zeros((n, 3), dtype=np.int64)
-    while len(first):
-        # Every atom joins the neighbour with the smallest root: one step along all trees at once.
-        candidates = root[second] * len(first) + np.arange(len(first))
-        least, chosen = np.divmod(np.minimum.reduceat(candidates, starts), len(first))
-        joins = least < root[atoms]
-        if not joins.any():
-            break
-        joining, chosen = atoms[joins], chosen[joins]
-        offset[joining] = offset[second[chosen]] - shift[chosen]
-        root[joining] = least[joins]
-    return root, offset
+    steps: list[list[tuple[int, list[int]]]] = [[] for _ in range(n)]
+    for atom, other, cells in zip(first.tolist(), second.tolist(), shift.tolist(), strict=True):
+        steps[atom].append((other, cells))
+    label, offset = [-1] * n, [(0, 0, 0)] * n
+    count = 0
+    for root in range(n):
+        if label[root] >= 0:
+            continue
+        label[root], found = count, [root]
+        for atom in found:  # grows
+            a, b, c = offset[atom]
+            for other, (x, y, z) in steps[atom]:
+                if label[other] < 0:
+                    label[other], offset[other] = count, (a + x, b + y, c + z)
+                    found.append(other)
+        count += 1
+    return np.array(label), np.array(offset)
+
+
+def candidates(
+    numbers: NDArray[Any], positions: NDArray[Any], cell: NDArray[Any], pbc: NDArray[Any], gap: float = BOND
+) -> Neighbours:
+    """All pairs that may have a gap below ``gap``, by the largest radius; arguments as for `components`."""
+    from ase.data import covalent_radii
+
+    return neighbours(positions, cell, pbc, 2 * float(covalent_radii[numbers].max()) + gap)
 
 
 def pairs(
-    numbers: NDArray[Any], positions: NDArray[Any], cell: NDArray[Any], pbc: NDArray[Any], gap: float
+    numbers: NDArray[Any],
+    positions: NDArray[Any],
+    cell: NDArray[Any],
+    pbc: NDArray[Any],
+    gap: float,
+    near: Neighbours | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
     """Pairs of atoms whose gap is below ``gap``, each in both directions; arguments as for `components`.
 
@@ -145,25 +172,29 @@ def pairs(
     from ase.data import covalent_radii
 
     radii = covalent_radii[numbers]
-    first, second, shift, distance = neighbours(positions, cell, pbc, 2 * float(radii.max()) + gap)
+    first, second, shift, distance = near or candidates(numbers, positions, cell, pbc, gap)
     found = distance - radii[first] - radii[second]
-    near = found < gap
-    first, second = first[near], second[near]
-    return first, second, np.rint(shift[near]).astype(np.int64), found[near]
+    close = found < gap
+    return first[close], second[close], np.rint(shift[close]).astype(np.int64), found[close]
 
 
 def independent(vectors: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return linearly independent vectors of ``(M, 3)``, short ones first, ``(rank, 3)``."""
-    vectors = vectors[np.argsort(np.abs(vectors).sum(axis=1), kind="stable")]
-    first = vectors[vectors.any(axis=1)][:1]
-    if not len(first):
-        return first
-    normals = np.cross(first, vectors)
-    second = vectors[normals.any(axis=1)][:1]
-    if not len(second):
-        return first
-    third = vectors[vectors @ np.cross(first[0], second[0]) != 0][:1]
-    return np.concatenate([first, second, third])
+    found = list[tuple[int, ...]]()
+    # In plain Python, which is faster for a dozen different vectors.
+    for vector in sorted(set(map(tuple, vectors.tolist())), key=lambda v: (sum(map(abs, v)), v)):
+        if len(found) == 2:
+            new = sum(map(mul, _cross(*found), vector))
+        else:
+            new = any(_cross(found[0], vector) if found else vector)
+        found += [vector] if new else []
+        if len(found) == 3:
+            break
+    return np.array(found, dtype=np.int64).reshape(-1, 3)
+
+
+def _cross(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, int, int]:
+    return a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]
 
 
 def _molecular(numbers: NDArray[Any], bonded: Components) -> bool:

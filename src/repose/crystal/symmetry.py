@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from repose.crystal.lattice import determinant
 from repose.errors import ConfigError, InvalidCrystalError, ShapeError
 
 Floats = NDArray[np.float64]
@@ -28,6 +30,9 @@ MAX_IMAGES = 1_000_000
 IMAGES_AT_A_TIME = 100_000
 # Cosine of the angle below which two lattice vectors count as orthogonal.
 ORTHOGONAL = 1e-5
+# Digits of the nine entries of a rotation in one number, exact for entries up to 63.
+DIGITS = 127 ** np.arange(9)
+CORNERS = np.array([(i, j, k) for i in (-1, 1) for j in (-1, 1) for k in (-1, 1)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +60,17 @@ class SpaceGroup:
     def n_operations(self) -> int:
         """Number of operations M."""
         return len(self.rotations)
+
+    @cached_property
+    def point_group(self) -> Integers:
+        """The different rotations, ``(R, 3, 3)``."""
+        return self.rotations[_distinct(self.rotations)[0]]
+
+    def mean(self, images: Floats) -> Floats:
+        """Mean over the operations of images ``(M, N, 3)`` of vectors of the atoms, at the new atoms."""
+        arrived = np.empty_like(images)
+        arrived[np.arange(self.n_operations)[:, None], self.permutations] = images
+        return arrived.mean(axis=0)
 
     @classmethod
     def trivial(cls, n_atoms: int) -> SpaceGroup:
@@ -97,10 +113,10 @@ def find_space_group(
             f"numbers must be ({len(positions)},), one per position, and pbc (3,); "
             f"got {numbers.shape} and {periodic.shape}. Pass one crystal at a time."
         )
-    trivial = SpaceGroup.trivial(len(numbers))
     dataset = _dataset(numbers, positions, cell, symprec)
     if dataset is None:
-        return trivial
+        return SpaceGroup.trivial(len(numbers))
+    number, symbol = int(dataset.number), str(dataset.international)
     fractional = positions @ np.linalg.inv(cell)
     rotations, translations = np.asarray(dataset.rotations, dtype=np.int64), np.asarray(dataset.translations)
     keep = ~(rotations != 0)[:, periodic[:, None] != periodic].any(axis=1)
@@ -108,6 +124,8 @@ def find_space_group(
     if keep.sum() > MAX_OPERATIONS and keep.sum() * len(numbers) > MAX_IMAGES:
         keep &= _site_symmetry(dataset, fractional, cell, tolerance)
     rotations, translations = rotations[keep], translations[keep]
+    if len(rotations) == 1:
+        return replace(SpaceGroup.trivial(len(numbers)), number=number, symbol=symbol)
     find = _AtomFinder(numbers, fractional, cell, tolerance)
     permutations = np.empty((len(rotations), len(numbers)), dtype=np.int64)
     valid = np.empty(len(rotations), dtype=bool)
@@ -119,15 +137,16 @@ def find_space_group(
         bijective = (np.sort(atoms, axis=1) == np.arange(len(numbers))).all(axis=1)
         difference = images - fractional[atoms]
         shifts = np.rint(difference)
-        # The same lattice vector for all atoms belongs to the operation; different ones are wrapping.
-        wrapped = (np.ptp(shifts, axis=1) != 0)[:, ~periodic].any(axis=1)
-        valid[part] = bijective & ~wrapped
+        valid[part] = bijective
         translations[part] -= (difference - shifts).mean(axis=1)
-        translations[part] -= np.where(periodic, 0.0, shifts[:, 0])
+        if not periodic.all():
+            # The same lattice vector for all atoms belongs to the operation; different ones are wrapping.
+            valid[part] &= ~(np.ptp(shifts, axis=1) != 0)[:, ~periodic].any(axis=1)
+            translations[part] -= np.where(periodic, 0.0, shifts[:, 0])
     rotations, translations, permutations = rotations[valid], translations[valid], permutations[valid]
     if not _is_group(rotations, permutations):
-        return trivial
-    return SpaceGroup(int(dataset.number), str(dataset.international), rotations, translations, permutations)
+        return SpaceGroup.trivial(len(numbers))
+    return SpaceGroup(number, symbol, rotations, translations, permutations)
 
 
 def space_group_number(
@@ -177,10 +196,11 @@ def symmetrise(
         )
     if not np.isfinite(new_positions).all():
         raise InvalidCrystalError("the predicted positions hold NaN or infinity; they cannot be symmetrised.")
-    stretch, rotation = polar(_deformation(cell, new_cell))
+    gradient = _deformation(cell, new_cell)
     if group.n_operations == 1:
         return new_positions.copy(), new_cell.copy()
-    point_group = np.unique(group.rotations, axis=0)
+    stretch, rotation = polar(gradient)
+    point_group = group.point_group
     # Cartesian rotations from the ideal cell: orthogonal to rounding even if the input cell is a bit off.
     ideal = _ideal_cell(point_group, cell)
     cartesian = np.linalg.inv(ideal) @ point_group.transpose(0, 2, 1) @ ideal  # rows: x' = x @ Q
@@ -188,10 +208,8 @@ def symmetrise(
     final_cell = cell @ stretch @ rotation
     fractional = new_positions @ np.linalg.inv(new_cell)
     displacement = fractional - positions @ np.linalg.inv(cell)
-    mean = np.zeros_like(displacement)
-    for matrix, atoms in zip(group.rotations, group.permutations, strict=True):
-        mean[atoms] += displacement @ matrix.T
-    return (fractional + (mean / group.n_operations - displacement)) @ final_cell, final_cell
+    mean = group.mean(displacement @ group.rotations.transpose(0, 2, 1))
+    return (fractional + (mean - displacement)) @ final_cell, final_cell
 
 
 def idealise(group: SpaceGroup, positions: ArrayLike, cell: ArrayLike) -> tuple[Floats, Floats]:
@@ -202,12 +220,10 @@ def idealise(group: SpaceGroup, positions: ArrayLike, cell: ArrayLike) -> tuple[
     """
     positions, cell = _geometry(positions, cell)
     fractional = positions @ np.linalg.inv(cell)
-    correction = np.zeros_like(fractional)
-    for matrix, shift, atoms in zip(group.rotations, group.translations, group.permutations, strict=True):
-        residual = fractional @ matrix.T + shift - fractional[atoms]
-        correction[atoms] += residual - np.rint(residual)
-    ideal = _ideal_cell(np.unique(group.rotations, axis=0), cell)
-    return (fractional + correction / group.n_operations) @ ideal, ideal
+    images = fractional @ group.rotations.transpose(0, 2, 1) + group.translations[:, None]
+    residual = images - fractional[group.permutations]
+    ideal = _ideal_cell(group.point_group, cell)
+    return (fractional + group.mean(residual - np.rint(residual))) @ ideal, ideal
 
 
 def constrain_cell(cell: ArrayLike, new_cell: ArrayLike, fix_axes: str | Iterable[str]) -> Floats:
@@ -273,10 +289,9 @@ class _AtomFinder:
         # most; the upper limit keeps the keys of cells with huge vacuum within 64 bits.
         self.bins = np.clip(spacing / max(1.0, 2 * tolerance), 1, 4096).astype(np.int64)
         self.species = np.unique(numbers, return_inverse=True)[1].reshape(-1)
-        corners = np.stack(np.meshgrid([-1, 1], [-1, 1], [-1, 1]), axis=-1).reshape(8, 1, 3)
-        keys = self._keys(fractional + corners * (tolerance / spacing))  # (8, N)
-        entries = np.stack([keys, np.broadcast_to(np.arange(len(numbers)), keys.shape)], axis=-1)
-        self.keys, self.atoms = np.unique(entries.reshape(-1, 2), axis=0).T  # one entry per bin touched
+        keys = self._keys(fractional + CORNERS[:, None] * (tolerance / spacing))  # (8, N)
+        entries = np.unique(keys * len(numbers) + np.arange(len(numbers)))  # one per bin touched
+        self.keys, self.atoms = np.divmod(entries, len(numbers))
 
     def _keys(self, fractional: Floats) -> Integers:
         # The last `%` is for tiny negative coordinates, which wrap to 1.0 exactly.
@@ -311,18 +326,32 @@ def _site_symmetry(dataset: Any, fractional: Floats, cell: Floats, tolerance: fl
 
 def _is_group(rotations: Integers, permutations: Integers) -> bool:
     """Return whether every product of two operations is among them, which makes a finite set a group."""
-    matrices, kind = np.unique(rotations, axis=0, return_inverse=True)
-    kind = kind.reshape(-1)
+    if not len(rotations):
+        return False
+    first, kind = _distinct(rotations)
+    matrices = rotations[first]
+    products = matrices[:, None] @ matrices  # (R, R, 3, 3)
+    # The keys of the matrices ascend.
+    product = np.searchsorted(_rotation_keys(matrices), _rotation_keys(products)).clip(max=len(matrices) - 1)
+    if (matrices[product] != products).any():
+        return False
     image = permutations[:, 0]  # with the rotation, the image of one atom identifies an operation
     known = np.zeros((len(matrices), permutations.shape[1]), dtype=bool)
     known[kind, image] = True
-    same = ((matrices[:, None] @ matrices)[:, :, None] == matrices).all(axis=(-1, -2))  # (R, R, R)
-    if not len(rotations) or not same.any(axis=-1).all():
-        return False
-    product = same.argmax(axis=-1)
-    return all(
-        known[product[k, kind], atoms[image]].all() for k, atoms in zip(kind, permutations, strict=True)
-    )
+    step = max(1, IMAGES_AT_A_TIME // len(rotations))
+    parts = (slice(start, start + step) for start in range(0, len(rotations), step))
+    return all(known[product[kind[part]][:, kind], permutations[part][:, image]].all() for part in parts)
+
+
+def _rotation_keys(rotations: Integers) -> Integers:
+    """Numbers ``(...)`` that identify rotations ``(..., 3, 3)``."""
+    return (rotations.reshape(*rotations.shape[:-2], 9) * DIGITS).sum(axis=-1)
+
+
+def _distinct(rotations: Integers) -> tuple[Integers, Integers]:
+    """First index of every different rotation, sorted by its key, and for every rotation its place there."""
+    _, first, kind = np.unique(_rotation_keys(rotations), return_index=True, return_inverse=True)
+    return first, kind
 
 
 def _dataset(numbers: NDArray[Any], positions: Floats, cell: Floats, symprec: float) -> Any:
@@ -331,18 +360,23 @@ def _dataset(numbers: NDArray[Any], positions: Floats, cell: Floats, symprec: fl
     if not 0 < symprec < np.inf:
         raise ConfigError(f"symprec must be a positive length in A, 1e-3 for most purposes; got {symprec}.")
     finite = len(positions) and np.isfinite(positions).all() and np.isfinite(cell).all()
-    if not finite or abs(np.linalg.det(cell)) < 1e-6:
+    if not finite or abs(determinant(cell)) < 1e-6:
         return None
     import spglib
 
     search: Any = spglib.get_symmetry_dataset
     # spglib 2.7 and 2.8 warn at every call without this option, which other versions do not have.
-    options = {"_throw": True} if "_throw" in inspect.signature(search).parameters else {}
+    options = {"_throw": True} if "_throw" in _parameters(search) else {}
     fractional = positions @ np.linalg.inv(cell)
     try:
         return search((cell, fractional - np.floor(fractional), numbers), symprec=symprec, **options)
     except Exception:  # any failure of spglib: the crystal is treated as P1
         return None
+
+
+@cache
+def _parameters(function: Any) -> frozenset[str]:
+    return frozenset(inspect.signature(function).parameters)
 
 
 def _ideal_cell(point_group: Integers, cell: Floats) -> Floats:
@@ -379,7 +413,7 @@ def _smallest_rotation(start: Floats, end: Floats) -> Floats:
 def _deformation(cell: Floats, new_cell: Floats) -> NDArray[Any]:
     """Return F with ``cell @ F = new_cell``; raise unless it is finite with a positive determinant."""
     gradient = np.linalg.solve(cell, new_cell)
-    if not np.isfinite(gradient).all() or np.linalg.det(gradient) < 1e-6:
+    if not np.isfinite(gradient).all() or determinant(gradient) < 1e-6:
         raise InvalidCrystalError(
             "the predicted cell must be finite, with the handedness of the input and not flat; got "
             f"{new_cell.tolist()} from {cell.tolist()}. Discard this prediction."

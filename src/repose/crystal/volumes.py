@@ -27,10 +27,10 @@ LAST = 103  # element with tabulated properties
 METALLIC, ANION, CATION = range(3)
 ROLES = ("metallic", "anion", "cation")
 # Elements that can be anions, and the least difference of their electronegativity to the smallest one.
-_ANIONS = frozenset([1, 6, 7, 8, 9, 15, 16, 17, 33, 34, 35, 51, 52, 53])
+_IS_ANION = np.isin(np.arange(LAST + 1), [1, 6, 7, 8, 9, 15, 16, 17, 33, 34, 35, 51, 52, 53])
 _SALT = 0.4
 # Further anions beside the most electronegative element: these, and elements within this difference of it.
-_ALWAYS_ANIONS = (7, 8, 9, 16, 17, 34, 35, 53)
+_IS_ALWAYS_ANION = np.isin(np.arange(LAST + 1), [7, 8, 9, 16, 17, 34, 35, 53])
 _BESIDE = 0.35
 # Larger residuals of log V have a linear instead of a quadratic loss: some crystals relax to another phase.
 _ROBUST = 0.1
@@ -55,12 +55,12 @@ def roles(numbers: np.ndarray) -> np.ndarray:
         Pauling's scale, else all metallic.
     """
     scale = element_table()["electronegativity"]
-    able = [z for z in set(numbers.tolist()) if z in _ANIONS]
-    least, top = scale[numbers].min(), max((scale[z] for z in able), default=0.0)
+    negativity, able = scale[numbers], _IS_ANION[numbers]
+    least, top = negativity.min(), negativity.max(where=able, initial=0.0)
     if top - least <= _SALT:
         return np.full(len(numbers), METALLIC)
-    beside = np.isin(numbers, able) & (scale[numbers] > max(top - _BESIDE, least))
-    always = np.isin(numbers, _ALWAYS_ANIONS) & (scale[numbers] > least + _SALT)
+    beside = able & (negativity > max(top - _BESIDE, least))
+    always = _IS_ALWAYS_ANION[numbers] & (negativity > least + _SALT)
     return np.where(beside | always, ANION, CATION)
 
 
@@ -196,10 +196,9 @@ def fit_volumes(
     crystals = np.bincount(counts.indices, minlength=n_atomic).reshape(atomic.shape)
     # The regression is fitted to metals; it overestimates nonmetals that are cations or metallic.
     smaller = np.minimum(atomic, atomic[ANION])
-    is_anion = np.isin(np.arange(LAST + 1), list(_ANIONS))
-    atomic = np.where(is_anion & (crystals == 0), smaller, atomic)
+    atomic = np.where(_IS_ANION & (crystals == 0), smaller, atomic)
     # No other element is an anion.
-    known = np.stack([known, known & is_anion, known])
+    known = np.stack([known, known & _IS_ANION, known])
     factors = np.exp(solution[n_atomic + n_prior + 1 :])
     return Volumes(
         atomic=np.where(known, atomic, np.nan),

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.elements import symbol
 from repose.crystal.frame import Frame
+from repose.crystal.lattice import determinant
 from repose.errors import InvalidCrystalError
 from repose.io.constraints import fixed_coordinates as fixed_coordinates
 from repose.io.kinds import Crystal, is_atoms, is_structure
@@ -246,8 +247,8 @@ def _check(numbers: NDArray[Any], positions: NDArray[Any], cell: NDArray[Any], p
         raise InvalidCrystalError(
             f"atom {k} ({symbol(int(numbers[k]))}) is at {positions[k].tolist()}; expected finite numbers."
         )
-    if abs(np.linalg.det(cell)) < MIN_VOLUME:
+    if (volume := abs(determinant(cell))) < MIN_VOLUME:
         raise InvalidCrystalError(
-            f"its cell has no volume ({abs(np.linalg.det(cell)):.2g} A^3): {cell.tolist()}. Expected three "
+            f"its cell has no volume ({volume:.2g} A^3): {cell.tolist()}. Expected three "
             "lattice vectors that do not lie in one plane; a sheet needs one across its vacuum."
         )

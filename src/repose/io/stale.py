@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -38,8 +39,11 @@ def is_stale(name: object, value: object = None) -> bool:
 
     ``name`` is a key of ``info``, of an array or of a property.
     """
-    if isinstance(value, bool | np.bool_) or not isinstance(name, str):
-        return False
+    return isinstance(name, str) and not isinstance(value, bool | np.bool_) and _is_result(name)
+
+
+@cache
+def _is_result(name: str) -> bool:
     if name in _NAMES:
         return True
     split = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()

@@ -115,10 +115,13 @@ class Relaxer(ABC):
         constraints = constraints or options
         results: dict[int, Relaxation] = {}
         crystals = []
+        free = free_memory(self.device)
         for index, one in enumerate(inputs):
             start = time.perf_counter()
             try:
-                crystals.append(prepare(index, one, constraints, self.elements, self._required_memory))
+                crystals.append(
+                    prepare(index, one, constraints, self.elements, lambda c: self._required_memory(c, free))
+                )
             except SETUP_ERRORS:
                 raise
             except Exception as error:  # the other crystals are not affected
@@ -134,13 +137,13 @@ class Relaxer(ABC):
                 report(len(results))
         return [results[index] for index in range(len(results))]
 
-    def _required_memory(self, crystal: CrystalBatch) -> float:
+    def _required_memory(self, crystal: CrystalBatch, free: float) -> float:
         """Estimated bytes that predicting one crystal takes.
 
         Raises:
-            InvalidCrystalError: They are more than what is free.
+            InvalidCrystalError: They are more than the ``free`` ones.
         """
-        memory, free = self.memory(crystal), free_memory(self.device)
+        memory = self.memory(crystal)
         if memory > free:
             raise InvalidCrystalError(
                 f"its {crystal.n_atoms} atoms need about {memory / 1e9:.1f} GB of memory; "

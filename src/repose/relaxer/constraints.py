@@ -103,6 +103,8 @@ class ConstraintProjection:
         """Project positions ``(N, 3)`` and a cell ``(3, 3)`` in A."""
         if self.group is not None:
             positions, cell = symmetrise(self.group, self.positions, self.cell, positions, cell)
+        if not (self.fix_cell or self.fix_axes or self.fixed.any()):
+            return positions, cell
         fractional = positions @ np.linalg.inv(cell)
         cell = self.cell.copy() if self.fix_cell else constrain_cell(self.cell, cell, self.fix_axes)
         if self.fixed.any():

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from repose.crystal import checks, symmetry
 from repose.crystal.batch import CrystalBatch
-from repose.crystal.connectivity import layout
+from repose.crystal.connectivity import candidates, layout
 from repose.crystal.frame import Frame
+from repose.crystal.lattice import determinant
 from repose.errors import ConfigError, InvalidCrystalError, MissingExtraError, ModelError
 from repose.io import convert
 from repose.models.prediction import MAX_VOLUME_RATIO
@@ -67,9 +68,12 @@ def prepare(
     crystal = convert.to_batch(given.structure)
     numbers, positions, cell, pbc = _arrays(crystal)
     reason = checks.unknown_elements(numbers, elements)
-    if reason := reason or checks.close_atoms(numbers, positions, cell, pbc):
+    # In a crystal that is far too dense, atoms have too many neighbours to list.
+    dense = abs(determinant(cell)) < len(numbers)
+    near = None if reason or dense else candidates(numbers, positions, cell, pbc)
+    if reason := reason or checks.close_atoms(numbers, positions, cell, pbc, near=near):
         raise InvalidCrystalError(reason)
-    found = layout(numbers, positions, cell, pbc)
+    found = layout(numbers, positions, cell, pbc, near)
     if found.isolated:
         raise InvalidCrystalError(ISOLATED)
     fixed = convert.fixed_coordinates(given.structure)
@@ -155,7 +159,7 @@ def _finish(
     positions, new_cell = prepared.projection(positions, cell)
     fractional = positions @ np.linalg.inv(new_cell)
     moved = (fractional - old_positions @ np.linalg.inv(old_cell)) @ new_cell
-    change = float(abs(np.linalg.det(new_cell) / np.linalg.det(old_cell)) - 1)
+    change = abs(determinant(new_cell) / determinant(old_cell)) - 1
     reason = checks.invalid_reason(positions, new_cell, old_cell) or checks.sanity_warnings(
         numbers, positions, new_cell, pbc, change, violation, prepared.vacuum
     )
@@ -190,7 +194,7 @@ def _path_divergence(path: tuple[Frame, ...] | None, old_cell: NDArray[Any]) -> 
             and np.isfinite(0.0 if frame.forces is None else frame.forces).all()
         ):
             reason = "its energy or a force is not finite (NaN or infinity)."
-        if reason is None and abs(np.linalg.det(frame.cell) / np.linalg.det(old_cell)) > MAX_VOLUME_RATIO:
+        if reason is None and abs(determinant(frame.cell) / determinant(old_cell)) > MAX_VOLUME_RATIO:
             reason = f"the volume is more than {MAX_VOLUME_RATIO:g} times that of the input."
         if reason is not None:
             return f"the path diverges at frame {index + 1} of {len(path or ())}: {reason}"
