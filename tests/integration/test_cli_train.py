@@ -29,6 +29,7 @@ def test_train_says_where_the_model_is(repose, dataset, tmp_path):
     assert (Path(result["model"]) / "model.safetensors").is_file()
     assert result["errors"]["val coordinates (A)"] > 0
     assert "epoch 1 step 4: " in err
+    assert " edges/s" in err
     # The same command again trains nothing and prints the same.
     status, out, err = repose(*common, *assignments(), "--quiet")
     assert status == 0
@@ -37,6 +38,24 @@ def test_train_says_where_the_model_is(repose, dataset, tmp_path):
     resolved = json.loads((tmp_path / "run" / "train.json").read_text())["settings"]
     assert resolved["sampling"]["epoch_steps"] == 2
     assert resolved["learning_rate"] == 1e-4
+
+
+def test_a_profile_lists_the_parts_and_leaves_no_run(repose, dataset, tmp_path):
+    common = ["train", "--model", "e3relax", "--data", dataset, "--out", tmp_path / "run", "--device", "cpu"]
+    status, out, err = repose(*common, *assignments("sampling.epoch_steps=4"), "--profile")
+    assert status == 0, err
+    parts = [line.rsplit(maxsplit=2)[0] for line in out.splitlines()]
+    assert {"reading", "forward", "backward", "optimizer", "moving average", "validation"} <= set(parts)
+    assert parts.index("reading") < parts.index("forward") < parts.index("rest") < parts.index("total")
+    assert "in the background, at the same time: random inputs " in out
+    assert out.splitlines()[-1].startswith("4 steps; after the first ")
+    assert not (tmp_path / "run").exists()
+    status, out, err = repose(*common, *assignments(), "--profile", "--json", "--quiet")
+    assert status == 0, err
+    report = json.loads(out)
+    assert report["steps"] == 2
+    assert report["edges_per_second"] > 0
+    assert sum(report["seconds"].values()) == pytest.approx(report["total"], abs=0.01)
 
 
 @pytest.mark.parametrize(

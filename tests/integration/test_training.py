@@ -1,5 +1,6 @@
 """Training runs: they learn, resume after a kill, and agree with one another."""
 
+import json
 import os
 import signal
 import subprocess
@@ -19,9 +20,7 @@ from repose.errors import ConfigError, DatasetError
 from repose.models.checkpoint import load_model
 from repose.training import reading
 from repose.training.run import train
-from repose.training.samples import (
-    edge_counts,
-)
+from repose.training.samples import ValidationBatches, edge_counts
 from support.training import TINY, path_pairs, train_settings
 
 
@@ -43,7 +42,7 @@ def test_compiling_is_asked_for_and_speed_is_logged(dataset, tmp_path, monkeypat
     asked = []
     monkeypatch.setattr(E3Relax, "compile_training", lambda network: asked.append(network))
     train("e3relax", [dataset], tmp_path / "run", train_settings(max_epochs=3), device="cpu", compiled=True)
-    assert len(asked) == 1
+    assert len(asked) == 2  # for training with validation, and for calibration
     assert "train/edges_per_s" in (tmp_path / "run" / "csv" / "version_0" / "metrics.csv").read_text()
 
 
@@ -158,6 +157,41 @@ def test_a_run_is_not_mixed_with_another(dataset, tmp_path):
     run(dataset, tmp_path / "run", train_settings(max_epochs=1))
     with pytest.raises(ConfigError, match="other settings"):
         run(dataset, tmp_path / "run", train_settings(max_epochs=2, seed=5))
+
+
+def test_a_run_from_before_a_setting_existed_continues(dataset, tmp_path):
+    run(dataset, tmp_path / "run", train_settings(max_epochs=1))
+    path = tmp_path / "run" / "train.json"
+    stored = json.loads(path.read_text())
+    del stored["settings"]["validation_crystals"]
+    path.write_text(json.dumps(stored))
+    run(dataset, tmp_path / "run", train_settings(max_epochs=1))
+    with pytest.raises(ConfigError, match="other settings"):
+        run(dataset, tmp_path / "run", train_settings(max_epochs=1, validation_crystals=1))
+
+
+def test_epochs_validate_some_crystals_and_calibration_uses_all(pairs, tmp_path, monkeypatch):
+    """The chosen ones are the same in every run, and part of every larger choice."""
+    held_out = [replace(pair, split="val" if k else "train") for k, pair in enumerate(pairs)]
+    data = tmp_path / "data"
+    write_dataset(data, DatasetInfo(name="data"), held_out)
+    validated, calibrated = [], []
+    make = ValidationBatches.__init__
+
+    def spy(batches, chosen, *rest):
+        validated.append({pair.id for pair in chosen})
+        make(batches, chosen, *rest)
+
+    monkeypatch.setattr(ValidationBatches, "__init__", spy)
+    monkeypatch.setattr(
+        "repose.training.run.calibrate_model",
+        lambda model, train, held_out, *rest, **options: calibrated.append(len(held_out)),
+    )
+    for n in (2, 2, 3, None):
+        run(data, tmp_path / f"{len(validated)}", train_settings(max_epochs=1, validation_crystals=n))
+    assert [len(ids) for ids in validated] == [2, 2, 3, 5]
+    assert validated[0] == validated[1] < validated[2] < validated[3]
+    assert calibrated == [5] * 4
 
 
 def test_empty_split_is_said(pairs, tmp_path):

@@ -1,5 +1,7 @@
 """Samples, batches and losses of training."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from repose.models.reposenet.network import ReposeNet
 from repose.models.reposenet.settings import ReposeNetSettings
 from repose.nn.ops import segment_mean
 from repose.training.losses import layerwise_loss, validation_errors
+from repose.training.prefetch import Prefetched, prefetched
 from repose.training.samples import (
     TrainingBatches,
     crystal,
@@ -156,8 +159,43 @@ def test_ranks_and_workers_share_the_work(pairs):
     one = TrainingBatches(pairs, network(), sampling.model_copy(update={"epoch_steps": 8}), 0).plan()
     assert [b for both in zip(plan(0, 2), plan(1, 2), strict=True) for b in both] == one
     batches = TrainingBatches(pairs, network(), sampling, 0)
-    loaded = list(torch.utils.data.DataLoader(batches, batch_size=None, num_workers=2))
-    assert sorted(len(b.target.numbers) for b in loaded) == sorted(len(b.target.numbers) for b in batches)
+    in_processes = torch.utils.data.DataLoader(batches, batch_size=None, num_workers=2)
+    in_a_thread = torch.utils.data.DataLoader(Prefetched(batches), batch_size=None)
+    for here, *others in zip(batches, in_processes, in_a_thread, in_a_thread, strict=True):
+        for other in others:
+            assert torch.equal(here.start.positions, other.start.positions)
+            assert torch.equal(here.graph.sender, other.graph.sender)
+            assert torch.equal(here.target.cells, other.target.cells)
+
+
+def test_items_are_prepared_ahead_in_order_and_errors_come_in_their_place():
+    taken = []
+
+    def items():
+        for k in range(5):
+            taken.append((k, threading.get_ident()))
+            yield k
+        raise ValueError("the sixth")
+
+    found = prefetched(items(), ahead=2)
+    assert [next(found) for _ in range(2)] == [0, 1]
+    assert len(taken) <= 4
+    assert [next(found) for _ in range(3)] == [2, 3, 4]
+    with pytest.raises(ValueError, match="the sixth"):
+        next(found)
+    assert len({thread for _, thread in taken} - {threading.get_ident()}) == 1
+    assert list(prefetched([])) == []
+    begun = prefetched(items())
+    next(begun)
+    begun.close()  # ends the thread
+
+
+def test_crystals_are_batched_at_once_as_one_by_one(pairs):
+    columns = ([getattr(p, name) for p in pairs] for name in ("numbers", "positions", "cell", "pbc"))
+    stacked = CrystalBatch.stack(*columns, torch.float32)
+    single = CrystalBatch.collate([crystal(p.numbers, p.positions, p.cell, p.pbc) for p in pairs])
+    for name in ("numbers", "positions", "cells", "system_index", "pbc"):
+        assert torch.equal(getattr(stacked, name), getattr(single, name)), name
 
 
 def test_noised_copies_keep_the_origin_and_the_vacuum(pairs):
