@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from repose import native
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.graph import ROW, periodic_graph
 from repose.nn.kernels import fused
@@ -50,19 +51,24 @@ def test_blocks_of_any_size_give_the_same(batch, monkeypatch):
     assert difference(expected, relaxer.predict(batch)) < 1e-12
 
 
-def test_without_a_compiler_it_runs_all_the_same(batch, monkeypatch):
-    def broken(features):
-        raise RuntimeError("no compiler")
-
-    monkeypatch.setattr(fused, "row_sums", broken)
-    with pytest.warns(UserWarning, match="no compiler"):
-        plain, compiled = relaxers("e3relax", "plain", "compiled")
+@pytest.mark.parametrize("name", ["e3relax", "reposenet"])
+def test_without_a_compiler_it_runs_all_the_same(name, batch, monkeypatch):
+    monkeypatch.setattr(native, "library", lambda *source, **numbers: None)
+    with pytest.warns(UserWarning, match="Install gcc or clang"):
+        plain, compiled = relaxers(name, "plain", "compiled")
     assert not compiled.network.layers[0].message.compiled
     assert difference(plain.predict(batch), compiled.predict(batch)) < 1e-4
 
 
-def test_long_work_is_compiled(batch, monkeypatch):
+def test_kernels_are_used_by_default(batch):
     (relaxer,) = relaxers("e3relax", "auto")
+    assert relaxer.path == "compiled"
+    assert relaxer.network.layers[0].message.compiled == (native.compiler() is not None)
+
+
+def test_long_work_on_a_gpu_is_compiled(batch, monkeypatch):
+    (relaxer,) = relaxers("e3relax", "tabulated")
+    relaxer.path = "auto"  # as on a GPU, where compiling takes longer
     asked = []
     monkeypatch.setattr(relaxer.network, "accelerate", lambda compiled: asked.append(compiled))
     relaxer.predict(batch)
@@ -74,7 +80,7 @@ def test_long_work_is_compiled(batch, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["e3relax, ours", "e3relax-h2", "reposenet"])
-@pytest.mark.parametrize("path", ["plain", "tabulated"])
+@pytest.mark.parametrize("path", ["plain", "tabulated", "compiled"])
 def test_reduced_precision_is_near(name, path, batch):
     (plain,) = relaxers(name, "plain")
     reduced = DirectRelaxer(copy.deepcopy(plain.network), plain.config, path=path, precision="bfloat16")

@@ -1,4 +1,4 @@
-"""Kernels in C: the numbers and the gradients of the plain operators, in float64; compilation and its failure."""
+"""Kernels in C: numbers and gradients of the plain operators, in float64; compilation and its failure."""
 
 import os
 import subprocess

@@ -1,6 +1,6 @@
 """Messages of scalars and vectors with gated filters by a kernel in C, with gradients, on a CPU.
 
-It equals the plain operators of `repose.nn.messages.Message`. Everything is computed in the type of the spline.
+It equals the plain operators of `repose.nn.messages.Message`. All is computed in the type of the spline.
 """
 
 from __future__ import annotations
