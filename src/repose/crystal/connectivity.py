@@ -45,7 +45,8 @@ class Components(NamedTuple):
     @property
     def span(self) -> NDArray[np.int64]:
         """Independent translations of all components together, ``(rank, 3)``."""
-        return independent(np.concatenate(self.translations))
+        one, *others = self.translations
+        return independent(np.concatenate(self.translations)) if others else one
 
 
 class Layout(NamedTuple):
@@ -87,11 +88,14 @@ def layout(
     if len(bonded.span) == np.sum(pbc):
         return Layout()
     molecular = _molecular(numbers, bonded)
-    if not len(bonded.span) and not len(components(*crystal, CONTACT).span):
+    touching = components(*crystal, CONTACT).span
+    if not len(touching):
         return Layout(isolated=True, molecular=molecular)
+    if len(touching) == np.sum(pbc):
+        return Layout(molecular=molecular)
     span = components(*crystal, VACUUM).span
     empty = _without(span, pbc)
-    wide = "".join(axis for axis in _without(components(*crystal, CONTACT).span, pbc) if axis not in empty)
+    wide = "".join(axis for axis in _without(touching, pbc) if axis not in empty)
     oblique = bool(len(span) + len(empty) < np.sum(pbc))
     return Layout(molecular=molecular, empty=empty, wide=wide, oblique=oblique)
 

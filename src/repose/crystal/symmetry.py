@@ -117,15 +117,15 @@ def find_space_group(
     if dataset is None:
         return SpaceGroup.trivial(len(numbers))
     number, symbol = int(dataset.number), str(dataset.international)
-    fractional = positions @ np.linalg.inv(cell)
     rotations, translations = np.asarray(dataset.rotations, dtype=np.int64), np.asarray(dataset.translations)
     keep = ~(rotations != 0)[:, periodic[:, None] != periodic].any(axis=1)
+    if keep.sum() == 1:
+        return replace(SpaceGroup.trivial(len(numbers)), number=number, symbol=symbol)
+    fractional = positions @ np.linalg.inv(cell)
     tolerance = 3 * symprec  # spglib's translations, not refined yet, may add to the misfit of two atoms
     if keep.sum() > MAX_OPERATIONS and keep.sum() * len(numbers) > MAX_IMAGES:
         keep &= _site_symmetry(dataset, fractional, cell, tolerance)
     rotations, translations = rotations[keep], translations[keep]
-    if len(rotations) == 1:
-        return replace(SpaceGroup.trivial(len(numbers)), number=number, symbol=symbol)
     find = _AtomFinder(numbers, fractional, cell, tolerance)
     permutations = np.empty((len(rotations), len(numbers)), dtype=np.int64)
     valid = np.empty(len(rotations), dtype=bool)

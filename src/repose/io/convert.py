@@ -176,10 +176,10 @@ def formula_of(structure: object) -> str:
 def _from_atoms(atoms: Any) -> tuple[NDArray[Any], ...]:
     _check_occupancy(atoms)
     return (
-        atoms.numbers.astype(np.int64),
-        np.array(atoms.positions, dtype=float),
-        np.array(atoms.cell.array, dtype=float),
-        np.array(atoms.pbc, dtype=bool),
+        np.asarray(atoms.numbers, dtype=np.int64),
+        np.asarray(atoms.positions, dtype=float),
+        atoms.cell.array,
+        atoms.pbc,
     )
 
 

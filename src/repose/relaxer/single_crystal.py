@@ -145,17 +145,16 @@ def _finish(
     **uncertainties: Any,
 ) -> Relaxation:
     numbers, old_positions, old_cell, pbc = _arrays(prepared.crystal)
-    unchanged = Relaxation(
-        prepared.input.structure,
-        "suspect",
-        remarks=prepared.remarks,
-        source=prepared.input.source,
-        before=prepared.crystal,
-        known_group=prepared.group.number if prepared.group else None,
-    )
+    common: dict[str, Any] = {
+        "remarks": prepared.remarks,
+        "source": prepared.input.source,
+        "before": prepared.crystal,
+        "known_group": prepared.group.number if prepared.group else None,
+    }
     reason = _path_divergence(path, old_cell)
     if reason := reason or checks.invalid_reason(positions, cell, old_cell, violation):
-        return replace(unchanged, reason=f"{reason} The input is returned; try another model.")
+        reason = f"{reason} The input is returned; try another model."
+        return Relaxation(prepared.input.structure, "suspect", reason, **common)
     positions, new_cell = prepared.projection(positions, cell)
     fractional = positions @ np.linalg.inv(new_cell)
     moved = (fractional - old_positions @ np.linalg.inv(old_cell)) @ new_cell
@@ -164,15 +163,15 @@ def _finish(
         numbers, positions, new_cell, pbc, change, violation, prepared.vacuum
     )
     structure = convert.with_geometry(prepared.input.structure, positions, new_cell)
-    result = replace(
-        unchanged,
-        structure=structure,
-        status="suspect" if reason else "relaxed",
-        reason=reason,
+    result = Relaxation(
+        structure,
+        "suspect" if reason else "relaxed",
+        reason,
         volume_change=change,
-        max_displacement=float(np.linalg.norm(moved, axis=1).max()),
+        max_displacement=float(np.sqrt((moved**2).sum(axis=1).max())),
         after=prepared.crystal.with_geometry(torch.from_numpy(positions), torch.from_numpy(new_cell)[None]),
         path=None if path is None else tuple(map(prepared.projection.frame, path)),
+        **common,
         **uncertainties,
     )
     attach_uncertainties(structure, result.uncertainty, result.atom_uncertainty, result.outside)
