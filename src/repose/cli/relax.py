@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from repose.cli.common import Device, Json, Progress, Quiet
+from repose.cli.common import Device, Json, Progress, Quiet, importing
 from repose.cli.inputs import count_crystals, find_inputs
 from repose.cli.outputs import UNCERTAIN, OutputFiles, TrajectoryWriter, make_writable
 from repose.cli.relax_table import RelaxTable
@@ -85,6 +85,9 @@ def relax(
     atoms = _atom_indices(fix_atoms)
     if path is not None and path.suffix not in (".extxyz", ".xyz"):
         raise ConfigError(f"--path must be a file that ends in .extxyz; got '{path}'.")
+    with importing():
+        from repose.relaxer.constraints import Constraints
+        from repose.relaxer.loading import load
     sources = find_inputs(paths, skip=out)
     with ExitStack() as stack:
         outputs = stack.enter_context(OutputFiles(out, ALIASES.get(form, form), sources))
@@ -94,9 +97,6 @@ def relax(
                 make_writable(file.parent, option)
                 if file.is_dir():
                     raise ConfigError(f"{option} must be a file; '{file}' is a folder.")
-
-        from repose.relaxer.constraints import Constraints
-        from repose.relaxer.loading import load
 
         options = Constraints(symmetry, fix_cell, fix_axes, atoms)
         relaxer = load(model, device)
