@@ -7,6 +7,7 @@ ORDER = [
     "atomic_write",
     "device",
     "native",
+    "threads",
     "crystal",
     "io",
     "nn",

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 Device: TypeAlias = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 # Accepted by commands that use no device, so that scripts can pass it to every command.
 NoDevice: TypeAlias = Annotated[str, typer.Option("--device", hidden=True)]
+Threads: TypeAlias = Annotated[
+    int | None,
+    typer.Option("--threads", help="Processors to use; all that help by default.", show_default=False),
+]
 Quiet: TypeAlias = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress and no table.")]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

@@ -142,7 +142,8 @@ def label(
 def _default_workers(calculator: str, device: str) -> int:
     from repose.device import resolve_device
     from repose.potentials.loading import CHGNET
+    from repose.threads import available_cpus
 
     if calculator in CHGNET and resolve_device(device).type == "cuda":
         return PROCESSES_PER_GPU
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return available_cpus()

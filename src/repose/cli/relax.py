@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import typer
 
-from repose.cli.common import Device, Json, Progress, Quiet, importing
+from repose.cli.common import Device, Json, Progress, Quiet, Threads, importing
 from repose.cli.inputs import count_crystals, find_inputs
 from repose.cli.outputs import UNCERTAIN, OutputFiles, TrajectoryWriter, make_writable
 from repose.cli.relax_table import RelaxTable
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from repose.relaxer.base import Relaxer
     from repose.relaxer.constraints import Constraints
     from repose.relaxer.relaxation import Relaxation
+
+    Chunk: TypeAlias = list[tuple[str, Entry]]  # inputs with the names of their outputs
 
 # Crystals that are read, relaxed and written together: enough to fill a batch.
 CHUNK_CRYSTALS, CHUNK_ATOMS = 128, 4000
@@ -67,6 +70,7 @@ def relax(
         bool, typer.Option("--skip-existing", help="Skip crystals whose output exists.")
     ] = False,
     device: Device = "auto",
+    threads: Threads = None,
     quiet: Quiet = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Print the model and each crystal on standard error.")
@@ -88,6 +92,7 @@ def relax(
     with importing():
         from repose.relaxer.constraints import Constraints
         from repose.relaxer.loading import load
+        from repose.threads import use_threads
     sources = find_inputs(paths, skip=out)
     with ExitStack() as stack:
         outputs = stack.enter_context(OutputFiles(out, ALIASES.get(form, form), sources))
@@ -98,6 +103,7 @@ def relax(
                 if file.is_dir():
                     raise ConfigError(f"{option} must be a file; '{file}' is a folder.")
 
+        workers = use_threads(threads)
         options = Constraints(symmetry, fix_cell, fix_axes, atoms)
         relaxer = load(model, device)
         if path is not None and not relaxer.gives_paths:
@@ -116,8 +122,7 @@ def relax(
         if not bar.quiet:
             bar.total = sum(count_crystals(source) for source, _ in sources)
         job = _RelaxJob(relaxer, options, outputs, table, trajectories, bar, skip_existing, max_uncertainty)
-        for chunk in _chunks(job.read(sources)):
-            job.relax(chunk)
+        job.relax(_chunks(job.read(sources)), workers)
     table.close(out, out / UNCERTAIN)
     if table.counts["refused"]:
         raise typer.Exit(1)
@@ -148,27 +153,51 @@ class _RelaxJob:
                 else:
                     yield name, entry
 
-    def relax(self, chunk: list[tuple[str, Entry]]) -> None:
-        """Relax and write some crystals, and add them to the table in order."""
-        readable = [entry.crystal for _, entry in chunk if entry.crystal is not None]
-        self.bar.advance(len(chunk) - len(readable))
+    def relax(self, chunks: Iterator[Chunk], workers: int) -> None:
+        """Relax and write crystals, and add them to the table in order.
+
+        Several chunks are relaxed by processes of one thread each, a single one by this process.
+        """
+        from repose.relaxer.processes import can_fork, relax_chunks
+
+        first = list(islice(chunks, 2))
+        if len(first) < 2 or workers == 1 or not can_fork(self.relaxer):
+            for chunk in chain(first, chunks):
+                results = self.relaxer.relax(
+                    _crystals(chunk), constraints=self.options, progress=self._progress()
+                )
+                self._finish(chunk, results)
+            return
+        pairs = ((chunk, _crystals(chunk)) for chunk in chain(first, chunks))
+        complete = self.table.as_json or self.table.summary is not None
+        for chunk, results in relax_chunks(self.relaxer, pairs, self.options, workers, complete):
+            self.bar.advance(len(results))
+            self._finish(chunk, results)
+
+    def _progress(self) -> Callable[[int], None]:
+        """Return a function that advances the bar to a number of crystals of a chunk."""
         done = 0
 
-        def progress(count: int) -> None:
+        def advance(count: int) -> None:
             nonlocal done
             self.bar.advance(count - done)
             done = count
 
-        results = iter(self.relaxer.relax(readable, constraints=self.options, progress=progress))
+        return advance
+
+    def _finish(self, chunk: Chunk, results: list[Relaxation]) -> None:
+        """Write a chunk; crystals that could not be read have no result."""
+        self.bar.advance(len(chunk) - len(results))
+        of_crystals = iter(results)
         for name, entry in chunk:
             if entry.crystal is None:
                 self.table.add(entry, None)
             else:
-                self._write(name, entry, next(results))
+                self._write(name, entry, next(of_crystals))
 
     def _write(self, name: str, entry: Entry, result: Relaxation) -> None:
         """Write one crystal and add it to the table; it is refused if it cannot be written."""
-        if result.structure is entry.crystal:  # no prediction
+        if result.after is None:  # no prediction
             self.table.add(entry, result)
             return
         from repose.io import convert
@@ -213,8 +242,12 @@ def _atom_indices(text: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _chunks(entries: Iterator[tuple[str, Entry]]) -> Iterator[list[tuple[str, Entry]]]:
-    chunk: list[tuple[str, Entry]] = []
+def _crystals(chunk: Chunk) -> list[Any]:
+    return [entry.crystal for _, entry in chunk if entry.crystal is not None]
+
+
+def _chunks(entries: Iterator[tuple[str, Entry]]) -> Iterator[Chunk]:
+    chunk: Chunk = []
     atoms = 0
     for pair in entries:
         chunk.append(pair)

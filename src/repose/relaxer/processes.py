@@ -1,0 +1,118 @@
+"""Relaxation of many crystals in several processes, each on one thread.
+
+Work outside of the network holds Python's lock, so that threads cannot share it; and many small products of
+matrices are faster side by side than each on several threads.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+import signal
+import sys
+import warnings
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import torch
+
+from repose.relaxer.base import Relaxer
+from repose.relaxer.constraints import Constraints
+from repose.relaxer.relaxation import Relaxation
+
+T = TypeVar("T")
+
+# Chunks that wait or are computed, over the number of processes: none should wait for input.
+AHEAD = 2
+
+_job: tuple[Relaxer, Constraints, bool] | None = None  # inherited by the processes
+
+
+def can_fork(relaxer: Relaxer) -> bool:
+    """Return whether processes can share the relaxer: on Linux, on a CPU."""
+    return sys.platform == "linux" and relaxer.device.type == "cpu"
+
+
+def relax_chunks(
+    relaxer: Relaxer,
+    chunks: Iterable[tuple[T, list[Any]]],
+    constraints: Constraints,
+    workers: int,
+    space_groups: bool = False,
+) -> Iterator[tuple[T, list[Relaxation]]]:
+    """Relax lists of crystals, and give the results in order.
+
+    If a process ends unexpectedly, e.g. for lack of memory, its crystals and all that follow are relaxed by
+    this process, after a warning.
+
+    Args:
+        relaxer: Used by all processes; see `can_fork`.
+        chunks: Pairs of anything, which is given back, and of structures; read a few chunks ahead.
+        constraints: See `Relaxer.relax`.
+        workers: Number of processes.
+        space_groups: Find the space groups of results in the processes.
+
+    Raises:
+        ReposeError: As for `Relaxer.relax`.
+    """
+    global _job
+    _job = (relaxer, constraints, space_groups)
+    waiting: deque[tuple[T, list[Any], Future[bytes]]] = deque()
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), _begin)
+    try:
+        rest = iter(chunks)
+        for key, structures in rest:
+            waiting.append((key, structures, _submit(pool, structures)))
+            if len(waiting) >= AHEAD * workers:
+                yield _received(*waiting.popleft(), relaxer, constraints)
+        while waiting:
+            yield _received(*waiting.popleft(), relaxer, constraints)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _submit(pool: ProcessPoolExecutor, structures: list[Any]) -> Future[bytes]:
+    # Pickled here: the executor would move every tensor to shared memory.
+    try:
+        with warnings.catch_warnings():  # threads of PyTorch are not used by the processes
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return pool.submit(_relax, pickle.dumps(structures, pickle.HIGHEST_PROTOCOL))
+    except BrokenProcessPool as error:
+        failed: Future[bytes] = Future()
+        failed.set_exception(error)
+        return failed
+
+
+def _received(
+    key: T, given: list[Any], future: Future[bytes], relaxer: Relaxer, constraints: Constraints
+) -> tuple[T, list[Relaxation]]:
+    try:
+        results = pickle.loads(future.result())
+    except BrokenProcessPool:
+        warnings.warn(
+            "a process ended unexpectedly, perhaps for lack of memory; the rest is relaxed by one process.",
+            stacklevel=3,
+        )
+        return key, relaxer.relax(given, constraints=constraints)
+    # Without a prediction the structure is the input itself.
+    pairs = zip(results, given, strict=True)
+    return key, [r if r.after is not None else replace(r, structure=structure) for r, structure in pairs]
+
+
+def _begin() -> None:
+    """Set up a process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the work
+    torch.set_num_threads(1)
+
+
+def _relax(pickled: bytes) -> bytes:
+    assert _job is not None
+    relaxer, constraints, space_groups = _job
+    results = relaxer.relax(pickle.loads(pickled), constraints=constraints)
+    for result in results if space_groups else ():
+        _ = result.spacegroup_in, result.spacegroup_out  # computed once and kept
+    return pickle.dumps(results, pickle.HIGHEST_PROTOCOL)

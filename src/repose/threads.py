@@ -1,0 +1,81 @@
+"""Number of threads that this process may use, and that help."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from repose.errors import ConfigError
+
+CGROUP, GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+# Numbers of the elementwise product that is timed, and how often.
+PROBE, ROUNDS = 500_000, 5
+
+
+def available_cpus() -> int:
+    """Return the number of processors that this process may use.
+
+    It is the least of: the affinity of the process, the quota of its control group (containers), Slurm's
+    ``--cpus-per-task``, and ``OMP_NUM_THREADS``.
+    """
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limits = [
+        os.environ.get("SLURM_CPUS_PER_TASK", ""),
+        os.environ.get("OMP_NUM_THREADS", "").partition(",")[0],
+    ]
+    given = [int(limit) for limit in limits if limit.isdigit() and int(limit) > 0]
+    return max(1, min(cpus, *given, _quota() or cpus))
+
+
+def use_threads(threads: int | None = None) -> int:
+    """Set the number of threads of PyTorch and of the kernels, and return it.
+
+    Args:
+        threads: Number of threads; None for all of `available_cpus`, if an elementwise product is then faster
+            than on one thread. It is not where other work holds a processor: threads that wait for each other
+            are slower than one.
+
+    Raises:
+        ConfigError: ``threads`` is not positive.
+    """
+    import torch
+
+    if threads is not None and threads < 1:
+        raise ConfigError(f"the number of threads must be at least 1; got {threads}.")
+    most = threads or available_cpus()
+    torch.set_num_threads(most)
+    if threads is None and most > 1:
+        together = _product_seconds()
+        torch.set_num_threads(1)
+        if together < _product_seconds():
+            torch.set_num_threads(most)
+    return torch.get_num_threads()
+
+
+def _product_seconds() -> float:
+    """Return the median time of an elementwise product."""
+    import torch
+
+    numbers, out, times = torch.ones(PROBE), torch.empty(PROBE), []
+    for _ in range(ROUNDS):
+        start = time.perf_counter()
+        torch.mul(numbers, numbers, out=out)
+        times.append(time.perf_counter() - start)
+    return sorted(times)[ROUNDS // 2]
+
+
+def _quota() -> int | None:
+    """Return the processors that control groups grant (version 2), rounded up; None without a limit."""
+    try:
+        own = next(line for line in GROUPS.read_text().splitlines() if line.startswith("0::"))[3:]
+    except (OSError, StopIteration):
+        own = "/"
+    folder, found = CGROUP / own.lstrip("/"), []
+    for group in (folder, *folder.parents):
+        try:
+            quota, period = (group / "cpu.max").read_text().split()
+            found.append(-(-int(quota) // int(period)))
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+    return min(found, default=None)
