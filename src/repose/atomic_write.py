@@ -14,9 +14,13 @@ from repose.errors import ConfigError
 
 def temporary_beside(target: Path) -> Path:
     """Create an empty file in the folder of ``target``, to be written and then moved there."""
-    target.parent.mkdir(parents=True, exist_ok=True)
     # The suffix is kept, since some writers choose the format by it.
-    handle, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=target.suffix, dir=target.parent)
+    stem, suffix, folder = target.stem, target.suffix, target.parent
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{stem}-", suffix=suffix, dir=folder)
+    except FileNotFoundError:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{stem}-", suffix=suffix, dir=folder)
     os.close(handle)
     return Path(name)
 

@@ -32,7 +32,8 @@ class OutputFiles:
 
     def __init__(self, folder: Path, form: str, sources: list[tuple[str, str]]) -> None:
         self.folder, self.form = folder, form
-        self.inputs = {Path(source).resolve() for source, _ in sources if source != "-"}
+        self._real_folders: dict[str, str] = {}
+        self.inputs = {self._real(source) for source, _ in sources if source != "-"}
         self.taken: dict[Path, tuple[str, int]] = {}
         self._streams: dict[Path, ExtxyzWriter] = {}
         self._streaming: str | None = None  # source of the open streams
@@ -46,7 +47,7 @@ class OutputFiles:
         Raises:
             ConfigError: It is an input.
         """
-        if target.resolve() in self.inputs:
+        if self._real(target) in self.inputs:
             raise ConfigError(f"the output '{target}' would replace an input; choose another {option}.")
 
     def __enter__(self) -> OutputFiles:
@@ -114,11 +115,19 @@ class OutputFiles:
             target = target.with_name(f"{target.stem}-{entry.index}{target.suffix}")
         owner = (entry.source, 0 if together else entry.index)
         candidate, number = target, 1
-        while self.taken.get(candidate, owner) != owner or candidate.resolve() in self.inputs:
+        while self.taken.get(candidate, owner) != owner or self._real(candidate) in self.inputs:
             number += 1
             candidate = target.with_name(f"{target.stem}_{number}{target.suffix}")
         self.taken[candidate] = owner
         return candidate
+
+    def _real(self, path: str | Path) -> str:
+        """Absolute path of a file without links; those of folders are followed once."""
+        folder, name = os.path.split(path)
+        if folder not in self._real_folders:
+            self._real_folders[folder] = os.path.realpath(folder)
+        real = os.path.join(self._real_folders[folder], name)
+        return os.path.realpath(real) if os.path.islink(real) else real
 
     def _format(self, source: str, own: str | None = None) -> Format:
         from repose.io.files import FORMATS, kind_of

@@ -68,11 +68,11 @@ class Entry:
 
 def kind_of(path: str | Path) -> str | None:
     """Kind of a file by its name, one of the values of `SUFFIXES`, or None."""
-    path = Path(path)
-    zipped = path.suffix == ".gz"
-    path = path.with_suffix("") if zipped else path
-    kind = SUFFIXES.get(path.suffix.lower())
-    if path.name.upper().startswith(("POSCAR", "CONTCAR")):
+    name = os.path.basename(path)
+    zipped = name.endswith(".gz")
+    name = name.removesuffix(".gz")
+    kind = SUFFIXES.get(os.path.splitext(name)[1].lower())
+    if name.upper().startswith(("POSCAR", "CONTCAR")):
         kind = kind or "poscar"
     return None if zipped and kind in ("traj", "db") else kind
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 # First line of the species, or of the counts in files of VASP 4.
 _SPECIES = 5
+# Line of an atom as most programs write it: three decimal numbers, then letters or nothing.
+_PLAIN_ROW = re.compile(3 * r"\s*([+-]?\d+\.\d+)(?=\s|$)" + r"((?:\s+[A-Za-z]+)?)\s*", re.ASCII)
 
 
 def read_poscar(text: str) -> tuple[Atoms, tuple[str, ...]]:
@@ -79,15 +81,16 @@ def write_poscar(
     from ase.data import chemical_symbols
 
     def row(values: NDArray[Any]) -> str:
-        return " ".join(f"{value:21.16f}" for value in values)
+        return "{:21.16f} {:21.16f} {:21.16f}".format(*values.tolist())
 
+    selective = fixed.any()
     blocks = [(chemical_symbols[z], len(list(group))) for z, group in groupby(numbers)]
     fractional = positions @ np.linalg.inv(cell)
     lines = [" ".join(symbol for symbol, _ in blocks), "1.0", *(row(vector) for vector in cell)]
     lines += [" ".join(f"{symbol:>4}" for symbol, _ in blocks), " ".join(f"{n:>4}" for _, n in blocks)]
-    lines += ["Selective dynamics", "Direct"] if fixed.any() else ["Direct"]
+    lines += ["Selective dynamics", "Direct"] if selective else ["Direct"]
     for site, flags in zip(fractional, fixed, strict=True):
-        moves = "".join(f"   {'F' if flag else 'T'}" for flag in flags) if fixed.any() else ""
+        moves = "".join(f"   {'F' if flag else 'T'}" for flag in flags) if selective else ""
         lines.append(row(site) + moves)
     return "\n".join(lines) + "\n"
 
@@ -157,6 +160,8 @@ def _coordinates(
     lines: list[str], row: int, atom: int, count: int, selective: bool
 ) -> tuple[list[float], list[bool], list[str]]:
     """Coordinates of an atom, whether it may move along the lattice vectors, and the rest of the line."""
+    if not selective and row < len(lines) and (plain := _PLAIN_ROW.fullmatch(lines[row])):
+        return list(map(float, plain.group(1, 2, 3))), [True] * 3, plain[4].split()
     what = f"of atom {atom + 1} of {count}, as the counts announce"
     values = _numbers(lines, row, what)
     rest = split_words(lines[row])[3:]
