@@ -17,7 +17,7 @@ from ase.build import (
 )
 
 from repose.crystal import checks
-from repose.crystal.connectivity import components, layout
+from repose.crystal.connectivity import candidates, components, layout
 from repose.crystal.frame import Frame
 from support.tiny import Known
 
@@ -303,6 +303,25 @@ def test_overlap_is_by_kind_of_atoms():
     for kinds, close, apart in (("Cs2", 2.0, 2.6), ("H2", 0.45, 0.6), ("CsH", 1.3, 1.5)):
         assert reason(kinds, close)
         assert reason(kinds, apart) is None
+
+
+def test_of_equally_close_pairs_the_first_is_named():
+    crystal = bulk("NaCl", "rocksalt", a=5.64, cubic=True) * (2, 1, 1)
+    crystal.set_cell(0.15 * crystal.cell.array, scale_atoms=True)
+    numbers, cell, pbc = crystal.numbers, crystal.cell.array, crystal.pbc
+    for seed in range(4):
+        noise = 1e-9 * np.random.default_rng(seed).normal(size=(16, 3))
+        assert "atoms 0 (Na) and 1 (Cl)" in checks.close_atoms(numbers, crystal.positions + noise, cell, pbc)
+
+
+@pytest.mark.parametrize("distance", [0.4, 0.6])
+def test_known_pairs_replace_the_search(distance):
+    crystal = bulk("Cu", cubic=True)
+    crystal.positions[1] = crystal.positions[0] + [0, 0, distance]
+    arguments = crystal.numbers, crystal.positions, crystal.cell.array, crystal.pbc
+    near = candidates(*arguments)
+    assert checks.close_atoms(*arguments, near=near) == checks.close_atoms(*arguments)
+    assert layout(*arguments, near) == layout(*arguments)
 
 
 def graphene(c):
