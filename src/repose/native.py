@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # No `-ffast-math`: it would change how the whole process treats tiny numbers and NaN.
-FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-shared", "-fPIC", "-std=c11"]
+FLAGS = (
+    *("-O3", "-std=c11", "-shared", "-fPIC", "-fopenmp-simd"),
+    *("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"),
+)
 PROCESSOR = ("-march=native", "-mcpu=native")  # the first that the compiler accepts
 REALS = {"float32": "float", "float64": "double"}
 # Numbers read and written below which a second thread costs more than it saves.

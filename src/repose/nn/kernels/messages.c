@@ -21,7 +21,7 @@ static inline real exponential(real x) {
   const real r = (x - n * (real)0.693145751953125) - n * (real)1.42860682030941723e-6;
   real sum = 1;
 #pragma GCC unroll 16
-  for (int k = SINGLE ? 7 : 13; k > 0; k--) sum = 1 + sum * r / (real)k;
+  for (int k = SINGLE ? 7 : 13; k > 0; k--) sum = 1 + sum * r * (1 / (real)k);
   real power;
   if (SINGLE) {
     const int32_t bits = ((int32_t)n + 127) << 23;
