@@ -11,6 +11,7 @@ from repose.errors import ConfigError
 CGROUP, GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 # Numbers of the elementwise product that is timed, and how often.
 PROBE, ROUNDS = 500_000, 5
+SLOWER = 2
 
 
 def available_cpus() -> int:
@@ -32,9 +33,9 @@ def use_threads(threads: int | None = None) -> int:
     """Set the number of threads of PyTorch and of the kernels, and return it.
 
     Args:
-        threads: Number of threads; None for all of `available_cpus`, if an elementwise product is then faster
-            than on one thread. It is not where other work holds a processor: threads that wait for each other
-            are slower than one.
+        threads: Number of threads; None for all of `available_cpus`, or one if an elementwise product takes more
+            than `SLOWER` times as long on all. It does where other work holds a processor: threads then wait
+            for each other.
 
     Raises:
         ConfigError: ``threads`` is not positive.
@@ -48,7 +49,7 @@ def use_threads(threads: int | None = None) -> int:
     if threads is None and most > 1:
         together = _product_seconds()
         torch.set_num_threads(1)
-        if together < _product_seconds():
+        if together < SLOWER * _product_seconds():
             torch.set_num_threads(most)
     return torch.get_num_threads()
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     Chunk: TypeAlias = list[tuple[str, Entry]]  # inputs with the names of their outputs
 
 # Crystals that are read, relaxed and written together: enough to fill a batch.
-CHUNK_CRYSTALS, CHUNK_ATOMS = 128, 4000
+CHUNK_CRYSTALS, CHUNK_ATOMS = 64, 4000
 # Other names of formats, as in ASE and VASP.
 ALIASES = {"vasp": "poscar", "xyz": "extxyz"}
 
@@ -92,7 +92,7 @@ def relax(
     with importing():
         from repose.relaxer.constraints import Constraints
         from repose.relaxer.loading import load
-        from repose.threads import use_threads
+        from repose.threads import available_cpus, use_threads
     sources = find_inputs(paths, skip=out)
     with ExitStack() as stack:
         outputs = stack.enter_context(OutputFiles(out, ALIASES.get(form, form), sources))
@@ -103,7 +103,7 @@ def relax(
                 if file.is_dir():
                     raise ConfigError(f"{option} must be a file; '{file}' is a folder.")
 
-        workers = use_threads(threads)
+        use_threads(threads)
         options = Constraints(symmetry, fix_cell, fix_axes, atoms)
         relaxer = load(model, device)
         if path is not None and not relaxer.gives_paths:
@@ -122,7 +122,7 @@ def relax(
         if not bar.quiet:
             bar.total = sum(count_crystals(source) for source, _ in sources)
         job = _RelaxJob(relaxer, options, outputs, table, trajectories, bar, skip_existing, max_uncertainty)
-        job.relax(_chunks(job.read(sources)), workers)
+        job.relax(_chunks(job.read(sources)), threads or available_cpus())
     table.close(out, out / UNCERTAIN)
     if table.counts["refused"]:
         raise typer.Exit(1)
