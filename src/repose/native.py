@@ -129,7 +129,7 @@ def ranges(start: Tensor, numbers: int) -> list[tuple[int, int]]:
     return list(zip([0, *ends], [*ends, n], strict=True))
 
 
-def call(function: Any, parts: Sequence[tuple[int, int]], *arguments: Tensor | Sequence[Tensor]) -> None:
+def call(function: Any, parts: Sequence[tuple[int, int]], *arguments: Any) -> None:
     """Call a function of a library once a range, each in a thread of its own; C does not hold Python's lock.
 
     Args:
@@ -148,16 +148,32 @@ def call(function: Any, parts: Sequence[tuple[int, int]], *arguments: Tensor | S
         other.result()
 
 
+class NoContext:
+    """Context of `torch.autograd.Function.forward` where no gradients are needed."""
+
+    def save_for_backward(self, *tensors: Tensor) -> None:
+        """Keep nothing."""
+
+
+def applied(function: Any, *arguments: Any) -> Any:
+    """Apply a `torch.autograd.Function`, without the work for gradients where these are off."""
+    import torch
+
+    return (
+        function.apply(*arguments) if torch.is_grad_enabled() else function.forward(NoContext(), *arguments)
+    )
+
+
 def contiguous(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Return contiguous tensors, as kernels read them."""
     return tuple(tensor.contiguous() for tensor in tensors)
 
 
-def added(sums: list[list[Tensor]]) -> list[Tensor]:
-    """Return sums over threads of the tensors of each."""
+def added(sums: Sequence[Sequence[Tensor]]) -> Any:
+    """Return sums over threads, a list, of the tensors of each."""
     import torch
 
-    return [torch.stack(parts).sum(0) if len(parts) > 1 else parts[0] for parts in zip(*sums, strict=True)]
+    return sums[0] if len(sums) == 1 else [torch.stack(parts).sum(0) for parts in zip(*sums, strict=True)]
 
 
 def address(array: NDArray[Any]) -> ctypes.c_void_p:

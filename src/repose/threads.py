@@ -33,9 +33,9 @@ def use_threads(threads: int | None = None) -> int:
     """Set the number of threads of PyTorch and of the kernels, and return it.
 
     Args:
-        threads: Number of threads; None for all of `available_cpus`, or one if an elementwise product takes more
-            than `SLOWER` times as long on all. It does where other work holds a processor: threads then wait
-            for each other.
+        threads: Number of threads; None for all of `available_cpus`, or one if an elementwise product takes
+            more than `SLOWER` times as long on all. It does where other work holds a processor: threads then
+            wait for each other.
 
     Raises:
         ConfigError: ``threads`` is not positive.

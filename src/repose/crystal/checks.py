@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from repose.crystal.deformation import determinant
 from repose.crystal.elements import symbol
-from repose.crystal.lattice import determinant
 from repose.crystal.neighbours import Neighbours, neighbours
 from repose.crystal.volumes import known_volumes
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple
@@ -115,6 +116,21 @@ class PeriodicGraph:
         rows = Rows.of(self.sender[order], self.n_atoms)
         return rows._replace(edge=order[rows.edge])
 
+    @classmethod
+    def joined(cls, graphs: Sequence[PeriodicGraph], n_crystals: Sequence[int]) -> PeriodicGraph:
+        """Join the graphs of consecutive batches of ``n_crystals`` crystals."""
+        atoms = np.cumsum([0, *(graph.n_atoms for graph in graphs)]).tolist()
+        crystals = np.cumsum([0, *n_crystals]).tolist()
+        return cls(
+            receiver=torch.cat([graph.receiver + first for graph, first in zip(graphs, atoms, strict=False)]),
+            sender=torch.cat([graph.sender + first for graph, first in zip(graphs, atoms, strict=False)]),
+            shift=torch.cat([graph.shift for graph in graphs]),
+            system_index=torch.cat(
+                [graph.system_index + first for graph, first in zip(graphs, crystals, strict=False)]
+            ),
+            n_atoms=atoms[-1],
+        )
+
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> PeriodicGraph:
         """The same graph on another device, shifts in another floating-point type."""
         return PeriodicGraph(
@@ -212,8 +228,8 @@ def _neighbours(batch: CrystalBatch, reach: float) -> Edges:
 
 def _neighbours_natively(batch: CrystalBatch, reach: float) -> Edges:
     """All pairs within reach, sorted as by `_sorted`."""
-    floats = (part.detach().double().contiguous().numpy() for part in (batch.positions, batch.cells))
-    found = neighbours_in_small_cells(batch.start.numpy(), *floats, batch.pbc.numpy(), reach)
+    positions, cells = (part.detach().double().numpy() for part in (batch.positions, batch.cells))
+    found = neighbours_in_small_cells(batch.start.numpy(), positions, cells, batch.pbc.numpy(), reach)
     return Edges(*map(torch.from_numpy, found))
 
 

@@ -6,11 +6,8 @@ Convention, used everywhere in Repose: a cell holds lattice vectors as ROWS, so 
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 # Integer shifts of the 27 cells around and including the home cell, home cell first.
@@ -43,12 +40,6 @@ def to_cartesian(fractional: Tensor, cells: Tensor, system_index: Tensor) -> Ten
 def volume(cells: Tensor) -> Tensor:
     """Volumes in A^3 of cells ``(S, 3, 3)``, always positive: ``(S,)``."""
     return torch.linalg.det(cells).abs()
-
-
-def determinant(matrix: NDArray[Any]) -> float:
-    """Determinant of one matrix ``(3, 3)``, in plain Python: ten times faster than by LAPACK."""
-    (a, b, c), (d, e, f), (g, h, i) = matrix.tolist()
-    return a * (e * i - f * h) + b * (f * g - d * i) + c * (d * h - e * g)
 
 
 def deformation(cells: Tensor, new_cells: Tensor) -> Tensor:

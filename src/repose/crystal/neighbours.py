@@ -34,6 +34,10 @@ class Neighbours(NamedTuple):
     shift: NDArray[np.float64]
     distance: NDArray[np.float64]
 
+    def take(self, index: NDArray[np.bool_] | slice) -> Neighbours:
+        """Select pairs by a mask or a slice."""
+        return Neighbours(self.receiver[index], self.sender[index], self.shift[index], self.distance[index])
+
 
 def neighbours(
     positions: NDArray[Any], cell: NDArray[Any], pbc: NDArray[Any], cutoff: float, *, half: bool = False
@@ -56,8 +60,7 @@ def neighbours(
             return found
         i, j, (x, y, z) = found.receiver, found.sender, found.shift.T
         images = (x > 0) | ((x == 0) & ((y > 0) | ((y == 0) & (z > 0))))
-        once = (i < j) | ((i == j) & images)
-        return Neighbours(*(column[once] for column in found))
+        return found.take((i < j) | ((i == j) & images))
     from vesin import NeighborList
 
     # Wrapped positions keep the shifts of the search small for atoms that lie many cells away.
@@ -110,7 +113,7 @@ def neighbours_in_small_cells(
         arrays = map(native.address, (*given, *working[0], working[1], *ints, *floats))
         found = function(*numbers[0], *numbers[1], *arrays)
         if found <= capacity:
-            return Neighbours(*(column[:found] for column in (*ints, *floats)))
+            return Neighbours(ints[0], ints[1], floats[0], floats[1]).take(slice(found))
         capacity = found
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from repose.crystal.symmetry import polar
+from repose.crystal.deformation import polar
 from repose.errors import InvalidCrystalError
 
 # A match with displacements up to this (A) is accepted at once: two atoms are never closer.

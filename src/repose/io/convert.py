@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 from repose.crystal.batch import CrystalBatch
+from repose.crystal.deformation import determinant
 from repose.crystal.elements import symbol
 from repose.crystal.frame import Frame
-from repose.crystal.lattice import determinant
 from repose.errors import InvalidCrystalError
 from repose.io.constraints import fixed_coordinates as fixed_coordinates
 from repose.io.kinds import Crystal, is_atoms, is_structure

@@ -20,9 +20,8 @@ from repose.models.prediction import Geometry, Prediction
 from repose.models.uncertainty.head import UncertaintyHead
 from repose.nn.element_embedding import ElementEmbedding
 from repose.nn.equivariant import mlp
-from repose.nn.messages import compiles
 from repose.nn.lattice_nodes import EdgesToLattice, LatticeUpdate, LatticeView
-from repose.nn.messages import EdgeGeometry
+from repose.nn.messages import EdgeGeometry, compiles
 from repose.nn.ops import safe_norm, segment_mean, unit
 from repose.nn.radial import GaussianBasis
 

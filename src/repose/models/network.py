@@ -148,8 +148,8 @@ class Network(Compiled, ABC, Generic[S]):
         """Tabulate all radial filters for inference; weights must not change afterwards.
 
         Args:
-            compiled: Also compile kernels: in C on a CPU, which takes a second once; with `torch.compile` on a
-                GPU, which takes some ten seconds in every process.
+            compiled: Also compile kernels: in C on a CPU, which takes a second once; with `torch.compile` on
+                a GPU, which takes some ten seconds in every process.
         """
         compiled = compiled and self.compiles()
         for module in self.modules():

@@ -130,12 +130,12 @@ class Message(Tabulated):
             extra: Added to the filter of every edge, ``(E, 3F)``.
         """
         graph, s = edges.graph, self.phi(x)
-        tabulated = self.table is not None and not self.training
+        table = None if self.training else self.table
         natively = self.compiled and x.device.type == "cpu"
-        if natively or (tabulated and extra is None):
+        if natively or (table is not None and extra is None):
             inputs = None if gate is None else gate.inputs(edges)
-            table = self.table.coefficients if tabulated else spline(self.gamma, edges.radial, SCALE)  # type: ignore[union-attr]
-            summands = Summands(s, v, table, edges.place, edges.direction, inputs, graph)
+            coefficients = spline(self.gamma, edges.radial, SCALE) if table is None else table.coefficients
+            summands = Summands(s, v, coefficients, edges.place, edges.direction, inputs, graph)
             if natively:
                 m, mv = native_messages.summed(summands, None if extra is None else SCALE * extra)
             else:

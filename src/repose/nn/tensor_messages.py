@@ -95,25 +95,27 @@ class TensorMessage(Tabulated):
         radius = x.new_zeros(len(x))
         if self.radius is not None:
             radius = LARGEST_RADIUS * torch.tanh(self.radius(x)).squeeze(-1)
-        tabulated = self.table is not None and not self.training
+        table = None if self.training else self.table
         if self.compiled and x.device.type == "cpu":
-            table = self.table.coefficients if tabulated else spline(self.gamma, edges.radial, SCALE)  # type: ignore[union-attr]
+            coefficients = (
+                table.coefficients if table is not None else spline(self.gamma, edges.radial, SCALE)
+            )
             if torch.is_grad_enabled():
                 place = edges.nearer(radius).place.times(inside)
             else:
                 place = places(edges.distance, radius, inside, edges.graph, edges.radial)
-            ends = (table, place, edges.direction, edges.graph)
+            ends = (coefficients, place, edges.direction, edges.graph)
             return Features(*in_messages(*sent, features.x, features.t, *ends))
         if self.radius is not None:
             edges = edges.nearer(radius)
-        if tabulated:
+        if table is not None:
             place = edges.place.times(inside)
             if self.compiled:
                 return features + Features(
-                    *from_table(*sent, self.table.coefficients, place, edges.direction, edges.graph)
+                    *from_table(*sent, table.coefficients, place, edges.direction, edges.graph)
                 )
             with torch.autocast(x.device.type, enabled=False):  # sums stay in single precision
-                return features + self._in_blocks(sent, self.table, place, edges)
+                return features + self._in_blocks(sent, table, place, edges)
         weighted = torch.cat([edges.basis * inside.unsqueeze(-1), inside.unsqueeze(-1)], dim=-1)
         gamma = SCALE * torch.cat([self.gamma.weight, self.gamma.bias.unsqueeze(-1)], dim=-1)
         filters = nn.functional.linear(weighted, gamma)  # (E, 6F)

@@ -8,18 +8,20 @@ maps of the features side by side.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from repose import native
 from repose.nn.kernels import native_tensors
 from repose.nn.ops import safe_norm, segment_mean
 from repose.nn.tensor_messages import Features
 from repose.nn.tensors import applied, dyads
 
 
-class Owners(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Owners:
     """Crystals of the atoms of a batch.
 
     Attributes:
@@ -35,7 +37,7 @@ class Owners(NamedTuple):
         return segment_mean(values, self.index, len(self.start) - 1)
 
 
-def invariants(own: Tensor, vv: Tensor, tt: Tensor, owners: Owners, native: bool) -> Tensor:
+def invariants(own: Tensor, vv: Tensor, tt: Tensor, owners: Owners, natively: bool) -> Tensor:
     """Invariants of atoms, ``(N, 5F)``.
 
     They are the scalars, their mean over the crystal, lengths of the first vectors and tensors, and the
@@ -46,10 +48,12 @@ def invariants(own: Tensor, vv: Tensor, tt: Tensor, owners: Owners, native: bool
         vv: Mixed vectors.
         tt: Mixed tensors.
         owners: Crystals of the atoms.
-        native: Use the kernel.
+        natively: Use the kernel.
     """
-    if native:
-        return native_tensors.Invariants.apply(own, vv.to(own), tt.to(own), *owners)  # type: ignore[return-value]
+    if natively:
+        return native.applied(
+            native_tensors.Invariants, own, vv.to(own), tt.to(own), owners.index, owners.start
+        )
     t1, t2 = tt.chunk(2, dim=-1)
     whole, tensor = (owners.mean(part)[owners.index] for part in (own, t2))
     along = (t1 * tensor).sum(1) / (1 + safe_norm(tensor, dim=1))
@@ -58,7 +62,7 @@ def invariants(own: Tensor, vv: Tensor, tt: Tensor, owners: Owners, native: bool
 
 
 def updated(
-    features: Features, factors: Tensor, vv: Tensor, tt: Tensor, products: bool, native: bool
+    features: Features, factors: Tensor, vv: Tensor, tt: Tensor, products: bool, natively: bool
 ) -> Features:
     """New features of atoms.
 
@@ -69,14 +73,14 @@ def updated(
         vv: Mixed vectors.
         tt: Mixed tensors.
         products: False leaves out the last two factors.
-        native: Use the kernel.
+        natively: Use the kernel.
     """
     x, v, t = features
     scale = 1 / math.sqrt(x.shape[-1])
-    if native:
+    if natively:
         scales = x.new_tensor([scale, scale * products])
         mixed = (part.to(x) for part in (factors, vv, tt))
-        return Features(*native_tensors.Update.apply(*mixed, x, v, t, scales))  # type: ignore[misc]
+        return Features(*native.applied(native_tensors.Update, *mixed, x, v, t, scales))  # type: ignore[misc]
     plain, factor, keep_v, keep_t, turn, square = factors.split(x.shape[-1], dim=-1)
     (v1, v2), (t1, t2) = vv.chunk(2, dim=-1), tt.chunk(2, dim=-1)
     x = x + plain + scale * factor * ((v1 * v2).sum(1) + (t1 * t2).sum(1))
@@ -88,7 +92,7 @@ def updated(
 
 
 def readout(
-    features: Features, gates: Tensor, of_v: Tensor, of_t: Tensor, owners: Owners, native: bool
+    features: Features, gates: Tensor, of_v: Tensor, of_t: Tensor, owners: Owners, natively: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Displacements ``(N, 3)`` of zero mean over every crystal, means of tensors and of invariants.
 
@@ -101,12 +105,12 @@ def readout(
         of_v: Projection of the vectors on one, ``(F,)``.
         of_t: The same of the tensors.
         owners: Crystals of the atoms.
-        native: Use the kernel.
+        natively: Use the kernel.
     """
     x, v, t = features
-    if native:
+    if natively:
         weights = (part.to(v) for part in (of_v, of_t))
-        return native_tensors.Readout.apply(x.to(v), gates.to(v), v, t, *weights, owners.start)  # type: ignore[return-value]
+        return native.applied(native_tensors.Readout, x.to(v), gates.to(v), v, t, *weights, owners.start)  # type: ignore[return-value]
     gate_v, gate_t = (1 + gates).unsqueeze(1).chunk(2, dim=-1)
     step = (gate_v * v) @ of_v
     lengths = torch.cat([x, safe_norm(v, dim=1), safe_norm(t, dim=1)], dim=-1)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from torch import Tensor, bincount
+from torch import Tensor, bincount, cat
 
 from repose.crystal.frame import Frame
 from repose.crystal.graph import PeriodicGraph, edge_vectors
@@ -62,6 +62,21 @@ class BatchRelaxation:
     outside: list[str | None] | None = None
     violation: Tensor | None = None
     paths: list[tuple[Frame, ...]] | None = None
+
+    @classmethod
+    def joined(cls, parts: Sequence[BatchRelaxation]) -> BatchRelaxation:
+        """Join predictions of consecutive crystals, before calibration."""
+        if len(parts) == 1:
+            return parts[0]
+        geometries, expected = [part.geometry for part in parts], [part.expected for part in parts]
+        violations, paths = [part.violation for part in parts], [part.paths for part in parts]
+        known = [one for one in expected if one is not None]
+        return cls(
+            Geometry(*map(cat, zip(*geometries, strict=True))),
+            expected=ExpectedErrors.joined(known) if known else None,
+            violation=None if violations[0] is None else cat(violations),  # type: ignore[arg-type]
+            paths=None if paths[0] is None else [path for part in paths for path in part or ()],
+        )
 
     def split(self, counts: Sequence[int], shift: Tensor) -> list[dict[str, Any]]:
         """Values of each crystal in float64: ``positions``, ``cell``, ``violation``, fields of `Relaxation`.

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from repose.crystal.deformation import constrain_cell
 from repose.crystal.frame import Frame
-from repose.crystal.symmetry import SpaceGroup, constrain_cell, symmetrise
+from repose.crystal.symmetry import SpaceGroup, symmetrise
 from repose.errors import ConfigError
 
 INDICES = "fix_atoms must be indices of atoms, counted from 0, or a mask with one bool per atom"

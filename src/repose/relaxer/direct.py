@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from repose.config import Computation, GraphSettings, Precision
 from repose.crystal.batch import CrystalBatch
+from repose.crystal.deformation import determinant
 from repose.crystal.graph import PeriodicGraph
-from repose.crystal.lattice import determinant
 from repose.models.checkpoint import ModelConfig
 from repose.models.ensemble import Ensemble
 from repose.models.network import Network
@@ -22,6 +22,7 @@ from repose.models.prediction import Geometry, Trajectory
 from repose.models.uncertainty.expected_errors import expected_errors
 from repose.relaxer.base import Relaxer
 from repose.relaxer.batch_relaxation import BatchRelaxation, split_bonds, split_trajectory
+from repose.relaxer.side_by_side import each
 
 # Bytes of memory of one forward pass, measured on a CPU with 200 to 6,000 atoms, for all but the plain
 # computation (`Network.plain_edge_bytes`): per edge and feature, per edge, and per atom and feature; and per
@@ -112,6 +113,23 @@ class DirectRelaxer(Relaxer):
     def _forward(self, batch: CrystalBatch) -> tuple[BatchRelaxation, Tensor, PeriodicGraph]:
         """Relaxed geometry and expected errors, not calibrated; latent distances ``(S,)``; the graph."""
         start = time.perf_counter()
+        together = self.device.type != "cpu" or self.network.differentiates
+        parts = [self._pass(batch)] if together else each(self._pass, batch)
+        self.seconds_predicting += time.perf_counter() - start
+        if self.path == "auto" and self.seconds_predicting > COMPILE_AFTER:
+            self._compile()
+        relaxed, latent_distances, graphs = zip(*parts, strict=True)
+        if len(parts) == 1:
+            return parts[0]
+        sizes = [len(one.geometry.cells) for one in relaxed]
+        return (
+            BatchRelaxation.joined(relaxed),
+            torch.cat(latent_distances),
+            PeriodicGraph.joined(graphs, sizes),
+        )
+
+    def _pass(self, batch: CrystalBatch) -> tuple[BatchRelaxation, Tensor, PeriodicGraph]:
+        """Return `_forward` by one forward pass."""
         mixed = torch.autocast(self.device.type, torch.bfloat16, enabled=self.reduced)
         # Tensors of inference mode cannot be differentiated in the forward pass.
         no_gradients = torch.no_grad() if self.network.differentiates else torch.inference_mode()
@@ -137,11 +155,7 @@ class DirectRelaxer(Relaxer):
             violation=None if violation is None else back(violation),
             paths=paths,
         )
-        latent_distance, graph = back(latent_distance), graph.to(batch.device, batch.dtype)
-        self.seconds_predicting += time.perf_counter() - start
-        if self.path == "auto" and self.seconds_predicting > COMPILE_AFTER:
-            self._compile()
-        return relaxed, latent_distance, graph
+        return relaxed, back(latent_distance), graph.to(batch.device, batch.dtype)
 
     def _compile(self) -> None:
         """Compile kernels where that is possible; without a warning, since the user did not ask for them."""

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from repose.crystal import checks, symmetry
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.connectivity import candidates, layout
+from repose.crystal.deformation import determinant
 from repose.crystal.frame import Frame
-from repose.crystal.lattice import determinant
 from repose.errors import ConfigError, InvalidCrystalError, MissingExtraError, ModelError
 from repose.io import convert
 from repose.models.prediction import MAX_VOLUME_RATIO

@@ -9,12 +9,11 @@ from ase import Atoms
 from hypothesis import given
 from hypothesis import strategies as st
 
+from repose.crystal.deformation import constrain_cell, polar
 from repose.crystal.symmetry import (
     SpaceGroup,
-    constrain_cell,
     find_space_group,
     idealise,
-    polar,
     space_group_number,
     symmetrise,
 )

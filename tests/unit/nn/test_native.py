@@ -47,7 +47,9 @@ def compare(plain, kernel, inputs) -> None:
         total = sum((part * torch.randn_like(part)).sum() for part in outputs)
         results.append([*outputs, *torch.autograd.grad(total, inputs)])
     for expected, got in zip(*results, strict=True):
-        assert float((expected - got).detach().abs().max()) < 1e-12 * (1 + float(expected.detach().abs().max()))
+        assert float((expected - got).detach().abs().max()) < 1e-12 * (
+            1 + float(expected.detach().abs().max())
+        )
 
 
 def messages_inputs(graph, channels):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from repose.crystal.symmetry import polar
+from repose.crystal.deformation import polar
 from repose.data.dataset import SPLITS, Pair
 from repose.data.importers.structure_types import (
     SAME_SITES,

@@ -43,10 +43,9 @@ from repose.models.prediction import Distances, Geometry, Prediction
 from repose.models.registry import register
 from repose.nn.element_embedding import ElementEmbedding
 from repose.nn.equivariant import ScaledSiLU, mlp
-from repose.nn.messages import compiles
 from repose.nn.kernels.radial_tables import SplineTable, Tabulated
 from repose.nn.lattice_nodes import EdgesToLattice
-from repose.nn.messages import EdgeGeometry, Message
+from repose.nn.messages import EdgeGeometry, Message, compiles
 from repose.nn.ops import safe_norm, segment_mean
 from repose.nn.radial import GaussianBasis
 

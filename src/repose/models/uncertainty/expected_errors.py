@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +28,17 @@ class ExpectedErrors:
     atoms: Tensor
     bonds: Tensor
     strains: Tensor | None = None
+
+    @classmethod
+    def joined(cls, parts: Sequence[ExpectedErrors]) -> ExpectedErrors:
+        """Join the errors of consecutive crystals."""
+        strains = [part.strains for part in parts if part.strains is not None]
+        return cls(
+            torch.cat([part.crystals for part in parts]),
+            torch.cat([part.atoms for part in parts]),
+            torch.cat([part.bonds for part in parts]),
+            torch.cat(strains) if strains else None,
+        )
 
     def map(self, function: Callable[[Tensor], Tensor]) -> ExpectedErrors:
         """Apply a function to every tensor, e.g. one that moves it to a device."""

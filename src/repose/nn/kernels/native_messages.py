@@ -12,7 +12,7 @@ from torch import Tensor
 
 from repose import native
 from repose.crystal.graph import PeriodicGraph
-from repose.native import added, call, contiguous, ranges
+from repose.native import added, applied, call, contiguous, ranges
 from repose.nn.kernels.fused import Summands
 
 SOURCE = "nn/kernels/messages.c"
@@ -34,7 +34,7 @@ def summed(summands: Summands, extra: Tensor | None = None) -> tuple[Tensor, Ten
     empty = coefficients.new_empty(0)
     of_gate = (empty,) * 3 if gate is None else (gate.invariants, gate.weight.T, gate.bias)
     floats = (place.weights, direction, coefficients, s, v, *of_gate, empty if extra is None else extra)
-    return _Messages.apply(place.knot, graph, *(part.to(coefficients) for part in floats))  # type: ignore[return-value]
+    return applied(_Messages, place.knot, graph, *(part.to(coefficients) for part in floats))
 
 
 class _Messages(torch.autograd.Function):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from repose import native
 from repose.crystal.graph import PeriodicGraph
-from repose.native import added, call, contiguous, ranges
+from repose.native import added, applied, call, contiguous, ranges
 from repose.nn.kernels import native_edges
 from repose.nn.kernels.radial_tables import Place
 
@@ -172,7 +172,7 @@ def in_messages(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Apply `Messages` in the type of the spline."""
     floats = [a.to(coefficients) for a in (s, v, sent, x, own, coefficients, place.weights, direction)]
-    return Messages.apply(*floats, place.knot, graph)  # type: ignore[return-value]
+    return applied(Messages, *floats, place.knot, graph)
 
 
 def _atoms(n: int, features: int) -> list[tuple[int, int]]:

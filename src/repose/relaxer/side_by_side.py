@@ -1,0 +1,75 @@
+"""Parts of a batch side by side, each on one thread.
+
+Crystals do not influence each other, and one crystal is too small to share between threads: several passes,
+each on one thread, take less time than one pass whose every operation waits for all threads.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from itertools import pairwise
+from typing import TypeVar
+
+import torch
+
+from repose.crystal.batch import CrystalBatch
+
+T = TypeVar("T")
+
+# Fewest atoms of a part.
+LEAST_ATOMS = 64
+
+_running = threading.Lock()
+
+
+def split(batch: CrystalBatch, parts: int) -> list[CrystalBatch]:
+    """Split a batch into at most ``parts`` batches of consecutive crystals, with about as many atoms each."""
+    start, n = batch.start, batch.n_atoms
+    parts = max(1, min(parts, batch.n_crystals, n // LEAST_ATOMS))
+    borders = torch.searchsorted(start, torch.arange(parts + 1) * n // parts).unique().tolist()
+    if len(borders) <= 2:
+        return [batch]
+    return [
+        CrystalBatch(
+            numbers=batch.numbers[start[first] : start[last]],
+            positions=batch.positions[start[first] : start[last]],
+            cells=batch.cells[first:last],
+            system_index=batch.system_index[start[first] : start[last]] - first,
+            pbc=batch.pbc[first:last],
+        )
+        for first, last in pairwise(borders)
+    ]
+
+
+def each(function: Callable[[CrystalBatch], T], batch: CrystalBatch) -> list[T]:
+    """Call a function on the parts of a batch, one a thread of PyTorch, and return the results in order.
+
+    While another call runs, and on one thread, the batch is not split.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1 or not _running.acquire(blocking=False):
+        return [function(batch)]
+    try:
+        own, *others = split(batch, threads)
+        if not others:
+            return [function(batch)]
+        torch.set_num_threads(1)  # of this thread, and of the products of all threads
+        waiting = [_pool(threads - 1).submit(function, part) for part in others]
+        try:
+            first = function(own)
+        finally:
+            rest = [future.exception() for future in waiting]  # all have ended
+        if error := next(filter(None, rest), None):
+            raise error
+        return [first, *(future.result() for future in waiting)]
+    finally:
+        torch.set_num_threads(threads)
+        _running.release()
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, "repose-pass", initializer=torch.set_num_threads, initargs=(1,))
