@@ -159,12 +159,9 @@ def bounds() -> str:
 
 
 def speed() -> str:
-    """Times of batches of nine-atom crystals by the three paths."""
+    """Times of batches of nine-atom crystals, plain and compiled."""
     rows = []
-    for file, title in (
-        ("e3relax-shipped", "`e3relax`, shipped"),
-        ("published-batches", "{}, published size"),
-    ):
+    for file, title in (("default", "{}"), ("published", "{}, published size")):
         cases: dict[tuple[str, int], dict[str, Any]] = {}
         for row in stored(f"studies/speed/{file}.json")["rows"]:
             if row["series"] == "batch" and row["reason"] is None and row["precision"] == "float32":

@@ -112,6 +112,10 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="repose-kernel")
 
 
+if hasattr(os, "register_at_fork"):  # a process that is forked has no threads
+    os.register_at_fork(after_in_child=_pool.cache_clear)
+
+
 def ranges(start: Tensor, numbers: int) -> list[tuple[int, int]]:
     """Split owners, atoms or crystals, into one range a thread, with about as many items each.
 

@@ -105,7 +105,7 @@ def test_gathers_and_sums_count_the_rows_that_they_touch():
 
 
 def products_by_hand(s: E3RelaxH2Settings, crystals, atoms, edges, tabulated):
-    """Multiplications and additions in matrix products, as docs/speed.md derives them; times two."""
+    """Multiplications and additions in matrix products, as studies/speed derives them; times two."""
     f, r = s.features, s.n_basis
     atom = 9 * r * r  # what is seen along and across three lattice vectors
     atom += 3 * (9 * f * f + 3 * r * f)  # lattice to atoms
@@ -132,7 +132,7 @@ def test_products_of_e3relax_h2_are_those_on_the_page(path):
 
 
 def test_sums_on_the_page_are_those_of_the_published_size():
-    page = (ROOT / "docs" / "speed.md").read_text()
+    page = (ROOT / "studies" / "speed" / "README.md").read_text()
     settings = family("e3relax-h2").settings_type()
     for tabulated, name in ((False, "sum"), (True, "sum without radial filters")):
         mega = products_by_hand(settings, 1, 9, 56 * 9, tabulated) / 1e6

@@ -25,8 +25,13 @@ def train(
         int | None, typer.Option(min=1, help="Parallel processes. Default: one per GPU, or one on a CPU.")
     ] = None,
     compiled: Annotated[
-        bool, typer.Option("--compile", help="Compile the network for faster steps; needs a C++ compiler.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--compile/--no-compile",
+            help="Compiled kernels for faster steps; by default on a CPU with a C compiler.",
+            show_default=False,
+        ),
+    ] = None,
     members: Annotated[
         int, typer.Option(min=1, help="Networks of an ensemble, trained with consecutive seeds.")
     ] = 1,

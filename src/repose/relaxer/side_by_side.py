@@ -6,6 +6,7 @@ each on one thread, take less time than one pass whose every operation waits for
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -73,3 +74,14 @@ def each(function: Callable[[CrystalBatch], T], batch: CrystalBatch) -> list[T]:
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, "repose-pass", initializer=torch.set_num_threads, initargs=(1,))
+
+
+def _after_fork() -> None:
+    """Forget threads and lock of the parent in a process that is forked."""
+    global _running
+    _pool.cache_clear()
+    _running = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

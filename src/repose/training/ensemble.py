@@ -38,7 +38,7 @@ def train_members(
     init_from: str | Path | None = None,
     device: str = "auto",
     processes: int | None = None,
-    compiled: bool = False,
+    compiled: bool | None = None,
     progress: Literal["bar", "lines", "none"] = "lines",
 ) -> Path:
     """Train an ensemble, or resume its training.

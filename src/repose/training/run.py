@@ -22,9 +22,11 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.profilers import Profiler
 
+from repose import native
 from repose.atomic_write import interrupted_version, replacing_file
 from repose.config import Target, TrainSettings
 from repose.data.dataset import Dataset, Pair
+from repose.device import resolve_device
 from repose.errors import ConfigError
 from repose.models.checkpoint import ModelConfig, find_model, load_config, load_model, save_model
 from repose.models.network import Network
@@ -51,7 +53,7 @@ def train(
     init_from: str | Path | None = None,
     device: str = "auto",
     processes: int | None = None,
-    compiled: bool = False,
+    compiled: bool | None = None,
     progress: Literal["bar", "lines", "none"] = "lines",
 ) -> Path:
     """Train or fine-tune a model; resume from the last checkpoint if there is one.
@@ -65,7 +67,7 @@ def train(
         init_from: Model, by name or directory, to start from, with its hyperparameters.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` (all visible GPUs) or ``"cuda:N"``.
         processes: Number of processes (DDP); by default one per GPU in use, else one.
-        compiled: Use `torch.compile`: some ten seconds of compilation, then faster steps.
+        compiled: Use compiled kernels, see `Network.compile_training`; by default on a CPU with a C compiler.
         progress: Output on standard error: a progress bar, lines, or none.
 
     Returns:
@@ -95,6 +97,7 @@ def train(
     directories = [dataset.directory for dataset in (*datasets, *unique)]
     edge_counter = EdgeCounts(network, zip(directories, [*training, *validation], strict=True))
     trained_on = "; ".join(map(_describe, unique))
+    compiled = _compiles(device) if compiled is None else compiled
     if compiled:  # before the task copies the network, so that validation is compiled too
         network.compile_training()
     validated = val_pairs
@@ -230,6 +233,11 @@ def _network(
     else:
         network, known = cls(cls.settings_type.parse(settings.model)), set()
     return network.train().requires_grad_(True), known
+
+
+def _compiles(device: str) -> bool:
+    """Return whether kernels are the default: in C they take a second to compile, on a GPU half a minute."""
+    return resolve_device(device).type == "cpu" and native.compiler() is not None
 
 
 def _fit_volumes(network: Network[Any], pairs: Sequence[Pair]) -> None:

@@ -1,5 +1,7 @@
 """Parts of a batch on several threads: the same results, errors, and the number of threads afterwards."""
 
+import multiprocessing
+import os
 import threading
 
 import pytest
@@ -101,3 +103,14 @@ def test_a_second_call_is_not_split(batch, two_threads):
         return len(side_by_side.each(len, batch))
 
     assert side_by_side.each(function, batch) == [1, 1]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_forked_process_has_threads_of_its_own(batch, two_threads):
+    assert len(side_by_side.each(len, batch)) == 2  # the threads of this process have started
+    relaxer = relaxers("reposenet", "compiled")[0]
+    relaxer.predict(batch)
+    child = multiprocessing.get_context("fork").Process(target=relaxer.predict, args=(batch,))
+    child.start()
+    child.join(60)
+    assert child.exitcode == 0
