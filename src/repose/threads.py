@@ -1,8 +1,10 @@
-"""Number of threads that this process may use, and that help."""
+"""Threads and processes: how many may be used, how many help, and their end."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -52,6 +54,18 @@ def use_threads(threads: int | None = None) -> int:
         if together < SLOWER * _product_seconds():
             torch.set_num_threads(most)
     return torch.get_num_threads()
+
+
+def end_with_parent() -> None:
+    """End this process, one of `multiprocessing`, when its parent ends, also if that is killed."""
+
+    def wait() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _product_seconds() -> float:

@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import signal
 import statistics
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -25,6 +24,7 @@ from repose.benchmark.results import Measurement
 from repose.crystal.batch import CrystalBatch
 from repose.relaxer.direct import DirectRelaxer
 from repose.relaxer.memory import is_out_of_memory
+from repose.threads import end_with_parent
 
 T = TypeVar("T")
 
@@ -145,14 +145,7 @@ def isolated(function: Callable[..., T], *arguments: Any, limited: bool = False)
 
 def _begin(limited: bool) -> None:
     """Prepare a new process: end it with its parent and, if ``limited``, limit its memory."""
-
-    def end_with_parent() -> None:
-        parent = multiprocessing.parent_process()
-        if parent is not None:
-            parent.join()  # also returns when the parent is killed
-            os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    end_with_parent()
     if limited:
         limit_memory()
 

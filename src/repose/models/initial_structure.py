@@ -57,8 +57,10 @@ def rescale_volume(batch: CrystalBatch, atomic_volumes: Tensor) -> CrystalBatch:
     guess = segment_sum(volumes, batch.system_index, batch.n_crystals)
     ratio = guess / volume(batch.cells)
     unknown = segment_sum((volumes <= 0).to(batch.dtype), batch.system_index, batch.n_crystals) > 0
-    empty = vacuum_thickness(batch.positions, reduced(batch.cells), batch.system_index).amax(dim=1)
-    vacuum = ~batch.pbc.all(dim=1) | (empty > VACUUM)
+    vacuum = ~batch.pbc.all(dim=1)
+    if bool((batch.cells.norm(dim=-1) > VACUUM).any()):  # no slab is thicker than the longest lattice vector
+        empty = vacuum_thickness(batch.positions, reduced(batch.cells), batch.system_index).amax(dim=1)
+        vacuum = vacuum | (empty > VACUUM)
     scale = torch.where(unknown | vacuum, 1.0, ratio).pow(1 / 3)
     return batch.with_geometry(
         batch.positions * scale[batch.system_index, None], batch.cells * scale[:, None, None]

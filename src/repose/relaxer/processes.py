@@ -23,6 +23,7 @@ import torch
 from repose.relaxer.base import Relaxer
 from repose.relaxer.constraints import Constraints
 from repose.relaxer.relaxation import Relaxation
+from repose.threads import end_with_parent
 
 T = TypeVar("T")
 
@@ -106,6 +107,7 @@ def _received(
 def _begin() -> None:
     """Set up a process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the work
+    end_with_parent()
     torch.set_num_threads(1)
 
 

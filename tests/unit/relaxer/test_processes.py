@@ -2,6 +2,10 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -94,3 +98,32 @@ def test_chunks_are_read_a_few_ahead_only():
     next(results)
     assert len(read) <= 5
     results.close()
+
+
+def test_processes_end_when_the_first_one_is_killed(tmp_path):
+    """The parent kills itself; its processes, which have written their numbers, end too."""
+    script = f"""
+import os, signal
+from repose.models.prediction import Geometry
+from repose.relaxer.base import Relaxer
+from repose.relaxer.constraints import Constraints
+from repose.relaxer.processes import relax_chunks
+from ase.build import bulk
+class Writing(Relaxer):
+    name = "writing"
+    def predict(self, batch):
+        open({str(tmp_path)!r} + "/" + str(os.getpid()), "w").close()
+        return Geometry(batch.positions, batch.cells)
+for _ in relax_chunks(Writing(), [(k, [bulk("Cu")]) for k in range(9)], Constraints(), 2):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    processes = [int(path.name) for path in tmp_path.iterdir()]
+    assert processes, done.stderr
+    assert done.returncode == -signal.SIGKILL
+    for _ in range(100):
+        running = [process for process in processes if Path(f"/proc/{process}/exe").exists()]
+        if not running:
+            return
+        time.sleep(0.1)
+    pytest.fail(f"processes {running} are left")
