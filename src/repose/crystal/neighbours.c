@@ -69,7 +69,8 @@ int64_t neighbours(int64_t crystals, int64_t capacity, double reach, double shel
               const double length = sqrt(dot(e, e));
               if (length > reach || (i == j && x == 0 && y == 0 && z == 0)) continue;
               const double *a = home + 3 * i, *b = home + 3 * j;
-              const int64_t u = x + (int64_t)(a[0] - b[0]), v = y + (int64_t)(a[1] - b[1]), w = z + (int64_t)(a[2] - b[2]);
+              const int64_t u = x + (int64_t)(a[0] - b[0]), v = y + (int64_t)(a[1] - b[1]);
+              const int64_t w = z + (int64_t)(a[2] - b[2]);
               if (near < capacity) own[near] = (Pair){{llrint(length / shell), j, u, v, w}, length};
               near++;
             }

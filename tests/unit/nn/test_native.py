@@ -85,6 +85,21 @@ def test_tensor_messages(batch, threads, monkeypatch):
         torch.set_num_threads(before)
 
 
+def test_messages_of_scalars_only(batch):
+    graph = periodic_graph(batch, 3.5)
+    knot, (c, w, u, s, v) = messages_inputs(graph, 6)
+    x, n = draw(graph.n_atoms, F), graph.n_atoms
+    v, t = (torch.zeros(n, k, F, dtype=torch.float64, requires_grad=True) for k in (3, 5))
+
+    def plain(c, w, u, s, v, t, x):
+        return Features(x, v, t) + _sums(Features(s, v, t), filters_of(c, knot, w), u, graph)
+
+    def kernel(c, w, u, s, v, t, x):
+        return native_tensors.in_messages(s, v, t, x, t, c, Place(knot, w), u, graph)
+
+    compare(plain, kernel, (c, w, u, s, v, t, x))
+
+
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("extra", [False, True])
 def test_messages(batch, gated, extra):

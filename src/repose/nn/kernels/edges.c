@@ -9,7 +9,8 @@
 
 #define EPS 1e-6
 
-/* Vectors from receiver to sender, r_j + k @ cell - r_i: `length` is sqrt(d^2 + EPS^2) - EPS, `unit` d over that root. */
+/* Vectors d from receiver to sender, r_j + k @ cell - r_i: `length` is sqrt(d^2 + EPS^2) - EPS, `unit` is d over the
+ * root. */
 void geometry(int64_t first, int64_t last, const int64_t *restrict start, const int64_t *restrict sender,
               const double *restrict shift, const int64_t *restrict crystal, const double *restrict positions,
               const double *restrict cells, real *restrict length, real *restrict unit) {
@@ -18,8 +19,8 @@ void geometry(int64_t first, int64_t last, const int64_t *restrict start, const 
       const double *restrict k = shift + 3 * e, *restrict cell = cells + 9 * crystal[e];
       double d[3], square = EPS * EPS;
       for (int axis = 0; axis < 3; axis++) {
-        d[axis] = positions[3 * sender[e] + axis] - positions[3 * i + axis] + k[0] * cell[axis] + k[1] * cell[3 + axis] +
-                  k[2] * cell[6 + axis];
+        d[axis] = positions[3 * sender[e] + axis] - positions[3 * i + axis] + k[0] * cell[axis] +
+                  k[1] * cell[3 + axis] + k[2] * cell[6 + axis];
         square += d[axis] * d[axis];
       }
       const double root = sqrt(square);

@@ -89,8 +89,8 @@ void gradients(int64_t first, int64_t last, const int64_t *restrict start, const
                const real *restrict table, const real *restrict s, const real *restrict v,
                const real *restrict inputs, const real *restrict matrix, const real *restrict bias,
                const real *restrict extra, const real *restrict given_x, const real *restrict given_v,
-               real *restrict g_w, real *restrict g_u, real *restrict g_inputs, real *restrict g_extra, real *restrict g_table, real *restrict g_s, real *restrict g_v,
-               real *restrict g_matrix, real *restrict g_bias) {
+               real *restrict g_w, real *restrict g_u, real *restrict g_inputs, real *restrict g_extra,
+               real *restrict g_table, real *restrict g_s, real *restrict g_v, real *restrict g_matrix, real *restrict g_bias) {
   for (int64_t i = first; i < last; i++) {
     const real *restrict gx = given_x + i * F, *restrict ga = given_v + i * 3 * F;
     for (int64_t e = start[i]; e < start[i + 1]; e++) {

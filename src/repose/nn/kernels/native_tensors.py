@@ -55,7 +55,10 @@ class Messages(torch.autograd.Function):
         arrays = contiguous(graph.start, graph.sender, knot, weights, direction, coefficients, s, v, t)
         new = tuple(torch.empty_like(part) for part in (x, v, own))
         parts = ranges(graph.start, PER_EDGE * x.shape[-1])
-        call(_library(MESSAGES, x).messages, parts, *arrays, *contiguous(x, own), *new)
+        library = _library(MESSAGES, x)
+        # Before the first layer of a network there are scalars only.
+        function = library.messages if v.any() or t.any() or own.any() else library.messages_of_scalars
+        call(function, parts, *arrays, *contiguous(x, own), *new)
         ctx.save_for_backward(*arrays)
         return new  # type: ignore[return-value]
 

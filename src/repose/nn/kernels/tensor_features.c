@@ -22,9 +22,11 @@
 
 /* Feature f of vectors or tensors whose components are `stride` numbers apart. */
 #define READ3(a, from, stride) const real a##0 = (from)[f], a##1 = (from)[stride + f], a##2 = (from)[2 * stride + f];
-#define READ5(a, from, stride) READ3(a, from, stride) const real a##3 = (from)[3 * stride + f], a##4 = (from)[4 * stride + f];
+#define READ5(a, from, stride)                                                                               \
+  READ3(a, from, stride) const real a##3 = (from)[3 * stride + f], a##4 = (from)[4 * stride + f];
 #define WRITE3(to, stride, p, q, r) (to)[f] = p, (to)[stride + f] = q, (to)[2 * stride + f] = r
-#define WRITE5(to, stride, p, q, r, s, u) WRITE3(to, stride, p, q, r), (to)[3 * stride + f] = s, (to)[4 * stride + f] = u
+#define WRITE5(to, stride, p, q, r, s, u)                                                                    \
+  WRITE3(to, stride, p, q, r), (to)[3 * stride + f] = s, (to)[4 * stride + f] = u
 
 /* Tensor t times vector u, and symmetric traceless part of the product of vectors u and w. */
 #define TIMES(o, t, u)                                                                                       \

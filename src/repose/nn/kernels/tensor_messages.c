@@ -17,13 +17,14 @@
   const real *restrict sj = s + j * 6 * F, *restrict vj = v + j * 3 * F, *restrict tj = t + j * 5 * F;       \
   const real *restrict row = table + knot[e] * 6 * F;                                                        \
   const real w0 = w[4 * e], w1 = w[4 * e + 1], w2 = w[4 * e + 2], w3 = w[4 * e + 3];                         \
-  const real ux = u[3 * e], uy = u[3 * e + 1], uz = u[3 * e + 2];                                               \
+  const real ux = u[3 * e], uy = u[3 * e + 1], uz = u[3 * e + 2];                                            \
   const real hx = HALF * ux, hy = HALF * uy, hz = HALF * uz;                                                 \
-  const real sx = SIXTH * ux, sy = SIXTH * uy, sz = SIXTH * uz;    \
-  const real d0 = 2 * hx * uy, d1 = 2 * hy * uz, d2 = 2 * hz * ux, d3 = hx * ux - hy * uy,                        \
+  const real sx = SIXTH * ux, sy = SIXTH * uy, sz = SIXTH * uz;                                              \
+  const real d0 = 2 * hx * uy, d1 = 2 * hy * uz, d2 = 2 * hz * ux, d3 = hx * ux - hy * uy,                   \
              d4 = 2 * sz * uz - sx * ux - sy * uy;
 
-#define SPLINE(k) (w0 * row[k * F + f] + w1 * row[(6 + k) * F + f] + w2 * row[(12 + k) * F + f] + w3 * row[(18 + k) * F + f])
+#define SPLINE(k)                                                                                            \
+  (w0 * row[k * F + f] + w1 * row[(6 + k) * F + f] + w2 * row[(12 + k) * F + f] + w3 * row[(18 + k) * F + f])
 
 /* Features of the receivers, x (N, F), v and own_t, plus the sums of the messages of their neighbours. */
 void messages(int64_t first, int64_t last, const int64_t *restrict start, const int64_t *restrict sender,
@@ -52,6 +53,35 @@ void messages(int64_t first, int64_t last, const int64_t *restrict start, const 
         sum[6 * F + f] += stretch * d2 + hold * t2;
         sum[7 * F + f] += stretch * d3 + hold * t3;
         sum[8 * F + f] += stretch * d4 + hold * t4;
+      }
+    }
+    for (int k = 0; k < F; k++) new_x[i * F + k] = sum[k];
+    for (int k = 0; k < 3 * F; k++) new_v[i * 3 * F + k] = sum[F + k];
+    for (int k = 0; k < 5 * F; k++) new_t[i * 5 * F + k] = sum[4 * F + k];
+  }
+}
+
+/* The same where vectors and tensors of all atoms are zero, as before the first layer: three of six terms are left. */
+void messages_of_scalars(int64_t first, int64_t last, const int64_t *restrict start, const int64_t *restrict sender,
+                         const int64_t *restrict knot, const real *restrict w, const real *restrict u,
+                         const real *restrict table, const real *restrict s, const real *restrict v,
+                         const real *restrict t, const real *restrict x, const real *restrict own_t,
+                         real *restrict new_x, real *restrict new_v, real *restrict new_t) {
+  (void)own_t;
+  for (int64_t i = first; i < last; i++) {
+    real sum[9 * F];
+    for (int k = 0; k < F; k++) sum[k] = x[i * F + k];
+    for (int k = F; k < 9 * F; k++) sum[k] = 0;
+    for (int64_t e = start[i]; e < start[i + 1]; e++) {
+      EDGE
+      (void)vj, (void)tj;
+#pragma omp simd
+      for (int f = 0; f < F; f++) {
+        const real lead = SPLINE(2) * sj[2 * F + f], stretch = SPLINE(4) * sj[4 * F + f];
+        sum[f] += SPLINE(0) * sj[f];
+        sum[F + f] += lead * ux, sum[2 * F + f] += lead * uy, sum[3 * F + f] += lead * uz;
+        sum[4 * F + f] += stretch * d0, sum[5 * F + f] += stretch * d1, sum[6 * F + f] += stretch * d2;
+        sum[7 * F + f] += stretch * d3, sum[8 * F + f] += stretch * d4;
       }
     }
     for (int k = 0; k < F; k++) new_x[i * F + k] = sum[k];
@@ -89,7 +119,8 @@ void gradients(int64_t first, int64_t last, const int64_t *restrict start, const
         real weight[6];
 #pragma GCC unroll 6
         for (int k = 0; k < 6; k++) {
-          const real r0 = row[k * F + f], r1 = row[(6 + k) * F + f], r2 = row[(12 + k) * F + f], r3 = row[(18 + k) * F + f];
+          const real r0 = row[k * F + f], r1 = row[(6 + k) * F + f];
+          const real r2 = row[(12 + k) * F + f], r3 = row[(18 + k) * F + f];
           const real own = sj[k * F + f], filter = w0 * r0 + w1 * r1 + w2 * r2 + w3 * r3, of_filter = own * p[k];
           gs[k * F + f] += filter * p[k];
           q0 += r0 * of_filter, q1 += r1 * of_filter, q2 += r2 * of_filter, q3 += r3 * of_filter;
@@ -107,9 +138,12 @@ void gradients(int64_t first, int64_t last, const int64_t *restrict start, const
         gt[4 * F + f] += weight[3] * l4 + weight[5] * g4;
         const real lead = weight[2], turn = HALF * weight[3], turned = SIXTH * weight[3];
         const real bend = 2 * HALF * weight[4], bent = 2 * SIXTH * weight[4];
-        px += lead * a + turn * (t3 * a + t0 * b + t2 * c) - turned * t4 * a + bend * (g3 * ux + g0 * uy + g2 * uz) - bent * g4 * ux;
-        py += lead * b + turn * (t0 * a - t3 * b + t1 * c) - turned * t4 * b + bend * (g0 * ux - g3 * uy + g1 * uz) - bent * g4 * uy;
-        pz += lead * c + turn * (t2 * a + t1 * b) + 2 * turned * t4 * c + bend * (g2 * ux + g1 * uy) + 2 * bent * g4 * uz;
+        px += lead * a + turn * (t3 * a + t0 * b + t2 * c) - turned * t4 * a +
+              bend * (g3 * ux + g0 * uy + g2 * uz) - bent * g4 * ux;
+        py += lead * b + turn * (t0 * a - t3 * b + t1 * c) - turned * t4 * b +
+              bend * (g0 * ux - g3 * uy + g1 * uz) - bent * g4 * uy;
+        pz += lead * c + turn * (t2 * a + t1 * b) + 2 * turned * t4 * c +
+              bend * (g2 * ux + g1 * uy) + 2 * bent * g4 * uz;
       }
       g_w[4 * e] = q0, g_w[4 * e + 1] = q1, g_w[4 * e + 2] = q2, g_w[4 * e + 3] = q3;
       g_u[3 * e] = px, g_u[3 * e + 1] = py, g_u[3 * e + 2] = pz;
