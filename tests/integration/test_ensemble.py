@@ -345,9 +345,8 @@ def _killed(dataset, out, settings, moment):
         if directory.name == "member-1" and moment == "in the second member":
             from repose.training.task import RelaxationTask
 
-            RelaxationTask.on_train_epoch_start = lambda task: (
-                die() if task.current_epoch == 1 else setattr(task, "last_step", 0.0)
-            )
+            begin = RelaxationTask.on_train_epoch_start
+            RelaxationTask.on_train_epoch_start = lambda task: die() if task.current_epoch == 1 else begin(task)
         return ordinary(family, data, directory, own, **options)
 
     training.train = until

@@ -121,7 +121,7 @@ class TensorMessage(Tabulated):
         filters = nn.functional.linear(weighted, gamma)  # (E, 6F)
         if self.compiled:
             return features + Features(*summed(*sent, filters, edges.direction, edges.graph))
-        return features + _sums(sent, filters, edges.direction, edges.graph)
+        return features + plain_sums(sent, filters, edges.direction, edges.graph)
 
     def _in_blocks(self, sent: Features, table: SplineTable, place: Place, edges: EdgeGeometry) -> Features:
         """Sums with filters from the table, in blocks of edges; scalars sent are factors of the senders."""
@@ -143,7 +143,7 @@ class TensorMessage(Tabulated):
         return sums
 
 
-def _sums(features: Features, filters: Tensor, direction: Tensor, graph: PeriodicGraph) -> Features:
+def plain_sums(features: Features, filters: Tensor, direction: Tensor, graph: PeriodicGraph) -> Features:
     """Sums of messages, all edges at once; arguments as for `repose.nn.kernels.fused_tensors.summed`."""
     s, v, t = features
     sender, receiver, n = graph.sender, graph.receiver, graph.n_atoms

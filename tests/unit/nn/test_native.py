@@ -14,7 +14,7 @@ from repose.nn.kernels.fused import GateInputs, Summands, in_blocks
 from repose.nn.kernels.radial_tables import Place, place
 from repose.nn.messages import EdgeGeometry
 from repose.nn.radial import GaussianBasis
-from repose.nn.tensor_messages import Features, _sums
+from repose.nn.tensor_messages import Features, plain_sums
 from repose.nn.tensor_updates import Owners, invariants, readout, updated
 from support.crystals import fcc, perovskite, random_crystal, rock_salt
 
@@ -71,7 +71,7 @@ def test_tensor_messages(batch, threads, monkeypatch):
     n = graph.n_atoms
 
     def plain(c, w, u, s, v, t, x, own):
-        sums = _sums(Features(s, v, t), filters_of(c, knot, w), u, graph)
+        sums = plain_sums(Features(s, v, t), filters_of(c, knot, w), u, graph)
         return Features(x, v, own) + sums
 
     def kernel(c, w, u, s, v, t, x, own):
@@ -92,7 +92,7 @@ def test_messages_of_scalars_only(batch):
     v, t = (torch.zeros(n, k, F, dtype=torch.float64, requires_grad=True) for k in (3, 5))
 
     def plain(c, w, u, s, v, t, x):
-        return Features(x, v, t) + _sums(Features(s, v, t), filters_of(c, knot, w), u, graph)
+        return Features(x, v, t) + plain_sums(Features(s, v, t), filters_of(c, knot, w), u, graph)
 
     def kernel(c, w, u, s, v, t, x):
         return native_tensors.in_messages(s, v, t, x, t, c, Place(knot, w), u, graph)
