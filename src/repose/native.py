@@ -10,6 +10,7 @@ import ctypes
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -31,14 +32,17 @@ FLAGS = (
 )
 PROCESSOR = ("-march=native", "-mcpu=native")  # the first that the compiler accepts
 REALS = {"float32": "float", "float64": "double"}
-# Numbers read and written below which a second thread costs more than it saves.
+# Fewest numbers that a thread reads and writes: starting it takes the time of some 100,000.
 NUMBERS_PER_THREAD = 500_000
 
 
-def compiler() -> str | None:
-    """Return the C compiler of this machine: the environment's ``CC``, cc, gcc or clang; None without one."""
-    names = (os.environ.get("CC"), "cc", "gcc", "clang")
-    return next((found for name in names if name and (found := shutil.which(name))), None)
+def compiler() -> list[str] | None:
+    """Return the command of the C compiler: the environment's ``CC``, cc, gcc or clang; None without one."""
+    for name in (os.environ.get("CC", ""), "cc", "gcc", "clang"):
+        program, *arguments = shlex.split(name) or [""]
+        if found := shutil.which(program):
+            return [found, *arguments]
+    return None
 
 
 @cache
@@ -48,22 +52,23 @@ def library(source: str, real: str = "float64", **numbers: int) -> Any:
     Args:
         source: Path of the file within the package.
         real: Name of the type of all arrays of features, with or without ``torch.``.
-        numbers: Constants of the source by name, such as the width F.
+        numbers: Constants of the source, defined as ``-DNAME=NUMBER``: the width F and the like.
 
     Returns:
-        A `ctypes.CDLL`; None where there is no compiler, it fails, or the type has no name in C.
+        A `ctypes.CDLL`; None if it is not in the cache and there is no compiler or it fails, or if the type has
+        no name in C.
     """
-    command, real = compiler(), real.removeprefix("torch.")
-    if command is None or real not in REALS or os.name != "posix":
+    real = real.removeprefix("torch.")
+    if real not in REALS or os.name != "posix":
         return None
     text = Path(__file__).parent.joinpath(source).read_text(encoding="utf-8")
     flags = [*FLAGS, f"-Dreal={REALS[real]}", *(f"-D{name}={number}" for name, number in numbers.items())]
-    key = hashlib.sha256("\n".join([text, *flags, command, _processor()]).encode()).hexdigest()[:20]
+    key = hashlib.sha256("\n".join([text, *flags, _processor()]).encode()).hexdigest()[:20]
     for folder in (_cache(), Path(tempfile.gettempdir()) / f"repose-kernels-{os.getuid()}"):
         for processor in PROCESSOR:
             try:
                 name = f"{Path(source).stem}-{key}.so"
-                return ctypes.CDLL(str(_built(folder, name, text, [command, processor, *flags])))
+                return ctypes.CDLL(str(_built(folder, name, text, [processor, *flags])))
             except (OSError, subprocess.SubprocessError):
                 continue
     return None
@@ -71,23 +76,26 @@ def library(source: str, real: str = "float64", **numbers: int) -> Any:
 
 def warn_missing() -> None:
     """Warn that there are no kernels."""
+    command = compiler()
+    reason = "no C compiler was found" if command is None else f"the C compiler '{command[0]}' failed"
     warnings.warn(
-        f"kernels cannot be compiled here, so the model runs without them: {compiler() or 'no C compiler'} "
-        "fails or is missing. Install gcc or clang, or set CC.",
-        stacklevel=3,
+        f"{reason}: the model runs without kernels in C, several times slower. Install gcc or clang, or set CC.",
+        stacklevel=4,
     )
 
 
-def _built(folder: Path, name: str, text: str, command: Sequence[str]) -> Path:
+def _built(folder: Path, name: str, text: str, flags: Sequence[str]) -> Path:
     """Compile to a file beside the target and rename it, unless the target exists."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if folder.stat().st_uid != os.getuid():  # code of another user is not run
         raise PermissionError(f"'{folder}' belongs to another user.")
     if not (target := folder / name).exists():
+        if (command := compiler()) is None:
+            raise FileNotFoundError("no C compiler.")
         with tempfile.TemporaryDirectory(dir=folder) as temporary:
             source, made = Path(temporary) / "source.c", Path(temporary) / "made.so"
             source.write_text(text, encoding="utf-8")
-            arguments = [*command, str(source), "-o", str(made), "-lm"]
+            arguments = [*command, *flags, str(source), "-o", str(made), "-lm"]
             subprocess.run(arguments, check=True, capture_output=True, timeout=120)
             os.replace(made, target)
     return target
@@ -116,17 +124,17 @@ if hasattr(os, "register_at_fork"):  # a process that is forked has no threads
     os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
-def ranges(start: Tensor, numbers: int) -> list[tuple[int, int]]:
-    """Split owners, atoms or crystals, into one range a thread, with about as many items each.
+def ranges(start: Tensor, numbers_per_item: int) -> list[tuple[int, int]]:
+    """Split owners (atoms or crystals) into one range for each thread, with about as many items in each.
 
     Args:
         start: First item of every owner, and the number of items, ``(N + 1,)``.
-        numbers: Numbers that the kernel reads and writes per item.
+        numbers_per_item: Numbers that the kernel reads and writes for an item.
     """
     import torch
 
     n, items = len(start) - 1, int(start[-1])
-    threads = max(1, min(torch.get_num_threads(), items * numbers // NUMBERS_PER_THREAD))
+    threads = max(1, min(torch.get_num_threads(), items * numbers_per_item // NUMBERS_PER_THREAD))
     if threads == 1:
         return [(0, n)]
     ends = torch.searchsorted(start, torch.arange(1, threads) * items // threads).tolist()
@@ -134,7 +142,7 @@ def ranges(start: Tensor, numbers: int) -> list[tuple[int, int]]:
 
 
 def call(function: Any, parts: Sequence[tuple[int, int]], *arguments: Any) -> None:
-    """Call a function of a library once a range, each in a thread of its own; C does not hold Python's lock.
+    """Call a function of a library once for each range, in parallel; C does not hold Python's lock.
 
     Args:
         function: Takes the first and the last owner, then pointers.
@@ -153,7 +161,7 @@ def call(function: Any, parts: Sequence[tuple[int, int]], *arguments: Any) -> No
 
 
 class NoContext:
-    """Context of `torch.autograd.Function.forward` where no gradients are needed."""
+    """Context for `torch.autograd.Function.forward` that saves nothing, where no gradients are needed."""
 
     def save_for_backward(self, *tensors: Tensor) -> None:
         """Keep nothing."""
@@ -174,7 +182,7 @@ def contiguous(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 
 def added(sums: Sequence[Sequence[Tensor]]) -> Any:
-    """Return sums over threads, a list, of the tensors of each."""
+    """Return the sum over threads of each of their tensors."""
     import torch
 
     return sums[0] if len(sums) == 1 else [torch.stack(parts).sum(0) for parts in zip(*sums, strict=True)]

@@ -1,9 +1,10 @@
-"""Threads and processes: how many may be used, how many help, and their end."""
+"""Numbers of threads and processes that may be used and that are useful, and the end of processes."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 import threading
 import time
 from pathlib import Path
@@ -17,27 +18,35 @@ SLOWER = 2
 
 
 def available_cpus() -> int:
+    """Return the number of processors to use: those of `granted_cpus`, at most ``OMP_NUM_THREADS``."""
+    return min(granted_cpus(), _number(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]))
+
+
+def granted_cpus() -> int:
     """Return the number of processors that this process may use.
 
-    It is the least of: the affinity of the process, the quota of its control group (containers), Slurm's
-    ``--cpus-per-task``, and ``OMP_NUM_THREADS``.
+    It is the smallest of: the affinity of the process, the quota of its control group (containers), and Slurm's
+    ``--cpus-per-task``.
     """
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    limits = [
-        os.environ.get("SLURM_CPUS_PER_TASK", ""),
-        os.environ.get("OMP_NUM_THREADS", "").partition(",")[0],
-    ]
-    given = [int(limit) for limit in limits if limit.isdigit() and int(limit) > 0]
-    return max(1, min(cpus, *given, _quota() or cpus))
+    return max(1, min(cpus, _quota() or cpus, _number(os.environ.get("SLURM_CPUS_PER_TASK", ""))))
+
+
+def limit_threads() -> None:
+    """Lower the number of threads of PyTorch to `granted_cpus`, if it is higher."""
+    import torch
+
+    if torch.get_num_threads() > (most := granted_cpus()):
+        torch.set_num_threads(most)
 
 
 def use_threads(threads: int | None = None) -> int:
     """Set the number of threads of PyTorch and of the kernels, and return it.
 
     Args:
-        threads: Number of threads; None for all of `available_cpus`, or one if an elementwise product takes
-            more than `SLOWER` times as long on all. It does where other work holds a processor: threads then
-            wait for each other.
+        threads: Number of threads; None for all of `available_cpus`. Where other work uses a processor, threads
+            wait for each other: if an elementwise product then takes more than `SLOWER` times as long on all
+            threads as on one, one is used.
 
     Raises:
         ConfigError: ``threads`` is not positive.
@@ -78,6 +87,11 @@ def _product_seconds() -> float:
         torch.mul(numbers, numbers, out=out)
         times.append(time.perf_counter() - start)
     return sorted(times)[ROUNDS // 2]
+
+
+def _number(text: str) -> int:
+    """Return a positive number, or a large one for any other text."""
+    return int(text) if text.isdigit() and int(text) else sys.maxsize
 
 
 def _quota() -> int | None:

@@ -48,7 +48,7 @@ def test_a_profile_lists_the_parts_and_leaves_no_run(repose, dataset, tmp_path):
     assert {"reading", "forward", "backward", "optimizer", "moving average", "validation"} <= set(parts)
     assert parts.index("reading") < parts.index("forward") < parts.index("rest") < parts.index("total")
     assert "in the background, at the same time: random inputs " in out
-    assert out.splitlines()[-1].startswith("4 steps; after the first ")
+    assert out.splitlines()[-1].startswith("4 steps of ")
     assert not (tmp_path / "run").exists()
     status, out, err = repose(*common, *assignments(), "--profile", "--json", "--quiet")
     assert status == 0, err

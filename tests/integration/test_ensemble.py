@@ -346,7 +346,9 @@ def _killed(dataset, out, settings, moment):
             from repose.training.task import RelaxationTask
 
             begin = RelaxationTask.on_train_epoch_start
-            RelaxationTask.on_train_epoch_start = lambda task: die() if task.current_epoch == 1 else begin(task)
+            RelaxationTask.on_train_epoch_start = lambda task: (
+                die() if task.current_epoch == 1 else begin(task)
+            )
         return ordinary(family, data, directory, own, **options)
 
     training.train = until

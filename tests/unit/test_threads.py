@@ -5,6 +5,7 @@ import os
 import pytest
 import torch
 
+import repose
 from repose import threads
 from repose.errors import ConfigError
 
@@ -70,6 +71,17 @@ def test_a_given_number_is_used(machine, restored):
     assert threads.use_threads(3) == 3 == torch.get_num_threads()
     with pytest.raises(ConfigError, match="at least 1; got 0"):
         threads.use_threads(0)
+
+
+def test_loading_a_model_keeps_to_the_processors_that_are_granted(machine, monkeypatch, restored):
+    torch.set_num_threads(4)
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "2")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # PyTorch has followed it, or the user has replaced it
+    repose.load("default")
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
+    repose.load("default")
+    assert torch.get_num_threads() == 1
 
 
 def test_a_product_takes_time():

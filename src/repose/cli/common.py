@@ -21,7 +21,11 @@ Device: TypeAlias = Annotated[str, typer.Option("--device", help="auto, cpu, cud
 NoDevice: TypeAlias = Annotated[str, typer.Option("--device", hidden=True)]
 Threads: TypeAlias = Annotated[
     int | None,
-    typer.Option("--threads", help="Processors to use; all that help by default.", show_default=False),
+    typer.Option(
+        "--threads",
+        help="Number of processors; by default all that affinity, container, Slurm and OMP_NUM_THREADS allow.",
+        show_default=False,
+    ),
 ]
 Quiet: TypeAlias = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress and no table.")]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]

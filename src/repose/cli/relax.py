@@ -116,7 +116,8 @@ def relax(
         table = RelaxTable(as_json, quiet, sort, summary, verbose, relaxer.name)
         trajectories = None if path is None else stack.enter_context(TrajectoryWriter(path))
         if verbose:
-            sys.stderr.write(f"model {relaxer.name} on {relaxer.device}; {len(sources)} files\n")
+            kernels = getattr(relaxer, "path", "")
+            sys.stderr.write(f"model {relaxer.name} on {relaxer.device}, {kernels}; {len(sources)} files\n")
         # On a terminal a bar would be mixed with JSON lines.
         bar = stack.enter_context(Progress(0, "crystals", quiet or (as_json and sys.stdout.isatty())))
         if not bar.quiet:

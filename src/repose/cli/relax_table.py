@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -60,7 +61,7 @@ class RelaxTable:
         self.notes: dict[str, tuple[str, int]] = {}  # first crystal and number of crystals of each remark
         self.dropped: Counter[tuple[str, str]] = Counter()
         self.counts: Counter[str] = Counter()
-        self.seconds = 0.0
+        self.start = time.perf_counter()
 
     def add(
         self,
@@ -87,7 +88,6 @@ class RelaxTable:
         self.counts.update((status, "all"))
         self.counts["uncertain"] += uncertain
         self.counts["outside"] += result is not None and result.outside is not None
-        self.seconds += result.seconds if result else 0.0
         if reason is not None:
             self.remarks.append(f"{status}: {reason}")
         if result is not None and result.outside is not None:
@@ -140,10 +140,11 @@ class RelaxTable:
     def _print_counts(self, out: Path, uncertain: Path) -> None:
         counts = self.counts
         done = counts["relaxed"] + counts["suspect"]
-        mean = f", {1000 * self.seconds / done:.0f} ms each" if done else ""
+        seconds = time.perf_counter() - self.start
+        rate = f" in {seconds:.1f} s, {done / seconds:,.0f} crystals/s" if done else ""
         sys.stdout.write(
             f"{counts['relaxed']} of {counts['all']} crystals relaxed, {counts['suspect']} suspect, "
-            f"{counts['refused']} refused{f'; written into {out}/' if done else ''}{mean}.\n"
+            f"{counts['refused']} refused{f'; written into {out}/' if done else ''}{rate}.\n"
         )
         if counts["skipped"]:
             sys.stdout.write(f"{counts['skipped']} more skipped: their output exists.\n")

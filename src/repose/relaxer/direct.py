@@ -114,7 +114,8 @@ class DirectRelaxer(Relaxer):
         """Relaxed geometry and expected errors, not calibrated; latent distances ``(S,)``; the graph."""
         start = time.perf_counter()
         together = self.device.type != "cpu" or self.network.differentiates
-        parts = [self._pass(batch)] if together else each(self._pass, batch)
+        work = batch.n_atoms * self.network.settings.features**2
+        parts = [self._pass(batch)] if together else each(self._pass, batch, work)
         self.seconds_predicting += time.perf_counter() - start
         if self.path == "auto" and self.seconds_predicting > COMPILE_AFTER:
             self._compile()
@@ -159,10 +160,10 @@ class DirectRelaxer(Relaxer):
 
     def _compile(self) -> None:
         """Compile kernels where that is possible; without a warning, since the user did not ask for them."""
-        self.path = "compiled"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self.network.accelerate(compiled=True)
+        self.path = "compiled" if self.network.compiled else "tabulated"
 
     def memory(self, crystal: CrystalBatch) -> float:
         """See `Relaxer.memory`; estimated from the number of edges under the limit on neighbours."""

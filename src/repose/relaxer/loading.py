@@ -17,6 +17,7 @@ from repose.relaxer.base import Relaxer
 from repose.relaxer.constraints import Constraints
 from repose.relaxer.direct import DirectRelaxer
 from repose.relaxer.inputs import is_single
+from repose.threads import limit_threads
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -34,6 +35,9 @@ def load(
     precision: Precision = "float32",
 ) -> Relaxer:
     """Load a model.
+
+    PyTorch's number of threads is lowered to the processors that this process may use, see
+    `repose.threads.granted_cpus`.
 
     Args:
         name: A shipped model (`repose models` lists them), or a directory written by `repose train`.
@@ -54,6 +58,7 @@ def load(
             f"model '{name}' was trained on {config.target} and does not relax; train a model from it: "
             f"repose train --model {config.family} --init-from {name} ..."
         )
+    limit_threads()
     return DirectRelaxer(network, config, resolve_device(device), path, precision)
 
 

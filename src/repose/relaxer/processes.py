@@ -27,7 +27,7 @@ from repose.threads import end_with_parent
 
 T = TypeVar("T")
 
-# Chunks that wait or are computed, over the number of processes: none should wait for input.
+# Chunks in flight for each process, so that none waits for input.
 AHEAD = 2
 
 _job: tuple[Relaxer, Constraints, bool] | None = None  # inherited by the processes
@@ -52,7 +52,7 @@ def relax_chunks(
 
     Args:
         relaxer: Used by all processes; see `can_fork`.
-        chunks: Pairs of anything, which is given back, and of structures; read a few chunks ahead.
+        chunks: Pairs of a key, which is returned with the results, and structures; read a few chunks ahead.
         constraints: See `Relaxer.relax`.
         workers: Number of processes.
         space_groups: Find the space groups of results in the processes.
@@ -79,7 +79,7 @@ def relax_chunks(
 def _submit(pool: ProcessPoolExecutor, structures: list[Any]) -> Future[bytes]:
     # Pickled here: the executor would move every tensor to shared memory.
     try:
-        with warnings.catch_warnings():  # threads of PyTorch are not used by the processes
+        with warnings.catch_warnings():  # Python 3.12 warns of threads, which forked processes do not have
             warnings.simplefilter("ignore", DeprecationWarning)
             return pool.submit(_relax, pickle.dumps(structures, pickle.HIGHEST_PROTOCOL))
     except BrokenProcessPool as error:

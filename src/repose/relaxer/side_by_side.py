@@ -20,10 +20,10 @@ from repose.crystal.batch import CrystalBatch
 
 T = TypeVar("T")
 
-# Fewest atoms of a part.
-LEAST_ATOMS = 64
+# Fewest atoms of a part, and least work for which several threads are used for one part; see `each`.
+LEAST_ATOMS, LEAST_WORK = 64, 2e6
 
-_running = threading.Lock()
+_running = threading.Lock()  # held while parts run: nested and concurrent calls are not split
 
 
 def split(batch: CrystalBatch, parts: int) -> list[CrystalBatch]:
@@ -45,10 +45,16 @@ def split(batch: CrystalBatch, parts: int) -> list[CrystalBatch]:
     ]
 
 
-def each(function: Callable[[CrystalBatch], T], batch: CrystalBatch) -> list[T]:
-    """Call a function on the parts of a batch, one a thread of PyTorch, and return the results in order.
+def each(function: Callable[[CrystalBatch], T], batch: CrystalBatch, work: float) -> list[T]:
+    """Call a function on the parts of a batch, as many as PyTorch has threads, and return the results in order.
 
-    While another call runs, and on one thread, the batch is not split.
+    Each part runs in a thread of its own. While another call runs, the batch is not split.
+
+    Args:
+        function: Works on a batch.
+        batch: The crystals.
+        work: Atoms times the square of the features. With less than `LEAST_WORK` one thread is used, since it is
+            as fast as several, and does not wait where other work uses a processor.
     """
     threads = torch.get_num_threads()
     if threads == 1 or not _running.acquire(blocking=False):
@@ -56,8 +62,9 @@ def each(function: Callable[[CrystalBatch], T], batch: CrystalBatch) -> list[T]:
     try:
         own, *others = split(batch, threads)
         if not others:
+            torch.set_num_threads(threads if work > LEAST_WORK else 1)
             return [function(batch)]
-        torch.set_num_threads(1)  # of this thread, and of the products of all threads
+        torch.set_num_threads(1)  # each part uses one
         waiting = [_pool(threads - 1).submit(function, part) for part in others]
         try:
             first = function(own)

@@ -157,7 +157,7 @@ def table(report: dict[str, Any]) -> str:
         ahead = ", ".join(f"{name} {value:.2f} s" for name, value in report["background"].items())
         lines.append(f"in the background, at the same time: {ahead}")
     lines.append(
-        f"{report['steps']} steps; after the first {report['edges_per_step']:,} edges a step, "
+        f"{report['steps']} steps of {report['edges_per_step']:,} edges; without the first step "
         f"{report['edges_per_second']:,} edges/s"
     )
     return "\n".join(lines)

@@ -241,8 +241,25 @@ def test_without_a_working_compiler_there_are_no_kernels(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
     assert native.compiler() is None
     assert build("nn/kernels/edges.c") is None
-    with pytest.warns(UserWarning, match="Install gcc or clang"):
+    with pytest.warns(UserWarning, match="no C compiler was found"):
         native.warn_missing()
+
+
+def test_kernels_in_the_cache_need_no_compiler(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    build = native.library.__wrapped__
+    assert build("nn/kernels/edges.c") is not None
+    monkeypatch.setenv("CC", "")
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    assert native.compiler() is None
+    assert build("nn/kernels/edges.c") is not None
+
+
+def test_a_compiler_may_have_arguments(monkeypatch):
+    monkeypatch.setenv("CC", "sh -c")
+    assert native.compiler()[1:] == ["-c"]
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert native.compiler() is None or "no-such-compiler" not in native.compiler()[0]
 
 
 def test_kernels_of_another_user_are_not_run(tmp_path, monkeypatch):

@@ -80,7 +80,7 @@ def test_parts_run_at_the_same_time_each_on_one_thread(batch, two_threads):
         barrier.wait()
         return torch.get_num_threads()
 
-    assert side_by_side.each(function, batch) == [1, 1]
+    assert side_by_side.each(function, batch, 1e9) == [1, 1]
     assert torch.get_num_threads() == 2
 
 
@@ -93,21 +93,28 @@ def test_an_error_in_one_part_is_raised(batch, two_threads, failing):
             raise ValueError("broken")
 
     with pytest.raises(ValueError, match="broken"):
-        side_by_side.each(function, batch)
+        side_by_side.each(function, batch, 1e9)
     assert torch.get_num_threads() == 2
-    assert side_by_side.each(len, batch) != []  # not locked
+    assert side_by_side.each(len, batch, 1e9) != []  # not locked
+
+
+@pytest.mark.parametrize(("work", "threads"), [(1e3, 1), (1e9, 2)])
+def test_little_work_is_done_by_one_thread(work, threads, two_threads):
+    one = random_crystal(1)
+    assert side_by_side.each(lambda part: torch.get_num_threads(), one, work) == [threads]
+    assert torch.get_num_threads() == 2
 
 
 def test_a_second_call_is_not_split(batch, two_threads):
     def function(part):
-        return len(side_by_side.each(len, batch))
+        return len(side_by_side.each(len, batch, 1e9))
 
-    assert side_by_side.each(function, batch) == [1, 1]
+    assert side_by_side.each(function, batch, 1e9) == [1, 1]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_a_forked_process_has_threads_of_its_own(batch, two_threads):
-    assert len(side_by_side.each(len, batch)) == 2  # the threads of this process have started
+    assert len(side_by_side.each(len, batch, 1e9)) == 2  # the threads of this process have started
     relaxer = relaxers("reposenet", "compiled")[0]
     relaxer.predict(batch)
     child = multiprocessing.get_context("fork").Process(target=relaxer.predict, args=(batch,))

@@ -75,4 +75,4 @@ def test_steps_as_lightning_names_their_parts(wait):
     assert lines[0].split() == ["part", "seconds", "share"]
     assert lines[1].split() == ["first", "step", "33.50", "88.2%"]
     assert lines[-2].split() == ["total", "38.00", "100.0%"]
-    assert lines[-1] == "2 steps; after the first 1,000 edges a step, 222 edges/s"
+    assert lines[-1] == "2 steps of 1,000 edges; without the first step 222 edges/s"
