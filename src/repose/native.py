@@ -55,8 +55,8 @@ def library(source: str, real: str = "float64", **numbers: int) -> Any:
         numbers: Constants of the source, defined as ``-DNAME=NUMBER``: the width F and the like.
 
     Returns:
-        A `ctypes.CDLL`; None if it is not in the cache and there is no compiler or it fails, or if the type has
-        no name in C.
+        A `ctypes.CDLL`; None if it is not in the cache and there is no compiler or it fails, or if the type
+        has no name in C.
     """
     real = real.removeprefix("torch.")
     if real not in REALS or os.name != "posix":
@@ -64,12 +64,13 @@ def library(source: str, real: str = "float64", **numbers: int) -> Any:
     text = Path(__file__).parent.joinpath(source).read_text(encoding="utf-8")
     flags = [*FLAGS, f"-Dreal={REALS[real]}", *(f"-D{name}={number}" for name, number in numbers.items())]
     key = hashlib.sha256("\n".join([text, *flags, _processor()]).encode()).hexdigest()[:20]
-    for folder in (_cache(), Path(tempfile.gettempdir()) / f"repose-kernels-{os.getuid()}"):
+    for folder in (_cache, _temporary):
         for processor in PROCESSOR:
             try:
-                name = f"{Path(source).stem}-{key}.so"
-                return ctypes.CDLL(str(_built(folder, name, text, [processor, *flags])))
-            except (OSError, subprocess.SubprocessError):
+                return ctypes.CDLL(
+                    str(_built(folder(), f"{Path(source).stem}-{key}", text, [processor, *flags]))
+                )
+            except (OSError, RuntimeError, subprocess.SubprocessError):
                 continue
     return None
 
@@ -79,30 +80,47 @@ def warn_missing() -> None:
     command = compiler()
     reason = "no C compiler was found" if command is None else f"the C compiler '{command[0]}' failed"
     warnings.warn(
-        f"{reason}: the model runs without kernels in C, several times slower. Install gcc or clang, or set CC.",
+        f"{reason}: the model runs without kernels in C, several times slower. Install gcc or clang, or set "
+        "CC.",
         stacklevel=4,
     )
 
 
 def _built(folder: Path, name: str, text: str, flags: Sequence[str]) -> Path:
-    """Compile to a file beside the target and rename it, unless the target exists."""
+    """Return the library of a source, compiled unless it exists; its name ends in its checksum.
+
+    Raises:
+        OSError: The folder cannot be written, belongs to another user, or there is no compiler.
+        subprocess.SubprocessError: The compiler fails.
+    """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if folder.stat().st_uid != os.getuid():  # code of another user is not run
         raise PermissionError(f"'{folder}' belongs to another user.")
-    if not (target := folder / name).exists():
-        if (command := compiler()) is None:
-            raise FileNotFoundError("no C compiler.")
-        with tempfile.TemporaryDirectory(dir=folder) as temporary:
-            source, made = Path(temporary) / "source.c", Path(temporary) / "made.so"
-            source.write_text(text, encoding="utf-8")
-            arguments = [*command, *flags, str(source), "-o", str(made), "-lm"]
-            subprocess.run(arguments, check=True, capture_output=True, timeout=120)
-            os.replace(made, target)
+    for found in folder.glob(f"{name}-*.so"):
+        if found.is_file() and found.name == f"{name}-{_checksum(found)}.so":
+            return found
+    if (command := compiler()) is None:
+        raise FileNotFoundError("no C compiler.")
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        source, made = Path(temporary) / "source.c", Path(temporary) / "made.so"
+        source.write_text(text, encoding="utf-8")
+        arguments = [*command, *flags, str(source), "-o", str(made), "-lm"]
+        subprocess.run(arguments, check=True, capture_output=True, timeout=120)
+        target = folder / f"{name}-{_checksum(made)}.so"
+        os.replace(made, target)
     return target
+
+
+def _checksum(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def _cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "repose" / "kernels"
+
+
+def _temporary() -> Path:
+    return Path(tempfile.gettempdir()) / f"repose-kernels-{os.getuid()}"
 
 
 @cache

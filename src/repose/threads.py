@@ -25,11 +25,24 @@ def available_cpus() -> int:
 def granted_cpus() -> int:
     """Return the number of processors that this process may use.
 
-    It is the smallest of: the affinity of the process, the quota of its control group (containers), and Slurm's
-    ``--cpus-per-task``.
+    It is the smallest of: the affinity of the process, the quota of its control group (containers), and
+    Slurm's ``--cpus-per-task``.
     """
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(cpus, _quota() or cpus, _number(os.environ.get("SLURM_CPUS_PER_TASK", ""))))
+
+
+def cpus_to_use(threads: int | None) -> int:
+    """Return a number of processors: ``threads``, at most those granted, or `available_cpus` for None.
+
+    Raises:
+        ConfigError: ``threads`` is not positive.
+    """
+    if threads is None:
+        return available_cpus()
+    if threads < 1:
+        raise ConfigError(f"the number of threads must be at least 1; got {threads}.")
+    return min(threads, granted_cpus())
 
 
 def limit_threads() -> None:
@@ -44,18 +57,15 @@ def use_threads(threads: int | None = None) -> int:
     """Set the number of threads of PyTorch and of the kernels, and return it.
 
     Args:
-        threads: Number of threads; None for all of `available_cpus`. Where other work uses a processor, threads
-            wait for each other: if an elementwise product then takes more than `SLOWER` times as long on all
-            threads as on one, one is used.
+        threads: See `cpus_to_use`. With None, one thread is used if an elementwise product takes more than
+            `SLOWER` times as long on all: where other work uses a processor, threads wait for each other.
 
     Raises:
         ConfigError: ``threads`` is not positive.
     """
     import torch
 
-    if threads is not None and threads < 1:
-        raise ConfigError(f"the number of threads must be at least 1; got {threads}.")
-    most = threads or available_cpus()
+    most = cpus_to_use(threads)
     torch.set_num_threads(most)
     if threads is None and most > 1:
         together = _product_seconds()

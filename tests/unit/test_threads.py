@@ -69,6 +69,7 @@ def test_more_threads_are_used_if_they_help(machine, monkeypatch, restored, toge
 
 def test_a_given_number_is_used(machine, restored):
     assert threads.use_threads(3) == 3 == torch.get_num_threads()
+    assert threads.use_threads(1000) == 8 == torch.get_num_threads()
     with pytest.raises(ConfigError, match="at least 1; got 0"):
         threads.use_threads(0)
 

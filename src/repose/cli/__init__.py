@@ -7,6 +7,7 @@ import copy
 import gc
 import os
 import sys
+import warnings
 from typing import Annotated
 
 import typer
@@ -78,6 +79,9 @@ def main() -> None:
     # Imports create objects that stay: search for garbage less often, and not at the end.
     gc.set_threshold(10_000)
     atexit.register(gc.freeze)
+    warnings.showwarning = lambda message, *place: fail(
+        f"warning: {message}"
+    )  # without a line of source code
     try:
         _called(sys.argv[1:2])()
     except ReposeError as error:

@@ -23,7 +23,7 @@ Threads: TypeAlias = Annotated[
     int | None,
     typer.Option(
         "--threads",
-        help="Number of processors; by default all that affinity, container, Slurm and OMP_NUM_THREADS allow.",
+        help="Processors to use; by default all that affinity, container, Slurm, OMP_NUM_THREADS allow.",
         show_default=False,
     ),
 ]

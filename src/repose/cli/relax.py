@@ -92,7 +92,7 @@ def relax(
     with importing():
         from repose.relaxer.constraints import Constraints
         from repose.relaxer.loading import load
-        from repose.threads import available_cpus, use_threads
+        from repose.threads import cpus_to_use, use_threads
     sources = find_inputs(paths, skip=out)
     with ExitStack() as stack:
         outputs = stack.enter_context(OutputFiles(out, ALIASES.get(form, form), sources))
@@ -123,7 +123,7 @@ def relax(
         if not bar.quiet:
             bar.total = sum(count_crystals(source) for source, _ in sources)
         job = _RelaxJob(relaxer, options, outputs, table, trajectories, bar, skip_existing, max_uncertainty)
-        job.relax(_chunks(job.read(sources)), threads or available_cpus())
+        job.relax(_chunks(job.read(sources)), cpus_to_use(threads))
     table.close(out, out / UNCERTAIN)
     if table.counts["refused"]:
         raise typer.Exit(1)

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
+from itertools import chain
 from typing import Any, TypeVar
 
 import torch
@@ -62,18 +63,32 @@ def relax_chunks(
     """
     global _job
     _job = (relaxer, constraints, space_groups)
-    waiting: deque[tuple[T, list[Any], Future[bytes]]] = deque()
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # forked processes would start as many threads as this one
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), _begin)
+    waiting: deque[tuple[T, list[Any], Future[bytes]]] = deque()
+    rest = iter(chunks)
     try:
-        rest = iter(chunks)
-        for key, structures in rest:
-            waiting.append((key, structures, _submit(pool, structures)))
-            if len(waiting) >= AHEAD * workers:
-                yield _received(*waiting.popleft(), relaxer, constraints)
-        while waiting:
-            yield _received(*waiting.popleft(), relaxer, constraints)
+        try:
+            for key, structures in rest:
+                waiting.append((key, structures, _submit(pool, structures)))
+                if len(waiting) >= AHEAD * workers:
+                    yield _received(*waiting[0])
+                    waiting.popleft()
+            while waiting:
+                yield _received(*waiting[0])
+                waiting.popleft()
+        except BrokenProcessPool:
+            warnings.warn(
+                "a process ended unexpectedly, perhaps for lack of memory; one process relaxes the rest.",
+                stacklevel=2,
+            )
+            left = ((key, structures) for key, structures, _ in waiting)
+            for key, structures in chain(left, rest):
+                yield key, relaxer.relax(structures, constraints=constraints)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+        torch.set_num_threads(before)
 
 
 def _submit(pool: ProcessPoolExecutor, structures: list[Any]) -> Future[bytes]:
@@ -82,25 +97,15 @@ def _submit(pool: ProcessPoolExecutor, structures: list[Any]) -> Future[bytes]:
         with warnings.catch_warnings():  # Python 3.12 warns of threads, which forked processes do not have
             warnings.simplefilter("ignore", DeprecationWarning)
             return pool.submit(_relax, pickle.dumps(structures, pickle.HIGHEST_PROTOCOL))
-    except BrokenProcessPool as error:
+    except (BrokenProcessPool, OSError) as error:  # ended, or could not be started
         failed: Future[bytes] = Future()
-        failed.set_exception(error)
+        failed.set_exception(BrokenProcessPool(str(error)))
         return failed
 
 
-def _received(
-    key: T, given: list[Any], future: Future[bytes], relaxer: Relaxer, constraints: Constraints
-) -> tuple[T, list[Relaxation]]:
-    try:
-        results = pickle.loads(future.result())
-    except BrokenProcessPool:
-        warnings.warn(
-            "a process ended unexpectedly, perhaps for lack of memory; the rest is relaxed by one process.",
-            stacklevel=3,
-        )
-        return key, relaxer.relax(given, constraints=constraints)
-    # Without a prediction the structure is the input itself.
-    pairs = zip(results, given, strict=True)
+def _received(key: T, given: list[Any], future: Future[bytes]) -> tuple[T, list[Relaxation]]:
+    """Return the results of a chunk; without a prediction the structure is the input itself."""
+    pairs = zip(pickle.loads(future.result()), given, strict=True)
     return key, [r if r.after is not None else replace(r, structure=structure) for r, structure in pairs]
 
 

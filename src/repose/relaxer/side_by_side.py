@@ -46,15 +46,16 @@ def split(batch: CrystalBatch, parts: int) -> list[CrystalBatch]:
 
 
 def each(function: Callable[[CrystalBatch], T], batch: CrystalBatch, work: float) -> list[T]:
-    """Call a function on the parts of a batch, as many as PyTorch has threads, and return the results in order.
+    """Call a function on the parts of a batch, one for each thread of PyTorch; return the results in order.
 
-    Each part runs in a thread of its own. While another call runs, the batch is not split.
+    Each part runs in a thread of its own. While another call runs, the batch is not split. A thread of the
+    user that calls PyTorch for the first time during this call keeps to one thread of PyTorch.
 
     Args:
         function: Works on a batch.
         batch: The crystals.
-        work: Atoms times the square of the features. With less than `LEAST_WORK` one thread is used, since it is
-            as fast as several, and does not wait where other work uses a processor.
+        work: Atoms times the square of the features. With less than `LEAST_WORK` one thread is used: it is as
+            fast as several, and does not wait where other work uses a processor.
     """
     threads = torch.get_num_threads()
     if threads == 1 or not _running.acquire(blocking=False):

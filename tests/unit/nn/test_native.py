@@ -262,6 +262,35 @@ def test_a_compiler_may_have_arguments(monkeypatch):
     assert native.compiler() is None or "no-such-compiler" not in native.compiler()[0]
 
 
+@pytest.mark.parametrize("damage", ["truncated", "foreign", "empty"])
+def test_a_damaged_library_is_compiled_again(damage, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    build = native.library.__wrapped__
+    build("nn/kernels/edges.c", A=7)  # not loaded elsewhere in this process
+    (made,) = tmp_path.rglob("*.so")
+    content = {"truncated": made.read_bytes()[:4096], "foreign": b"other", "empty": b""}[damage]
+    made.unlink()
+    made.write_bytes(content)
+    assert build("nn/kernels/edges.c", A=7).geometry
+
+
+def test_without_home_and_temporary_folder_the_cache_or_nothing_is_used(tmp_path, monkeypatch):
+    def missing(*args):
+        raise FileNotFoundError("No usable temporary directory")
+
+    monkeypatch.setattr(native.tempfile, "gettempdir", missing)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    build = native.library.__wrapped__
+    assert build("nn/kernels/edges.c") is not None
+
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(native.Path, "home", homeless)
+    assert build("nn/kernels/edges.c") is None
+
+
 def test_kernels_of_another_user_are_not_run(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(native.tempfile, "gettempdir", lambda: str(tmp_path))

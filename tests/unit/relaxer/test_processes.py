@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from ase.build import bulk
 
 from repose.errors import ConfigError
+from repose.models.prediction import Geometry
 from repose.relaxer.base import Relaxer
 from repose.relaxer.constraints import Constraints
 from repose.relaxer.processes import can_fork, relax_chunks
@@ -31,8 +33,6 @@ class Dying(Relaxer):
     def predict(self, batch):
         if os.getpid() != self.process:
             os.kill(os.getpid(), signal.SIGKILL)
-        from repose.models.prediction import Geometry
-
         return Geometry(batch.positions, 1.01 * batch.cells)
 
 
@@ -74,11 +74,32 @@ def test_results_are_those_of_one_process():
 
 
 def test_a_process_that_is_killed_loses_no_crystal():
-    with pytest.warns(UserWarning, match="ended unexpectedly"):
+    with pytest.warns(UserWarning, match="ended unexpectedly") as caught:
         found = list(relax_chunks(Dying(), chunks(6), Constraints(), 2))
-    assert len(found) == 6
+    assert len(caught) == 1
+    assert [key for key, _ in found] == [key for key, _ in chunks(6)]
     assert [result.status for _, results in found for result in results].count("refused") == 1
     assert found[-1][1][0].volume_change == pytest.approx(1.01**3 - 1)
+
+
+def test_every_process_has_one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        ((_, (result,)),) = relax_chunks(Counting(), [("one", [bulk("Cu")])], Constraints(), 1)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert result.volume_change == pytest.approx(1.01**3 - 1)  # one thread of PyTorch
+
+
+class Counting(Relaxer):
+    """Stretches the cell by a hundredth for each thread of PyTorch."""
+
+    name = "counting"
+
+    def predict(self, batch):
+        return Geometry(batch.positions, (1 + 0.01 * torch.get_num_threads()) * batch.cells)
 
 
 def test_errors_of_the_configuration_are_raised():
