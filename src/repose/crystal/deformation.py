@@ -15,7 +15,7 @@ from repose.errors import ConfigError, InvalidCrystalError, ShapeError
 
 Floats = NDArray[np.float64]
 
-# Cosine of the angle below which two lattice vectors count as orthogonal.
+# Lattice vectors count as orthogonal if the cosine of their angle is smaller.
 ORTHOGONAL = 1e-5
 
 

@@ -52,7 +52,7 @@ def neighbours(
         half: Return each pair in one direction only.
 
     Returns:
-        The pairs, in the order of the search.
+        The pairs, in no particular order.
     """
     if len(positions) <= LARGEST_CRYSTAL and has_kernel():
         found = neighbours_in_small_cells(np.array([0, len(positions)]), positions, cell, pbc, cutoff)
@@ -106,7 +106,7 @@ def neighbours_in_small_cells(
     counts = np.diff(start)
     density = counts / np.abs(np.linalg.det(cells)).reshape(-1)
     capacity = 64 + int(1.3 * float((counts * density).sum()) * 4 / 3 * math.pi * cutoff**3)
-    while True:
+    while True:  # until there is room for all pairs
         working = np.empty((2, n, 3)), np.empty((capacity, 6))
         ints, floats = np.empty((2, capacity), dtype=np.int64), (np.empty((capacity, 3)), np.empty(capacity))
         numbers = map(ctypes.c_int64, (len(start) - 1, capacity)), map(ctypes.c_double, (cutoff, SHELL_WIDTH))

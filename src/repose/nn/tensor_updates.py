@@ -40,8 +40,9 @@ class Owners:
 def invariants(own: Tensor, vv: Tensor, tt: Tensor, owners: Owners, natively: bool) -> Tensor:
     """Invariants of atoms, ``(N, 5F)``.
 
-    They are the scalars, their mean over the crystal, lengths of the first vectors and tensors, and the
-    product of the first tensor with the mean of the second one, over one plus the length of that mean.
+    Five blocks of F: the scalars; their mean over the crystal; lengths of the first vectors; lengths of the
+    first tensors; product of the first tensors with the mean of the second ones over the crystal, divided by
+    one plus the length of that mean.
 
     Args:
         own: Scalars of atoms, ``(N, F)``.
@@ -68,8 +69,9 @@ def updated(
 
     Args:
         features: Features of atoms.
-        factors: ``(N, 6F)``: addend of the scalars; factors of products of both vectors and of both tensors,
-            of the second vectors, of the second tensors, of tensors times vectors, of dyads of vectors.
+        factors: ``(N, 6F)``, six blocks: ``plain`` is added to the scalars; ``factor`` multiplies the products
+            of both vectors and of both tensors, ``keep_v`` and ``keep_t`` the second vectors and tensors,
+            ``turn`` the second tensors applied to the first vectors, ``square`` the dyads of the second vectors.
         vv: Mixed vectors.
         tt: Mixed tensors.
         products: False leaves out the last two factors.
@@ -94,16 +96,16 @@ def updated(
 def readout(
     features: Features, gates: Tensor, of_v: Tensor, of_t: Tensor, owners: Owners, natively: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Displacements ``(N, 3)`` of zero mean over every crystal, means of tensors and of invariants.
+    """Displacements of atoms, and means of tensors and of invariants over crystals.
 
-    The means are ``(S, 5)`` and ``(S, 3F)``: an atom's invariants are its scalars and the lengths of its
-    vectors and tensors.
+    Displacements ``(N, 3)`` have zero mean over every crystal. Tensors are ``(S, 5)``. Invariants ``(S, 3F)``
+    are the scalars, the lengths of the vectors, and the lengths of the tensors of an atom.
 
     Args:
         features: Features of atoms.
         gates: ``(N, 2F)``; one plus them multiplies vectors and tensors.
-        of_v: Projection of the vectors on one, ``(F,)``.
-        of_t: The same of the tensors.
+        of_v: Weights that sum the F vectors to one displacement, ``(F,)``.
+        of_t: The same for the tensors.
         owners: Crystals of the atoms.
         natively: Use the kernel.
     """

@@ -42,7 +42,7 @@ def geometry(
 def places(
     length: Tensor, radius: Tensor, inside: Tensor, graph: PeriodicGraph, radial: GaussianBasis
 ) -> Place:
-    """Places in a spline of lengths minus the radii of both atoms, not below zero; weights times ``inside``.
+    """Places in a spline of the lengths of edges minus the radii of both atoms, or of 0 if that is negative.
 
     Args:
         length: Of edges in A, ``(E,)``.

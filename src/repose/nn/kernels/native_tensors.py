@@ -18,7 +18,7 @@ from repose.nn.kernels import native_edges
 from repose.nn.kernels.radial_tables import Place
 
 MESSAGES, FEATURES = "nn/kernels/tensor_messages.c", "nn/kernels/tensor_features.c"
-PER_EDGE, PER_ATOM = 38, 40  # numbers that kernels read and write per edge or atom, over F
+PER_EDGE, PER_ATOM = 38, 40  # numbers that kernels read and write per edge or atom and feature
 
 
 def compiles(features: int, real: torch.dtype) -> bool:
@@ -42,9 +42,9 @@ class Messages(torch.autograd.Function):
         Args:
             ctx: Context of autograd.
             s: Factors of the senders, ``(N, 6F)``.
-            v: Vectors of atoms, ``(N, 3, F)``.
-            t: Tensors of the senders, ``(N, 5, F)``.
-            x: Scalars of atoms, ``(N, F)``.
+            v: Vectors of atoms, ``(N, 3, F)``: senders and receivers have the same.
+            t: Tensors of the senders, ``(N, 5, F)``; zero in the ablation without tensors in messages.
+            x: Scalars of the receivers, ``(N, F)``.
             own: Tensors of the receivers, ``(N, 5, F)``.
             coefficients: Of the spline, ``(T, 6F)``.
             weights: Of its four rows from the knots on, times any factor on the edge, ``(E, 4)``.
