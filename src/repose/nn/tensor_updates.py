@@ -69,9 +69,9 @@ def updated(
 
     Args:
         features: Features of atoms.
-        factors: ``(N, 6F)``, six blocks: ``plain`` is added to the scalars; ``factor`` multiplies the products
+        factors: ``(N, 6F)``, six blocks: ``plain`` is added to scalars; ``factor`` multiplies products
             of both vectors and of both tensors, ``keep_v`` and ``keep_t`` the second vectors and tensors,
-            ``turn`` the second tensors applied to the first vectors, ``square`` the dyads of the second vectors.
+            ``turn`` second tensors applied to first vectors, ``square`` dyads of the second vectors.
         vv: Mixed vectors.
         tt: Mixed tensors.
         products: False leaves out the last two factors.
