@@ -79,11 +79,11 @@ def main() -> None:
     # Imports create objects that stay: search for garbage less often, and not at the end.
     gc.set_threshold(10_000)
     atexit.register(gc.freeze)
-    warnings.showwarning = lambda message, *place: fail(
-        f"warning: {message}"
-    )  # without a line of source code
     try:
-        _called(sys.argv[1:2])()
+        with warnings.catch_warnings():
+            # In one line, without a line of source code.
+            warnings.showwarning = lambda message, *place: fail(f"warning: {message}")
+            _called(sys.argv[1:2])()
     except ReposeError as error:
         fail(str(error))
         sys.exit(2)
