@@ -16,6 +16,7 @@ from repose.native import added, applied, call, contiguous, ranges
 from repose.nn.kernels.fused import Summands
 
 SOURCE = "nn/kernels/messages.c"
+PER_EDGE = 60  # numbers that the kernel reads and writes per edge and feature
 
 
 def compiles(features: int, inputs: int, real: torch.dtype, extra: bool = False) -> bool:
@@ -41,24 +42,23 @@ class _Messages(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, knot: Tensor, graph: PeriodicGraph, *floats: Tensor) -> tuple[Tensor, Tensor]:
         arrays = contiguous(graph.start, graph.sender, knot, *floats)
-        v = arrays[7]
+        *_, v, inputs, _, _, extra = arrays
         sums = v.new_empty(len(v), v.shape[-1]), torch.empty_like(v)
-        call(_library(arrays).messages, _ranges(arrays), *arrays, *sums)
+        call(_library(v, inputs, extra).messages, _ranges(graph.start, v), *arrays, *sums)
         ctx.save_for_backward(*arrays)
         return sums
 
     @staticmethod
     def backward(ctx: Any, *given: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        arrays = ctx.saved_tensors
-        weights, direction, coefficients, s, v, inputs, matrix, bias, extra = arrays[3:]
+        start, _, _, weights, direction, coefficients, s, v, inputs, matrix, bias, extra = ctx.saved_tensors
         of_edges = [torch.empty_like(part) for part in (weights, direction, inputs, extra)]
-        # Atoms, table and gate get sums over edges of all threads: one array a thread.
-        parts = _ranges(arrays)
+        # Gradients of atoms, table and gate are sums over edges: every thread has arrays of its own.
+        parts = _ranges(start, v)
         sums = [[torch.zeros_like(part) for part in (coefficients, s, v, matrix, bias)] for _ in parts]
         call(
-            _library(arrays).gradients,
+            _library(v, inputs, extra).gradients,
             parts,
-            *arrays,
+            *ctx.saved_tensors,
             *contiguous(*given),
             *of_edges,
             *zip(*sums, strict=True),
@@ -67,11 +67,11 @@ class _Messages(torch.autograd.Function):
         return None, None, g_weights, g_direction, g_table, g_s, g_v, g_inputs, *g_gate, g_extra
 
 
-def _library(arrays: tuple[Tensor, ...]) -> Any:
-    v, inputs, extra = arrays[7], arrays[8], arrays[11]
+def _library(v: Tensor, inputs: Tensor, extra: Tensor) -> Any:
+    """Return the kernels for the width of ``v``, with a gate and extra filters unless these are empty."""
     gate = inputs.shape[1] if inputs.dim() == 2 else 0
     return native.library(SOURCE, str(v.dtype), F=v.shape[-1], A=gate, EXTRA=int(extra.dim() == 2))
 
 
-def _ranges(arrays: tuple[Tensor, ...]) -> list[tuple[int, int]]:
-    return ranges(arrays[0], 60 * arrays[7].shape[-1])
+def _ranges(start: Tensor, v: Tensor) -> list[tuple[int, int]]:
+    return ranges(start, PER_EDGE * v.shape[-1])
