@@ -95,7 +95,7 @@ def _marked(data: bytes) -> str | None:
 
 
 def _errors(encoding: str) -> str:
-    """Return how to decode invalid bytes: an error for UTF-8, where they mean another encoding; else marks."""
+    """Return how to decode invalid bytes: an error for UTF-8, where they mean another encoding, or marks."""
     return "strict" if encoding == "utf-8" else "replace"
 
 
