@@ -141,6 +141,22 @@ class SamplingSettings(Settings):
     denoising: float = Field(
         default=0.0, ge=0, le=1, description="share of inputs that are perturbed relaxed crystals"
     )
+    interpolated: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="share of inputs between the relaxed and the unrelaxed crystal; perturbed relaxed "
+        "crystals where these are equal",
+    )
+    decades: float = Field(
+        default=0.0,
+        ge=0,
+        description="amplitudes of perturbations and interpolations are even in their logarithm over so "
+        "many powers of ten; 0: strains are always the largest, displacements even up to it",
+    )
+    symmetric: float = Field(
+        default=0.0, ge=0, le=1, description="share of perturbations that keep the space group"
+    )
     rewritten: float = Field(
         default=0.0,
         ge=0,
@@ -219,6 +235,11 @@ class TrainSettings(Settings):
     warmup_steps: int = Field(default=0, ge=0, description="steps of linear warmup of the learning rate")
     decay: float = Field(default=0.8, gt=0, lt=1, description="plateau: factor on the learning rate")
     patience: int = Field(default=5, gt=0, description="plateau: epochs without improvement before a decay")
+    score: Literal["absolute", "relative"] = Field(
+        default="absolute",
+        description="validation score: errors of coordinates and lattice in Å, or divided by those of the "
+        "input, so that inputs at all distances count",
+    )
     early_stop: int = Field(default=10, gt=0, description="epochs without improvement before training ends")
     max_epochs: int = Field(default=1000, gt=0, description="largest number of epochs; length of the cosine")
     ema: float = Field(

@@ -18,6 +18,10 @@ def train(
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder of the run: model, checkpoint, logs.")],
     init_from: Annotated[str | None, typer.Option(help="Model to fine-tune, by name or folder.")] = None,
+    held_out: Annotated[
+        list[Path] | None,
+        typer.Option(help="Datasets for later tests: crystals of their chemical systems are left out."),
+    ] = None,
     config: ConfigFile = None,
     assignments: Assignments = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda (all GPUs) or cuda:N.")] = "auto",
@@ -82,6 +86,7 @@ def train(
         settings,
         members,
         init_from=init_from,
+        held_out=held_out or (),
         device=device,
         processes=processes,
         compiled=compiled,

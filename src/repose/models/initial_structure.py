@@ -44,10 +44,18 @@ def build_graph(batch: CrystalBatch, settings: GraphSettings) -> PeriodicGraph:
 
 
 def rescale_volume(batch: CrystalBatch, atomic_volumes: Tensor) -> CrystalBatch:
-    """Scale crystals isotropically to the volume predicted from their composition.
+    """Scale crystals isotropically to the volume predicted from their composition; see `volume_ratio`."""
+    scale = volume_ratio(batch, atomic_volumes).pow(1 / 3)
+    return batch.with_geometry(
+        batch.positions * scale[batch.system_index, None], batch.cells * scale[:, None, None]
+    )
 
-    Crystals with an element without a fitted volume are not changed, nor are sheets, wires and slabs, whose
-    cell contains vacuum.
+
+def volume_ratio(batch: CrystalBatch, atomic_volumes: Tensor) -> Tensor:
+    """Volume predicted from composition over that of the cell, ``(S,)``.
+
+    It is 1 for crystals with an element without a fitted volume, and for sheets, wires and slabs, whose cell
+    contains vacuum.
 
     Args:
         batch: Input crystals.
@@ -61,7 +69,4 @@ def rescale_volume(batch: CrystalBatch, atomic_volumes: Tensor) -> CrystalBatch:
     if bool((batch.cells.norm(dim=-1) > VACUUM).any()):  # no slab is thicker than the longest lattice vector
         empty = vacuum_thickness(batch.positions, reduced(batch.cells), batch.system_index).amax(dim=1)
         vacuum = vacuum | (empty > VACUUM)
-    scale = torch.where(unknown | vacuum, 1.0, ratio).pow(1 / 3)
-    return batch.with_geometry(
-        batch.positions * scale[batch.system_index, None], batch.cells * scale[:, None, None]
-    )
+    return torch.where(unknown | vacuum, 1.0, ratio)

@@ -84,6 +84,7 @@ class Prediction(NamedTuple):
         error_scales: Expected errors, for families that predict positions.
         distances: Distances, for families that predict them.
         trajectory: Relaxation paths, for families that predict them (RelaxNet).
+        input_scales: Expected errors of the input, for families that predict them.
     """
 
     layers: list[Geometry]
@@ -91,6 +92,7 @@ class Prediction(NamedTuple):
     error_scales: ErrorScales | None = None
     distances: Distances | None = None
     trajectory: Trajectory | None = None
+    input_scales: ErrorScales | None = None
 
     @property
     def geometry(self) -> Geometry:

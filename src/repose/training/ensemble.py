@@ -20,7 +20,7 @@ from repose.models.checkpoint import ModelConfig, load_config, load_model, save_
 from repose.models.ensemble import Ensemble
 from repose.training.calibrate import calibrate
 from repose.training.losses import validation_errors
-from repose.training.reading import read_split
+from repose.training.reading import chemical_systems, read_split
 from repose.training.run import LAST, check_run, train
 from repose.training.samples import ValidationBatches
 from repose.training.task import RelaxationTask
@@ -36,6 +36,7 @@ def train_members(
     members: int,
     *,
     init_from: str | Path | None = None,
+    held_out: Sequence[Path] = (),
     device: str = "auto",
     processes: int | None = None,
     compiled: bool | None = None,
@@ -56,7 +57,8 @@ def train_members(
     if members < 1:
         raise ConfigError(f"members must be at least 1; got {members}.")
     options: dict[str, Any] = {"device": device, "processes": processes, "compiled": compiled}
-    run = partial(train, family_name, data, init_from=init_from, progress=progress, **options)
+    options |= {"init_from": init_from, "held_out": held_out, "progress": progress}
+    run = partial(train, family_name, data, **options)
     if (out / _member(0)).is_dir() if members == 1 else (out / LAST).is_file():
         there, wanted = ("an ensemble", "one network") if members == 1 else ("one network", "an ensemble")
         raise ConfigError(f"{out} holds the run of {there}, not of {wanted}; choose another --out.")
@@ -65,7 +67,7 @@ def train_members(
     directories = [out / _member(number) for number in range(members)]
     for number, directory in enumerate(directories):
         own = settings.model_copy(update={"seed": settings.seed + number})
-        check_run(directory, family_name, data, own, init_from)
+        check_run(directory, family_name, data, own, init_from, held_out)
         if (directory / FINISHED).is_file():
             continue
         if progress != "none" and _rank() == 0:
@@ -76,7 +78,7 @@ def train_members(
             with replacing_file(directory / FINISHED, durable=True):
                 pass
     if _rank() == 0:
-        _join(directories, data, out, settings)
+        _join(directories, data, held_out, out, settings)
     if torch.distributed.is_initialized():
         torch.distributed.barrier()  # until the model is written
     return out / "model"
@@ -91,13 +93,20 @@ def _rank() -> int:
     return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
 
 
-def _join(directories: Sequence[Path], data: Sequence[Path], out: Path, settings: TrainSettings) -> None:
+def _join(
+    directories: Sequence[Path],
+    data: Sequence[Path],
+    held_out: Sequence[Path],
+    out: Path,
+    settings: TrainSettings,
+) -> None:
     """Write the ensemble of trained members, with its own errors and calibration."""
     networks, configs = zip(*(load_model(directory / "model") for directory in directories), strict=True)
     network = Ensemble(networks).eval()
     datasets = {dataset.directory: dataset for dataset in map(Dataset, data)}.values()
+    options: dict[str, Any] = {"paths": False, "without": chemical_systems(held_out)}
     train_pairs, val_pairs = (
-        list(chain.from_iterable(read_split(list(datasets), split, crystals=crystals, paths=False)))
+        list(chain.from_iterable(read_split(list(datasets), split, crystals=crystals, **options)))
         for split, crystals in (("train", settings.crystals), ("val", None))
     )
     budget = settings.sampling.edges_per_batch

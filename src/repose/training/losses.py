@@ -32,6 +32,9 @@ def training_loss(
     loss = layerwise_loss(prediction.layers, target, *weights, settings.images)
     if prediction.error_scales is not None:
         loss = loss + scale_loss(prediction.error_scales, prediction.geometry, target, settings.images)
+    if prediction.input_scales is not None:
+        before = Geometry(start.positions, start.cells)
+        loss = loss + scale_loss(prediction.input_scales, before, target, settings.images)
     return loss
 
 

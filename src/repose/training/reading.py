@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,12 @@ VERSION = 1
 
 
 def read_split(
-    datasets: Sequence[Dataset], split: str, *, crystals: int | None = None, paths: bool = True
+    datasets: Sequence[Dataset],
+    split: str,
+    *,
+    crystals: int | None = None,
+    paths: bool = True,
+    without: Collection[str] = (),
 ) -> list[list[Pair]]:
     """Read the crystals of one split of several datasets.
 
@@ -33,6 +38,7 @@ def read_split(
         crystals: Number of crystals, chosen by the smallest hashes of their ids; equal ids count once. None
             reads all.
         paths: Read the paths too.
+        without: Chemical systems to leave out.
 
     Returns:
         The crystals of every dataset, in order.
@@ -44,10 +50,17 @@ def read_split(
     if crystals is not None:
         chosen = choose({name for dataset in datasets for name in dataset.ids(split)}, crystals)
     found = [list(dataset.read(split, paths=paths, ids=chosen)) for dataset in datasets]
+    if without:
+        found = [[pair for pair in pairs if pair.chemical_system not in without] for pairs in found]
     if not any(found):
         names = ", ".join(str(dataset.directory) for dataset in datasets)
         raise DatasetError(f"no crystal is in the {split} split of {names}; see 'repose data split --help'.")
     return found
+
+
+def chemical_systems(directories: Iterable[Path]) -> set[str]:
+    """The chemical systems of all crystals of datasets."""
+    return {pair.chemical_system for path in directories for pair in Dataset(path).read(paths=False)}
 
 
 def choose(ids: Iterable[str], n: int) -> set[str]:

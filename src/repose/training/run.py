@@ -35,13 +35,15 @@ from repose.relaxer.baselines import fit_atomic_volumes
 from repose.training.calibrate import calibrate_model
 from repose.training.forces import force_task
 from repose.training.paths import path_task
-from repose.training.reading import EdgeCounts, choose, read_split
+from repose.training.reading import EdgeCounts, chemical_systems, choose, read_split
 from repose.training.stopwatch import Stopwatch, measured, part, running
 from repose.training.task import RelaxationTask
 
 SETTINGS = "train.json"
 LAST = "last.ckpt"
 PROFILE_STEPS = 100
+# Hyperparameters that may differ from those of the model that training starts from, if given.
+ADDED = ("uncertainty_head", "passes", "start", "volume_feature", "stays")
 
 
 def train(
@@ -51,6 +53,7 @@ def train(
     settings: TrainSettings,
     *,
     init_from: str | Path | None = None,
+    held_out: Sequence[Path] = (),
     device: str = "auto",
     processes: int | None = None,
     compiled: bool | None = None,
@@ -65,6 +68,7 @@ def train(
         out: Directory of the run: ``model/`` (best so far), ``last.ckpt``, ``train.json``, logs.
         settings: Settings of the training.
         init_from: Model, by name or directory, to start from, with its hyperparameters.
+        held_out: Datasets for later tests: crystals of their chemical systems are left out.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` (all visible GPUs) or ``"cuda:N"``.
         processes: Number of processes (DDP); by default one per GPU in use, else one.
         compiled: Use compiled kernels, see `Network.compile_training`; by default on a CPU with a C compiler.
@@ -79,7 +83,7 @@ def train(
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no messages about its products
     out.mkdir(parents=True, exist_ok=True)
-    check_run(out, family_name, data, settings, init_from)
+    check_run(out, family_name, data, settings, init_from, held_out)
     if (whole := interrupted_version(out / "model")) is not None:  # the process ended between two renames
         os.replace(whole, out / "model")
     lightning.seed_everything(settings.seed, workers=True, verbose=False)
@@ -90,8 +94,11 @@ def train(
     whole = settings.target == "forces" or network.path_frames is not None
     with_paths = whole or settings.sampling.path_frames > 0
     with part("reading"):
-        training = read_split(datasets, "train", crystals=settings.crystals, paths=with_paths)
-        validation = read_split(unique, "val", paths=whole)
+        without = chemical_systems(held_out)
+        training = read_split(
+            datasets, "train", crystals=settings.crystals, paths=with_paths, without=without
+        )
+        validation = read_split(unique, "val", paths=whole, without=without)
     train_pairs, val_pairs = (list(chain.from_iterable(parts)) for parts in (training, validation))
     _fit_volumes(network, train_pairs)
     directories = [dataset.directory for dataset in (*datasets, *unique)]
@@ -174,7 +181,12 @@ def profile(
 
 
 def check_run(
-    out: Path, family_name: str, data: Sequence[Path], settings: TrainSettings, init_from: str | Path | None
+    out: Path,
+    family_name: str,
+    data: Sequence[Path],
+    settings: TrainSettings,
+    init_from: str | Path | None,
+    held_out: Sequence[Path] = (),
 ) -> None:
     """Store the arguments of a new run, or check that those of a resumed run are the same; see `train`.
 
@@ -185,6 +197,7 @@ def check_run(
         "family": family_name,
         "data": [str(path) for path in data],
         "init_from": None if init_from is None else str(init_from),
+        **({"held_out": [str(path) for path in held_out]} if held_out else {}),
         "settings": settings.model_dump(mode="json"),
     }
     path = out / SETTINGS
@@ -219,8 +232,8 @@ def _network(
                 f"--init-from {init_from} is a model of family '{config.family}', not '{family_name}'."
             )
         wanted = cls.settings_type.parse({**network.settings.model_dump(), **settings.model})
-        # An uncertainty head may be added, and weights do not depend on the number of passes.
-        free = {key: settings.model[key] for key in ("uncertainty_head", "passes") if settings.model.get(key)}
+        # Heads and inputs may be added, and weights do not depend on the number of passes or the start.
+        free = {key: settings.model[key] for key in ADDED if settings.model.get(key)}
         if wanted != network.settings.model_copy(update=free):
             raise ConfigError(
                 f"the model settings differ from those of --init-from {init_from} in more than 'passes'; "

@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import IterableDataset
 
 from repose.config import SamplingSettings
+from repose.crystal import symmetry
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.batching import batches_by_cost
 from repose.crystal.graph import PeriodicGraph
@@ -23,6 +24,8 @@ from repose.training.stopwatch import part
 
 # Crystals in a batch that counts edges.
 COUNT_BATCH = 64
+# Largest distance in A of an atom from its symmetric position, for perturbations that keep the space group.
+SYMPREC = 1e-2
 # Function that returns the edges of every crystal, e.g. `repose.training.reading.EdgeCounts`.
 EdgeCounter = Callable[[Sequence[Pair]], list[int]]
 
@@ -75,13 +78,15 @@ def target_of(pair: Pair) -> CrystalBatch:
 def draw(pair: Pair, settings: SamplingSettings, rng: np.random.Generator) -> Pair:
     """Random input, in place of the unrelaxed crystal, and the relaxed crystal; without the path.
 
-    The input is the unrelaxed crystal, a frame of its path, or a perturbed copy of the relaxed crystal, in
-    shares given by the settings.
+    The input is the unrelaxed crystal, a frame of its path, a perturbed copy of the relaxed crystal, or a
+    crystal between the unrelaxed and the relaxed one, in shares given by the settings.
     """
     kind = rng.random()
     if kind < settings.denoising:
         positions, cell = perturb(pair, settings, rng)
-    elif kind < settings.denoising + settings.path_frames and len(pair.path) > 2:
+    elif kind < settings.denoising + settings.interpolated:
+        positions, cell = interpolate(pair, settings, rng)
+    elif kind < settings.denoising + settings.interpolated + settings.path_frames and len(pair.path) > 2:
         frame = pair.path[rng.integers(1, len(pair.path) - 1)]
         positions, cell = frame.positions, frame.cell
     else:
@@ -116,18 +121,64 @@ def equivalent_cell(
     return numbers, [(positions, basis @ cell) for positions, cell in geometries]
 
 
+def interpolate(
+    pair: Pair, settings: SamplingSettings, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Crystal between the relaxed and the unrelaxed one of a pair; if these are equal, see `perturb`.
+
+    Positions and cell are linear in a weight, that of the unrelaxed crystal, drawn by `SamplingSettings`.
+    """
+    same = np.array_equal(pair.positions, pair.relaxed_positions)
+    if same and np.array_equal(pair.cell, pair.relaxed_cell):
+        return perturb(pair, settings, rng)
+    weight = 10 ** (-settings.decades * rng.random()) if settings.decades else rng.random()
+    return (
+        pair.relaxed_positions + weight * (pair.positions - pair.relaxed_positions),
+        pair.relaxed_cell + weight * (pair.cell - pair.relaxed_cell),
+    )
+
+
 def perturb(
     pair: Pair, settings: SamplingSettings, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Strain the relaxed crystal of a pair and displace its atoms; mean fractional coordinates are kept."""
-    strain = rng.normal(0.0, settings.strain, (3, 3))
-    strain = (strain + strain.T) / 2 + np.eye(3) * rng.normal(0.0, settings.dilation)
+    """Strain the relaxed crystal of a pair and displace its atoms; mean fractional coordinates are kept.
+
+    A share of the perturbations, given by the settings, is averaged over the space group of the relaxed
+    crystal, as most relaxations keep it; their root mean square before the average is kept, too.
+    """
+    size = 10 ** (-settings.decades * rng.random(2)) if settings.decades else np.array([1, rng.random()])
+    strain = rng.normal(0.0, size[0] * settings.strain, (3, 3))
+    strain = (strain + strain.T) / 2 + np.eye(3) * rng.normal(0.0, size[0] * settings.dilation)
     if not pair.pbc.all():  # vacuum is not strained
         span = periodic_projector(pair.relaxed_cell, pair.pbc)
         strain = span @ strain @ span
+    rattle = rng.normal(0.0, size[1] * settings.rattle, pair.relaxed_positions.shape)
+    if rng.random() < settings.symmetric:
+        strain, rattle = symmetrised(pair, strain, rattle)
     gradient = np.eye(3) + strain
-    rattle = rng.normal(0.0, settings.rattle * rng.random(), pair.relaxed_positions.shape)
     return pair.relaxed_positions @ gradient + rattle - rattle.mean(axis=0), pair.relaxed_cell @ gradient
+
+
+def symmetrised(pair: Pair, strain: np.ndarray, rattle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Average a strain ``(3, 3)`` and displacements ``(n, 3)`` in A over a relaxed crystal's space group.
+
+    Each keeps its root mean square, unless the average is zero.
+    """
+    positions, cell = pair.relaxed_positions.astype(float), pair.relaxed_cell.astype(float)
+    group = symmetry.find_space_group(pair.numbers, positions, cell, pair.pbc, SYMPREC)
+    if group.n_operations == 1:
+        return strain, rattle
+    inverse = np.linalg.inv(cell)
+    rotations = inverse @ group.point_group.transpose(0, 2, 1) @ cell  # rows: x' = x @ Q
+    mean_strain = (rotations.transpose(0, 2, 1) @ strain @ rotations).mean(axis=0)
+    mean_rattle = group.mean(rattle @ inverse @ group.rotations.transpose(0, 2, 1)) @ cell
+    return _with_size(mean_strain, strain), _with_size(mean_rattle, rattle)
+
+
+def _with_size(values: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """Scale an average to the norm of ``like``; zero if all but rounding of it cancelled."""
+    size, wanted = np.linalg.norm(values), np.linalg.norm(like)
+    return values * (wanted / size) if size > 1e-3 * wanted else np.zeros_like(values)
 
 
 class TrainingBatches(IterableDataset[Sample]):

@@ -20,11 +20,14 @@ from repose.config import TrainSettings
 from repose.data.dataset import Pair
 from repose.errors import ConfigError
 from repose.models.network import Network
+from repose.models.prediction import Geometry
 from repose.training.losses import training_loss, validation_errors
 from repose.training.prefetch import Prefetched
 from repose.training.samples import EdgeCounter, Sample, TrainingBatches, ValidationBatches
 from repose.training.stopwatch import part, running
 
+# Error of the input in A, coordinates plus lattice, that is added to that of every input in relative scores.
+SCORE_OFFSET = 0.05
 # Steps over which the edges per second are averaged.
 SPEED_STEPS = 50
 
@@ -54,8 +57,9 @@ class RelaxationTask(lightning.LightningModule):
     """Layer-wise training of a network, with a moving average of its weights.
 
     The averaged weights are validated and exported. Logs ``train/loss`` (A, summed over layers),
-    ``val/<metric>`` and ``val/score``, the sum of coordinate and lattice MAE in A. ``train`` and ``val`` are
-    the training and validation crystals; for ``edge_counter`` see `TrainingBatches`.
+    ``val/<metric>`` and ``val/score``, the sum of coordinate and lattice MAE in A, or that relative to the
+    input (`TrainSettings.score`). ``train`` and ``val`` are the training and validation crystals; for
+    ``edge_counter`` see `TrainingBatches`.
     """
 
     train_type: ClassVar[type[TrainingBatches]] = TrainingBatches
@@ -184,7 +188,11 @@ class RelaxationTask(lightning.LightningModule):
         """Validation errors, ``(S,)`` each; the exported weights are those of the lowest ``score``."""
         geometry, _ = self.network.solve_positions(prediction, batch.start, batch.graph)
         errors = validation_errors(geometry, batch.target)
-        return errors | {"score": errors["coordinates"] + errors["lattice"]}
+        score = errors["coordinates"] + errors["lattice"]
+        if self.settings.score == "relative":
+            before = validation_errors(Geometry(batch.start.positions, batch.start.cells), batch.target)
+            score = score / (before["coordinates"] + before["lattice"] + SCORE_OFFSET)
+        return errors | {"score": score}
 
     def on_validation_epoch_end(self) -> None:
         """Log the learning rate, that of the heads if the trunk has its own."""

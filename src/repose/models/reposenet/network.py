@@ -30,7 +30,7 @@ from repose.crystal.batch import CrystalBatch
 from repose.crystal.elements import MAX_NUMBER
 from repose.crystal.graph import SHELL_WIDTH, PeriodicGraph
 from repose.crystal.lattice import follow_cell, periodic_span
-from repose.models.initial_structure import initial_structure
+from repose.models.initial_structure import initial_structure, volume_ratio
 from repose.models.network import Network
 from repose.models.prediction import ErrorScales, Geometry, Motion, Prediction, is_valid
 from repose.models.registry import register
@@ -48,6 +48,8 @@ from repose.nn.tensors import matrices
 
 # Strain, and displacement in A, of an output of one.
 STRAIN, DISPLACEMENT = 0.1, 0.3
+# Logarithm of a length, from the volume predicted by composition, that counts as one.
+LOG_LENGTH = 0.05
 # Exponent of the polynomial cutoff function.
 ENVELOPE_EXPONENT = 5
 
@@ -75,16 +77,19 @@ class Update(Compiled):
 class Readout(Compiled):
     """Displacements of atoms and the strain of the crystal."""
 
-    def __init__(self, features: int) -> None:
+    def __init__(self, features: int, stays: bool) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(features)
         self.gates = mlp(features, features, 2 * features)
+        self.amount = mlp(3 * features, features, 2) if stays else None
         self.vector = nn.Linear(features, 1, bias=False)
         self.tensor = nn.Linear(features, 1, bias=False)
         self.isotropic = mlp(3 * features, features, 1)
         with torch.no_grad():  # small change of volume at initialisation
             self.isotropic[-1].weight.mul_(0.1)  # type: ignore[operator, union-attr]
             self.isotropic[-1].bias.zero_()  # type: ignore[operator, union-attr]
+            if self.amount is not None:
+                self.amount[-1].bias.fill_(3.0)  # type: ignore[operator, union-attr]
 
     def forward(self, features: Features, owners: Owners) -> Motion:
         """Return displacements with zero mean over every crystal, and strains."""
@@ -93,6 +98,9 @@ class Readout(Compiled):
         of_v, of_t = self.vector.weight[0], self.tensor.weight[0]
         step, tensor, lengths = readout(features, self.gates(features.x), of_v, of_t, owners, native)
         strain = matrices(tensor) + self.isotropic(lengths).unsqueeze(-1) * torch.eye(3).to(step)
+        if self.amount is not None:
+            amount = torch.sigmoid(self.amount(lengths))
+            step, strain = step * amount[owners.index, :1], strain * amount[:, 1:, None]
         return Motion(DISPLACEMENT * step, STRAIN * strain)
 
 
@@ -103,7 +111,7 @@ class ReposeNetLayer(nn.Module):
         super().__init__()
         self.message = TensorMessage(settings.features, settings.n_basis, settings.radii, settings.rank2)
         self.update = Update(settings)
-        self.readout = Readout(settings.features)
+        self.readout = Readout(settings.features, settings.stays)
 
     def forward(
         self, features: Features, edges: EdgeGeometry, inside: Tensor, owners: Owners
@@ -121,11 +129,11 @@ class ReposeNetLayer(nn.Module):
 
 
 def mean_of_passes(batch: CrystalBatch, found: list[Prediction]) -> Prediction:
-    """Mean of the predictions of several passes, weighted by their expected errors (ours).
+    """Mean of the predictions of several passes and of the input, weighted by their expected errors (ours).
 
     A pass that diverges, or that increases the error of a crystal near equilibrium, mostly has large expected
     errors. Weights are their inverse fourth powers, not inverse squares as for independent errors, because
-    errors of passes are correlated.
+    errors of passes are correlated. The input has a weight if its error is predicted.
 
     Args:
         batch: Input of the first pass, N atoms in S crystals.
@@ -136,25 +144,28 @@ def mean_of_passes(batch: CrystalBatch, found: list[Prediction]) -> Prediction:
         Mean geometry in A, its expected errors, and the mean features, ``(S, F)``.
     """
     last = found[-1]
-    scales = [prediction.error_scales for prediction in found if prediction.error_scales is not None]
-    if len(scales) < max(2, len(found)):
+    candidates = [(prediction.geometry, prediction.error_scales) for prediction in found]
+    if found[0].input_scales is not None:
+        candidates.insert(0, (Geometry(batch.positions, batch.cells), found[0].input_scales))
+    scales = [scale for _, scale in candidates if scale is not None]
+    if len(scales) < max(2, len(candidates)):
         return last
     n, crystal = len(batch), batch.system_index
     variances = torch.stack([segment_mean(scale.atoms, crystal, n) * scale.strains for scale in scales])
-    valid = torch.stack([is_valid(batch, prediction.geometry) for prediction in found])  # (passes, S)
+    valid = torch.stack([is_valid(batch, geometry) for geometry, _ in candidates])  # (candidates, S)
     weights = torch.where(valid, variances**-2, 0)
-    weights[-1] = torch.where(valid.any(0), weights[-1], 1)
-    weights = weights / weights.sum(0)
+    weights[-1] = torch.where(valid[-len(found) :].any(0), weights[-1], 1)
 
     def mean(parts: list[Tensor], owner: Tensor | None = None) -> Tensor:
         """Return the mean of values of crystals, or of atoms with the given crystals."""
-        values, own = torch.stack(parts), weights if owner is None else weights[:, owner]
+        own = weights[-len(parts) :] / weights[-len(parts) :].sum(0)
+        values, own = torch.stack(parts), own if owner is None else own[:, owner]
         own = own.view(*own.shape, *[1] * (values.dim() - 2))
         return torch.where(own > 0, own * values, 0).sum(0)  # 0 * inf is NaN
 
     geometry = Geometry(
-        mean([prediction.geometry.positions for prediction in found], crystal),
-        mean([prediction.geometry.cells for prediction in found]),
+        mean([geometry.positions for geometry, _ in candidates], crystal),
+        mean([geometry.cells for geometry, _ in candidates]),
     )
     expected = ErrorScales(mean([s.atoms for s in scales], crystal), mean([s.strains for s in scales]))
     return Prediction([geometry], mean([prediction.latent for prediction in found]), expected)
@@ -165,7 +176,7 @@ class ReposeNet(Network[ReposeNetSettings]):
     """Network of ReposeNet."""
 
     settings_type = ReposeNetSettings
-    heads = ("uncertainty_head",)
+    heads = ("uncertainty_head", "input_head")
     learns_forces = True
     double_geometry = True
     plain_edge_bytes = 150  # six filters, vectors and tensors of senders
@@ -178,9 +189,13 @@ class ReposeNet(Network[ReposeNetSettings]):
         # A^3 per atom of every element; filled by the training task when start = "rescaled".
         self.atomic_volumes: Tensor
         self.register_buffer("atomic_volumes", torch.zeros(MAX_NUMBER + 1))
+        self.of_volume = mlp(2, f, f) if settings.volume_feature else None
+        if self.of_volume is not None:
+            nn.init.zeros_(self.of_volume[-1].weight)  # type: ignore[arg-type]
         different = 1 if settings.tied else settings.layers
         self.layers = nn.ModuleList(ReposeNetLayer(settings) for _ in range(different))
         self.uncertainty_head = UncertaintyHead(f) if settings.uncertainty_head else None
+        self.input_head = UncertaintyHead(f) if settings.uncertainty_head and settings.stays else None
 
     @property
     def passes(self) -> int:
@@ -198,7 +213,9 @@ class ReposeNet(Network[ReposeNetSettings]):
     def forward(self, batch: CrystalBatch, graph: PeriodicGraph) -> Prediction:
         """Refine the geometry layer by layer, in `passes` passes; see `Network.forward`."""
         found = [self._refined(batch, graph)]
-        for _ in range(0 if self.training else self.passes - 1):
+        if self.training:
+            return found[0]
+        for _ in range(self.passes - 1):
             found.append(self._refined(*self.prepare_again(batch, found[-1].geometry)))
         return mean_of_passes(batch, found)
 
@@ -218,10 +235,11 @@ class ReposeNet(Network[ReposeNetSettings]):
             geometries.append(state)
             if index + 1 < self.settings.layers:
                 edges = EdgeGeometry.at(graph, *state, self.basis, self.compiled)
-        scales = None
-        if self.uncertainty_head is not None:
-            scales = self.uncertainty_head(features.x, Geometry(batch.positions, batch.cells), state, crystal)
-        return Prediction(geometries, owners.mean(features.x), scales)
+        change = features.x, Geometry(batch.positions, batch.cells), state, crystal
+        scales, input_scales = (
+            None if head is None else head(*change) for head in (self.uncertainty_head, self.input_head)
+        )
+        return Prediction(geometries, owners.mean(features.x), scales, input_scales=input_scales)
 
     def readout_forces(self, batch: CrystalBatch, graph: PeriodicGraph) -> tuple[list[Motion], Tensor]:
         """See `Network.readout_forces`."""
@@ -235,6 +253,10 @@ class ReposeNet(Network[ReposeNetSettings]):
     def _begin(self, batch: CrystalBatch, graph: PeriodicGraph) -> tuple[Features, EdgeGeometry, Tensor]:
         """Return the embedding of the elements, the edges, and their cutoff function ``(E,)``."""
         x = self.embedding(batch.numbers)
+        if self.of_volume is not None:
+            ratio = volume_ratio(batch, self.atomic_volumes).log() / (3 * LOG_LENGTH)
+            of_volume = self.of_volume(torch.stack([ratio, torch.tanh(ratio)], dim=-1).to(x))
+            x = x + of_volume[batch.system_index]
         features = Features(x, x.new_zeros(len(x), 3, x.shape[-1]), x.new_zeros(len(x), 5, x.shape[-1]))
         edges = EdgeGeometry.at(graph, batch.positions, batch.cells, self.basis, self.compiled)
         # The cutoff function is that of the starting geometry in all layers.

@@ -29,6 +29,14 @@ class ReposeNetSettings(NetworkSettings):
         default="rescaled",
         description="'rescaled': the starting geometry has the volume predicted from composition",
     )
+    volume_feature: bool = Field(
+        default=False, description="embed the ratio of the volume to that predicted from composition"
+    )
+    stays: bool = Field(
+        default=False,
+        description="predict the error of the input, too, and scale displacements and strains by a factor "
+        "per crystal: nearly relaxed crystals are hardly changed",
+    )
     uncertainty_head: bool = Field(default=True, description="predict errors of atoms and of the strain")
     radii: bool = Field(
         default=True,
