@@ -16,12 +16,13 @@ from typing import Any
 
 from half_precision import to_half
 
+from repose.evaluation.metrics import METRICS
 from repose.models.checkpoint import ModelConfig, load_model, save_model
 from repose.models.network import Network
 
 WEIGHTS = Path(__file__).parents[1] / "src/repose/weights"
 TRIVIAL = ("Dummy", "Rescale")
-COLUMNS = ("coordinates", "coordinates_predicted_image", "bonds", "lattice", "shape", "volume", "match")
+COLUMNS = (*(metric.key for metric in METRICS), "match")
 # Names that two sources of crystals share.
 TITLES = {name: f"{name} (prototype paths)" for name in ("bulk", "subst", "xmno")}
 SOURCES = (

@@ -140,7 +140,7 @@ def test_gain_by_hand():
     assert gains["match"] == pytest.approx(-100)
 
 
-def test_blocks_and_thirds_add_up():
+def test_blocks_and_quarters_add_up():
     first, second = some_pairs("test", 7), some_pairs("test", 4, first=20)
     result = evaluate([], {"one": first, "two": second}, train=some_pairs("train", 20, first=50), match=False)
     one, two, everything = result.blocks()
@@ -148,13 +148,13 @@ def test_blocks_and_thirds_add_up():
     for key in ("coordinates", "volume"):
         mean = (7 * row(one, "Rescale")[key] + 4 * row(two, "Rescale")[key]) / 11
         assert row(everything, "Rescale")[key] == pytest.approx(mean)
-    thirds = everything["severity"]
-    assert [third["crystals"] for third in thirds] == [4, 4, 3]
-    bounds = [bound for third in thirds for bound in third["dummy_error"]]
+    quarters = [regime for regime in everything["regimes"] if regime["quantity"] == "input_error"]
+    assert [quarter["crystals"] for quarter in quarters] == [3, 3, 3, 2]
+    bounds = [bound for quarter in quarters for bound in quarter["range"]]
     assert bounds == sorted(bounds)
-    for third in thirds:
-        low, high = third["dummy_error"]
-        assert low <= row(third, "Dummy")["coordinates"] <= high
+    for quarter in quarters:
+        low, high = quarter["range"]
+        assert low <= row(quarter, "Dummy")["coordinates"] <= high
 
 
 def test_predictions_that_are_not_finite_are_named_and_scored_as_dummy():

@@ -46,8 +46,9 @@ def evaluate(
     """Measure the errors of models on a dataset.
 
     The trivial rows are Dummy, the unchanged input, and Rescale, the input scaled to an estimated volume. For
-    models with bounds on their errors, the coverage of the bounds is measured too. `--paths` is for models
-    that predict relaxation paths: errors of energies, forces and geometry along the path.
+    models with bounds on their errors, the coverage of the bounds is measured too. Both are also printed by
+    quarters of the input's error and by the number of atoms. `--paths` is for models that predict relaxation
+    paths: errors of energies, forces and geometry along the path.
 
     Example: repose evaluate --model default --data datasets/mine --out results
     """

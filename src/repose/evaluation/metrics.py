@@ -26,12 +26,17 @@ Arrays = tuple[np.ndarray, np.ndarray]
 
 
 class Metric(NamedTuple):
-    """Column of a table: name in JSON and Parquet, heading, unit, and printed decimals."""
+    """Column of a table: name in JSON and Parquet, label, unit (empty without any), and printed decimals."""
 
     key: str
     label: str
     unit: str
     digits: int
+
+    @property
+    def heading(self) -> str:
+        """Label and unit."""
+        return f"{self.label}, {self.unit}" if self.unit else self.label
 
 
 METRICS = (
@@ -41,6 +46,7 @@ METRICS = (
     Metric("lattice", "lattice", "Å", 4),
     Metric("shape", "shape", "Å²", 2),
     Metric("volume", "volume", "Å³", 2),
+    Metric("relative_volume", "relative volume", "%", 2),
 )
 
 
@@ -67,6 +73,7 @@ def errors(batch: CrystalBatch, predicted: Geometry, target: Geometry) -> dict[s
         "lattice": lattice_error(predicted.cells, target.cells),
         "shape": shape_deviation(predicted.cells, target.cells),
         "volume": volume_error(predicted.cells, target.cells),
+        "relative_volume": relative_volume_error(predicted.cells, target.cells),
     }
 
 
@@ -127,6 +134,11 @@ def shape_deviation(predicted: Tensor, target: Tensor) -> Tensor:
 def volume_error(predicted: Tensor, target: Tensor) -> Tensor:
     """Absolute error of the volumes of cells ``(S, 3, 3)``, in A^3, ``(S,)``."""
     return (volume(predicted) - volume(target)).abs()
+
+
+def relative_volume_error(predicted: Tensor, target: Tensor) -> Tensor:
+    """Absolute error of the volumes of cells ``(S, 3, 3)`` over the target's volume, in %, ``(S,)``."""
+    return 100 * (volume(predicted) / volume(target) - 1).abs()
 
 
 def kabsch(points: np.ndarray, target: np.ndarray) -> np.ndarray:

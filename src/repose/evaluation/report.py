@@ -11,14 +11,17 @@ import numpy as np
 
 from repose.atomic_write import replacing_file
 from repose.errors import require
-from repose.evaluation.metrics import Metric
-from repose.evaluation.results import SPEED, EvaluationResult
+from repose.evaluation.metrics import METRICS, Metric
+from repose.evaluation.results import RATIO, WORSE, WORSE_BY, EvaluationResult
 from repose.evaluation.tables import finite_or_none, format_number, markdown_table
-from repose.evaluation.uncertainty import NOTE, uncertainty_table
+from repose.evaluation.uncertainty import NOTE, regime_uncertainty_table, uncertainty_table
 from repose.relaxer.baselines import Rescale
 
 # Longer lists of crystals are cut in notes; table.json and per_crystal.parquet hold all.
 MAX_IDS = 20
+# Columns of the tables of regimes.
+_BY_KEY = {metric.key: metric for metric in METRICS}
+SHOWN = (_BY_KEY["coordinates"], RATIO, _BY_KEY["relative_volume"], WORSE)
 
 
 def write(result: EvaluationResult, directory: str | Path, *, plots: bool = False) -> list[Path]:
@@ -92,7 +95,7 @@ def write_files(
 
 def to_dict(result: EvaluationResult) -> dict[str, Any]:
     """Contents of ``table.json``; numbers that do not exist are None."""
-    units = {column.key: column.unit for column in result.columns}
+    units = {column.key: column.unit for column in (*result.columns, RATIO, WORSE)}
     table = {"split": result.split, "units": units, "blocks": result.blocks()}
     return finite_or_none({**table, "not_finite": result.not_finite, "notes": notes(result)})
 
@@ -104,10 +107,13 @@ def markdown(result: EvaluationResult) -> str:
     for block in result.blocks():
         lines += ["", f"## {block['dataset']}: {block['crystals']} crystals", ""]
         lines += error_table(block, columns)
-        lines += ["", "By severity of the input (thirds of Dummy's coordinate error):", ""]
-        lines += _severity_table(block, [column for column in columns if column is not SPEED])
+        lines += ["", "By the input's error (quarters of Dummy's coordinate error) and by size:", ""]
+        lines += _regime_table(block)
         if block["uncertainty"]:
+            groups = [(_title(regime), regime["uncertainty"]) for regime in block["regimes"]]
             lines += ["", "Uncertainty:", "", *uncertainty_table(block["uncertainty"])]
+            lines += ["", "Uncertainty by the input's error and by size:", ""]
+            lines += regime_uncertainty_table(groups)
     return "\n".join([*lines, "", *(f"- {note}" for note in notes(result))]) + "\n"
 
 
@@ -119,6 +125,10 @@ def notes(result: EvaluationResult) -> list[str]:
         "Dummy is the unchanged input. Rescale is the input scaled to a volume that is linear in "
         "composition, fitted on the train splits of all datasets.",
         "Gain: reduction of the error relative to the better of the two (match: increase).",
+        "Over Dummy: mean coordinate error over that of the input, without a value where the input is the "
+        "relaxed crystal; errors are then the drift of the relaxed crystal. Worse: share of crystals whose "
+        f"coordinate error exceeds that of the input by more than {WORSE_BY:g} Å. Inputs of equal errors are "
+        "in one quarter.",
         "Times include the neighbour graph and uncertainty, but not reading.",
     ]
     if len(result.scores) < 2 or result.scores[1].relaxer != Rescale.name:
@@ -158,17 +168,23 @@ def error_table(
     if reference is not None:
         known = (format_number(reference.get(c.key, np.nan), c.digits) for c in columns)
         rows.append(["the reference", *known])
-    return markdown_table(["", *(f"{c.label}, {c.unit}" for c in columns)], rows)
+    return markdown_table(["", *(c.heading for c in columns)], rows)
 
 
-def _severity_table(block: dict[str, Any], columns: Sequence[Metric]) -> list[str]:
+def _regime_table(block: dict[str, Any]) -> list[str]:
+    groups = [(f"all ({block['crystals']})", block), *((_title(part), part) for part in block["regimes"])]
     rows = [
-        [
-            f"{third['third']}, {third['dummy_error'][0]:.3f} to {third['dummy_error'][1]:.3f} Å",
-            row["relaxer"],
-            *(format_number(row[c.key], c.digits) for c in columns),
-        ]
-        for third in block["severity"]
-        for row in third["rows"]
+        [title, row["relaxer"], *(format_number(row[c.key], c.digits) for c in SHOWN)]
+        for title, part in groups
+        for row in part["rows"]
     ]
-    return markdown_table(["input", "", *(f"{c.label}, {c.unit}" for c in columns)], rows)
+    return markdown_table(["", "", *(c.heading for c in SHOWN)], rows)
+
+
+def _title(regime: dict[str, Any]) -> str:
+    """Name of a regime, its range of errors if it is a quarter, and its number of crystals."""
+    limits = ""
+    if regime["quantity"] == "input_error":
+        ends = dict.fromkeys(f"{end:.3f}" for end in regime["range"])  # one, if they are printed alike
+        limits = f", {' to '.join(ends)} Å"
+    return f"{regime['name']}{limits} ({regime['crystals']})"

@@ -1,4 +1,4 @@
-"""Results of an evaluation: errors of every crystal, and their means by dataset and by severity."""
+"""Results of an evaluation: errors of every crystal, and their means by dataset and by regime."""
 
 from __future__ import annotations
 
@@ -11,14 +11,20 @@ import numpy as np
 
 from repose.data.dataset import Pair
 from repose.evaluation.metrics import METRICS, Metric
+from repose.evaluation.regimes import regimes
 from repose.evaluation.tables import nan_mean
-from repose.evaluation.uncertainty import PredictedUncertainty, summarise
+from repose.evaluation.uncertainty import PredictedUncertainty, shorten, summarise
 from repose.relaxer.baselines import Dummy, Rescale
 
 TRIVIAL = (Dummy.name, Rescale.name)
 MATCH = Metric("match", "match", "%", 1)
 SPEED = Metric("ms_per_crystal", "time", "ms per crystal", 2)
-THIRDS = ("mildest", "middle", "most severe")
+RATIO = Metric("ratio_to_dummy", "over Dummy", "", 2)
+WORSE = Metric("worse_percent", "worse", "%", 1)
+# A coordinate error that exceeds that of the input by more than this counts as worse.
+WORSE_BY = 1e-3  # A
+# Mean coordinate errors of the input up to this count as zero: such inputs are relaxed crystals.
+ZERO = 1e-6  # A
 
 
 class CrystalInfo(NamedTuple):
@@ -100,10 +106,11 @@ class EvaluationResult:
         """One block per dataset, and one of all crystals where there are several datasets.
 
         Returns:
-            Each with ``dataset``, ``crystals`` (count), ``rows`` (mean of every column by relaxer), ``gains``
-            (see `gains`, by relaxer), ``severity`` (rows of the three thirds of the crystals by Dummy's
-            coordinate error, with the range of that error in A) and ``uncertainty`` (see `summarise`, by
-            relaxer that predicts any).
+            Each with ``dataset``, ``crystals`` (count), ``rows`` (by relaxer the means of all columns,
+            `RATIO` and `WORSE`), ``gains`` (see `gains`, by relaxer), ``uncertainty`` (see `summarise`, by
+            relaxer that predicts any) and ``regimes``. Every regime has ``name``, ``quantity`` and ``range``
+            (see `repose.evaluation.regimes.Regime`), ``crystals``, ``rows`` and ``uncertainty`` (see
+            `shorten`).
         """
         return [self._block(name, which) for name, which in group_by_dataset(self.crystals)]
 
@@ -117,33 +124,38 @@ class EvaluationResult:
             "gains": {
                 row["relaxer"]: gains(row, rows, metrics) for row in rows if row["relaxer"] not in TRIVIAL
             },
-            "severity": self._severity(which),
             "uncertainty": self._uncertainty(which),
+            "regimes": self._regimes(which),
         }
 
     def _rows(self, which: np.ndarray) -> list[dict[str, Any]]:
+        dummy = self.scores[0].values["coordinates"][which]
         return [
             {
                 "relaxer": scores.relaxer,
                 **{key: nan_mean(values[which]) for key, values in scores.values.items()},
+                RATIO.key: float(own.mean() / dummy.mean()) if dummy.mean() > ZERO else np.nan,
+                WORSE.key: 100 * float((own > dummy + WORSE_BY).mean()),
                 SPEED.key: 1000 * nan_mean(scores.seconds[which]),
                 "not_finite": int((~scores.finite[which]).sum()),
             }
             for scores in self.scores
+            for own in [scores.values["coordinates"][which]]
         ]
 
-    def _severity(self, which: np.ndarray) -> list[dict[str, Any]]:
-        dummy = self.scores[0].values["coordinates"]
-        ordered = which[np.argsort(dummy[which], kind="stable")]
+    def _regimes(self, which: np.ndarray) -> list[dict[str, Any]]:
+        n_atoms = np.array([self.crystals[index].n_atoms for index in which])
         return [
             {
-                "third": third,
+                "name": regime.name,
+                "quantity": regime.quantity,
+                "range": [regime.low, regime.high],
                 "crystals": len(part),
-                "dummy_error": [float(dummy[part[0]]), float(dummy[part[-1]])],
                 "rows": self._rows(part),
+                "uncertainty": {name: shorten(row) for name, row in self._uncertainty(part).items()},
             }
-            for third, part in zip(THIRDS, np.array_split(ordered, 3), strict=True)
-            if len(part)
+            for regime in regimes(self.scores[0].values["coordinates"][which], n_atoms)
+            for part in [which[regime.crystals]]
         ]
 
     def _uncertainty(self, which: np.ndarray) -> dict[str, dict[str, Any]]:

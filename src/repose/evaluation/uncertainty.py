@@ -169,6 +169,11 @@ def summarise(
     }
 
 
+def shorten(row: dict[str, Any]) -> dict[str, Any]:
+    """The entries of a result of `summarise` that the table of regimes has."""
+    return {key: row[key] for key in ("crystals", "left_out", "rho", "coverage", "median_bound")}
+
+
 def spearman(first: np.ndarray, second: np.ndarray) -> float:
     """Spearman's rank correlation of ``(n,)`` and ``(n,)``; equal values share the mean of their ranks.
 
@@ -218,16 +223,12 @@ def error_of_lowest(bounds: np.ndarray, errors: np.ndarray, share: float) -> flo
 def uncertainty_table(rows: dict[str, dict[str, Any]]) -> list[str]:
     """Lines of the table of one block, from results of `summarise` by relaxer."""
 
-    def covered(part: dict[str, Any]) -> str:
-        low, high = part["interval"]
-        return f"{part['share']:.1f} ({low:.1f} to {high:.1f})" if part["crystals"] else "-"
-
     def column(row: dict[str, Any]) -> list[str]:
         return [
             str(row["crystals"]),
             *(format_number(rho, 2) for rho in row["rho"].values()),
-            *(covered(row["coverage"][str(level)]) for level in LEVELS),
-            *(f"{covered(row[side])} of {row[side]['crystals']}" for side in ("inside", "outside")),
+            *(_covered(row["coverage"][str(level)]) for level in LEVELS),
+            *(f"{_covered(row[side])} of {row[side]['crystals']}" for side in ("inside", "outside")),
             *(format_number(error, 4) for error in row["surest"].values()),
             format_number(row["median_bound"], 4),
         ]
@@ -244,6 +245,29 @@ def uncertainty_table(rows: dict[str, dict[str, Any]]) -> list[str]:
     ]
     columns = [labels, *map(column, rows.values())]
     return markdown_table(["", *rows], [list(row) for row in zip(*columns, strict=True)])
+
+
+def regime_uncertainty_table(groups: Sequence[tuple[str, dict[str, dict[str, Any]]]]) -> list[str]:
+    """Lines of the table of regimes, from their titles and results of `shorten` by relaxer."""
+    rows = [
+        [
+            title,
+            relaxer,
+            str(row["crystals"]),
+            _covered(row["coverage"][str(LEVEL)]),
+            format_number(row["median_bound"], 4),
+            format_number(row["rho"]["coordinates"], 2),
+        ]
+        for title, by_relaxer in groups
+        for relaxer, row in by_relaxer.items()
+    ]
+    head = ["crystals with a bound", f"coverage at {LEVEL} %, %", f"median bound at {LEVEL} %, Å"]
+    return markdown_table(["", "", *head, "Spearman's rho, coordinates"], rows)
+
+
+def _covered(part: dict[str, Any]) -> str:
+    low, high = part["interval"]
+    return f"{part['share']:.1f} ({low:.1f} to {high:.1f})" if part["crystals"] else "-"
 
 
 NOTE = (

@@ -54,6 +54,7 @@ def test_strained_cube_by_hand():
     assert found["lattice"].item() == pytest.approx(3 / 9)
     assert found["shape"].item() == pytest.approx(9 * 3**0.5)
     assert found["volume"].item() == pytest.approx(125 - 64)
+    assert found["relative_volume"].item() == pytest.approx(100 * (125 - 64) / 125)
     # Neighbours within 6 A of a 4 A cube: 6 at 4 A and 12 at 4 sqrt(2) A, each longer by a quarter.
     assert found["bonds"].item() == pytest.approx((6 + 12 * 2**0.5) / 18)
 

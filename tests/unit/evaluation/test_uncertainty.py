@@ -257,6 +257,58 @@ def test_blocks_are_those_of_their_crystals():
     assert shares == pytest.approx([25, 100, 50])
 
 
+def test_regimes_are_means_of_their_crystals():
+    rng = np.random.default_rng(0)
+    pairs = []
+    for k, n in enumerate([8, 1, 1, 27, 1, 8, 1, 1, 8, 1, 1]):
+        numbers, sites, cell = [20, 8] * n, rng.random((2 * n, 3)), (4 + 0.01 * k) * n ** (1 / 3) * np.eye(3)
+        step, strain = 0.02 * k * rng.standard_normal((2 * n, 3)), 1 + 0.01 * k
+        relaxed = make_crystal(numbers, sites + step / cell[0, 0], cell * strain)
+        pairs.append(pair(f"c{k}", make_crystal(numbers, sites, cell), relaxed))
+    model = Stated(pairs, rng.uniform(0, 0.2, 11), rng.uniform(0.1, 0.3, 11))
+    result = evaluate([model], {"made": pairs}, match=False)
+    (block,) = result.blocks()
+    regimes = block["regimes"]
+    assert [(regime["name"], regime["crystals"]) for regime in regimes] == [
+        ("quarter 1", 3), ("quarter 2", 3), ("quarter 3", 3), ("quarter 4", 2),
+        ("up to 12 atoms", 7), ("13 to 20 atoms", 3), ("more than 40 atoms", 1),
+    ]  # fmt: skip
+
+    rows = result.per_crystal()
+    columns = {key: np.array([row[key] for row in rows if row["relaxer"] == "stated"]) for key in rows[0]}
+    error, bound = columns["coordinates"], columns["bound_90"]
+    before = np.array([row["coordinates"] for row in rows if row["relaxer"] == "Dummy"])
+    for regime in regimes:
+        values = {"input_error": before, "atoms": columns["n_atoms"]}[regime["quantity"]]
+        which = (regime["range"][0] <= values) & (values <= regime["range"][1])
+        assert which.sum() == regime["crystals"]
+        row = next(row for row in regime["rows"] if row["relaxer"] == "stated")
+        assert row["ratio_to_dummy"] == pytest.approx(error[which].sum() / before[which].sum())
+        assert row["worse_percent"] == pytest.approx(100 * (error[which] - before[which] > 1e-3).mean())
+        change = np.abs(columns["predicted_volume"] / columns["target_volume"] - 1)
+        assert row["relative_volume"] == pytest.approx(100 * change[which].mean())
+        bounds = regime["uncertainty"]["stated"]
+        assert bounds["coverage"]["90"]["share"] == pytest.approx(100 * (error <= bound)[which].mean())
+        assert bounds["median_bound"] == pytest.approx(np.median(bound[which]))
+        if which.sum() > 1:
+            assert bounds["rho"]["coordinates"] == pytest.approx(spearmanr(bound[which], error[which])[0])
+    text = markdown(result)
+    assert re.search(r"\| 13 to 20 atoms \(3\) +\| Dummy +\| \d\.\d{4} +\| 1\.00 ", text)
+    assert re.search(r"\| more than 40 atoms \(1\) +\| stated +\| 1 ", text)
+
+
+def test_errors_of_relaxed_inputs_are_a_drift_without_a_ratio():
+    result = judged([0.0005, 0.0015, 0.01, 0.02, 0.0], [0.1] * 5)
+    quarter, size = to_dict(result)["blocks"][0]["regimes"]
+    assert (quarter["name"], quarter["range"], quarter["crystals"]) == ("quarter 1", [0, 0], 5)
+    assert (size["name"], size["range"]) == ("up to 12 atoms", [2, 2])
+    _, row = quarter["rows"]
+    assert row["ratio_to_dummy"] is None
+    assert row["coordinates"] == pytest.approx(0.0064)
+    assert row["worse_percent"] == pytest.approx(60)
+    assert re.search(r"\| quarter 1, 0\.000 Å \(5\) +\| stated +\| 0\.0064 +\| - ", markdown(result))
+
+
 def test_how_crystals_are_packed_changes_nothing():
     errors, expected = np.linspace(0.01, 0.1, 8), np.linspace(0.05, 0.02, 8)
     pairs = salts(8)
