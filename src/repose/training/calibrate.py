@@ -20,8 +20,8 @@ from repose.models.uncertainty.calibration import (
     IN_DISTRIBUTION,
     LEVELS,
     Calibration,
-    conformal_factor,
     element_pairs,
+    fit_bound,
     quantile,
 )
 from repose.models.uncertainty.expected_errors import expected_errors
@@ -109,8 +109,12 @@ def calibrate(
     columns = {key: [part[key] for part in parts if part] for key in parts[0] or {}}
     true = {key: np.concatenate([pair[0] for pair in column]) for key, column in columns.items()}
     expected = {key: np.concatenate([pair[1] for pair in column]) for key, column in columns.items()}
-    factors = {level: conformal_factor(true["crystals"], expected["crystals"], level) for level in LEVELS}
-    factors = {level: round(factor, 6) for level, factor in factors.items() if np.isfinite(factor)}
+    factors = {level: fit_bound(true["crystals"], expected["crystals"], level) for level in LEVELS}
+    factors = {
+        level: round(factor, 6) if isinstance(factor, float) else factor
+        for level, factor in factors.items()
+        if not isinstance(factor, float) or np.isfinite(factor)
+    }
     if 90 not in factors:
         raise ConfigError(
             f"{len(held_out)} crystals are too few for calibration: a bound at 90 % needs at least 9."
@@ -119,9 +123,9 @@ def calibrate(
         on=name,
         crystals=len(held_out),
         factors=factors,
-        atoms=conformal_factor(true["atoms"], expected["atoms"]),
-        bonds=conformal_factor(true["bonds"], expected["bonds"]),
-        strains=conformal_factor(true["strains"], expected["strains"]) if "strains" in true else None,
+        atoms=fit_bound(true["atoms"], expected["atoms"]),
+        bonds=fit_bound(true["bonds"], expected["bonds"]),
+        strains=fit_bound(true["strains"], expected["strains"]) if "strains" in true else None,
         max_distance=quantile(torch.from_numpy(expected["distance"]), IN_DISTRIBUTION),
         element_pairs=element_pairs([pair.numbers for pair in distinct]),
     )

@@ -162,12 +162,18 @@ class RelaxationTask(lightning.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the norm of the gradient; skip steps whose gradient is not finite."""
-        parameters = list(self.network.parameters())
-        norm = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val or math.inf, foreach=True)
-        if not torch.isfinite(norm):
-            for parameter in parameters:
-                parameter.grad = None
+        """Clip the norm of the gradient; skip steps whose gradient is not finite.
+
+        Trunk and heads have their own norms: an uncertainty head whose scale is far too small has a huge
+        gradient.
+        """
+        trunk, heads = list[torch.nn.Parameter](), list[torch.nn.Parameter]()
+        for name, parameter in self.network.named_parameters():
+            (heads if self.network.depth(name) is None else trunk).append(parameter)
+        limit = gradient_clip_val or math.inf
+        norms = [torch.nn.utils.clip_grad_norm_(part, limit, foreach=True) for part in (trunk, heads)]
+        if not all(map(torch.isfinite, norms)):
+            self.network.zero_grad()
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Take a step and update the moving average, with a smaller decay in the first steps."""

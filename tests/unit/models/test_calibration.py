@@ -17,7 +17,15 @@ from repose.crystal.graph import edge_vectors
 from repose.errors import ConfigError
 from repose.models.checkpoint import load_model, save_model
 from repose.models.prediction import ErrorScales, Geometry
-from repose.models.uncertainty.calibration import Calibration, conformal_factor, element_pairs, quantile
+from repose.models.uncertainty.calibration import (
+    MAX_GROUPS,
+    Calibration,
+    Curve,
+    conformal_factor,
+    element_pairs,
+    fit_bound,
+    quantile,
+)
 from repose.models.uncertainty.out_of_distribution import MahalanobisDistance
 from repose.relaxer.direct import DirectRelaxer
 from repose.training.calibrate import calibrate, calibrate_model
@@ -67,6 +75,46 @@ def test_bounds_cover_for_any_model(level):
             factor = conformal_factor(errors[:99], expected[:99], level)
             covered.append((errors[99:] <= factor * expected[99:]).mean())
         assert abs(np.mean(covered) - level / 100) < 0.01
+
+
+def test_a_curve_covers_every_regime_where_one_factor_does_not():
+    """Errors are larger than expected where little is expected: up to eight times over three decades."""
+    rng = np.random.default_rng(0)
+
+    def cases(n):
+        expected = 10.0 ** rng.uniform(-3, 0, n)
+        return rng.exponential(size=n) * expected**0.7, expected
+
+    errors, expected = cases(3000)
+    curve, factor = fit_bound(errors, expected, 90), conformal_factor(errors, expected, 90)
+    assert isinstance(curve, Curve)
+    assert len(curve.expected) == MAX_GROUPS
+    errors, expected = cases(20_000)
+    tensor = torch.from_numpy(expected)
+    bounds = (curve * tensor).numpy()
+    parts = [(low < expected) & (expected < 10 * low) for low in (0.001, 0.01, 0.1)]
+    covered = [[(errors < bound)[part].mean() for part in parts] for bound in (bounds, factor * expected)]
+    assert np.allclose(covered[0], 0.9, atol=0.02)
+    assert covered[1][0] < 0.8
+    assert covered[1][2] > 0.95
+    ordered = bounds[np.argsort(expected)]
+    assert (np.diff(ordered) >= 0).all()
+
+
+def test_few_cases_give_one_factor_and_equal_expectations_too():
+    errors, expected = np.linspace(0.1, 1, 299), np.linspace(1, 2, 299)
+    assert fit_bound(errors, expected) == conformal_factor(errors, expected)
+    same = np.ones(900)
+    assert fit_bound(np.linspace(0, 1, 900), same) == conformal_factor(np.linspace(0, 1, 900), same)
+
+
+def test_a_curve_is_linear_in_logarithms_with_constant_ratios_beyond_its_ends():
+    curve = Curve(expected=(0.01, 0.1), bounds=(0.05, 0.2))
+    at = torch.tensor([1e-4, 0.01, 0.1**1.5, 0.1, 10.0])
+    assert torch.allclose(curve * at, torch.tensor([5e-4, 0.05, 0.1, 0.2, 20.0]))
+    assert f"{curve:.3g}" == "2 to 5"
+    config = CALIBRATION.model_copy(update={"atoms": curve})
+    assert Calibration.model_validate_json(config.model_dump_json()) == config
 
 
 @seed(0)

@@ -1,7 +1,5 @@
 """The house family: the answer depends on the crystal, not on how it is written."""
 
-from functools import partial
-
 import numpy as np
 import pytest
 import torch
@@ -12,6 +10,7 @@ from repose.crystal.batch import CrystalBatch
 from repose.crystal.lattice import deformation, to_fractional, volume
 from repose.crystal.symmetry import find_space_group, symmetrise
 from repose.errors import ConfigError
+from repose.models.initial_structure import volume_ratio
 from repose.models.prediction import Geometry
 from repose.models.reposenet.network import ReposeNet, mean_of_passes
 from repose.models.reposenet.settings import ReposeNetSettings
@@ -29,9 +28,18 @@ OPTIONS = {
     "w/o radii": {"radii": False},
     "tied": {"tied": True, "layers": 3},
     "three passes": {"passes": 3},
+    "all distances": {"start": "input", "volume_feature": True, "stays": True, "passes": 2},
     "shells": {"graph": {"max_neighbours": 12, "self_images": False}},
 }
-make_relaxer = partial(random_relaxer, "reposenet")
+
+
+def make_relaxer(seed=0, **options):
+    """A small network with random weights, those of the embedded volume included."""
+    relaxer = random_relaxer("reposenet", seed, **options)
+    of_volume = relaxer.network.of_volume
+    if of_volume is not None:
+        torch.nn.init.normal_(of_volume[-1].weight)
+    return relaxer
 
 
 def sheet() -> CrystalBatch:
@@ -165,6 +173,42 @@ def test_a_pass_that_lost_a_crystal_does_not_count_for_it(crystals):
     both = mean_of_passes(start, [lost, lost])
     assert both.geometry.positions[first].isnan().all()
     assert torch.equal(both.geometry.positions[~first], two.geometry.positions[~first])
+
+
+def test_the_input_counts_by_the_error_expected_of_it(crystals):
+    """It is returned where that is small, has no weight where it is large, and the passes keep theirs."""
+    network = make_relaxer(start="input", stays=True, passes=2).network
+    start, graph = network.prepare(crystals)
+    one = network._refined(start, graph)
+    two = network._refined(*network.prepare_again(start, one.geometry))
+    passes = mean_of_passes(start, [one._replace(input_scales=None), two])
+    of_input = one.input_scales
+
+    def answer(factor):
+        scaled = type(of_input)(of_input.atoms * factor, of_input.strains * factor)
+        return mean_of_passes(start, [one._replace(input_scales=scaled), two])
+
+    near, far = answer(1e-6), answer(1e6)
+    assert torch.allclose(near.geometry.positions, start.positions, atol=1e-9)
+    assert torch.allclose(near.geometry.cells, start.cells, atol=1e-9)
+    assert torch.allclose(near.error_scales.atoms, of_input.atoms * 1e-6)
+    assert torch.allclose(far.geometry.positions, passes.geometry.positions, atol=1e-9)
+    for found in (near, far):
+        assert torch.allclose(found.latent, passes.latent)
+    assert network(start, graph).geometry.positions.ne(passes.geometry.positions).any()
+
+
+def test_the_volume_is_seen_relative_to_that_of_the_composition(crystals):
+    """A crystal at another volume with other atomic volumes by the same ratio gets the same feature."""
+    network = make_relaxer(start="input", volume_feature=True).network
+    before = network(*network.prepare(crystals)).geometry.cells
+    network.atomic_volumes.mul_(1.3)
+    after = network(*network.prepare(crystals)).geometry.cells
+    assert (before - after).abs().max() > 1e-6
+    ratio = volume_ratio(crystals, network.atomic_volumes)
+    bigger = crystals.with_geometry(2 * crystals.positions, 2 * crystals.cells)
+    assert torch.allclose(volume_ratio(bigger, 8 * network.atomic_volumes), ratio)
+    assert (volume_ratio(sheet(), network.atomic_volumes) == 1).all()
 
 
 @pytest.mark.parametrize("harm", [float("nan"), 100.0])

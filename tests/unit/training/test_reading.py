@@ -214,3 +214,15 @@ def test_crystals_are_chosen_by_their_ids_before_they_are_read(dataset, monkeypa
 def test_an_empty_split_is_named(dataset):
     with pytest.raises(DatasetError, match=r"no crystal is in the test split of .*set; see"):
         read_split([dataset], "test")
+
+
+def test_chemical_systems_of_other_datasets_are_left_out(pairs, dataset, tmp_path):
+    """With them all crystals of the same elements, in any split."""
+    held = [replace(pair, id="held", split="test") for pair in pairs[:1]]
+    other = write_dataset(tmp_path / "other", DatasetInfo(name="other"), held)
+    systems = reading.chemical_systems([other.directory])
+    assert systems == {pairs[0].chemical_system}
+    (found,) = read_split([dataset], "train", without=systems)
+    expected = [p.id for p in pairs if p.split == "train" and p.chemical_system not in systems]
+    assert [pair.id for pair in found] == expected
+    assert 0 < len(found) < dataset.info.counts["train"]

@@ -1,6 +1,7 @@
 """Samples, batches and losses of training."""
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from repose.config import SamplingSettings
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.graph import edge_vectors
 from repose.crystal.lattice import deformation, to_cartesian
+from repose.crystal.symmetry import find_space_group
 from repose.data.dataset import Pair
 from repose.models.prediction import Geometry
 from repose.models.reposenet.network import ReposeNet
@@ -24,9 +26,11 @@ from repose.training.samples import (
     edge_counts,
     equivalent_cell,
     perturb,
+    symmetrised,
     target_of,
 )
 from repose.training.task import RelaxationTask
+from support.crystals import perovskite, rock_salt
 from support.training import TINY, path_pairs, tiny_network, train_settings
 
 
@@ -221,6 +225,56 @@ def test_noised_copies_keep_the_origin_and_the_vacuum(pairs):
     assert np.allclose(cell[1:], tilted[1:], atol=1e-12)
     assert np.allclose(cell[0, 1:], 0, atol=1e-12)
     assert abs(cell[0, 0] - 3.0) > 1e-4
+
+
+@pytest.mark.parametrize("make", [rock_salt, perovskite])
+def test_symmetric_perturbations_keep_the_space_group_and_their_size(make):
+    """Of rock salt the volume alone is free, of a perovskite with a displaced B atom its position, too."""
+    one = make()
+    positions = one.positions.numpy().copy()
+    if make is perovskite:
+        positions[1] += [0.0, 0.0, 0.2]
+    crystals = [one.numbers.numpy(), np.ones(3, bool), positions, one.cells[0].numpy()]
+    pair = Pair("a", *crystals, *crystals[2:])
+    before = find_space_group(pair.numbers, *crystals[2:], pair.pbc)
+    rng = np.random.default_rng(0)
+    sampling = SamplingSettings(symmetric=1.0, strain=0.05, dilation=0.02, rattle=0.1)
+    for _ in range(5):
+        positions, cell = perturb(pair, sampling, rng)
+        after = find_space_group(pair.numbers, positions, cell, pair.pbc)
+        assert after.number == before.number
+        assert not np.allclose(cell, pair.cell, atol=1e-4)
+        moved = positions @ np.linalg.inv(cell) - pair.positions @ np.linalg.inv(pair.cell)
+        assert np.allclose(moved, 0, atol=1e-9) == (make is rock_salt)
+    strain, rattle = rng.normal(size=(3, 3)), rng.normal(size=positions.shape)
+    strain = strain + strain.T
+    new_strain, new_rattle = symmetrised(pair, strain, rattle)
+    assert np.linalg.norm(new_strain) == pytest.approx(np.linalg.norm(strain))
+    sizes = 0, np.linalg.norm(rattle)
+    assert np.linalg.norm(new_rattle) == pytest.approx(sizes[make is perovskite], abs=1e-9)
+
+
+def test_inputs_at_all_distances_are_even_in_the_logarithm(pairs):
+    """Three decades: the logarithms of the weights of interpolation and of the noise are uniform."""
+    rng = np.random.default_rng(0)
+    sampling = SamplingSettings(interpolated=1.0, decades=3.0)
+    pair = pairs[0]
+    way = pair.cell - pair.relaxed_cell
+    k = np.unravel_index(np.abs(way).argmax(), way.shape)
+    weights = []
+    for _ in range(400):
+        drawn = draw(pair, sampling, rng)
+        weights.append(((drawn.cell - pair.relaxed_cell) / way[k])[k])
+        expected = pair.relaxed_positions + weights[-1] * (pair.positions - pair.relaxed_positions)
+        assert np.allclose(drawn.positions, expected, atol=1e-6)
+    logs = np.log10(weights)
+    assert np.allclose(np.quantile(logs, [0, 0.25, 0.5, 0.75, 1]), [-3, -2.25, -1.5, -0.75, 0], atol=0.2)
+    relaxed = replace(pair, positions=pair.relaxed_positions, cell=pair.relaxed_cell)
+    moves = [
+        np.abs(draw(relaxed, sampling, rng).positions - pair.relaxed_positions).mean() for _ in range(400)
+    ]
+    low, high = np.log10(np.quantile(moves, [0.1, 0.9]))
+    assert 1.2 < high - low < 2.4
 
 
 def test_rewriting_changes_the_description_and_not_the_crystal(pairs):

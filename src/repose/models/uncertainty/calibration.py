@@ -5,6 +5,10 @@ error is known. The bound at 90 % is the expected error times the ratio that 90 
 stay below, corrected for their finite number. It then holds for at least that share of further crystals of
 the same distribution, for any network (Lei et al., J. Am. Stat. Assoc. 113, 1094, 2018). It need not hold for
 other crystals, so inputs that are out of distribution are flagged.
+
+One ratio for all would be too large for some crystals and too small for others, e.g. for nearly relaxed ones
+and for those far from equilibrium. With enough held-out crystals they are divided into groups of similar
+expected error, and the bound is a curve through the bounds of the groups.
 """
 
 from __future__ import annotations
@@ -29,17 +33,50 @@ LEVELS = (50, 80, 90, 95)  # %
 IN_DISTRIBUTION = 99  # %, share of the held-out crystals that count as in distribution
 
 
+# Held-out crystals of a group at least, and groups at most, of a `Curve`.
+GROUP, MAX_GROUPS = 150, 12
+
+
+class Curve(Settings):
+    """Bound on an error as a function of the expected error, both in A (strains: without unit)."""
+
+    expected: tuple[float, ...] = Field(description="expected errors, ascending")
+    bounds: tuple[float, ...] = Field(description="bounds at these, not descending")
+
+    def __mul__(self, expected: Tensor) -> Tensor:
+        """Return the bounds for expected errors of any shape.
+
+        The curve is linear in the logarithms; below and above it the ratio of both is constant.
+        """
+        import torch
+
+        x, y = (torch.tensor(values).to(expected).log() for values in (self.expected, self.bounds))
+        log = expected.clamp(min=1e-12).log()
+        right = torch.searchsorted(x, log).clamp(1, len(x) - 1)
+        slope = (y[right] - y[right - 1]) / (x[right] - x[right - 1])
+        between = y[right - 1] + slope * (log.clamp(x[0], x[-1]) - x[right - 1])
+        return (between + log - log.clamp(x[0], x[-1])).exp()
+
+    def __format__(self, spec: str) -> str:
+        ratios = [b / e for e, b in zip(self.expected, self.bounds, strict=True)]
+        return f"{min(ratios):{spec}} to {max(ratios):{spec}}"
+
+
+# Bound over expected error: one ratio, or a curve.
+Ratio = float | Curve
+
+
 class Calibration(Settings):
     """Contents of ``calibration`` in ``config.json``."""
 
     on: str = Field(description="name of the held-out crystals")
     crystals: int = Field(description="number of held-out crystals")
-    factors: dict[int, float] = Field(
+    factors: dict[int, Ratio] = Field(
         description="level in % to the bound on the coordinate error over the expected error"
     )
-    atoms: float = Field(description="bound over expected error at 90 %, for atoms")
-    bonds: float = Field(description="bound over expected error at 90 %, for bonds")
-    strains: float | None = Field(default=None, description="bound over expected error at 90 %, for strains")
+    atoms: Ratio = Field(description="bound over expected error at 90 %, for atoms")
+    bonds: Ratio = Field(description="bound over expected error at 90 %, for bonds")
+    strains: Ratio | None = Field(default=None, description="bound over expected error at 90 %, for strains")
     max_distance: float = Field(description="latent distance beyond which a crystal is out of distribution")
     element_pairs: dict[str, str] = Field(
         description="element to the elements that occur with it in a training crystal"
@@ -88,6 +125,34 @@ def conformal_factor(errors: np.ndarray, expected: np.ndarray, level: float = LE
     ratios = np.sort(errors / np.maximum(expected, 1e-12))
     rank = math.ceil((len(ratios) + 1) * level / 100)
     return float(ratios[rank - 1]) if rank <= len(ratios) else math.inf
+
+
+def fit_bound(errors: np.ndarray, expected: np.ndarray, level: float = LEVEL) -> Ratio:
+    """Bound over expected error that a share of further cases stays below.
+
+    Args:
+        errors: True errors of n cases.
+        expected: Expected errors of the same cases.
+        level: Share in %.
+
+    Returns:
+        The factor of `conformal_factor`; with at least two groups of `GROUP` cases, a curve through the
+        bounds of groups of similar expected error, each from its own cases.
+    """
+    groups = min(MAX_GROUPS, len(errors) // GROUP)
+    if groups < 2:
+        return conformal_factor(errors, expected, level)
+    parts = np.array_split(np.argsort(expected, kind="stable"), groups)
+    at = np.array([np.exp(np.log(np.maximum(expected[part], 1e-12)).mean()) for part in parts])
+    factors = [conformal_factor(errors[part], expected[part], level) for part in parts]
+    distinct = np.concatenate([[True], np.diff(at) > 1e-6 * at[1:]])
+    at, bounds = at[distinct], np.maximum.accumulate(at * np.array(factors))[distinct]
+    if len(at) < 2:
+        return conformal_factor(errors, expected, level)
+    return Curve(
+        expected=tuple(float(f"{value:.6g}") for value in at),
+        bounds=tuple(float(f"{value:.6g}") for value in bounds),
+    )
 
 
 def element_pairs(crystals: Iterable[np.ndarray], before: Mapping[str, str] | None = None) -> dict[str, str]:
