@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from itertools import count, islice
 from typing import Any
 
@@ -26,6 +26,8 @@ from repose.training.stopwatch import part
 COUNT_BATCH = 64
 # Largest distance in A of an atom from its symmetric position, for perturbations that keep the space group.
 SYMPREC = 1e-2
+# Space groups that are kept, some 5 kB each: finding one takes most of the time of a random input.
+GROUPS = 50_000
 # Function that returns the edges of every crystal, e.g. `repose.training.reading.EdgeCounts`.
 EdgeCounter = Callable[[Sequence[Pair]], list[int]]
 
@@ -164,8 +166,7 @@ def symmetrised(pair: Pair, strain: np.ndarray, rattle: np.ndarray) -> tuple[np.
 
     Each keeps its root mean square, unless the average is zero.
     """
-    positions, cell = pair.relaxed_positions.astype(float), pair.relaxed_cell.astype(float)
-    group = symmetry.find_space_group(pair.numbers, positions, cell, pair.pbc, SYMPREC)
+    group, cell = _space_group(pair), pair.relaxed_cell.astype(float)
     if group.n_operations == 1:
         return strain, rattle
     inverse = np.linalg.inv(cell)
@@ -173,6 +174,13 @@ def symmetrised(pair: Pair, strain: np.ndarray, rattle: np.ndarray) -> tuple[np.
     mean_strain = (rotations.transpose(0, 2, 1) @ strain @ rotations).mean(axis=0)
     mean_rattle = group.mean(rattle @ inverse @ group.rotations.transpose(0, 2, 1)) @ cell
     return _with_size(mean_strain, strain), _with_size(mean_rattle, rattle)
+
+
+@lru_cache(GROUPS)
+def _space_group(pair: Pair) -> symmetry.SpaceGroup:
+    """Space group of a relaxed crystal."""
+    positions, cell = pair.relaxed_positions.astype(float), pair.relaxed_cell.astype(float)
+    return symmetry.find_space_group(pair.numbers, positions, cell, pair.pbc, SYMPREC)
 
 
 def _with_size(values: np.ndarray, like: np.ndarray) -> np.ndarray:

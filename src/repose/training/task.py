@@ -7,7 +7,6 @@ import math
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import lightning
@@ -20,14 +19,12 @@ from repose.config import TrainSettings
 from repose.data.dataset import Pair
 from repose.errors import ConfigError
 from repose.models.network import Network
-from repose.models.prediction import Geometry
-from repose.training.losses import training_loss, validation_errors
+from repose.training.losses import training_loss
 from repose.training.prefetch import Prefetched
 from repose.training.samples import EdgeCounter, Sample, TrainingBatches, ValidationBatches
+from repose.training.steps import clip_gradient, cosine_rate, recycled, scored_errors, update_average
 from repose.training.stopwatch import part, running
 
-# Error of the input in A, coordinates plus lattice, that is added to that of every input in relative scores.
-SCORE_OFFSET = 0.05
 # Steps over which the edges per second are averaged.
 SPEED_STEPS = 50
 
@@ -117,20 +114,10 @@ class RelaxationTask(lightning.LightningModule):
         return loss
 
     def recycle(self, batch: Any, batch_idx: int) -> Any:
-        """Replace the inputs of a share of batches by the network's output; repeat for a share of these.
-
-        The network is then trained on its own outputs, which are the inputs of its later passes.
-        """
+        """Replace the inputs of a share of batches; see `repose.training.steps.recycled`."""
         batches, network = self.train_batches, self.network
         rng = np.random.default_rng([batches.seed, batches.epoch, batches.rank, batch_idx])
-        for _ in range(max(1, network.passes - 1)):
-            if rng.random() >= self.settings.sampling.recycled:
-                break
-            with torch.no_grad():
-                found = network(batch.start, batch.graph).geometry
-                start, graph = network.prepare_again(batch.start, found)
-            batch = replace(batch, start=start, graph=graph)
-        return batch
+        return recycled(network, batch, self.settings.sampling.recycled, rng)
 
     def predict(self, network: Network[Any], batch: Any) -> Any:
         """Prediction for `loss` and `errors`, by the network or its average."""
@@ -162,27 +149,14 @@ class RelaxationTask(lightning.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the norm of the gradient; skip steps whose gradient is not finite.
-
-        Trunk and heads have their own norms: an uncertainty head whose scale is far too small has a huge
-        gradient.
-        """
-        trunk, heads = list[torch.nn.Parameter](), list[torch.nn.Parameter]()
-        for name, parameter in self.network.named_parameters():
-            (heads if self.network.depth(name) is None else trunk).append(parameter)
-        limit = gradient_clip_val or math.inf
-        norms = [torch.nn.utils.clip_grad_norm_(part, limit, foreach=True) for part in (trunk, heads)]
-        if not all(map(torch.isfinite, norms)):
-            self.network.zero_grad()
+        """Clip the gradient; see `repose.training.steps.clip_gradient`."""
+        clip_gradient(self.network, gradient_clip_val or math.inf)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Take a step and update the moving average, with a smaller decay in the first steps."""
         super().optimizer_step(*args, **kwargs)
-        step = self.trainer.global_step
-        decay = min(self.settings.ema, (1 + step) / (10 + step))
-        with torch.no_grad(), part("moving average"):
-            slow, fast = (tuple(network.parameters()) for network in (self.average, self.network))
-            torch._foreach_lerp_(slow, fast, 1 - decay)  # pyright: ignore[reportPrivateImportUsage, reportCallIssue]
+        with part("moving average"):
+            update_average(self.average, self.network, self.trainer.global_step, self.settings.ema)
 
     def validation_step(self, batch: Sample, batch_idx: int) -> None:
         """Log the errors of the averaged weights."""
@@ -192,13 +166,7 @@ class RelaxationTask(lightning.LightningModule):
 
     def errors(self, prediction: Any, batch: Any) -> dict[str, torch.Tensor]:
         """Validation errors, ``(S,)`` each; the exported weights are those of the lowest ``score``."""
-        geometry, _ = self.network.solve_positions(prediction, batch.start, batch.graph)
-        errors = validation_errors(geometry, batch.target)
-        score = errors["coordinates"] + errors["lattice"]
-        if self.settings.score == "relative":
-            before = validation_errors(Geometry(batch.start.positions, batch.start.cells), batch.target)
-            score = score / (before["coordinates"] + before["lattice"] + SCORE_OFFSET)
-        return errors | {"score": score}
+        return scored_errors(self.network, prediction, batch, self.settings.score == "relative")
 
     def on_validation_epoch_end(self) -> None:
         """Log the learning rate, that of the heads if the trunk has its own."""
@@ -215,8 +183,7 @@ class RelaxationTask(lightning.LightningModule):
         total = s.max_epochs * s.sampling.epoch_steps
 
         def cosine(step: int) -> float:
-            rise = min(1.0, (step + 1) / max(1, s.warmup_steps))
-            return rise * (0.01 + 0.99 * (1 + math.cos(math.pi * min(1.0, step / total))) / 2)
+            return cosine_rate(step, s.warmup_steps, step / total)
 
         schedulers = torch.optim.lr_scheduler
         if s.schedule == "cosine":
