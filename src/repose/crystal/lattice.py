@@ -107,7 +107,8 @@ def nearest_image(vectors: Tensor, cells: Tensor, system_index: Tensor) -> Tenso
     fractional = to_fractional(vectors, cells, system_index)
     # Not `fractional - round`: vectors that are short already are not changed, bit for bit.
     rounded = vectors - to_cartesian(torch.round(fractional), cells, system_index)
-    shifts = NEIGHBOUR_CELLS.to(cells).unsqueeze(0) @ cells  # (S, 27, 3)
+    # As in `to_cartesian`: not a matrix product.
+    shifts = (NEIGHBOUR_CELLS.to(cells).unsqueeze(-1) * cells.unsqueeze(1)).sum(-2)  # (S, 27, 3)
     candidates = rounded.unsqueeze(1) + shifts[system_index]  # (N, 27, 3)
     best = candidates.detach().norm(dim=-1).argmin(dim=1)
     return candidates[torch.arange(len(best), device=best.device), best]

@@ -153,7 +153,7 @@ def plain_sums(features: Features, filters: Tensor, direction: Tensor, graph: Pe
     vector = keep * v[sender] + lead * direction.unsqueeze(-1) + turn * torch.bmm(turns(direction), of_t)
     tensor = stretch * dyads(direction).unsqueeze(-1) + hold * of_t
     return Features(
-        segment_sum(scalar.squeeze(1), receiver, n),
+        segment_sum(scalar.squeeze(1).to(v), receiver, n),
         segment_sum(vector, receiver, n),
         segment_sum(tensor, receiver, n),
     )

@@ -152,6 +152,7 @@ def mean_of_passes(batch: CrystalBatch, found: list[Prediction]) -> Prediction:
         return last
     n, crystal = len(batch), batch.system_index
     variances = torch.stack([segment_mean(scale.atoms, crystal, n) * scale.strains for scale in scales])
+    variances = variances.to(torch.promote_types(variances.dtype, torch.float32))  # weights sum to one
     valid = torch.stack([is_valid(batch, geometry) for geometry, _ in candidates])  # (candidates, S)
     weights = torch.where(valid, variances**-2, 0)
     weights[-1] = torch.where(valid[-len(found) :].any(0), weights[-1], 1)
@@ -224,12 +225,15 @@ class ReposeNet(Network[ReposeNetSettings]):
         crystal, owners = batch.system_index, Owners(batch.system_index, batch.start)
         features, edges, inside = self._begin(batch, graph)
         state = Geometry(batch.positions, batch.cells)
-        span = periodic_span(batch.cells, batch.pbc)
+        exact = torch.autocast(batch.device.type, enabled=False)  # mixed precision would round cells
+        with exact:
+            span = periodic_span(batch.cells, batch.pbc)
         logarithm, geometries = torch.zeros_like(batch.cells), list[Geometry]()
         for index, layer in enumerate(self._stack()):
             features, (step, strain) = layer(features, edges, inside, owners)
-            logarithm = logarithm + span @ strain.to(span) @ span  # vacuum is not strained
-            cells = batch.cells @ torch.linalg.matrix_exp(logarithm)
+            with exact:
+                logarithm = logarithm + span @ strain.to(span) @ span  # vacuum is not strained
+                cells = batch.cells @ torch.linalg.matrix_exp(logarithm)
             followed = follow_cell(state.positions, state.cells, cells, crystal)
             state = Geometry(followed + step, cells)
             geometries.append(state)
@@ -252,7 +256,7 @@ class ReposeNet(Network[ReposeNetSettings]):
 
     def _begin(self, batch: CrystalBatch, graph: PeriodicGraph) -> tuple[Features, EdgeGeometry, Tensor]:
         """Return the embedding of the elements, the edges, and their cutoff function ``(E,)``."""
-        x = self.embedding(batch.numbers)
+        x = self.embedding(batch.numbers).to(self.basis.centres)  # sums of features are not rounded
         if self.of_volume is not None:
             ratio = volume_ratio(batch, self.atomic_volumes).log() / (3 * LOG_LENGTH)
             of_volume = self.of_volume(torch.stack([ratio, torch.tanh(ratio)], dim=-1).to(x))

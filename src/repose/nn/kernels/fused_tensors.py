@@ -180,7 +180,7 @@ def _kernels(features: int) -> tuple[Callable[..., Any], ...]:
             (weight[0] * g[1 + i] + weight[1] * turned[i] + 2 * weight[2] * gu[i]).sum(-1) for i in range(3)
         ]
         g_filters = torch.cat([own[k] * gradients[k] for k in range(CHANNELS)], dim=-1)
-        return g_filters, torch.stack(along, dim=-1)
+        return g_filters.to(filters), torch.stack(along, dim=-1)
 
     def tabulated(
         s: Tensor, v: Tensor, t: Tensor, coefficients: Tensor,
