@@ -212,6 +212,11 @@ class TrainSettings(Settings):
     paths: PathSettings = Field(
         default=PathSettings(), description="loss of families that predict relaxation paths"
     )
+    tolerance: float = Field(
+        default=0.0,
+        ge=0,
+        description="errors of positions and cells far below it count as their squares in the loss, Å",
+    )
     shape_weight: float = Field(
         default=0.0, ge=0, description="weight of the error of the cell shape in the loss, 1/Å"
     )

@@ -29,7 +29,7 @@ def training_loss(
     if prediction.distances is not None:
         return distance_loss(prediction, start, graph, target, follow, settings.lattice_weight)
     weights = settings.shape_weight, settings.volume_weight
-    loss = layerwise_loss(prediction.layers, target, *weights, settings.images)
+    loss = layerwise_loss(prediction.layers, target, *weights, settings.images, settings.tolerance)
     if prediction.error_scales is not None:
         loss = loss + scale_loss(prediction.error_scales, prediction.geometry, target, settings.images)
     if prediction.input_scales is not None:
@@ -87,12 +87,19 @@ def component_errors(predicted: Geometry, target: CrystalBatch, images: str) -> 
     return _position_errors(predicted, target, images), strain.square().mean((-1, -2)).sqrt()
 
 
-def _position_errors(predicted: Geometry, target: CrystalBatch, images: str) -> Tensor:
+def _position_errors(
+    predicted: Geometry, target: CrystalBatch, images: str, tolerance: float = 0.0
+) -> Tensor:
     """Mean over x, y, z of the absolute error of every position, A, ``(N,)``; see `validation_errors`."""
     differences = predicted.positions - target.positions
     if images == "predicted":
         differences = nearest_image(differences, target.cells, target.system_index)
-    return differences.abs().mean(-1)
+    return _softened(differences.abs(), tolerance).mean(-1)
+
+
+def _softened(errors: Tensor, tolerance: float) -> Tensor:
+    """Return ``e^2 / (e + tolerance)`` for errors ``e``: quadratic far below the tolerance."""
+    return errors.square() / (errors + tolerance) if tolerance else errors
 
 
 def laplace(error: Tensor, scale: Tensor | None) -> Tensor:
@@ -106,6 +113,7 @@ def layerwise_loss(
     shape_weight: float = 0.0,
     volume_weight: float = 0.0,
     images: str = "unrelaxed",
+    tolerance: float = 0.0,
 ) -> Tensor:
     """Sum over layers of position and cell errors (E3Relax, equation 19, all weights 1).
 
@@ -115,6 +123,7 @@ def layerwise_loss(
         shape_weight: Weight of the cell-shape deviation in 1/A, not in the paper.
         volume_weight: Weight of the volume error in 1/A^2, not in the paper.
         images: See `validation_errors`.
+        tolerance: See `validation_errors`.
 
     Returns:
         A scalar in A.
@@ -122,14 +131,14 @@ def layerwise_loss(
     weights = {"coordinates": 1.0, "lattice": 1.0, "shape": shape_weight, "volume": volume_weight}
     total = target.positions.new_zeros(())
     for geometry in geometries:
-        for name, error in validation_errors(geometry, target, images).items():
+        for name, error in validation_errors(geometry, target, images, tolerance).items():
             if weights[name]:
                 total = total + weights[name] * error.mean()
     return total
 
 
 def validation_errors(
-    predicted: Geometry, target: CrystalBatch, images: str = "unrelaxed"
+    predicted: Geometry, target: CrystalBatch, images: str = "unrelaxed", tolerance: float = 0.0
 ) -> dict[str, Tensor]:
     """Validation errors of S crystals, ``(S,)`` each; see `repose.evaluation.metrics` for all metrics.
 
@@ -138,6 +147,7 @@ def validation_errors(
         target: The relaxed crystals, every atom in the image nearest to the unrelaxed one, as stored.
         images: Periodic image of the target: ``"unrelaxed"``, as stored, or ``"predicted"``, nearest to the
             predicted atom under the target cell (periodicity-aware loss of E3Relax-H2).
+        tolerance: Errors e in A of components of positions and cells count as ``e^2 / (e + tolerance)``.
 
     Returns:
         ``coordinates`` A, mean over atoms and components; ``lattice`` A, mean over the nine cell entries;
@@ -147,9 +157,9 @@ def validation_errors(
     metric = _gram(predicted.cells) - _gram(target.cells)
     return {
         "coordinates": segment_mean(
-            _position_errors(predicted, target, images), target.system_index, len(target)
+            _position_errors(predicted, target, images, tolerance), target.system_index, len(target)
         ),
-        "lattice": (predicted.cells - target.cells).abs().mean((-1, -2)),
+        "lattice": _softened((predicted.cells - target.cells).abs(), tolerance).mean((-1, -2)),
         "shape": safe_norm(metric.flatten(1)),
         "volume": (volume(predicted.cells) - volume(target.cells)).abs(),
     }

@@ -98,10 +98,10 @@ def train(
         )
         validation = read_split(unique, "val", paths=whole, without=without)
     train_pairs, val_pairs = (list(chain.from_iterable(parts)) for parts in (training, validation))
-    _fit_volumes(network, train_pairs)
+    fit_volumes(network, train_pairs)
     directories = [dataset.directory for dataset in (*datasets, *unique)]
     edge_counter = EdgeCounts(network, zip(directories, [*training, *validation], strict=True))
-    trained_on = "; ".join(map(_describe, unique))
+    trained_on = "; ".join(map(described, unique))
     compiled = _compiles(device) if compiled is None else compiled
     if compiled:  # before the task copies the network, so that validation is compiled too
         network.compile_training()
@@ -251,7 +251,7 @@ def _compiles(device: str) -> bool:
     return resolve_device(device).type == "cpu" and native.compiler() is not None
 
 
-def _fit_volumes(network: Network[Any], pairs: Sequence[Pair]) -> None:
+def fit_volumes(network: Network[Any], pairs: Sequence[Pair]) -> None:
     """Fit atomic volumes to bulk crystals, for elements without a volume in the network."""
     own = dict(network.named_buffers()).get("atomic_volumes")
     bulk = [pair for pair in pairs if pair.pbc.all()]  # the cell of a sheet holds vacuum
@@ -305,7 +305,8 @@ def _precision(settings: TrainSettings, device: str) -> str:
     return "bf16-mixed" if fast or settings.precision == "bf16" else "32-true"
 
 
-def _describe(dataset: Dataset) -> str:
+def described(dataset: Dataset) -> str:
+    """Return name, size and labels of a dataset, for the card of a model."""
     info = dataset.info
     labels = f", labels {info.calculator}" if info.calculator else ""
     return f"{info.name} ({info.counts.get('train', 0)} crystals{labels})"

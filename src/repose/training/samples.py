@@ -28,6 +28,8 @@ COUNT_BATCH = 64
 SYMPREC = 1e-2
 # Space groups that are kept, some 5 kB each: finding one takes most of the time of a random input.
 GROUPS = 50_000
+# Largest isotropic strain of a perturbation.
+MAX_DILATION = 0.3
 # Function that returns the edges of every crystal, e.g. `repose.training.reading.EdgeCounts`.
 EdgeCounter = Callable[[Sequence[Pair]], list[int]]
 
@@ -148,13 +150,14 @@ def perturb(
     A share of the perturbations, given by the settings, is averaged over the space group of the relaxed
     crystal, as most relaxations keep it; their root mean square before the average is kept, too.
     """
-    size = 10 ** (-settings.decades * rng.random(2)) if settings.decades else np.array([1, rng.random()])
-    strain = rng.normal(0.0, size[0] * settings.strain, (3, 3))
-    strain = (strain + strain.T) / 2 + np.eye(3) * rng.normal(0.0, size[0] * settings.dilation)
+    sizes = 10 ** (-settings.decades * rng.random(3)) if settings.decades else np.array([1, 1, rng.random()])
+    strain = rng.normal(0.0, sizes[0] * settings.strain, (3, 3))
+    dilation = np.clip(rng.normal(0.0, sizes[1] * settings.dilation), -MAX_DILATION, MAX_DILATION)
+    strain = (strain + strain.T) / 2 + np.eye(3) * dilation
     if not pair.pbc.all():  # vacuum is not strained
         span = periodic_projector(pair.relaxed_cell, pair.pbc)
         strain = span @ strain @ span
-    rattle = rng.normal(0.0, size[1] * settings.rattle, pair.relaxed_positions.shape)
+    rattle = rng.normal(0.0, sizes[2] * settings.rattle, pair.relaxed_positions.shape)
     if rng.random() < settings.symmetric:
         strain, rattle = symmetrised(pair, strain, rattle)
     gradient = np.eye(3) + strain
