@@ -22,6 +22,13 @@ DOMAINS = {
     "layered": "stacks and bilayers",
     "defects": "point defects in monolayers",
 }
+# Sets of the study of relaxation steps beside the DFT relaxations.
+STEPS = "studies/steps_saved/result.json"
+SETS = {
+    "far": "hypothetical crystals",
+    "substitutions": "substitutions, CHGNet",
+    "mp-substitutions": "substitutions, DFT",
+}
 COLUMNS = {
     "coordinates": ("coordinates, Å", 3),
     "lattice": ("lattice, Å", 3),
@@ -44,19 +51,15 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]], text_columns: int 
 def real_pairs() -> str:
     """Errors on DFT relaxations, and relaxation steps that `default` saves, by group of crystals.
 
-    Steps and times are sums over the crystals that the study relaxed; the columns are left out without them.
+    Without the study of relaxation steps the steps are those of the study of DFT relaxations, if it has any.
     """
     result = stored("studies/real_pairs/result.json")
+    if (ROOT / STEPS).exists():
+        return errors_and_steps(result["errors"], stored(STEPS)["sets"])
     relaxed = result.get("relaxation", {}).get("groups", {})
-    titles = {"all": "all"}
-    for quarter in range(1, 5):
-        low, high = result["errors"][f"quarter {quarter}"]["input_coordinates"]
-        titles[f"quarter {quarter}"] = f"input error {low:.2f} to {high:.2f} Å"
-    titles |= {name: name for name in result["errors"] if "atoms" in name}
     rows = []
-    for name, title in titles.items():
-        group = result["errors"][name]
-        cells = [f"{title} ({group['crystals']})"]
+    for name, group in result["errors"].items():
+        cells = [f"{_title(name, group)} ({group['crystals']})"]
         cells += [f"{group['mean'][row]['coordinates']:.3f}" for row in ("Dummy", "Rescale", "default")]
         cells += [f"{group['worse_percent']['coordinates']:.0f} %"]
         if relaxed:
@@ -66,6 +69,48 @@ def real_pairs() -> str:
     if relaxed:
         head += [f"CHGNet steps ({relaxed['all']['crystals']} of them)", "time saved"]
     return table(head, rows)
+
+
+def errors_and_steps(errors: dict[str, Any], sets: dict[str, Any]) -> str:
+    """Errors and median relaxation steps of the test sets, and of the DFT relaxations by group.
+
+    Errors of DFT relaxations are those of all crystals of a group, steps those of the crystals that were
+    relaxed, whose number follows in brackets.
+    """
+    rows, frames = [], sets.get("frames", {}).get("groups", {})
+    for name, title in SETS.items():
+        if name in sets:
+            group = sets[name]["groups"]["all"]
+            means = [group["starts"][row]["coordinates"]["mean"] for row in ("input", "Rescale", "default")]
+            rows.append([title, *(f"{mean:.3f}" for mean in means), *_steps(group)])
+    for name, group in errors.items():
+        title = f"DFT relaxations ({group['crystals']})" if name == "all" else _title(name, group)
+        means = [group["mean"][row]["coordinates"] for row in ("Dummy", "Rescale", "default")]
+        steps = _steps(frames.get(name))
+        rows.append([title, *(f"{mean:.3f}" for mean in means), *steps])
+    head = ["test crystals", "input, Å", "Rescale, Å", "`default`, Å"]
+    return table([*head, "CHGNet steps", "saved, %", "more, %"], rows)
+
+
+def _title(name: str, group: dict[str, Any]) -> str:
+    """Title of a group of DFT relaxations: the range of the input's errors for a quarter."""
+    if not name.startswith("quarter"):
+        return name
+    low, high = group["input_coordinates"]
+    return f"input error {low:.2f} to {high:.2f} Å"
+
+
+def _steps(group: dict[str, Any] | None) -> list[str]:
+    """Median steps from the input and from `default`, steps saved, and share of crystals with more steps."""
+    if group is None:
+        return ["-", "-", "-"]
+    before, after = (group["starts"][name] for name in ("input", "default"))
+    saved = after["steps_saved_percent"]
+    return [
+        f"{before['steps']['median']:g}→{after['steps']['median']:g} ({group['crystals']})",
+        "-" if saved is None else f"{saved:.0f}",
+        f"{after['more_steps_percent']:.0f}",
+    ]
 
 
 def _savings(group: dict[str, Any] | None) -> list[str]:

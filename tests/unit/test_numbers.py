@@ -47,15 +47,77 @@ def test_evaluations_are_those_of_the_shipped_models(model):
 
 
 RESULTS = {p.parent.name: json.loads(p.read_text()) for p in (ROOT / "studies").glob("*/result.json")}
-FINGERPRINTS = {name: result for name, result in RESULTS.items() if "weights_sha256" in result}
 
 
-@pytest.mark.parametrize("study", FINGERPRINTS)
-def test_results_of_studies_are_those_of_the_shipped_models(study):
-    weights = WEIGHTS / FINGERPRINTS[study]["model"] / "model.safetensors"
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-    assert FINGERPRINTS[study]["weights_sha256"] == digest, "the weights changed; run the study again"
+def fingerprints(result):
+    """Models and hashes of their weights, at the top of a result or in one of its parts."""
+    if isinstance(result, dict):
+        if "weights_sha256" in result:
+            yield result["model"], result["weights_sha256"]
+        for part in result.values():
+            yield from fingerprints(part)
 
 
-def test_the_table_of_readme_has_a_fingerprint():
-    assert "real_pairs" in FINGERPRINTS
+FINGERPRINTS = [(study, *own) for study, result in RESULTS.items() for own in fingerprints(result)]
+
+
+@pytest.mark.parametrize(("study", "model", "digest"), FINGERPRINTS)
+def test_results_of_studies_are_those_of_the_shipped_models(study, model, digest):
+    weights = (WEIGHTS / model / "model.safetensors").read_bytes()
+    assert digest == hashlib.sha256(weights).hexdigest(), f"the weights changed; run {study} again"
+
+
+def test_the_table_of_readme_has_fingerprints():
+    found = {study for study, model, _ in FINGERPRINTS if model == update_docs.DEFAULT}
+    assert "real_pairs" in found
+    assert "steps_saved" in found or "steps_saved" not in RESULTS
+
+
+def relaxed(steps, start, end, error, converged=True):
+    return {
+        "steps": steps,
+        "converged": converged,
+        "energy_start": start,
+        "energy_end": end,
+        "coordinates": error,
+        "input_coordinates": 0.3,
+        "bound": None,
+        "id": f"{steps} {start}",
+        "atoms": 2,
+    }
+
+
+def test_steps_saved_of_inputs_that_are_relaxed_or_end_elsewhere():
+    """Inputs without a step have no ratio; a start that does not converge counts with the largest number."""
+    study = SimpleNamespace(**runpy.run_path(str(ROOT / "studies" / "steps_saved" / "steps_saved.py")))
+    inputs = [relaxed(0, -1.0, -1.0, 0.1), *(relaxed(20, -0.5, -1.0, 0.3) for _ in range(3))]
+    starts = [
+        relaxed(2, -0.9, -1.0, 0.2),  # 2 more steps
+        relaxed(5, -0.8, -1.0, 0.1),  # saves 75 %
+        relaxed(10, -0.7, -1.1, 0.1),  # saves 50 % and ends 100 meV/atom lower
+        relaxed(3, None, None, 0.1, converged=False),
+    ]
+    found = study.describe_start(starts, inputs)
+    assert found["steps"]["mean"] == pytest.approx((2 + 5 + 10 + study.MAX_STEPS) / 4)
+    assert found["steps_saved_percent"] == pytest.approx(50.0)
+    assert found["more_steps_percent"] == 50.0
+    assert found["not_converged"] == 1
+    assert found["energy_above_relaxed"] == pytest.approx({"median": 200.0, "mean": 200.0})
+    assert (found["other_minimum_percent"], found["lower_minimum_percent"]) == (25.0, 25.0)
+    assert found["worse_percent"] == 25.0
+
+
+def test_the_table_of_errors_and_steps():
+    """Groups of DFT relaxations without relaxed crystals have dashes; other sets have errors of their own."""
+    start = {"coordinates": {"mean": 0.25}, "steps": {"median": 8.5}}
+    start |= {"steps_saved_percent": 43.0, "more_steps_percent": 17.0}
+    group = {"crystals": 9, "starts": dict.fromkeys(("input", "Rescale", "default"), start)}
+    error = {"crystals": 12, "input_coordinates": [0.0, 0.01]}
+    error["mean"] = {row: {"coordinates": 0.5} for row in ("Dummy", "Rescale", "default")}
+    sets = {name: {"groups": {"all": group}} for name in ("far", "frames")}
+    lines = update_docs.errors_and_steps({"all": error, "quarter 1": error}, sets).splitlines()
+    assert lines[2:] == [
+        "| hypothetical crystals | 0.250 | 0.250 | 0.250 | 8.5→8.5 (9) | 43 | 17 |",
+        "| DFT relaxations (12) | 0.500 | 0.500 | 0.500 | 8.5→8.5 (9) | 43 | 17 |",
+        "| input error 0.00 to 0.01 Å | 0.500 | 0.500 | 0.500 | - | - | - |",
+    ]

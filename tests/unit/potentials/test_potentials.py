@@ -9,7 +9,9 @@ from repose.crystal.batch import CrystalBatch
 from repose.crystal.lattice import volume
 from repose.errors import ConfigError
 from repose.io.convert import to_atoms
+from repose.potentials.batched_lbfgs import relax_batched
 from repose.potentials.loading import calculator_name, load_potential
+from repose.potentials.settings import LbfgsSettings
 from support.crystals import fcc, make_crystal, perovskite, random_crystal, random_rotation, rock_salt
 
 SHEET = make_crystal(
@@ -24,6 +26,14 @@ SHEET = make_crystal(
 def chgnet():
     pytest.importorskip("chgnet")
     return load_potential("chgnet", "cpu")
+
+
+@pytest.fixture(scope="module")
+def exact():
+    pytest.importorskip("chgnet")
+    from repose.potentials.chgnet import CHGNetPotential
+
+    return CHGNetPotential(dtype=torch.float64)
 
 
 def unusual_crystals() -> CrystalBatch:
@@ -59,11 +69,24 @@ def test_chgnet_does_not_depend_on_the_batch(chgnet):
         assert float(alone.energy) == pytest.approx(float(together.energy[k]), abs=2e-4)
 
 
-def test_chgnet_forces_are_derivatives_of_the_energy(chgnet):
-    """Finite differences, in float64, of positions and of a strain."""
-    from repose.potentials.chgnet import CHGNetPotential
+def test_chgnet_relaxes_in_equal_steps_alone_and_in_a_batch(exact):
+    """In float64; in float32 rounding changes long relaxations by some steps."""
+    rattle = 0.1 * torch.randn(5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    rattled = perovskite().with_geometry(1.05 * perovskite().positions + rattle, 1.05 * perovskite().cells)
+    crystals = [rock_salt(), fcc(3.9), rattled]
 
-    exact = CHGNetPotential(dtype=torch.float64)
+    def steps(some):
+        runs = relax_batched(exact, iter(some), LbfgsSettings(max_steps=30))
+        return {run.key: (len(run.frames), run.converged) for run in runs}
+
+    together = steps(enumerate(crystals))
+    assert len({frames for frames, _ in together.values()}) == 3  # so that the batch changes
+    for alone in enumerate(crystals):
+        assert steps([alone]) == {alone[0]: together[alone[0]]}
+
+
+def test_chgnet_forces_are_derivatives_of_the_energy(exact):
+    """Finite differences of positions and of a strain."""
     crystal = random_crystal(1)
     generator = torch.Generator().manual_seed(0)
     shift = torch.randn(crystal.positions.shape, generator=generator, dtype=torch.float64)
