@@ -138,15 +138,21 @@ class SamplingSettings(Settings):
     path_frames: float = Field(
         default=0.0, ge=0, le=1, description="share of inputs that are intermediate relaxation steps"
     )
-    denoising: float = Field(
-        default=0.0, ge=0, le=1, description="share of inputs that are perturbed relaxed crystals"
-    )
-    interpolated: float = Field(
+    relaxed: float = Field(
         default=0.0,
         ge=0,
         le=1,
-        description="share of inputs between the relaxed and the unrelaxed crystal; perturbed relaxed "
-        "crystals where these are equal",
+        description="share of inputs that are relaxed crystals, to be left as they are",
+    )
+    denoising: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="share of inputs that are perturbed relaxed crystals; unless it is 0, pairs of equal "
+        "crystals are always perturbed, except for the share 'relaxed'",
+    )
+    interpolated: float = Field(
+        default=0.0, ge=0, le=1, description="share of inputs between the relaxed and the unrelaxed crystal"
     )
     decades: float = Field(
         default=0.0,

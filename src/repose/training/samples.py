@@ -82,15 +82,21 @@ def target_of(pair: Pair) -> CrystalBatch:
 def draw(pair: Pair, settings: SamplingSettings, rng: np.random.Generator) -> Pair:
     """Random input, in place of the unrelaxed crystal, and the relaxed crystal; without the path.
 
-    The input is the unrelaxed crystal, a frame of its path, a perturbed copy of the relaxed crystal, or a
-    crystal between the unrelaxed and the relaxed one, in shares given by the settings.
+    The input is the unrelaxed crystal, a frame of its path, a perturbed copy of the relaxed crystal, the
+    relaxed crystal, or a crystal between it and the unrelaxed one, in shares given by the settings. Pairs of
+    equal crystals are perturbed instead of the rest, if any are.
     """
-    kind = rng.random()
-    if kind < settings.denoising:
+    shares = (settings.relaxed, settings.denoising, settings.interpolated, settings.path_frames)
+    kind = int(np.searchsorted(np.cumsum(shares), rng.random(), side="right"))
+    same = np.array_equal(pair.positions, pair.relaxed_positions)
+    same = same and np.array_equal(pair.cell, pair.relaxed_cell)
+    if kind == 0:
+        positions, cell = pair.relaxed_positions, pair.relaxed_cell
+    elif kind == 1 or (same and settings.denoising):
         positions, cell = perturb(pair, settings, rng)
-    elif kind < settings.denoising + settings.interpolated:
+    elif kind == 2:
         positions, cell = interpolate(pair, settings, rng)
-    elif kind < settings.denoising + settings.interpolated + settings.path_frames and len(pair.path) > 2:
+    elif kind == 3 and len(pair.path) > 2:
         frame = pair.path[rng.integers(1, len(pair.path) - 1)]
         positions, cell = frame.positions, frame.cell
     else:
@@ -128,13 +134,10 @@ def equivalent_cell(
 def interpolate(
     pair: Pair, settings: SamplingSettings, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Crystal between the relaxed and the unrelaxed one of a pair; if these are equal, see `perturb`.
+    """Crystal between the relaxed and the unrelaxed one of a pair.
 
     Positions and cell are linear in a weight, that of the unrelaxed crystal, drawn by `SamplingSettings`.
     """
-    same = np.array_equal(pair.positions, pair.relaxed_positions)
-    if same and np.array_equal(pair.cell, pair.relaxed_cell):
-        return perturb(pair, settings, rng)
     weight = 10 ** (-settings.decades * rng.random()) if settings.decades else rng.random()
     return (
         pair.relaxed_positions + weight * (pair.positions - pair.relaxed_positions),

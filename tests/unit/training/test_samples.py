@@ -270,11 +270,15 @@ def test_inputs_at_all_distances_are_even_in_the_logarithm(pairs):
     logs = np.log10(weights)
     assert np.allclose(np.quantile(logs, [0, 0.25, 0.5, 0.75, 1]), [-3, -2.25, -1.5, -0.75, 0], atol=0.2)
     relaxed = replace(pair, positions=pair.relaxed_positions, cell=pair.relaxed_cell)
-    moves = [
-        np.abs(draw(relaxed, sampling, rng).positions - pair.relaxed_positions).mean() for _ in range(400)
-    ]
-    low, high = np.log10(np.quantile(moves, [0.1, 0.9]))
+    sampling = SamplingSettings(relaxed=0.25, denoising=0.1, decades=3.0)
+    moves = np.array(
+        [np.abs(draw(relaxed, sampling, rng).positions - pair.relaxed_positions).mean() for _ in range(400)]
+    )
+    assert 0.2 < (moves == 0).mean() < 0.3
+    low, high = np.log10(np.quantile(moves[moves > 0], [0.1, 0.9]))
     assert 1.2 < high - low < 2.4
+    left_alone = draw(relaxed, SamplingSettings(interpolated=1.0), rng)
+    assert np.allclose(left_alone.positions, pair.relaxed_positions)
 
 
 def test_rewriting_changes_the_description_and_not_the_crystal(pairs):
@@ -362,3 +366,16 @@ def test_a_step_that_is_not_finite_is_left_out(pairs):
     assert all(step(0.01))
     assert not any(step(float("inf")))
     assert not any(step(float("nan")))
+
+
+def test_errors_within_the_tolerance_count_as_squares(pairs):
+    """0.3 A of one of six components with a tolerance of 0.1 A: 0.09 / 0.4; and a gradient at zero."""
+    target = crystal(np.array([20, 8]), np.zeros((2, 3)), 4 * np.eye(3), np.ones(3, bool))
+    positions = target.positions.clone()
+    positions[0, 0] += 0.3
+    state = Geometry(positions.requires_grad_(), target.cells)
+    loss = layerwise_loss([state], target, tolerance=0.1)
+    assert loss.item() == pytest.approx(0.09 / 0.4 / 6, abs=1e-6)
+    (gradient,) = torch.autograd.grad(loss, positions)
+    assert gradient[0, 0] > 0
+    assert (gradient[1] == 0).all()
