@@ -9,6 +9,7 @@ prototype are left out.
 
 - `relaxed`: the relaxed crystals, input equal to target.
 - `substituted`: at most four inputs a crystal, substituted crystals of the same structure type.
+- `one-element`: 600 test crystals of `substituted` with one replaced element.
 - `frames`: the pairs of frames, all in the test split.
 - `near-0`, `near-0.02`, `near-0.05`, `near-0.1`: validation and test crystals of `relaxed` of up to 40 atoms,
   as they are, or with displacements of that standard deviation in A and strains of 1, 2 and 3 %; one fixed
@@ -39,6 +40,7 @@ XMNO = {"-".join(sorted([metal, "Mn", "O"])) for metal in ("Mg", "Ca", "Sr", "Ba
 NEAR = {"near-0": (0.0, 0.0), "near-0.02": (0.02, 0.01), "near-0.05": (0.05, 0.02), "near-0.1": (0.1, 0.03)}
 NEAR_CRYSTALS = {"val": 200, "test": 400}
 NEAR_ATOMS = 40
+ONE_ELEMENT = 600
 
 
 def relaxed_crystals(path: Path) -> Iterator[Pair]:
@@ -64,6 +66,12 @@ def near(relaxed: Dataset, rattle: float, strain: float) -> Iterator[Pair]:
             yield pair
 
 
+def one_element(substituted: Dataset) -> Iterator[Pair]:
+    """Yield test crystals whose parent differs in one element."""
+    some = {p.id: p for p in substituted.read("test") if p.tags["substituted"].count(">") == 1}
+    yield from (some[name] for name in sorted(choose(some, ONE_ELEMENT)))
+
+
 def main(relaxed_file: str, frames_file: str, out: Path) -> None:
     """Make the datasets that are missing."""
     out.mkdir(parents=True, exist_ok=True)
@@ -82,11 +90,11 @@ def main(relaxed_file: str, frames_file: str, out: Path) -> None:
             whole = [sys.executable, "-m", "repose", "data", *command, *described, "--calculator", CALCULATOR]
             if subprocess.run(whole, check=False).returncode not in (0, 1):  # 1: some crystals were refused
                 sys.exit(f"{' '.join(whole)} failed.")
-    for name, (rattle, strain) in NEAR.items():
+    made = {name: near(relaxed, *sizes) for name, sizes in NEAR.items()}
+    made["one-element"] = one_element(Dataset(out / "substituted"))
+    for name, pairs in made.items():
         if not (out / name).exists():
-            write_dataset(
-                out / name, info.model_copy(update={"name": f"mp-{name}"}), near(relaxed, rattle, strain)
-            )
+            write_dataset(out / name, info.model_copy(update={"name": f"mp-{name}"}), pairs)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,9 @@
 #   recipes/train.sh RECIPE DATA OUT
 #
 # RECIPE: a folder beside this script, with settings and limits. DATA: folder of the prototype paths (bulk_*, subst_*,
-# xmno_*.extxyz.gz), which are joined with the datasets in datasets/chgnet. OUT: folder of the run. A command that was
-# stopped continues. PROCESSES=2 by default.
+# xmno_*.extxyz.gz), which are joined with the datasets in datasets/chgnet; for the recipe `repose` also of the real
+# crystals (relaxed.extxyz.gz, frame_pairs.extxyz.gz). OUT: folder of the run. A command that was stopped continues.
+# PROCESSES=2 by default.
 set -euo pipefail
 recipe=$1 data=$(realpath "$2") out=$3
 family=$recipe
@@ -29,17 +30,25 @@ theirs=(--data "$out/data/bulk" --data "$out/data/subst" --data "$out/data/xmno"
 new=(--data "$ours/bulk" --data "$ours/subst" --data "$ours/xmno")
 # Each stage starts from the model of the one before: forces along paths, relaxed crystals, own predictions as inputs,
 # more crystals. Not every recipe has all. xmno is small and is used twice in training.
-from=()
-for stage in forces train recycle more; do
+from=() real=() tests=()
+for stage in forces train recycle more near real; do
   [ -f "$here/$recipe/$stage.json" ] || continue
   last=$out/$recipe-$stage
-  repose train --model "$family" "${theirs[@]}" --data "$out/data/xmno" "${new[@]}" --data "$ours/xmno" \
+  if [ "$stage" = near ]; then # from here on real crystals and all kinds; small sets three times
+    python "$here/real_data.py" "$data/relaxed.extxyz.gz" "$data/frame_pairs.extxyz.gz" "$out/real"
+    real=(--held-out "$out/real/frames")
+    for set in "$ours"/{real,real-more} "$out"/real/{relaxed,substituted,near-*}; do real+=(--data "$set"); done
+    for _ in 1 2 3; do for set in sheets layered defects; do real+=(--data "$ours/$set"); done; done
+    for set in "$out"/real/{frames,one-element,near-*} "$ours"/{real,sheets,layered,defects}; do
+      tests+=(--data "$set")
+    done
+  fi
+  [ "$stage" != real ] || real+=(--data "$ours/bulk" --data "$ours/subst")
+  repose train --model "$family" "${theirs[@]}" --data "$out/data/xmno" "${new[@]}" --data "$ours/xmno" "${real[@]}" \
     --config "$here/$recipe/$stage.json" --out "$last" --device cpu --processes "${PROCESSES:-2}" --compile "${from[@]}"
   from=(--init-from "$last")
 done
-# It was trained with three passes and ships with two. Bounds depend on the number of passes.
-[ ! -f "$here/$recipe/more.json" ] || repose calibrate "$last" "${theirs[@]}" "${new[@]}" --passes 2
-repose evaluate --model "$last" "${theirs[@]}" "${new[@]}" --out "$out/evaluation" --device cpu
+repose evaluate --model "$last" "${theirs[@]}" "${new[@]}" "${tests[@]}" --out "$out/evaluation" --device cpu
 python "$here/../tools/ship_model.py" "$last/model" "$out/evaluation/table.json" \
   --name "$recipe" --limits "$here/$recipe/limits.md" \
   --round "$ours/bulk" "$ours/subst" "$ours/xmno" "$ours/real"
