@@ -15,7 +15,7 @@ from repose.training.losses import validation_errors
 from repose.training.samples import Sample
 
 # Error of the input in A, coordinates plus lattice, that is added to that of every input in relative scores.
-SCORE_OFFSET = 0.05
+SCORE_OFFSET = 0.1
 
 
 def recycled(network: Network[Any], batch: Sample, share: float, rng: np.random.Generator) -> Sample:
