@@ -31,7 +31,7 @@ new=(--data "$ours/bulk" --data "$ours/subst" --data "$ours/xmno")
 # Each stage starts from the model of the one before: forces along paths, relaxed crystals, own predictions as inputs,
 # more crystals. Not every recipe has all. xmno is small and is used twice in training.
 from=() real=() tests=()
-for stage in forces train recycle more near real; do
+for stage in forces train recycle more near real kinds; do
   [ -f "$here/$recipe/$stage.json" ] || continue
   last=$out/$recipe-$stage
   if [ "$stage" = near ]; then # from here on real crystals and all kinds; small sets three times
@@ -44,6 +44,9 @@ for stage in forces train recycle more near real; do
     done
   fi
   [ "$stage" != real ] || real+=(--data "$ours/bulk" --data "$ours/subst")
+  if [ "$stage" = kinds ]; then # the smallest sets five times, defects eight times
+    for set in sheets layered defects sheets layered defects defects defects defects; do real+=(--data "$ours/$set"); done
+  fi
   repose train --model "$family" "${theirs[@]}" --data "$out/data/xmno" "${new[@]}" --data "$ours/xmno" "${real[@]}" \
     --config "$here/$recipe/$stage.json" --out "$last" --device cpu --processes "${PROCESSES:-2}" --compile "${from[@]}"
   from=(--init-from "$last")

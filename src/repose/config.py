@@ -229,6 +229,9 @@ class TrainSettings(Settings):
     volume_weight: float = Field(
         default=0.0, ge=0, description="weight of the error of the volume in the loss, 1/Å²"
     )
+    dilation_weight: float = Field(
+        default=0.0, ge=0, description="weight of the logarithm of the volume ratio in the loss, Å"
+    )
     lattice_weight: float = Field(
         default=1.0,
         ge=0,

@@ -28,7 +28,7 @@ def training_loss(
     """
     if prediction.distances is not None:
         return distance_loss(prediction, start, graph, target, follow, settings.lattice_weight)
-    weights = settings.shape_weight, settings.volume_weight
+    weights = settings.shape_weight, settings.volume_weight, settings.dilation_weight
     loss = layerwise_loss(prediction.layers, target, *weights, settings.images, settings.tolerance)
     if prediction.error_scales is not None:
         loss = loss + scale_loss(prediction.error_scales, prediction.geometry, target, settings.images)
@@ -112,6 +112,7 @@ def layerwise_loss(
     target: CrystalBatch,
     shape_weight: float = 0.0,
     volume_weight: float = 0.0,
+    dilation_weight: float = 0.0,
     images: str = "unrelaxed",
     tolerance: float = 0.0,
 ) -> Tensor:
@@ -122,6 +123,7 @@ def layerwise_loss(
         target: The relaxed crystals.
         shape_weight: Weight of the cell-shape deviation in 1/A, not in the paper.
         volume_weight: Weight of the volume error in 1/A^2, not in the paper.
+        dilation_weight: Weight of the logarithm of the volume ratio in A, not in the paper.
         images: See `validation_errors`.
         tolerance: See `validation_errors`.
 
@@ -134,6 +136,9 @@ def layerwise_loss(
         for name, error in validation_errors(geometry, target, images, tolerance).items():
             if weights[name]:
                 total = total + weights[name] * error.mean()
+        if dilation_weight:
+            ratio = (volume(geometry.cells) / volume(target.cells)).clamp(min=1e-3).log().abs()
+            total = total + dilation_weight * _softened(ratio, tolerance).mean()
     return total
 
 

@@ -56,6 +56,8 @@ def test_loss_by_hand(pairs):
     assert errors["volume"] == pytest.approx(0.9 * 16, rel=1e-5)
     weighted = layerwise_loss([state], target, shape_weight=0.1, volume_weight=0.01).item()
     assert weighted == pytest.approx(0.15 + 0.1 * errors["shape"] + 0.01 * errors["volume"], rel=1e-5)
+    weighted = layerwise_loss([state], target, dilation_weight=0.5).item()
+    assert weighted == pytest.approx(0.15 + 0.5 * np.log(4.9 / 4), rel=1e-5)
 
 
 def test_loss_by_the_image_nearest_to_the_prediction(pairs):
