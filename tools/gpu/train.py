@@ -177,9 +177,10 @@ def train(options: argparse.Namespace, deadline: float) -> None:
         """Validate and write model and state; return the seconds that it took."""
         began = time.monotonic()
         errors = trainer.validate(validation, source)
-        if errors["all"]["score"] <= trainer.best:
-            trainer.best = errors["all"]["score"]
-            trainer.export(options.out / "model", errors["all"])
+        score, model = errors["all"]["score"], options.out / "model"
+        if score <= trainer.best or not model.is_dir():
+            trainer.best = min(score, trainer.best)
+            trainer.export(model, errors["all"])
         trainer.save(state)
         log(step=trainer.step, progress=round(trainer.progress, 4), validation=errors)
         return time.monotonic() - began
