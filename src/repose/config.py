@@ -232,6 +232,12 @@ class TrainSettings(Settings):
     dilation_weight: float = Field(
         default=0.0, ge=0, description="weight of the logarithm of the volume ratio in the loss, Å"
     )
+    bond_weight: float = Field(
+        default=0.0,
+        ge=0,
+        description="weight of the error of distances after the last layer in the loss, each by its inverse "
+        "sixth power",
+    )
     lattice_weight: float = Field(
         default=1.0,
         ge=0,

@@ -12,6 +12,9 @@ from repose.crystal.lattice import deformation, follow_cell, nearest_image, to_c
 from repose.models.prediction import ErrorScales, Geometry, Prediction
 from repose.nn.ops import safe_norm, segment_mean
 
+# Distances below it in A count as this much in the weights of `bond_loss`.
+MIN_DISTANCE = 0.5
+
 
 def training_loss(
     prediction: Prediction,
@@ -30,12 +33,35 @@ def training_loss(
         return distance_loss(prediction, start, graph, target, follow, settings.lattice_weight)
     weights = settings.shape_weight, settings.volume_weight, settings.dilation_weight
     loss = layerwise_loss(prediction.layers, target, *weights, settings.images, settings.tolerance)
+    if settings.bond_weight:
+        bonds = bond_loss(prediction.geometry, graph, target, settings.tolerance)
+        loss = loss + settings.bond_weight * bonds
     if prediction.error_scales is not None:
         loss = loss + scale_loss(prediction.error_scales, prediction.geometry, target, settings.images)
     if prediction.input_scales is not None:
         before = Geometry(start.positions, start.cells)
         loss = loss + scale_loss(prediction.input_scales, before, target, settings.images)
     return loss
+
+
+def bond_loss(
+    predicted: Geometry, graph: PeriodicGraph, target: CrystalBatch, tolerance: float = 0.0
+) -> Tensor:
+    """Mean error of the distances of neighbours in A, weighted by the inverse sixth power of the distance.
+
+    Short distances are stiff: an optimizer takes most of its steps for them.
+
+    Args:
+        predicted: Predicted geometry.
+        graph: Neighbours in the starting geometry.
+        target: The relaxed crystals.
+        tolerance: See `validation_errors`.
+    """
+    true = safe_norm(edge_vectors(graph, target.positions, target.cells)).clamp(min=MIN_DISTANCE)
+    lengths = safe_norm(edge_vectors(graph, *predicted))
+    weights, n = true**-6, len(target)
+    errors = segment_mean(weights * _softened((lengths - true).abs(), tolerance), graph.system_index, n)
+    return (errors / segment_mean(weights, graph.system_index, n).clamp(min=1e-12)).mean()
 
 
 def distance_loss(

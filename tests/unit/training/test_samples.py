@@ -17,7 +17,7 @@ from repose.models.prediction import Geometry
 from repose.models.reposenet.network import ReposeNet
 from repose.models.reposenet.settings import ReposeNetSettings
 from repose.nn.ops import segment_mean
-from repose.training.losses import layerwise_loss, validation_errors
+from repose.training.losses import bond_loss, layerwise_loss, validation_errors
 from repose.training.prefetch import Prefetched, prefetched
 from repose.training.samples import (
     TrainingBatches,
@@ -381,3 +381,18 @@ def test_errors_within_the_tolerance_count_as_squares(pairs):
     (gradient,) = torch.autograd.grad(loss, positions)
     assert gradient[0, 0] > 0
     assert (gradient[1] == 0).all()
+
+
+def test_errors_of_bonds_are_weighted_by_the_inverse_sixth_power(pairs):
+    """Zero at the target; of a crystal one percent too long the weighted mean of a percent of the lengths."""
+    target = CrystalBatch.collate([target_of(pair) for pair in pairs[:2]])
+    _, graph = network().prepare(target)
+    state = Geometry(target.positions, target.cells)
+    assert bond_loss(state, graph, target).item() == pytest.approx(0, abs=1e-6)
+    lengths = edge_vectors(graph, *state).norm(dim=-1)
+    expected = []
+    for index in range(2):
+        own = lengths[graph.system_index == index]
+        expected.append((0.01 * own * own**-6).sum() / (own**-6).sum())
+    longer = Geometry(1.01 * target.positions, 1.01 * target.cells)
+    assert bond_loss(longer, graph, target).item() == pytest.approx(float(np.mean(expected)), rel=1e-3)
