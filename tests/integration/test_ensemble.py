@@ -418,7 +418,7 @@ def test_too_few_crystals_for_a_calibration(dataset, chosen, whole, tmp_path):
     write_dataset(few, DatasetInfo(name="few"), [*pairs, replace(pairs[0], id="v", split="val")])
     directories = [whole / "member-0", whole / "member-1"]
     with pytest.warns(UserWarning, match="the ensemble gives no uncertainty"):
-        training._join(directories, [few], tmp_path / "out", chosen)
+        training._join(directories, [few], (), tmp_path / "out", chosen)
     network, config = load_model(tmp_path / "out" / "model")
     assert isinstance(network, Ensemble)
     assert config.calibration is None
