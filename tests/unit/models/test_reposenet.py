@@ -145,7 +145,7 @@ def test_passes_are_weighted_by_the_errors_they_expect(crystals):
     for index in range(len(crystals)):
         atoms = start.system_index == index
         errors = [float(p.error_scales.atoms[atoms].mean() * p.error_scales.strains[index]) for p in found]
-        weights = [(sum(errors) / error) ** 2 for error in errors]  # s^-4 where s^2 is atoms times strains
+        weights = [(sum(errors) / error) ** 3 for error in errors]  # s^-6 where s^2 is atoms times strains
         cell, positions, strain = (
             sum(w * value for w, value in zip(weights, values, strict=True)) / sum(weights)
             for values in (
@@ -170,6 +170,9 @@ def test_a_pass_that_lost_a_crystal_does_not_count_for_it(crystals):
     assert torch.equal(answer.geometry.positions[first], one.geometry.positions[first])
     assert torch.equal(answer.geometry.positions[~first], sound.geometry.positions[~first])
     assert torch.equal(answer.latent[0], one.latent[0])
+    calm = type(one.error_scales)(1e-3 * one.error_scales.atoms, 1e-3 * one.error_scales.strains)
+    refused = mean_of_passes(start, [lost._replace(input_scales=calm), lost])
+    assert refused.geometry.positions[first].isnan().all()  # the input does not stand in for a lost answer
     both = mean_of_passes(start, [lost, lost])
     assert both.geometry.positions[first].isnan().all()
     assert torch.equal(both.geometry.positions[~first], two.geometry.positions[~first])

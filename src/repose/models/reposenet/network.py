@@ -23,6 +23,8 @@ Example configuration::
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -50,6 +52,8 @@ from repose.nn.tensors import matrices
 STRAIN, DISPLACEMENT = 0.1, 0.3
 # Logarithm of a length, from the volume predicted by composition, that counts as one.
 LOG_LENGTH = 0.05
+# Exponent of the expected variances in the weights of passes, and factor on the weight of the input.
+POWER, STAYING = 3, 10.0
 # Exponent of the polynomial cutoff function.
 ENVELOPE_EXPONENT = 5
 
@@ -131,9 +135,9 @@ class ReposeNetLayer(nn.Module):
 def mean_of_passes(batch: CrystalBatch, found: list[Prediction]) -> Prediction:
     """Mean of the predictions of several passes and of the input, weighted by their expected errors (ours).
 
-    A pass that diverges, or that increases the error of a crystal near equilibrium, mostly has large expected
-    errors. Weights are their inverse fourth powers, not inverse squares as for independent errors, because
-    errors of passes are correlated. The input has a weight if its error is predicted.
+    Weights are s^-6, where s^2 is the mean square error expected of the atoms times that of the strains; not
+    inverse squares as for independent errors, because errors of passes are correlated. The input has a weight
+    if its error is predicted, and it has `STAYING` times that weight: a crystal at rest stays at rest.
 
     Args:
         batch: Input of the first pass, N atoms in S crystals.
@@ -141,32 +145,36 @@ def mean_of_passes(batch: CrystalBatch, found: list[Prediction]) -> Prediction:
             last pass is returned for crystals that are valid in none, and without expected errors.
 
     Returns:
-        Mean geometry in A, its expected errors, and the mean features, ``(S, F)``.
+        Mean geometry in A, its expected errors, and the mean features of the passes, ``(S, F)``.
     """
-    last = found[-1]
-    candidates = [(prediction.geometry, prediction.error_scales) for prediction in found]
-    if found[0].input_scales is not None:
-        candidates.insert(0, (Geometry(batch.positions, batch.cells), found[0].input_scales))
-    scales = [scale for _, scale in candidates if scale is not None]
-    if len(scales) < max(2, len(candidates)):
+    last, of_input = found[-1], found[0].input_scales
+    geometries = [prediction.geometry for prediction in found]
+    errors = [prediction.error_scales for prediction in found]
+    if of_input is not None:
+        geometries, errors = [*geometries, Geometry(batch.positions, batch.cells)], [*errors, of_input]
+    scales = [scale for scale in errors if scale is not None]
+    if len(scales) < max(2, len(errors)):
         return last
-    n, crystal = len(batch), batch.system_index
+    n, crystal, passes = len(batch), batch.system_index, len(found)
     variances = torch.stack([segment_mean(scale.atoms, crystal, n) * scale.strains for scale in scales])
-    variances = variances.to(torch.promote_types(variances.dtype, torch.float32))  # weights sum to one
-    valid = torch.stack([is_valid(batch, geometry) for geometry, _ in candidates])  # (candidates, S)
-    weights = torch.where(valid, variances**-2, 0)
-    weights[-1] = torch.where(valid[-len(found) :].any(0), weights[-1], 1)
+    valid = torch.stack([is_valid(batch, geometry) for geometry in geometries])  # (candidates, S)
+    logits = -POWER * variances.to(batch.cells).log()
+    logits[passes:] += math.log(STAYING)
+    logits[~valid] = -math.inf
+    lost = ~valid[:passes].any(0)
+    logits[:, lost] = -math.inf
+    logits[passes - 1, lost] = 0.0
 
-    def mean(parts: list[Tensor], owner: Tensor | None = None) -> Tensor:
+    def mean(values: list[Tensor], owner: Tensor | None = None) -> Tensor:
         """Return the mean of values of crystals, or of atoms with the given crystals."""
-        own = weights[-len(parts) :] / weights[-len(parts) :].sum(0)
-        values, own = torch.stack(parts), own if owner is None else own[:, owner]
-        own = own.view(*own.shape, *[1] * (values.dim() - 2))
-        return torch.where(own > 0, own * values, 0).sum(0)  # 0 * inf is NaN
+        stacked, weights = torch.stack(values), logits[: len(values)].softmax(0)
+        weights = weights if owner is None else weights[:, owner]
+        weights = weights.view(*weights.shape, *[1] * (stacked.dim() - 2)).to(stacked.dtype)
+        return torch.where(weights > 0, weights * stacked, 0).sum(0)  # 0 * inf is NaN
 
     geometry = Geometry(
-        mean([geometry.positions for geometry, _ in candidates], crystal),
-        mean([geometry.cells for geometry, _ in candidates]),
+        mean([geometry.positions for geometry in geometries], crystal),
+        mean([geometry.cells for geometry in geometries]),
     )
     expected = ErrorScales(mean([s.atoms for s in scales], crystal), mean([s.strains for s in scales]))
     return Prediction([geometry], mean([prediction.latent for prediction in found]), expected)
