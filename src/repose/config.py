@@ -6,7 +6,7 @@ import difflib
 import json
 import re
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -15,6 +15,7 @@ from repose.errors import ConfigError, ReposeError, nearest
 # Variants of the tensor operations in a forward pass, and the precision of its matrix products.
 Computation = Literal["auto", "plain", "tabulated", "compiled"]
 Precision = Literal["float32", "bfloat16"]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Settings(BaseModel):
@@ -135,24 +136,19 @@ class SamplingSettings(Settings):
     epoch_steps: int = Field(
         default=800, gt=0, description="optimiser steps per epoch; each epoch ends with a checkpoint"
     )
-    path_frames: float = Field(
-        default=0.0, ge=0, le=1, description="share of inputs that are intermediate relaxation steps"
+    path_frames: Share = Field(
+        default=0.0, description="share of inputs that are intermediate relaxation steps"
     )
-    relaxed: float = Field(
-        default=0.0,
-        ge=0,
-        le=1,
-        description="share of inputs that are relaxed crystals, to be left as they are",
+    relaxed: Share = Field(
+        default=0.0, description="share of inputs that are relaxed crystals, to be left as they are"
     )
-    denoising: float = Field(
+    denoising: Share = Field(
         default=0.0,
-        ge=0,
-        le=1,
         description="share of inputs that are perturbed relaxed crystals; unless it is 0, pairs of equal "
         "crystals are always perturbed, except for the share 'relaxed'",
     )
-    interpolated: float = Field(
-        default=0.0, ge=0, le=1, description="share of inputs between the relaxed and the unrelaxed crystal"
+    interpolated: Share = Field(
+        default=0.0, description="share of inputs between the relaxed and the unrelaxed crystal"
     )
     decades: float = Field(
         default=0.0,
@@ -160,17 +156,12 @@ class SamplingSettings(Settings):
         description="amplitudes of perturbations and interpolations are even in their logarithm over so "
         "many powers of ten; 0: strains are always the largest, displacements even up to it",
     )
-    symmetric: float = Field(
-        default=0.0, ge=0, le=1, description="share of perturbations that keep the space group"
+    symmetric: Share = Field(default=0.0, description="share of perturbations that keep the space group")
+    rewritten: Share = Field(
+        default=0.0, description="share of crystals given in another lattice basis, some as a doubled cell"
     )
-    rewritten: float = Field(
-        default=0.0,
-        ge=0,
-        le=1,
-        description="share of crystals given in another lattice basis, some as a doubled cell",
-    )
-    recycled: float = Field(
-        default=0.0, ge=0, le=1, description="share of batches that start from the network's own output"
+    recycled: Share = Field(
+        default=0.0, description="share of batches that start from the network's own output"
     )
     strain: float = Field(default=0.03, ge=0, description="perturbation: standard deviation of the strain")
     dilation: float = Field(

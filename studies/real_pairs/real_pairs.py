@@ -66,15 +66,6 @@ def describe(which: np.ndarray, values: dict[str, dict[str, np.ndarray]]) -> dic
     }
 
 
-def rounded(value: Any) -> Any:
-    """Return the same values, with numbers of five decimals."""
-    if isinstance(value, dict):
-        return {name: rounded(part) for name, part in value.items()}
-    if isinstance(value, list):
-        return [rounded(part) for part in value]
-    return round(value, 5) if isinstance(value, float) else value
-
-
 def main() -> None:
     """Measure errors and write the result."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -94,7 +85,8 @@ def main() -> None:
         "rescale_fitted_on": [Dataset(path).info.name for path in arguments.train],
         "errors": errors(relaxer, arguments.data, arguments.train),
     }
-    arguments.out.write_text(json.dumps(rounded(result), indent=1) + "\n")
+    short = json.loads(json.dumps(result), parse_float=lambda number: round(float(number), 5))
+    arguments.out.write_text(json.dumps(short, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -290,15 +290,6 @@ def describe_start(rows: Sequence[Row], inputs: Sequence[Row]) -> dict[str, Any]
     }
 
 
-def rounded(value: Any) -> Any:
-    """Return the same values, with numbers of five decimals."""
-    if isinstance(value, dict):
-        return {name: rounded(part) for name, part in value.items()}
-    if isinstance(value, list):
-        return [rounded(part) for part in value]
-    return round(value, 5) if isinstance(value, float) else value
-
-
 def main() -> None:
     """Relax what is missing, and write the result."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -345,7 +336,8 @@ def main() -> None:
         },
         "sets": {own.name: describe_set(own, models, done) for own in sets},
     }
-    arguments.out.write_text(json.dumps(rounded(result), indent=1) + "\n")
+    short = json.loads(json.dumps(result), parse_float=lambda number: round(float(number), 5))
+    arguments.out.write_text(json.dumps(short, indent=1) + "\n")
 
 
 if __name__ == "__main__":
