@@ -51,7 +51,12 @@ for stage in forces train recycle more near real kinds; do
     --config "$here/$recipe/$stage.json" --out "$last" --device cpu --processes "${PROCESSES:-2}" --compile "${from[@]}"
   from=(--init-from "$last")
 done
-repose evaluate --model "$last" "${theirs[@]}" "${new[@]}" "${tests[@]}" --out "$out/evaluation" --device cpu
-python "$here/../tools/ship_model.py" "$last/model" "$out/evaluation/table.json" \
+tables=("$out/evaluation/table.json")
+repose evaluate --model "$last" "${theirs[@]}" "${new[@]}" --out "$out/evaluation" --device cpu
+if [ "${#tests[@]}" -gt 0 ]; then
+  repose evaluate --model "$last" "${tests[@]}" --out "$out/evaluation/kinds" --device cpu
+  tables+=("$out/evaluation/kinds/table.json")
+fi
+python "$here/../tools/ship_model.py" "$last/model" "${tables[@]}" \
   --name "$recipe" --limits "$here/$recipe/limits.md" \
   --round "$ours/bulk" "$ours/subst" "$ours/xmno" "$ours/real"

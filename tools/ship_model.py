@@ -1,8 +1,9 @@
 """Write a trained model into the package: weights, settings, and a card made from its evaluation.
 
-    python tools/ship_model.py RUN/model TABLE.json --name NAME [--limits FILE] [--round DATASET ...]
+    python tools/ship_model.py RUN/model TABLE.json ... --name NAME [--limits FILE] [--round DATASET ...]
 
-The numbers of the card are those of `repose evaluate`; only the limits are written by hand. With ``--round``
+The numbers of the card are those of `repose evaluate`; only the limits are written by hand. Errors in
+``config.json`` and the uncertainty are those of the first table, of all its datasets. With ``--round``
 matrices are rounded to half precision as far as predictions on these datasets stay within 1e-4 A. Without it
 weights stay as they are, so the tool can also renew the card of a shipped model.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,7 @@ def main() -> None:
     """Read the run and write the model directory."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", type=Path)
-    parser.add_argument("table", type=Path)
+    parser.add_argument("tables", type=Path, nargs="+")
     parser.add_argument("--name", required=True)
     parser.add_argument("--limits", type=Path)
     parser.add_argument("--round", type=Path, nargs="+", default=[], help="datasets to round weights on")
@@ -43,7 +45,8 @@ def main() -> None:
     network, config = load_model(arguments.model)
     if arguments.round:
         network = to_half(network, config, arguments.round)
-    table = json.loads(arguments.table.read_text())
+    tables = [json.loads(path.read_text()) for path in arguments.tables]
+    table = tables[0]
     rows = {block["dataset"]: {row["relaxer"]: row for row in block["rows"]} for block in table["blocks"]}
     everything = rows.get("all", next(iter(rows.values())))
     models = [name for name in everything if name not in TRIVIAL]
@@ -53,13 +56,17 @@ def main() -> None:
     }
     config = config.model_copy(update={"name": arguments.name, "test_error": errors})
     limits = arguments.limits.read_text() if arguments.limits else ""
-    save_model(WEIGHTS / arguments.name, network, config, card(config, table, network, ours, limits))
+    save_model(WEIGHTS / arguments.name, network, config, card(config, tables, network, ours, limits))
 
 
-def card(config: ModelConfig, table: dict[str, Any], network: Network, ours: str, limits: str) -> str:
+def card(
+    config: ModelConfig, tables: Sequence[dict[str, Any]], network: Network, ours: str, limits: str
+) -> str:
     """Return the model card in Markdown."""
     parameters = sum(p.numel() for p in network.parameters())
-    names = [block["dataset"] for block in table["blocks"]]
+    table, *others = tables
+    blocks = table["blocks"] + [b for other in others for b in other["blocks"] if b["dataset"] != "all"]
+    names = [block["dataset"] for block in blocks]
     lines = [
         f"# {config.name}",
         "",
@@ -70,7 +77,7 @@ def card(config: ModelConfig, table: dict[str, Any], network: Network, ours: str
         "over the better of Dummy (the input unchanged) and Rescale (the input scaled to a volume linear in "
         "composition).",
     ]
-    for block in table["blocks"]:
+    for block in blocks:
         columns = [c for c in COLUMNS if c in block["rows"][0]]
         title = TITLES.get(block["dataset"], block["dataset"])
         lines += ["", f"## {title}: {block['crystals']} crystals", ""]

@@ -29,6 +29,20 @@ SETS = {
     "substitutions": "substitutions, CHGNet",
     "mp-substitutions": "substitutions, DFT",
 }
+# Datasets of other kinds than hypothetical crystals.
+KINDS = {
+    "mp-frames": "DFT relaxations, frames",
+    "mp-one-element": "DFT crystals with one element replaced",
+    "mp-near-0": "DFT-relaxed crystals",
+    "mp-near-0.02": "… displaced by 0.02 Å, strained by 1 %",
+    "mp-near-0.05": "… by 0.05 Å, 2 %",
+    "mp-near-0.1": "… by 0.1 Å, 3 %",
+    "pbe": "salts and intermetallics, PBE",
+    "chgnet-real": "real crystals with elements replaced, CHGNet",
+    "chgnet-sheets": "monolayers, CHGNet",
+    "chgnet-layered": "stacks and bilayers, CHGNet",
+    "chgnet-defects": "point defects in monolayers, CHGNet",
+}
 COLUMNS = {
     "coordinates": ("coordinates, Å", 3),
     "lattice": ("lattice, Å", 3),
@@ -139,6 +153,20 @@ def errors() -> str:
     return table(["", "", *(title for title, _ in COLUMNS.values())], rows, 2)
 
 
+def kinds() -> str:
+    """Errors of `default` and of the input on crystals of other kinds."""
+    blocks = {block["dataset"]: block for block in stored("recipes/evaluation/kinds/table.json")["blocks"]}
+    rows = []
+    for name, title in KINDS.items():
+        own = {row["relaxer"]: row for row in blocks[name]["rows"]}
+        cells = [f"{own[row]['coordinates']:.3f}" for row in ("Dummy", "Rescale", DEFAULT)]
+        cells += [f"{own[row]['relative_volume']:.1f}" for row in ("Dummy", "Rescale", DEFAULT)]
+        cells += [f"{own[DEFAULT]['worse_percent']:.0f}"]
+        rows.append([f"{title} ({blocks[name]['crystals']})", *cells])
+    head = ["test crystals", "input, Å", "Rescale, Å", "`default`, Å", "input, V %", "Rescale, V %"]
+    return table([*head, "`default`, V %", "worse, %"], rows)
+
+
 def domains() -> str:
     """Gains of the models for domains over the better trivial row."""
     rows = []
@@ -226,6 +254,7 @@ def speed() -> str:
 BLOCKS: dict[str, Callable[[], str]] = {
     "real-pairs": real_pairs,
     "errors": errors,
+    "kinds": kinds,
     "domains": domains,
     "paths": paths,
     "bounds": bounds,
