@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar, NamedTuple, TypeVar
+from typing import ClassVar, Literal, NamedTuple, TypeVar
 
 import torch
 from pydantic import Field
@@ -14,6 +14,7 @@ from repose.crystal.batch import CrystalBatch
 from repose.crystal.elements import MAX_NUMBER
 from repose.crystal.graph import PeriodicGraph
 from repose.crystal.lattice import follow_cell
+from repose.errors import ConfigError
 from repose.models.initial_structure import initial_structure
 from repose.models.network import Network
 from repose.models.prediction import Geometry, Prediction
@@ -41,6 +42,20 @@ class LatticeNodeSettings(NetworkSettings):
     )
     shared_axes: bool = Field(
         default=True, description="one set of weights for a, b and c, so that their order does not matter"
+    )
+    lattice_features: Literal["geometry", "embedding"] = Field(
+        default="geometry",
+        description="initial lattice nodes: scalars and vectors from the lattice vectors (geometry); or, as "
+        "published, learned scalars for each lattice vector, and zero vectors (embedding)",
+    )
+    lattice_update: Literal["residual", "gated"] = Field(
+        default="residual",
+        description="update of lattice nodes: their scalars times 1 + tanh (residual), or tanh (gated), "
+        "equation 11 as printed",
+    )
+    keep_vectors: bool = Field(
+        default=True,
+        description="add messages from the lattice to the atoms' vectors (ours) instead of replacing them",
     )
     edge_channels: int = Field(
         default=0,
@@ -96,8 +111,16 @@ class LatticeNetwork(Network[S]):
         # A^3 per atom of every element; filled by the training task when start = "rescaled".
         self.atomic_volumes: Tensor
         self.register_buffer("atomic_volumes", torch.zeros(MAX_NUMBER + 1))
-        if settings.lattice_nodes:
-            kinds = 1 if settings.shared_axes else 3
+        kinds = 1 if settings.shared_axes else 3
+        embedded = settings.lattice_features == "embedding"
+        if embedded and settings.shared_axes and not settings.edge_channels:
+            raise ConfigError(
+                "lattice_features='embedding' with shared_axes=true gives a, b and c the same features in "
+                "every layer; set shared_axes=false, or edge_channels."
+            )
+        if settings.lattice_nodes and embedded:
+            self.lattice_embedding = nn.Parameter(torch.randn(kinds, f))
+        elif settings.lattice_nodes:
             self.lattice_scalars = nn.ModuleList(mlp(r, f, f) for _ in range(kinds))
             self.lattice_vectors = nn.Parameter(torch.randn(kinds, f))
         self.layers = nn.ModuleList(
@@ -132,10 +155,11 @@ class LatticeNetwork(Network[S]):
         return Prediction(geometries, segment_mean(state.x, batch.system_index, len(batch)), scales)
 
     def _lattice_features(self, cells: Tensor) -> tuple[Tensor, Tensor]:
-        """Scalars ``(S, 3, F)`` from lengths, vectors ``(S, 3, 3, F)`` along the lattice vectors."""
-        if not self.settings.lattice_nodes:
-            empty = cells.new_zeros(len(cells), 3, self.settings.features)
-            return empty, empty.unsqueeze(2).expand(-1, -1, 3, -1)
+        """Scalars ``(S, 3, F)`` and vectors ``(S, 3, 3, F)``; see ``lattice_features`` of the settings."""
+        if not self.settings.lattice_nodes or self.settings.lattice_features == "embedding":
+            zero = cells.new_zeros(len(cells), 3, self.settings.features)
+            y = zero + self.lattice_embedding if self.settings.lattice_nodes else zero
+            return y, zero.unsqueeze(2).expand(-1, -1, 3, -1)
         length = self.basis(safe_norm(cells))  # (S, 3, R)
         parts = length.chunk(len(self.lattice_scalars), dim=1)
         y = torch.cat([net(part) for net, part in zip(self.lattice_scalars, parts, strict=True)], dim=1)
@@ -177,8 +201,9 @@ class RefinementLayer(nn.Module):
         self.edges_to_lattice: EdgesToLattice | None = None
         self.cell_head: nn.Sequential | None = None
         if settings.lattice_nodes:
+            keep_scalars = settings.lattice_update == "residual"
             self.lattice_update = LatticeUpdate(
-                f, settings.shared_axes, settings.edge_channels, residual, mixing
+                f, settings.shared_axes, settings.edge_channels, residual, mixing, keep_scalars
             )
             if settings.edge_channels:
                 self.edges_to_lattice = EdgesToLattice(f, settings.n_basis, settings.edge_channels)

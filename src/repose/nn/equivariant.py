@@ -28,11 +28,19 @@ def mlp(n_in: int, n_hidden: int, n_out: int) -> nn.Sequential:
 
 
 class SelfUpdate(nn.Module):
-    """Gated mixing of a node's own scalars and vectors (E3Relax, equations 3-4 and 11-12)."""
+    """Gated mixing of a node's own scalars and vectors (E3Relax, equations 3-4 and 11-12).
 
-    def __init__(self, features: int) -> None:
+    Args:
+        features: Width F.
+        keep_scalars: Add the scalars to their update, 1 + tanh in place of tanh in equations 3 and 11.
+        keep_vectors: Add the vectors to their update, as in equation 12; False: equation 4 as printed.
+    """
+
+    def __init__(self, features: int, keep_scalars: bool = True, keep_vectors: bool = True) -> None:
         super().__init__()
         self.features = features
+        self.keep_scalars = keep_scalars
+        self.keep_vectors = keep_vectors
         self.mix = nn.Linear(features, 2 * features, bias=False)  # U and V side by side
         self.phi = mlp(2 * features, features, 3 * features)  # φ_s1, φ_s2, φ_v side by side
 
@@ -41,5 +49,7 @@ class SelfUpdate(nn.Module):
         u, v = self.mix(mv).split(self.features, dim=-1)
         invariants = torch.cat([m, safe_norm(u, dim=1)], dim=-1)
         s1, s2, s3 = self.phi(invariants).split(self.features, dim=-1)
-        x = (s1 / math.sqrt(2) + (1 + torch.tanh(s2)) * m) / math.sqrt(2)
-        return x, mv + s3.unsqueeze(1) * v
+        gate = torch.tanh(s2)
+        x = (s1 / math.sqrt(2) + (1 + gate) * m) / math.sqrt(2) if self.keep_scalars else s1 + gate * m
+        change = s3.unsqueeze(1) * v
+        return x, mv + change if self.keep_vectors else change

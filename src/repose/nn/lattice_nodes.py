@@ -34,6 +34,7 @@ class LatticeUpdate(nn.Module):
         edge_channels: Channels K of `EdgesToLattice`, or 0.
         residual: Add messages of atoms to the nodes' features, as E3Relax-H2, instead of replacing them.
         mixing: Let the three nodes mix before the cell changes (E3Relax-H2).
+        keep_scalars: See `SelfUpdate`.
     """
 
     def __init__(
@@ -43,10 +44,13 @@ class LatticeUpdate(nn.Module):
         edge_channels: int = 0,
         residual: bool = False,
         mixing: bool = False,
+        keep_scalars: bool = True,
     ) -> None:
         super().__init__()
-        axes = [_AxisUpdate(features, edge_channels, residual) for _ in range(1 if shared_axes else 3)]
-        self.axes: Any = nn.ModuleList(axes)
+        self.axes: Any = nn.ModuleList(
+            _AxisUpdate(features, edge_channels, residual, keep_scalars)
+            for _ in range(1 if shared_axes else 3)
+        )
         self.mixing = AxisMixing(shared_axes) if mixing else None
 
     def forward(
@@ -88,13 +92,13 @@ class LatticeUpdate(nn.Module):
 class _AxisUpdate(nn.Module):
     """`LatticeUpdate` for the axes that share one set of weights."""
 
-    def __init__(self, features: int, edge_channels: int, residual: bool) -> None:
+    def __init__(self, features: int, edge_channels: int, residual: bool, keep_scalars: bool) -> None:
         super().__init__()
         self.residual = residual
         self.gamma = mlp(2 * features + edge_channels, features, features)
         self.mix = nn.Linear(features, features, bias=False)
         self.mix_edges = nn.Linear(edge_channels, features, bias=False) if edge_channels else None
-        self.update = SelfUpdate(features)
+        self.update = SelfUpdate(features, keep_scalars)
         self.head = nn.Linear(features, 1, bias=False)  # used by `LatticeUpdate` after mixing
 
     def forward(
@@ -237,10 +241,10 @@ class LatticeToAtoms(nn.Module):
         features: Width F.
         n_basis: Number R of invariants of an atom and a lattice vector.
         shared_axes: One set of weights for a, b and c, or one each.
-        keep_vectors: Add messages to the atoms' vectors instead of replacing them.
+        keep_vectors: Add messages to the atoms' vectors instead of replacing them (equation 16).
     """
 
-    def __init__(self, features: int, n_basis: int, shared_axes: bool, keep_vectors: bool = True) -> None:
+    def __init__(self, features: int, n_basis: int, shared_axes: bool, keep_vectors: bool) -> None:
         super().__init__()
         self.axes = nn.ModuleList(
             _AxisToAtoms(features, n_basis, keep_vectors) for _ in range(1 if shared_axes else 3)

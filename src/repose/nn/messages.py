@@ -19,9 +19,6 @@ from repose.nn.kernels.radial_tables import Place, SplineTable, Tabulated, place
 from repose.nn.ops import safe_norm, segment_mean, segment_sum, unit
 from repose.nn.radial import GaussianBasis
 
-# Length of the mean unit vector to the neighbours below which the reference direction goes to zero: at a site
-# with inversion symmetry the mean is rounding noise.
-FADE = 0.1
 SCALE = 3**-0.5  # of messages
 
 
@@ -170,17 +167,20 @@ class AngularGate(nn.Module):
 
     This differs from the paper in two points. By the addition theorem q_l is the Legendre polynomial
     P_l(u_ij . n_i), which gives equal results without spherical harmonics. And n_i is the mean m divided by
-    sqrt(m^2 + FADE^2), with Y_l continued to solid harmonics r^l Y_l: at a site with inversion symmetry n_i
-    and all invariants of l > 0 go smoothly to zero. An arbitrary direction would break the symmetry.
+    sqrt(m^2 + fade^2), with Y_l continued to solid harmonics r^l Y_l: at a site with inversion symmetry m is
+    rounding noise, and n_i and all invariants of l > 0 go smoothly to zero. An arbitrary direction would
+    break the symmetry.
 
     Args:
         features: Width F.
         lmax: Highest degree.
+        fade: Length of the mean below which n_i goes to zero.
     """
 
-    def __init__(self, features: int, lmax: int) -> None:
+    def __init__(self, features: int, lmax: int, fade: float) -> None:
         super().__init__()
         self.lmax = lmax
+        self.fade = fade
         self.norm = nn.LayerNorm(lmax + 1)
         self.mix = nn.Linear(lmax + 2, 3 * features)
 
@@ -188,7 +188,7 @@ class AngularGate(nn.Module):
         """Return the inputs of the gate, ``(E, lmax + 2)``."""
         graph = edges.graph
         mean = segment_mean(edges.direction, graph.receiver, graph.n_atoms)
-        reference = mean / torch.sqrt(mean.square().sum(-1, keepdim=True) + FADE**2)  # (N, 3)
+        reference = mean / torch.sqrt(mean.square().sum(-1, keepdim=True) + self.fade**2)  # (N, 3)
         cosine = (edges.direction * reference[graph.receiver]).sum(-1)
         square = reference.square().sum(-1)[graph.receiver]
         return torch.cat([cosine.unsqueeze(-1), self.norm(legendre(cosine, square, self.lmax))], dim=-1)

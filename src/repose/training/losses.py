@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,7 @@ from repose.config import TrainSettings
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.graph import PeriodicGraph, edge_vectors
 from repose.crystal.lattice import deformation, follow_cell, nearest_image, to_cartesian, volume
+from repose.errors import ConfigError
 from repose.models.prediction import ErrorScales, Geometry, Prediction
 from repose.nn.ops import safe_norm, segment_mean
 
@@ -32,7 +35,8 @@ def training_loss(
     if prediction.distances is not None:
         return distance_loss(prediction, start, graph, target, follow, settings.lattice_weight)
     weights = settings.shape_weight, settings.volume_weight, settings.dilation_weight
-    loss = layerwise_loss(prediction.layers, target, *weights, settings.images, settings.tolerance)
+    errors = settings.images, settings.tolerance
+    loss = layerwise_loss(prediction.layers, target, *weights, *errors, settings.layer_weights)
     if settings.bond_weight:
         bonds = bond_loss(prediction.geometry, graph, target, settings.tolerance)
         loss = loss + settings.bond_weight * bonds
@@ -152,21 +156,32 @@ def layerwise_loss(
         dilation_weight: Weight of the logarithm of the volume ratio in A, not in the paper.
         images: See `validation_errors`.
         tolerance: See `validation_errors`.
+    layer_weights: Sequence[float] | None = None,
 
     Returns:
         A scalar in A.
     """
     weights = {"coordinates": 1.0, "lattice": 1.0, "shape": shape_weight, "volume": volume_weight}
     total = target.positions.new_zeros(())
-    for geometry in geometries:
+    for geometry, alpha in zip(geometries, layer_weights, strict=True):
         for name, error in validation_errors(geometry, target, images, tolerance).items():
             if weights[name]:
-                total = total + weights[name] * error.mean()
+                total = total + alpha * weights[name] * error.mean()
         if dilation_weight:
+        layer_weights: Weights of the layers; None: all 1.
             ratio = (volume(geometry.cells) / volume(target.cells)).clamp(min=1e-3).log().abs()
-            total = total + dilation_weight * _softened(ratio, tolerance).mean()
+            total = total + alpha * dilation_weight * _softened(ratio, tolerance).mean()
     return total
 
+    Raises:
+        ConfigError: There are more or fewer weights than layers.
+
+    layer_weights = [1.0] * len(geometries) if layer_weights is None else layer_weights
+    if len(layer_weights) != len(geometries):
+        raise ConfigError(
+            f"layer_weights has {len(layer_weights)} numbers, but the network predicts a geometry "
+            f"{len(geometries)} times; give one number for each."
+        )
 
 def validation_errors(
     predicted: Geometry, target: CrystalBatch, images: str = "unrelaxed", tolerance: float = 0.0

@@ -10,17 +10,45 @@ from hypothesis import strategies as st
 
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.lattice import to_cartesian, to_fractional
+from repose.errors import ConfigError
 from repose.models.e3relax.network import E3Relax
 from repose.models.e3relax.settings import E3RelaxSettings
 from repose.models.prediction import Geometry
+from repose.nn import ops
+from repose.nn.lattice_nodes import LatticeToAtoms, LatticeUpdate, LatticeView
+from repose.nn.messages import EdgeGeometry
 from repose.nn.ops import segment_mean
 from repose.relaxer.base import Relaxer
 from repose.testing import CHECKS, ContractError, check_relaxer
 from support.crystals import fcc, make_crystal, perovskite, random_crystal, rock_salt
+from support.equations import (
+    BASIS,
+    assert_equal,
+    each,
+    equations_1_2,
+    equations_3_4,
+    equations_5_8,
+    equations_9_12,
+    equations_13_14,
+    equations_15_18,
+    radial,
+    random_features,
+)
 from support.tiny import random_relaxer
 
+# The equations as printed.
+PUBLISHED = {
+    "shared_axes": False,
+    "lattice_features": "embedding",
+    "lattice_update": "gated",
+    "atom_update": "gated",
+    "keep_vectors": False,
+}
+
 OPTIONS = {
-    "paper": {},
+    "default": {},
+    "published": PUBLISHED,
+    "released": {**PUBLISHED, "atom_update": "residual"},
     "separate axes": {"shared_axes": False},
     "w/o lattice nodes": {"lattice_nodes": False},
     "w/o refinement": {"refinement": False},
@@ -195,3 +223,80 @@ def test_published_size():
     settings = network.settings
     assert (settings.features, settings.layers, settings.n_basis) == (512, 4, 128)
     assert (settings.graph.cutoff, settings.graph.max_neighbours) == (6.0, 50)
+
+
+@pytest.fixture
+def published(monkeypatch):
+    """A network of the published form with exact norms, one crystal, and its graph."""
+    monkeypatch.setattr(ops, "EPS", 0.0)
+    network = make_relaxer(layers=3, n_basis=BASIS, **PUBLISHED).network
+    start, graph = network.prepare(random_crystal(5, n_atoms=4))
+    return network, start, graph
+
+
+def test_messages_are_equations_1_and_2(published):
+    network, start, graph = published
+    x, v = random_features(4)
+    block = network.layers[0].message
+    edges = EdgeGeometry.at(graph, start.positions, start.cells, network.basis)
+    assert_equal(block(x, v, edges), equations_1_2(block, x, v, start.positions, start.cells[0], graph))
+
+
+def test_atoms_update_by_equations_3_and_4(published):
+    block = published[0].layers[0].update
+    m, mv = random_features(4)
+    assert_equal(block(m, mv), each(lambda *node: equations_3_4(block, *node), m, mv))
+
+
+def test_lattice_nodes_update_by_equations_9_to_13(published):
+    block: LatticeUpdate = published[0].layers[0].lattice_update
+    (x, v), (y, w) = random_features(4), random_features(3)
+    *nodes, change = block(x, v, y[None], w[None], torch.zeros(4).long())
+    new_y, new_w = each(lambda axis, *node: equations_9_12(axis, x, v, *node), block.axes, y, w)
+    assert_equal(nodes, (new_y[None], new_w[None]))
+    cell = torch.stack([equations_13_14(*node, 0) for node in zip(block.axes, new_w, strict=True)])
+    assert_equal(change, cell[None])
+
+
+def test_lattice_sends_messages_by_equations_15_to_18(published):
+    network = published[0]
+    block: LatticeToAtoms = network.layers[0].lattice_to_atoms
+    (x, v), (y, w) = random_features(4), random_features(3)
+    offset = 3 * random_features(4, 3)[1]  # (atom, axis, component)
+    view = LatticeView(network.basis(ops.safe_norm(offset)), ops.unit(offset), None)
+    got = block(x, v, y[None], w[None], view, torch.zeros(4).long())
+    for *node, o in zip(block.axes, y, w, offset.unbind(dim=1), strict=True):
+        x, v = from_lattice(node, x, v, o)
+    assert_equal(got, (x, v))
+
+
+def from_lattice(node, x, v, offset):
+    """Equations 15 to 18 for one lattice node and all atoms."""
+    axis, y, w = node
+    return each(
+        lambda x, v, o: equations_15_18(axis, x, v, y, w, radial(o.norm()), o / o.norm()), x, v, offset
+    )
+
+
+def test_layers_are_the_published_equations(published):
+    """Three layers, all equations; positions in equations 15 and 16 are relative to their mean."""
+    network, start, graph = published
+    r, cell = start.positions, start.cells[0]
+    x, v = network.embedding(start.numbers), torch.zeros(4, 3, 16).double()
+    y, w = network.lattice_embedding, torch.zeros(3, 3, 16).double()
+    for layer, got in zip(network.layers, network(start, graph).layers, strict=True):
+        for *node, l_c in zip(layer.lattice_to_atoms.axes, y, w, cell, strict=True):
+            x, v = from_lattice(node, x, v, r - r.mean(dim=0) - l_c)
+        messages = equations_1_2(layer.message, x, v, r, cell, graph)
+        x, v = each(lambda *node, block=layer.update: equations_3_4(block, *node), *messages)
+        axes = layer.lattice_update.axes
+        y, w = each(lambda axis, *node, x=x, v=v: equations_9_12(axis, x, v, *node), axes, y, w)
+        r = torch.stack([equations_5_8(layer, *atom) for atom in zip(x, v, r, strict=True)])
+        cell = torch.stack([equations_13_14(*node) for node in zip(axes, w, cell, strict=True)])
+        assert_equal(got, (r, cell[None]))
+
+
+def test_equal_lattice_nodes_are_refused():
+    with pytest.raises(ConfigError, match="shared_axes=false"):
+        make_relaxer(lattice_features="embedding")
+    make_relaxer(lattice_features="embedding", edge_channels=4)

@@ -1,16 +1,12 @@
 """Blocks: limits, gradients at zero, agreement with plain loops."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
 
 from repose.crystal.elements import element_properties
-from repose.crystal.graph import PeriodicGraph
 from repose.nn.element_embedding import ElementEmbedding
 from repose.nn.equivariant import SelfUpdate
-from repose.nn.messages import Message
 from repose.nn.ops import safe_norm, segment_mean, segment_sum, unit
 from repose.nn.radial import GaussianBasis, envelope
 
@@ -43,27 +39,6 @@ def test_radial_basis_is_smooth_to_its_reach_and_zero_beyond():
     (slope,) = torch.autograd.grad(envelope(edge, 5).sum(), edge)
     assert slope.abs() < 1e-8
     assert basis(torch.tensor([0.0], dtype=torch.float64))[0].argmax() == 0
-
-
-def test_message_against_the_paper_written_as_a_loop():
-    """Equations 1 and 2, edge by edge."""
-    torch.manual_seed(0)
-    f, n, e = 4, 3, 6
-    block = Message(f, 5).double()
-    x, v = torch.randn(n, f).double(), torch.randn(n, 3, f).double()
-    basis, direction = torch.randn(e, 5).double(), torch.randn(e, 3).double()
-    receiver, sender = torch.tensor([0, 0, 1, 1, 2, 2]), torch.tensor([1, 2, 0, 0, 1, 2])
-    m, mv = torch.zeros(n, f).double(), torch.zeros(n, 3, f).double()
-    for edge in range(e):
-        i, j = receiver[edge], sender[edge]
-        h, u, w = (block.phi(x[j]) * block.gamma(basis[edge])).split(f)
-        m[i] += h / 3**0.5
-        mv[i] += (u * v[j] + w * direction[edge][:, None]) / 3**0.5 / f**0.5
-    graph = PeriodicGraph(receiver, sender, torch.zeros(e, 3).double(), torch.zeros(e).long(), n)
-    edges = SimpleNamespace(graph=graph, basis=basis, direction=direction)
-    got, got_v = block(x, v, edges)
-    assert torch.allclose(got, m)
-    assert torch.allclose(got_v, mv)
 
 
 def test_self_update_turns_with_its_vectors():

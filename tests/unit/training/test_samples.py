@@ -13,6 +13,7 @@ from repose.crystal.graph import edge_vectors
 from repose.crystal.lattice import deformation, to_cartesian
 from repose.crystal.symmetry import find_space_group
 from repose.data.dataset import Pair
+from repose.errors import ConfigError
 from repose.models.prediction import Geometry
 from repose.models.reposenet.network import ReposeNet
 from repose.models.reposenet.settings import ReposeNetSettings
@@ -58,6 +59,25 @@ def test_loss_by_hand(pairs):
     assert weighted == pytest.approx(0.15 + 0.1 * errors["shape"] + 0.01 * errors["volume"], rel=1e-5)
     weighted = layerwise_loss([state], target, dilation_weight=0.5).item()
     assert weighted == pytest.approx(0.15 + 0.5 * np.log(4.9 / 4), rel=1e-5)
+
+
+def test_loss_is_equation_19(pairs):
+    """The printed sums, divided by the count of their numbers: three an atom, nine a cell."""
+    target = target_of(pairs[0])
+    generator = torch.Generator().manual_seed(0)
+    layers, weights = [], [0.5, 1.0, 2.0]
+    for _ in weights:
+        parts = target.positions, target.cells
+        layers.append(Geometry(*(part + torch.randn(part.shape, generator=generator) for part in parts)))
+    expected = 0.0
+    for alpha, (positions, cells) in zip(weights, layers, strict=True):
+        atoms = sum((r - true).abs().sum() for r, true in zip(positions, target.positions, strict=True))
+        vectors = sum((l_c - true).abs().sum() for l_c, true in zip(cells[0], target.cells[0], strict=True))
+        expected += alpha * (atoms / (3 * target.n_atoms) + vectors / 9)
+    loss = layerwise_loss(layers, target, layer_weights=weights)
+    assert loss.item() == pytest.approx(float(expected), rel=1e-6)
+    with pytest.raises(ConfigError, match=r"2 numbers, .* 3 times"):
+        layerwise_loss(layers, target, layer_weights=weights[:2])
 
 
 def test_loss_by_the_image_nearest_to_the_prediction(pairs):

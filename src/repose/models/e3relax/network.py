@@ -54,10 +54,13 @@ class E3RelaxLayer(RefinementLayer):
         f = settings.features
         self.to_tips = settings.lattice_offset == "tip"
         self.message = Message(f, settings.n_basis)
-        self.update = SelfUpdate(f)
-        self.lattice_to_atoms = (
-            LatticeToAtoms(f, settings.n_basis, settings.shared_axes) if settings.lattice_nodes else None
-        )
+        self.residual = settings.atom_update == "residual"
+        self.update = SelfUpdate(f, self.residual, self.residual)
+        self.lattice_to_atoms: LatticeToAtoms | None = None
+        if settings.lattice_nodes:
+            self.lattice_to_atoms = LatticeToAtoms(
+                f, settings.n_basis, settings.shared_axes, settings.keep_vectors
+            )
         if moves:
             self.weights = mlp(f, f, f)  # g of equation 5
             self.displacement = nn.Linear(f, 1, bias=False)  # W of equation 7
@@ -71,7 +74,9 @@ class E3RelaxLayer(RefinementLayer):
 
         edges = EdgeGeometry.at(graph, state.positions, state.cells, self.basis)
         m, mv = self.message(x, v, edges)
-        x, v = self.update((x + m) / 2**0.5, v + mv)  # eq. 3-4
+        if self.residual:
+            m, mv = (x + m) / 2**0.5, v + mv
+        x, v = self.update(m, mv)  # eq. 3-4
 
         y, w, change = self.update_lattice(x, v, state, edges, system_index)  # eq. 9-13
         positions, cells = state.positions, state.cells

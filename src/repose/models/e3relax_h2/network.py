@@ -6,7 +6,7 @@ Crystal Structure Optimization", arXiv 2603.23941 (2026).
 Where this differs from the paper or its released code, and why:
 
 * Lattice vectors are rows, and so are the three predicted changes. The released code adds columns to rows,
-  which is not equivariant; ``stacking="columns"`` reads weights trained that way.
+  which is not equivariant.
 * An atom whose neighbours are balanced has no reference direction. The angular input of the gate goes
   smoothly to zero there; a fixed direction would break the symmetry of rock salt or fcc
   (`repose.nn.messages.AngularGate`).
@@ -57,9 +57,8 @@ class E3RelaxH2Layer(RefinementLayer):
         super().__init__(settings, basis, moves, residual=True, mixing=settings.axis_mixing)
         f = settings.features
         self.lattice_offset = settings.lattice_offset
-        self.columns = settings.stacking == "columns"
         self.message = Message(f, settings.n_basis)
-        self.gate = AngularGate(f, settings.lmax) if settings.angular else None
+        self.gate = AngularGate(f, settings.lmax, settings.fade) if settings.angular else None
         self.update = SelfUpdate(f)
         self.lattice_to_atoms: LatticeToAtoms | None = None
         self.mixing: AxisMixing | None = None
@@ -91,7 +90,7 @@ class E3RelaxH2Layer(RefinementLayer):
         y, w, change = self.update_lattice(x, v, state._replace(y=y, w=w), edges, system_index)
         if self.moves:
             step = self.scale * self.displacement(v).squeeze(-1)
-            positions, cells = self.move(state, step, change.mT if self.columns else change, system_index)
+            positions, cells = self.move(state, step, change, system_index)
         return LayerState(x, v, y, w, positions, cells)
 
     def _view(self, positions: Tensor, cells: Tensor, system_index: Tensor) -> LatticeView:

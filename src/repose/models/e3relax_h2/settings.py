@@ -32,11 +32,12 @@ class E3RelaxH2Settings(LatticeNodeSettings):
         "images",
     )
     keep_vectors: bool = Field(
+    fade: float = Field(
+        default=1e-3,
+        gt=0,
+        description="length of the mean unit vector to the neighbours below which the gate's reference "
+        "direction goes to zero",
+    )
         default=False,
         description="add messages from the lattice to the atoms' vectors (ours) instead of replacing them",
-    )
-    stacking: Literal["rows", "columns"] = Field(
-        default="rows",
-        description="'columns': change of the cell as in the released code, not equivariant; only for "
-        "weights trained that way",
     )
