@@ -76,7 +76,7 @@ def distance_loss(
     follow: bool,
     lattice_weight: float = 1.0,
 ) -> Tensor:
-    """Loss of distances, displacements and lattice (DeepRelax, equations 11 to 15), with means for sums.
+    """Loss of distances, displacements and lattice (DeepRelax, equations 11 to 15).
 
     Displacements are relative to the starting positions; with ``follow``, to these moved along with the cell.
 
@@ -146,7 +146,7 @@ def layerwise_loss(
     images: str = "unrelaxed",
     tolerance: float = 0.0,
 ) -> Tensor:
-    """Sum over layers of position and cell errors (E3Relax, equation 19, all weights 1).
+    """Sum over layers of position and cell errors (E3Relax, equation 19, with means for sums).
 
     Args:
         geometries: Geometry after every layer that moves atoms.
