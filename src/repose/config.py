@@ -214,6 +214,11 @@ class TrainSettings(Settings):
         ge=0,
         description="errors of positions and cells far below it count as their squares in the loss, Å",
     )
+    layer_weights: list[Annotated[float, Field(ge=0)]] | None = Field(
+        default=None,
+        description="weights of the layers in the loss (E3Relax, equation 19), the first layer first; "
+        "null: all 1",
+    )
     shape_weight: float = Field(
         default=0.0, ge=0, description="weight of the error of the cell shape in the loss, 1/Å"
     )
@@ -246,11 +251,6 @@ class TrainSettings(Settings):
     warmup_steps: int = Field(default=0, ge=0, description="steps of linear warmup of the learning rate")
     decay: float = Field(default=0.8, gt=0, lt=1, description="plateau: factor on the learning rate")
     patience: int = Field(default=5, gt=0, description="plateau: epochs without improvement before a decay")
-    layer_weights: list[Annotated[float, Field(ge=0)]] | None = Field(
-        default=None,
-        description="weights of the layers in the loss (E3Relax, equation 19), the first layer first; "
-        "null: all 1",
-    )
     score: Literal["absolute", "relative"] = Field(
         default="absolute",
         description="validation score: errors of coordinates and lattice in Å, or divided by those of the "

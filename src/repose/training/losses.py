@@ -76,7 +76,7 @@ def distance_loss(
     follow: bool,
     lattice_weight: float = 1.0,
 ) -> Tensor:
-    """Loss of distances, displacements and lattice (DeepRelax, equations 11 to 15).
+    """Loss of distances, displacements and lattice (DeepRelax, equations 11 to 15), with means for sums.
 
     Displacements are relative to the starting positions; with ``follow``, to these moved along with the cell.
 
@@ -145,6 +145,7 @@ def layerwise_loss(
     dilation_weight: float = 0.0,
     images: str = "unrelaxed",
     tolerance: float = 0.0,
+    layer_weights: Sequence[float] | None = None,
 ) -> Tensor:
     """Sum over layers of position and cell errors (E3Relax, equation 19, with means for sums).
 
@@ -156,11 +157,20 @@ def layerwise_loss(
         dilation_weight: Weight of the logarithm of the volume ratio in A, not in the paper.
         images: See `validation_errors`.
         tolerance: See `validation_errors`.
-    layer_weights: Sequence[float] | None = None,
+        layer_weights: Weights of the layers; None: all 1.
 
     Returns:
         A scalar in A.
+
+    Raises:
+        ConfigError: There are more or fewer weights than layers.
     """
+    layer_weights = [1.0] * len(geometries) if layer_weights is None else layer_weights
+    if len(layer_weights) != len(geometries):
+        raise ConfigError(
+            f"layer_weights has {len(layer_weights)} numbers, but the network predicts a geometry "
+            f"{len(geometries)} times; give one number for each."
+        )
     weights = {"coordinates": 1.0, "lattice": 1.0, "shape": shape_weight, "volume": volume_weight}
     total = target.positions.new_zeros(())
     for geometry, alpha in zip(geometries, layer_weights, strict=True):
@@ -168,20 +178,10 @@ def layerwise_loss(
             if weights[name]:
                 total = total + alpha * weights[name] * error.mean()
         if dilation_weight:
-        layer_weights: Weights of the layers; None: all 1.
             ratio = (volume(geometry.cells) / volume(target.cells)).clamp(min=1e-3).log().abs()
             total = total + alpha * dilation_weight * _softened(ratio, tolerance).mean()
     return total
 
-    Raises:
-        ConfigError: There are more or fewer weights than layers.
-
-    layer_weights = [1.0] * len(geometries) if layer_weights is None else layer_weights
-    if len(layer_weights) != len(geometries):
-        raise ConfigError(
-            f"layer_weights has {len(layer_weights)} numbers, but the network predicts a geometry "
-            f"{len(geometries)} times; give one number for each."
-        )
 
 def validation_errors(
     predicted: Geometry, target: CrystalBatch, images: str = "unrelaxed", tolerance: float = 0.0

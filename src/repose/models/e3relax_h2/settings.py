@@ -19,6 +19,12 @@ class E3RelaxH2Settings(LatticeNodeSettings):
         default=True, description="False: ablation without the gate of high degree and order on messages"
     )
     lmax: int = Field(default=3, ge=0, description="degree of the spherical harmonics in the gate")
+    fade: float = Field(
+        default=1e-3,
+        gt=0,
+        description="length of the mean unit vector to the neighbours below which the gate's reference "
+        "direction goes to zero",
+    )
     lattice_to_atoms: bool = Field(
         default=True, description="False: ablation, messages go from atoms to lattice nodes only"
     )
@@ -32,12 +38,6 @@ class E3RelaxH2Settings(LatticeNodeSettings):
         "images",
     )
     keep_vectors: bool = Field(
-    fade: float = Field(
-        default=1e-3,
-        gt=0,
-        description="length of the mean unit vector to the neighbours below which the gate's reference "
-        "direction goes to zero",
-    )
         default=False,
         description="add messages from the lattice to the atoms' vectors (ours) instead of replacing them",
     )
