@@ -6,7 +6,7 @@ import difflib
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -100,7 +100,13 @@ class GraphSettings(Settings):
 
 
 class NetworkSettings(Settings):
-    """Hyperparameters that all families share; the defaults are the published sizes."""
+    """Hyperparameters that all families share; the defaults are the published sizes.
+
+    Attributes:
+        training: Values of `TrainSettings` that are the defaults of a family in `repose train`.
+    """
+
+    training: ClassVar[dict[str, Any]] = {}
 
     graph: GraphSettings = Field(default=GraphSettings(), description="neighbours of an atom")
     features: int = Field(default=512, gt=0, description="number F of scalar and of vector features")
@@ -133,8 +139,16 @@ class SamplingSettings(Settings):
     edges_per_batch: int = Field(
         default=12_000, gt=0, description="most edges in a batch, not counting doubled cells"
     )
-    epoch_steps: int = Field(
-        default=800, gt=0, description="optimiser steps per epoch; each epoch ends with a checkpoint"
+    crystals_per_batch: int | None = Field(
+        default=None,
+        gt=0,
+        description="crystals in a batch, in every process; null: as many as edges_per_batch allows",
+    )
+    epoch_steps: int | None = Field(
+        default=800,
+        gt=0,
+        description="optimiser steps per epoch; each epoch ends with a checkpoint; null: one pass over the "
+        "crystals",
     )
     path_frames: Share = Field(
         default=0.0, description="share of inputs that are intermediate relaxation steps"
@@ -197,7 +211,11 @@ Target = Literal["relaxed", "forces"]
 
 
 class TrainSettings(Settings):
-    """Settings of a training run; the defaults are those of the E3Relax paper."""
+    """Settings of a training run.
+
+    The defaults are those of ReposeNet. `repose train` uses those of the paper for a published family, see
+    `NetworkSettings.training`.
+    """
 
     target: Target = Field(
         default="relaxed", description="training target: relaxed crystals, or forces on the inputs"
@@ -251,10 +269,10 @@ class TrainSettings(Settings):
     warmup_steps: int = Field(default=0, ge=0, description="steps of linear warmup of the learning rate")
     decay: float = Field(default=0.8, gt=0, lt=1, description="plateau: factor on the learning rate")
     patience: int = Field(default=5, gt=0, description="plateau: epochs without improvement before a decay")
-    score: Literal["absolute", "relative"] = Field(
+    score: Literal["absolute", "relative", "coordinates"] = Field(
         default="absolute",
-        description="validation score: errors of coordinates and lattice in Å, or divided by those of the "
-        "input, so that inputs at all distances count",
+        description="validation score: errors of coordinates and lattice in Å; these divided by those of the "
+        "input, so that inputs at all distances count; or the error of coordinates alone",
     )
     early_stop: int = Field(default=10, gt=0, description="epochs without improvement before training ends")
     max_epochs: int = Field(default=1000, gt=0, description="largest number of epochs; length of the cosine")
@@ -269,7 +287,7 @@ class TrainSettings(Settings):
     frozen_layers: int = Field(
         default=0, ge=0, description="layers to freeze, with the embedding, for fine-tuning; 0: none"
     )
-    clip: float = Field(default=50.0, gt=0, description="largest norm of the gradient")
+    clip: float | None = Field(default=50.0, gt=0, description="largest norm of the gradient; null: any")
     seed: int = Field(default=0, ge=0, description="seed of all random numbers")
     crystals: int | None = Field(
         default=None,

@@ -1,5 +1,6 @@
 """Training runs: they learn, resume after a kill, and agree with one another."""
 
+import csv
 import json
 import os
 import signal
@@ -46,6 +47,20 @@ def test_compiling_is_asked_for_and_speed_is_logged(dataset, tmp_path, monkeypat
     assert "train/edges_per_s" in (tmp_path / "run" / "csv" / "version_0" / "metrics.csv").read_text()
 
 
+def test_epochs_of_one_pass_without_clipping_or_averaging(dataset, tmp_path):
+    """The score is the error of coordinates, and the model has the weights of the last step."""
+    sampling = {"crystals_per_batch": 2, "epoch_steps": None}
+    free = {"sampling": sampling, "clip": None, "ema": 0.0, "score": "coordinates", "max_epochs": 2}
+    run(dataset, tmp_path / "run", train_settings(**free))
+    state = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
+    assert state["global_step"] == 6  # five crystals
+    weights = state["state_dict"]
+    for name in (name for name in weights if name.startswith("network.")):
+        assert torch.equal(weights[name], weights[name.replace("network", "average", 1)])
+    rows = [row for row in metrics(tmp_path / "run") if row["val/score"]]
+    assert [row["val/score"] for row in rows] == [row["val/coordinates"] for row in rows]
+
+
 def test_bf16_trains(dataset, tmp_path):
     directory = run(dataset, tmp_path / "run", train_settings(max_epochs=2, precision="bf16"))
     assert all(torch.isfinite(value).all() for value in load_file(directory / "model.safetensors").values())
@@ -55,16 +70,18 @@ def run(dataset, out, chosen, **options):
     return train("e3relax", [dataset], out, chosen, device="cpu", progress="none", **options)
 
 
+def metrics(out):
+    """Rows of the log of a run."""
+    return list(csv.DictReader((out / "csv" / "version_0" / "metrics.csv").open()))
+
+
 def test_it_learns(dataset, tmp_path):
     """Four crystals are overfitted to well below the error of where training starts."""
     chosen = train_settings(
         max_epochs=25, sampling={"edges_per_batch": 1500, "epoch_steps": 10}, learning_rate=1e-2
     )
     directory = run(dataset, tmp_path / "run", chosen)
-    import csv
-
-    rows = list(csv.DictReader((tmp_path / "run" / "csv" / "version_0" / "metrics.csv").open()))
-    losses = [float(row["train/loss"]) for row in rows if row["train/loss"]]
+    losses = [float(row["train/loss"]) for row in metrics(tmp_path / "run") if row["train/loss"]]
     assert losses[-1] < 0.6 * losses[0]
     _, config = load_model(directory)
     assert config.trained_on.startswith("paths (")
@@ -163,7 +180,7 @@ def test_a_run_from_before_a_setting_existed_continues(dataset, tmp_path):
     run(dataset, tmp_path / "run", train_settings(max_epochs=1))
     path = tmp_path / "run" / "train.json"
     stored = json.loads(path.read_text())
-    del stored["settings"]["validation_crystals"]
+    del stored["settings"]["validation_crystals"], stored["settings"]["sampling"]["crystals_per_batch"]
     path.write_text(json.dumps(stored))
     run(dataset, tmp_path / "run", train_settings(max_epochs=1))
     with pytest.raises(ConfigError, match="other settings"):

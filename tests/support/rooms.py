@@ -4,6 +4,7 @@
 ORDER = [
     "errors",
     "config",
+    "presets",
     "atomic_write",
     "device",
     "native",

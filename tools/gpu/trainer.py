@@ -126,7 +126,7 @@ class Trainer:
         for sample in samples:
             with self.mixed():
                 found = self.average(sample.start, sample.graph)
-            rows.append(scored_errors(self.average, found, sample, self.settings.score == "relative"))
+            rows.append(scored_errors(self.average, found, sample, self.settings.score))
         errors = {name: torch.cat([row[name] for row in rows]).cpu().numpy() for name in rows[0]}
         chosen = {name: source == k for k, name in enumerate(self.run["datasets"])}
         chosen["all"] = np.ones(len(source), dtype=bool)

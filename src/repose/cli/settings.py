@@ -41,6 +41,7 @@ def read_settings(
     file: Path | None,
     assignments: Iterable[str] | None,
     options: Mapping[str, Any] | None = None,
+    defaults: Iterable[Mapping[str, Any]] = (),
 ) -> S:
     """Read settings from a file, from ``--set``, and from options; the later replace the earlier.
 
@@ -49,11 +50,14 @@ def read_settings(
         file: JSON file.
         assignments: Each ``NAME=VALUE``; the value is JSON, text, or a list separated by commas.
         options: Values of options by the dotted name of their setting; None is not given.
+        defaults: Values that the file replaces, nested as in a file.
 
     Raises:
         ConfigError: The file is not a JSON object, or a name or value is not allowed.
     """
-    values = {} if file is None else _read(file)
+    values: dict[str, Any] = {}
+    for given in (*defaults, {} if file is None else _read(file)):
+        _merge(values, given)
     for text in assignments or ():
         name, equals, value = text.partition("=")
         if not equals:
@@ -169,6 +173,15 @@ def _parse(kind: type[Settings], name: str, text: str) -> Any:
     if get_origin(annotation) in (list, tuple) and not isinstance(value, list):
         return [part.strip() for part in text.split(",") if part.strip()]
     return value
+
+
+def _merge(values: dict[str, Any], given: Mapping[str, Any]) -> None:
+    """Enter nested values; those of a mapping replace only the ones that they name."""
+    for name, value in given.items():
+        if isinstance(value, Mapping) and isinstance(values.setdefault(name, {}), dict):
+            _merge(values[name], value)
+        else:
+            values[name] = value
 
 
 def _assign(values: dict[str, Any], name: str, value: Any) -> None:

@@ -14,9 +14,12 @@ TrainCommand = settings_command("repose.config:TrainSettings")
 
 
 def train(
-    model: Annotated[str, typer.Option(help="Model family, e.g. e3relax.")],
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder of the run: model, checkpoint, logs.")],
+    model: Annotated[str | None, typer.Option(help="Model family, e.g. e3relax.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="Family and settings as published, e.g. e3relax/mp.")
+    ] = None,
     init_from: Annotated[str | None, typer.Option(help="Model to fine-tune, by name or folder.")] = None,
     held_out: Annotated[
         list[Path] | None,
@@ -52,7 +55,8 @@ def train(
     """Train or fine-tune a model.
 
     Stop it at any time; the same command continues. Hyperparameters of the family are settings too, e.g.
-    `--set model.features=64`; the documentation lists them.
+    `--set model.features=64`; the documentation lists them. Give a family, whose defaults are those of its
+    paper, or a preset.
 
     Example: repose train --model e3relax --data datasets/mine --out runs/mine
     """
@@ -61,10 +65,18 @@ def train(
 
     from repose.config import TrainSettings
     from repose.errors import require
+    from repose.models.registry import family
+    from repose.presets.preset import load_preset
 
     require("lightning", "training")
     require("pyarrow", "training")
-    settings = read_settings(TrainSettings, config, assignments)
+    defaults = [] if preset is None else [load_preset(preset).settings]
+    published = "" if preset is None else preset.partition("/")[0]
+    model = model or published
+    if not model or published not in ("", model):
+        raise typer.BadParameter("give a family, or a preset of this family.", param_hint="--model")
+    defaults.insert(0, family(model).settings_type.training)
+    settings = read_settings(TrainSettings, config, assignments, defaults=defaults)
 
     progress: Literal["bar", "lines", "none"] = "none" if quiet else "bar" if sys.stderr.isatty() else "lines"
     if profiled:

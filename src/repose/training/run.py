@@ -9,6 +9,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -101,7 +102,7 @@ def train(
     fit_volumes(network, train_pairs)
     directories = [dataset.directory for dataset in (*datasets, *unique)]
     edge_counter = EdgeCounts(network, zip(directories, [*training, *validation], strict=True))
-    trained_on = "; ".join(map(described, unique))
+    trained_on = "; ".join(described(dataset) for dataset in unique if dataset.info.counts.get("train"))
     compiled = _compiles(device) if compiled is None else compiled
     if compiled:  # before the task copies the network, so that validation is compiled too
         network.compile_training()
@@ -143,7 +144,7 @@ def train(
         use_distributed_sampler=False,
         enable_progress_bar=progress == "bar",
         enable_model_summary=False,
-        log_every_n_steps=min(50, settings.sampling.epoch_steps),
+        log_every_n_steps=min(50, settings.sampling.epoch_steps or 50),
     )
     checkpoint = out / LAST
     with warnings.catch_warnings():
@@ -170,7 +171,7 @@ def profile(
 
     The arguments are those of `train`; the run has one process. See `Stopwatch.report` for the result.
     """
-    steps = min(PROFILE_STEPS, settings.sampling.epoch_steps)
+    steps = min(PROFILE_STEPS, settings.sampling.epoch_steps or PROFILE_STEPS)
     sampling = settings.sampling.model_copy(update={"epoch_steps": steps})
     short = settings.model_copy(update={"max_epochs": 1, "sampling": sampling})
     with tempfile.TemporaryDirectory() as directory, measured() as watch:
@@ -201,8 +202,8 @@ def check_run(
     path = out / SETTINGS
     if path.is_file():
         before = json.loads(path.read_text())
-        # Settings that were added since that start had their defaults.
-        before["settings"] = TrainSettings().model_dump(mode="json") | before.get("settings", {})
+        with suppress(ConfigError):  # settings that were added since that start had their defaults
+            before["settings"] = TrainSettings.parse(before.get("settings", {})).model_dump(mode="json")
         differing = [key for key in description if before.get(key) != description[key]]
         if differing and (out / LAST).is_file():
             raise ConfigError(

@@ -198,8 +198,9 @@ def _with_size(values: np.ndarray, like: np.ndarray) -> np.ndarray:
 class TrainingBatches(IterableDataset[Sample]):
     """Training batches of a pseudo-epoch, with graphs from `Network.prepare`.
 
-    Every pass over the data has a new random order; batches are filled up to the limit of edges. They
-    depend on seed, epoch and rank only, so a resumed run has the same batches as an uninterrupted run.
+    Every pass over the data has a new random order; batches are filled up to the limit of edges or of
+    crystals. They depend on seed, epoch and rank only, so a resumed run has the same batches as an
+    uninterrupted run.
     The default of ``edge_counter`` is `edge_counts`, which builds all graphs.
     """
 
@@ -223,9 +224,14 @@ class TrainingBatches(IterableDataset[Sample]):
     def plan(self) -> list[list[int]]:
         """Indices of the crystals of every batch of this epoch and rank."""
         rng = np.random.default_rng([self.seed, self.epoch])
-        order = (int(index) for _ in count() for index in rng.permutation(len(self.pairs)))
-        batches = batches_by_cost(order, self.sizes.__getitem__, self.settings.edges_per_batch)
-        return list(islice(batches, self.settings.epoch_steps * self.world))[self.rank :: self.world]
+        steps, crystals = self.settings.epoch_steps, self.settings.crystals_per_batch
+        passes = count() if steps else range(1)
+        order = (int(index) for _ in passes for index in rng.permutation(len(self.pairs)))
+        cost = self.sizes.__getitem__ if crystals is None else lambda index: 1
+        batches = batches_by_cost(order, cost, crystals or self.settings.edges_per_batch)
+        planned = list(islice(batches, steps * self.world if steps else None))
+        each = max(1, len(planned) // self.world)  # equally many for every process
+        return [planned[(self.rank + k * self.world) % len(planned)] for k in range(each)]
 
     def __iter__(self) -> Iterator[Sample]:
         worker = torch.utils.data.get_worker_info()

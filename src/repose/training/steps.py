@@ -63,13 +63,13 @@ def cosine_rate(step: int, warmup_steps: int, progress: float) -> float:
 
 
 def scored_errors(
-    network: Network[Any], prediction: Prediction, batch: Sample, relative: bool
+    network: Network[Any], prediction: Prediction, batch: Sample, kind: str
 ) -> dict[str, torch.Tensor]:
     """Validation errors, ``(S,)`` each, with their ``score``; see `repose.config.TrainSettings.score`."""
     geometry, _ = network.solve_positions(prediction, batch.start, batch.graph)
     errors = validation_errors(geometry, batch.target)
-    score = errors["coordinates"] + errors["lattice"]
-    if relative:
+    score = errors["coordinates"] + (0 if kind == "coordinates" else errors["lattice"])
+    if kind == "relative":
         before = validation_errors(Geometry(batch.start.positions, batch.start.cells), batch.target)
         score = score / (before["coordinates"] + before["lattice"] + SCORE_OFFSET)
     return errors | {"score": score}

@@ -166,7 +166,7 @@ class RelaxationTask(lightning.LightningModule):
 
     def errors(self, prediction: Any, batch: Any) -> dict[str, torch.Tensor]:
         """Validation errors, ``(S,)`` each; the exported weights are those of the lowest ``score``."""
-        return scored_errors(self.network, prediction, batch, self.settings.score == "relative")
+        return scored_errors(self.network, prediction, batch, self.settings.score)
 
     def on_validation_epoch_end(self) -> None:
         """Log the learning rate, that of the heads if the trunk has its own."""
@@ -180,7 +180,7 @@ class RelaxationTask(lightning.LightningModule):
         if own:  # heads of a task that are not part of the model
             groups.append({"params": own, "lr": s.learning_rate})
         optimizer = torch.optim.AdamW(groups, weight_decay=s.weight_decay, amsgrad=s.amsgrad, fused=True)
-        total = s.max_epochs * s.sampling.epoch_steps
+        total = s.max_epochs * (s.sampling.epoch_steps or len(self.train_batches.plan()))
 
         def cosine(step: int) -> float:
             return cosine_rate(step, s.warmup_steps, step / total)

@@ -174,6 +174,22 @@ def test_packing_by_edges(pairs):
     assert set(seen[: len(pairs)]) == set(range(len(pairs)))  # every crystal once in a pass
 
 
+def test_batches_of_crystals_and_epochs_of_one_pass(pairs):
+    sampling = SamplingSettings(crystals_per_batch=2, epoch_steps=None)
+
+    def plan(rank, world, data=pairs):
+        batches = TrainingBatches(data, network(), sampling, 0)
+        batches.rank, batches.world = rank, world
+        return batches.plan()
+
+    assert [len(batch) for batch in plan(0, 1, pairs[:5])] == [2, 2, 1]
+    assert sorted(i for batch in plan(0, 1) for i in batch) == list(range(len(pairs)))
+    shared = [plan(rank, 2, pairs[:5]) for rank in (0, 1)]
+    assert [len(own) for own in shared] == [1, 1]  # equally many
+    assert not set(shared[0][0]) & set(shared[1][0])
+    assert plan(1, 2, pairs[:2]) == plan(0, 1, pairs[:2])  # at least one
+
+
 def test_ranks_and_workers_share_the_work(pairs):
     sampling = train_settings().sampling
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -10,7 +10,19 @@ from repose.config import GraphSettings, NetworkSettings
 
 
 class DeepRelaxSettings(NetworkSettings):
-    """Hyperparameters of DeepRelax; the defaults are the published form and size."""
+    """Hyperparameters of DeepRelax; the defaults have the published size."""
+
+    # Rate and patience are in the paper (Implementation details), the rest is from the authors' code.
+    training: ClassVar[dict[str, Any]] = {
+        "sampling": {"crystals_per_batch": 32, "epoch_steps": 800},
+        "learning_rate": 1e-4,
+        "patience": 5,
+        "score": "coordinates",
+        "early_stop": 50,
+        "max_epochs": 800,
+        "clip": 150.0,
+        "precision": "32",
+    }
 
     graph: GraphSettings = Field(
         default=GraphSettings(self_images=False), description="how neighbours are found"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -11,6 +11,19 @@ from repose.models.lattice_network import LatticeNodeSettings
 
 class E3RelaxH2Settings(LatticeNodeSettings):
     """Hyperparameters of E3Relax-H2; the defaults are the published form and size."""
+
+    # From the paper (periodicity-aware loss) and the authors' code.
+    training: ClassVar[dict[str, Any]] = {
+        "sampling": {"crystals_per_batch": 32, "epoch_steps": 800},
+        "images": "predicted",
+        "learning_rate": 1e-4,
+        "patience": 5,
+        "score": "coordinates",
+        "early_stop": 10,
+        "max_epochs": 800,
+        "clip": 50.0,
+        "precision": "32",
+    }
 
     shared_axes: bool = Field(
         default=False, description="one set of weights for a, b and c, so that their order does not matter"

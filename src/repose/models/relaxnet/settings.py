@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -11,6 +11,21 @@ from repose.config import GraphSettings, NetworkSettings
 
 class RelaxNetSettings(NetworkSettings):
     """Hyperparameters of RelaxNet; the defaults are the sizes of the shipped model."""
+
+    # Appendix A.1 of the paper, which names neither AMSGrad, an average of weights nor a limit of gradients.
+    training: ClassVar[dict[str, Any]] = {
+        "sampling": {"crystals_per_batch": 64, "epoch_steps": None},
+        "learning_rate": 5e-4,
+        "weight_decay": 5e-5,
+        "amsgrad": False,
+        "decay": 0.8,
+        "patience": 8,
+        "early_stop": 20,
+        "max_epochs": 1000,
+        "ema": 0.0,
+        "clip": None,
+        "precision": "32",
+    }
 
     graph: GraphSettings = Field(
         default=GraphSettings(cutoff=5.0, max_neighbours=None, self_images=False),
