@@ -61,7 +61,7 @@ class LatticeNodeSettings(NetworkSettings):
         default=0,
         ge=0,
         description="channels of messages from edges straight to lattice nodes (ours); 0 is the papers, "
-        "where lattice nodes see no anisotropy of sites whose vectors vanish by symmetry",
+        "where lattice nodes see no anisotropy of neighbours that are symmetric about an atom",
     )
 
 

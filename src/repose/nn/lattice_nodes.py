@@ -154,8 +154,8 @@ class AxisMixing(nn.Module):
 class EdgesToLattice(Tabulated):
     """Messages from edges to lattice nodes (ours).
 
-    At a site with inversion symmetry the vectors of an atom vanish and its scalars depend on distances only:
-    messages of atoms do not contain the direction of a strained bond. As in the virial, every edge
+    At a site with inversion symmetry the directions of neighbours cancel, and scalars depend on distances
+    only: messages of atoms do not contain the direction of a strained bond. As in the virial, every edge
     contributes its direction u: with weights s_k from its length and its two atoms, T_k is the mean over
     atoms of sum_j s_k u u. Lattice node c receives the vector T_k l_c and the scalar l_c T_k l_c, with l_c of
     unit length.

@@ -9,11 +9,14 @@ Where this differs from the paper or its released code, and why:
   stacks columns, which is not equivariant.
 * Positions enter the lattice-atom interaction relative to the crystal's mean, so that a translated
   crystal gives the same answer (equations 15-16 use absolute positions).
-* The lattice-atom interaction is first in a layer, so that the last one has an effect. Lattice nodes are
-  initialised by the direction and length of their vector (the paper's appendix A is not public).
+* The lattice-atom interaction is first in a layer, as in the released code, so that the last one has an
+  effect.
 * γ of equations 1, 2, 15 and 16 is one linear layer over the radial basis, as in PaiNN: over 128 Gaussians it
-  can represent any function of distance. Vectors keep a residual in equations 4 and 16, and sums of two equal
-  parts are divided by sqrt 2.
+  can represent any function of distance. Factors 1/sqrt 3, 1/sqrt F and 1/sqrt 2, which weights can absorb,
+  keep features of order one.
+* Printed equations are options: ``atom_update="gated"`` for 3 and 4 (the released code has residuals there),
+  ``lattice_update="gated"`` for 11, ``keep_vectors=False`` for 16, ``lattice_features="embedding"`` with
+  ``shared_axes=False`` for the initial lattice nodes.
 * ``shared_axes`` gives a, b and c the same weights; the released code has separate ones, which makes the
   prediction depend on the order of the axes.
 * The limit on neighbours never cuts a shell of equal distances (``graph.ties``).

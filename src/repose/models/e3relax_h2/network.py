@@ -12,7 +12,8 @@ Where this differs from the paper or its released code, and why:
   (`repose.nn.messages.AngularGate`).
 * The harmonics are summed by the addition theorem (the same class).
 * The limit on neighbours never cuts a shell of equal distances (``graph.ties``).
-* Factors of sqrt 2 and the initial lattice nodes are those of E3Relax, with which the blocks are shared.
+* Factors of sqrt 2 are those of E3Relax, with which the blocks are shared. The released code has
+  ``lattice_features="embedding"`` and ``lattice_update="gated"``.
 * ``edge_channels``, ``lattice_offset="axis"``, ``frame="affine"``, ``start="rescaled"``, ``keep_vectors`` and
   ``shared_axes`` are ours.
 

@@ -10,7 +10,7 @@ from repose.models.lattice_network import LatticeNodeSettings
 
 
 class E3RelaxH2Settings(LatticeNodeSettings):
-    """Hyperparameters of E3Relax-H2; the defaults are the published form and size."""
+    """Hyperparameters of E3Relax-H2; the defaults are the published size."""
 
     # From the paper (periodicity-aware loss) and the authors' code.
     training: ClassVar[dict[str, Any]] = {
