@@ -177,6 +177,9 @@ class SamplingSettings(Settings):
     recycled: Share = Field(
         default=0.0, description="share of batches that start from the network's own output"
     )
+    noise: float = Field(
+        default=0.0, ge=0, description="standard deviation of normal noise on the positions of every input, Å"
+    )
     strain: float = Field(default=0.03, ge=0, description="perturbation: standard deviation of the strain")
     dilation: float = Field(
         default=0.05, ge=0, description="perturbation: standard deviation of the isotropic strain"
@@ -187,8 +190,13 @@ class SamplingSettings(Settings):
 
 
 class PathSettings(Settings):
-    """Weights in the loss on relaxation paths (RelaxNet, equation 7); energies are per atom."""
+    """Loss on relaxation paths (RelaxNet, equation 7); energies are per atom."""
 
+    form: Literal["per-atom", "published"] = Field(
+        default="per-atom",
+        description="'published': equation 7 as printed, with energies per structure, squared errors of "
+        "positions and of all forces, and neither cell nor stress",
+    )
     energy: float = Field(default=1.0, ge=0, description="weight of energies, per eV and atom")
     rise: float = Field(
         default=5.0, ge=0, description="weight of an energy that rises along the path, per eV and atom"

@@ -39,7 +39,7 @@ SMALL = {
     "heads": 2,
     "layers": 1,
 }
-NOTHING = dict.fromkeys(PathSettings.model_fields, 0.0)
+NOTHING = {name: 0.0 for name in PathSettings.model_fields if name != "form"}
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +136,33 @@ def test_paths_may_begin_later(pairs):
     assert draw_path(pair, 2, SamplingSettings(path_frames=0.0), rng)[0] is pair.path[0]
 
 
+def test_noise_is_on_the_inputs_alone(pairs):
+    """The reference keeps its frames and labels; validation has no noise."""
+    network, settings = make_network(), SamplingSettings(noise=0.1, epoch_steps=5)
+    moved = []
+    for sample in PathBatches(pairs, network, settings, 0):
+        moved.append(sample.start.positions - sample.frames.positions[0])
+        known = {tuple(pair.path[0].positions[0].astype(np.float32)) for pair in pairs}
+        assert {tuple(row.numpy()) for row in sample.frames.positions[0]} & known
+    assert float(torch.cat(moved).std()) == pytest.approx(0.1, rel=0.2)
+    (held_out,) = ValidationPaths(pairs, network, 10**6)
+    assert torch.equal(held_out.start.positions, held_out.frames.positions[0])
+
+
+@pytest.mark.parametrize("form", ["per-atom", "published"])
+def test_the_static_model_is_trained_on_the_ends_of_paths(pairs, form):
+    network = make_network(evolution="static", references=False, frames=5)
+    task, _ = path_task(network, TrainSettings.parse({"paths": {"form": form}}), pairs, pairs)
+    assert not network.reference_energies.any()
+    (batch,) = task.val_batches
+    assert batch.frames.energies.shape == (2, len(pairs))
+    loss = task.loss(network.train()(batch.start, batch.graph), batch)
+    loss.backward()
+    gradients = [p.grad for name, p in network.named_parameters() if name.startswith("layers.0.steps")]
+    assert gradients
+    assert all(bool(gradient.isfinite().all()) and bool(gradient.any()) for gradient in gradients)
+
+
 def test_batches_are_a_function_of_seed_and_epoch(pairs):
     network, settings = make_network(), SamplingSettings(edges_per_batch=500, epoch_steps=3, path_frames=0.5)
     draws = [list(PathBatches(pairs, network, settings, seed)) for seed in (1, 1, 2)]
@@ -207,6 +234,14 @@ def test_without_paths_nothing_can_be_learned(pairs):
         path_task(make_network(), TrainSettings(), bare, pairs)
     with pytest.raises(DatasetError, match="too short"):
         path_task(make_network(frames=50), TrainSettings(), pairs, pairs)
+
+
+def test_a_model_with_charges_needs_them_for_all_crystals(pairs):
+    charged = [replace(pair, charges=np.ones(len(pair.numbers))) for pair in pairs]
+    task, _ = path_task(make_network(charges=True), TrainSettings(), charged, charged)
+    assert all(sample.start.charges is not None for sample in task.val_batches)
+    with pytest.raises(DatasetError, match=rf"1 of {2 * len(pairs)} crystals have none.*OUTCAR"):
+        path_task(make_network(charges=True), TrainSettings(), [*charged[1:], pairs[0]], charged)
 
 
 def test_train_relax_and_read_the_path_again(repose, pairs, tmp_path):

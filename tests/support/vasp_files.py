@@ -121,3 +121,17 @@ def vasprun_xml(run: Run) -> str:
             "</modeling>\n",
         ]
     )
+
+
+def outcar(*steps) -> bytes:
+    """Tables of charges in an OUTCAR, one for each ionic step: rows of s, p and so on, and their sum."""
+    text = " total charge-density along one line\n"
+    for rows in steps:
+        lines = "".join(
+            f"{n:5d}      {'   '.join(f'{x:6.3f}' for x in row)}\n" for n, row in enumerate(rows, start=1)
+        )
+        text += (
+            f" \n\n total charge     \n \n# of ion       s       p       tot\n{'-' * 42}\n{lines}{'-' * 50}\n"
+        )
+        text += f"tot          {'   '.join(f'{sum(x):6.3f}' for x in zip(*rows, strict=True))}\n \n\n"
+    return text.encode()

@@ -127,6 +127,12 @@ def split(
             "them (prototype=0.2); --by splits the rest into train and val."
         ),
     ] = None,
+    fold: Annotated[
+        str | None,
+        typer.Option(
+            help="Cross-validation: 2/5 makes the second of five folds of the groups the test split."
+        ),
+    ] = None,
     device: NoDevice = "auto",
     quiet: Quiet = False,
     as_json: Json = False,
@@ -140,7 +146,7 @@ def split(
     """
     del device
     from repose.data.dataset import Dataset, resplit
-    from repose.data.splits import BY_SOURCE, parse_leave_out, parse_split
+    from repose.data.splits import BY_SOURCE, parse_fold, parse_leave_out, parse_split
     from repose.errors import DatasetError
 
     with wrong_usage():
@@ -148,7 +154,11 @@ def split(
             raise DatasetError(
                 "the split of the source is read at import: repose data import --split-by source."
             )
+        if leave_out is not None and fold is not None:
+            raise DatasetError("--leave-out and --fold both choose the test split; give one of them.")
         assign, dataset = parse_split(by, fractions, seed), Dataset(directory)
+        if fold is not None:
+            assign = parse_fold(fold, assign)
         if leave_out is not None:
             assign = parse_leave_out(leave_out, assign)
             assign.check(dataset.read(paths=False))

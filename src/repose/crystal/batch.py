@@ -27,6 +27,7 @@ class CrystalBatch:
         system_index: Index of the crystal of every atom, ``(N,)`` int64, ascending, every crystal present:
             two crystals of 1 and 2 atoms are ``[0, 1, 1]``.
         pbc: Periodic directions, ``(S, 3)`` bool; a sheet with vacuum along c is ``[True, True, False]``.
+        charges: Charges of atoms, ``(N,)`` float, or None where they are unknown.
 
     Raises:
         ShapeError: A tensor has the wrong shape or type.
@@ -38,6 +39,7 @@ class CrystalBatch:
     cells: Tensor
     system_index: Tensor
     pbc: Tensor
+    charges: Tensor | None = None
 
     def __post_init__(self) -> None:
         n, s = len(self.numbers), len(self.cells)
@@ -47,6 +49,7 @@ class CrystalBatch:
             ("cells", (s, 3, 3), None),
             ("system_index", (n,), torch.int64),
             ("pbc", (s, 3), torch.bool),
+            *((("charges", (n,), self.positions.dtype),) if self.charges is not None else ()),
         ):
             value: Tensor = getattr(self, name)
             if tuple(value.shape) != shape:
@@ -116,6 +119,7 @@ class CrystalBatch:
         cell: ArrayLike,
         pbc: ArrayLike,
         dtype: torch.dtype = torch.float64,
+        charges: ArrayLike | None = None,
     ) -> CrystalBatch:
         """Return one crystal as a batch; the arrays are copied.
 
@@ -125,6 +129,7 @@ class CrystalBatch:
             cell: Lattice vectors as rows in A, ``(3, 3)``.
             pbc: Periodic directions, ``(3,)``.
             dtype: Floating-point type of the batch.
+            charges: Charges of atoms, ``(N,)``, if known.
 
         Raises:
             ShapeError: An array has another shape.
@@ -133,12 +138,14 @@ class CrystalBatch:
         positions, cell = (
             torch.from_numpy(np.array(a, dtype=np.float64)).to(dtype) for a in (positions, cell)
         )
+        known = None if charges is None else torch.from_numpy(np.array(charges, dtype=np.float64)).to(dtype)
         return cls(
             numbers=torch.from_numpy(np.array(numbers, dtype=np.int64)),
             positions=positions,
             cells=cell[None],
             system_index=torch.zeros(len(positions), dtype=torch.int64),
             pbc=torch.from_numpy(np.array(pbc, dtype=bool))[None],
+            charges=known,
         )
 
     @classmethod
@@ -149,40 +156,59 @@ class CrystalBatch:
         cells: Sequence[ArrayLike],
         pbc: Sequence[ArrayLike],
         dtype: torch.dtype = torch.float64,
+        charges: Sequence[ArrayLike | None] = (),
     ) -> CrystalBatch:
-        """Return the batch of several crystals, checked at once; for the arrays of each see `single`."""
+        """Return the batch of several crystals, checked at once; for the arrays of each see `single`.
+
+        Charges are kept if all crystals have them.
+        """
         counts = torch.tensor([len(own) for own in numbers])  # type: ignore[arg-type]
+        known = [own for own in charges if own is not None]
         return cls(
             numbers=torch.from_numpy(np.concatenate(numbers).astype(np.int64)),
             positions=torch.from_numpy(np.concatenate(positions).astype(np.float64)).to(dtype),
             cells=torch.from_numpy(np.array(cells, dtype=np.float64)).to(dtype),
             system_index=torch.repeat_interleave(counts),
             pbc=torch.from_numpy(np.array(pbc, dtype=bool)),
+            charges=torch.from_numpy(np.concatenate(known).astype(np.float64)).to(dtype)
+            if len(known) == len(numbers)
+            else None,
         )
 
     @classmethod
     def collate(cls, batches: Sequence[CrystalBatch]) -> CrystalBatch:
-        """Join batches of one device and type, in order; raises ShapeError if there are none."""
+        """Join batches of one device and type, in order; raises ShapeError if there are none.
+
+        Charges are kept if all batches have them.
+        """
         if not batches:
             raise ShapeError("collate needs at least one batch; got an empty sequence.")
         offsets = torch.tensor([0, *(b.n_crystals for b in batches[:-1])]).cumsum(0).tolist()
+        charges = [b.charges for b in batches if b.charges is not None]
         return cls(
             numbers=torch.cat([b.numbers for b in batches]),
             positions=torch.cat([b.positions for b in batches]),
             cells=torch.cat([b.cells for b in batches]),
             system_index=torch.cat([b.system_index + k for b, k in zip(batches, offsets, strict=True)]),
             pbc=torch.cat([b.pbc for b in batches]),
+            charges=torch.cat(charges) if len(charges) == len(batches) else None,
         )
 
     def split(self) -> list[CrystalBatch]:
         """One batch per crystal, in order; the inverse of `collate`."""
         counts = self.counts.tolist()
+        charges = [None] * len(self) if self.charges is None else self.charges.split(counts)
         parts = zip(
-            self.numbers.split(counts), self.positions.split(counts), self.cells, self.pbc, strict=True
+            self.numbers.split(counts),
+            self.positions.split(counts),
+            self.cells,
+            self.pbc,
+            charges,
+            strict=True,
         )
         return [
-            CrystalBatch(numbers, positions, cell[None], torch.zeros_like(numbers), pbc[None])
-            for numbers, positions, cell, pbc in parts
+            CrystalBatch(numbers, positions, cell[None], torch.zeros_like(numbers), pbc[None], own)
+            for numbers, positions, cell, pbc, own in parts
         ]
 
     def __iter__(self) -> Iterator[CrystalBatch]:
@@ -193,8 +219,9 @@ class CrystalBatch:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as numpy arrays, which takes a tenth of the time of tensors; checked already."""
-        tensors = (self.numbers, self.positions, self.cells, self.system_index, self.pbc)
-        return _from_arrays, (self.device, *(tensor.detach().cpu().numpy() for tensor in tensors))
+        tensors = (getattr(self, field.name) for field in fields(self))
+        arrays = (None if tensor is None else tensor.detach().cpu().numpy() for tensor in tensors)
+        return _from_arrays, (self.device, *arrays)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> CrystalBatch:
         """The same crystals on another device or in another floating-point type."""
@@ -204,6 +231,7 @@ class CrystalBatch:
             cells=self.cells.to(device, dtype),
             system_index=self.system_index.to(device),
             pbc=self.pbc.to(device),
+            charges=None if self.charges is None else self.charges.to(device, dtype),
         )
 
     def with_geometry(self, positions: Tensor, cells: Tensor) -> CrystalBatch:
@@ -211,10 +239,10 @@ class CrystalBatch:
         return replace(self, positions=positions, cells=cells)
 
 
-def _from_arrays(device: torch.device, *arrays: NDArray[Any]) -> CrystalBatch:
+def _from_arrays(device: torch.device, *arrays: NDArray[Any] | None) -> CrystalBatch:
     batch = object.__new__(CrystalBatch)
     for field, array in zip(fields(CrystalBatch), arrays, strict=True):
-        object.__setattr__(batch, field.name, torch.from_numpy(array).to(device))
+        object.__setattr__(batch, field.name, None if array is None else torch.from_numpy(array).to(device))
     return batch
 
 

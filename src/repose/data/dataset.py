@@ -33,6 +33,7 @@ FLOATS = [
     *(name + _VECTORS for name in GEOMETRY),
     *(f"path.list.element.{name}{_VECTORS}" for name in ("positions", "cell", "forces", "stress")),
     "path.list.element.energy",
+    "charges.list.element",
 ]
 
 

@@ -195,7 +195,10 @@ def _pair(
 ) -> Pair:
     numbers, pbc = unrelaxed.numbers.astype(np.int64), unrelaxed.pbc.copy()
     before = unrelaxed.positions.copy(), unrelaxed.cell.array.copy()
-    return Pair(name, numbers, pbc, *before, positions, cell.copy(), check_split(split), path, tags)
+    charges = unrelaxed.arrays.get("initial_charges")
+    if charges is not None and not np.isfinite(charges).all():
+        charges = None
+    return Pair(name, numbers, pbc, *before, positions, cell.copy(), check_split(split), path, tags, charges)
 
 
 def _check_composition(unrelaxed: Atoms, relaxed: Atoms) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 GEOMETRY = ("positions", "cell", "relaxed_positions", "relaxed_cell")
-COLUMNS = ("id", "split", "numbers", "pbc", *GEOMETRY, "path", "tags")
+COLUMNS = ("id", "split", "numbers", "pbc", *GEOMETRY, "path", "tags", "charges")
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +34,7 @@ class Pair:
         split: ``"train"``, ``"val"`` or ``"test"``.
         path: Frames from unrelaxed to relaxed; empty if unknown.
         tags: Free columns, such as the prototype.
+        charges: Charges of the unrelaxed atoms, ``(n,)``, or None if unknown.
     """
 
     id: str
@@ -46,6 +47,7 @@ class Pair:
     split: str = "train"
     path: tuple[Frame, ...] = ()
     tags: dict[str, str] = field(default_factory=dict)
+    charges: np.ndarray | None = None
 
     @property
     def chemical_system(self) -> str:
@@ -60,7 +62,8 @@ def schema(single: bool) -> pa.Schema:
     import pyarrow as pa
 
     text = pa.string()
-    vectors = pa.list_(pa.list_(pa.float32() if single else pa.float64(), 3))
+    number = pa.float32() if single else pa.float64()
+    vectors = pa.list_(pa.list_(number, 3))
     frame = [(name, pa.float64() if name == "energy" else vectors) for name in columns.FRAME]
     return pa.schema(
         [
@@ -71,6 +74,7 @@ def schema(single: bool) -> pa.Schema:
             *((name, vectors) for name in GEOMETRY),
             ("path", pa.list_(pa.struct(frame))),
             ("tags", pa.map_(text, text)),
+            ("charges", pa.list_(number)),
         ]
     )
 
@@ -89,6 +93,7 @@ def to_row(pair: Pair) -> dict[str, Any]:
         **{name: plain(getattr(pair, name)) for name in GEOMETRY},
         "path": [{name: plain(getattr(frame, name)) for name in columns.FRAME} for frame in pair.path],
         "tags": list(pair.tags.items()),
+        "charges": plain(pair.charges),
     }
 
 
@@ -101,19 +106,21 @@ def from_row(row: dict[str, Any]) -> Pair:
 
 
 def to_pairs(rows: pa.RecordBatch) -> Iterator[Pair]:
-    """Yield the crystals of table rows; without the column ``path`` their paths are empty.
+    """Yield the crystals of table rows; without the columns ``path`` and ``charges`` they have none.
 
     Raises:
         DatasetError: A vector does not have three components.
     """
+    names = rows.schema.names
     fields = zip(
         columns.values(rows["id"]),
         columns.arrays(rows["numbers"], np.int64),
         columns.arrays(rows["pbc"], bool),
         *(columns.arrays(rows[name]) for name in GEOMETRY),
         columns.values(rows["split"]),
-        columns.frames(rows["path"]) if "path" in rows.schema.names else repeat((), len(rows)),
+        columns.frames(rows["path"]) if "path" in names else repeat((), len(rows)),
         columns.mappings(rows["tags"]),
+        columns.arrays(rows["charges"]) if "charges" in names else repeat(None, len(rows)),
         strict=True,
     )
     return starmap(Pair, fields)

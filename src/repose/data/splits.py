@@ -10,7 +10,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -55,6 +55,8 @@ class GroupSplit:
         by: ``"chemical-system"``, ``"anion"``, or the name of a tag (e.g. ``"prototype"``).
         fractions: Fractions of train, val and test; their sum is 1.
         seed: Seed of the hash.
+        fold: Number k, from 1, of one of n folds of a cross-validation, as ``(k, n)``: hashes are turned so
+            that this fold comes last. With a fraction of test of 1/n each group is in one test split.
 
     Raises:
         DatasetError: The fractions are negative or do not add up to 1, or a crystal lacks the tag.
@@ -63,6 +65,7 @@ class GroupSplit:
     by: str = BY_SYSTEM
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
     seed: int = 0
+    fold: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         # Written so that NaN fails.
@@ -85,6 +88,8 @@ class GroupSplit:
     def __call__(self, pair: Pair) -> str:
         """Return the split of a crystal."""
         fraction = hash_fraction(f"{self.seed}:{self.by}:{self.group(pair)}")
+        if self.fold is not None:
+            fraction = (fraction - self.fold[0] / self.fold[1]) % 1
         train, val, _ = self.fractions
         return SPLITS[0] if fraction < train else SPLITS[1] if fraction < train + val else SPLITS[2]
 
@@ -92,9 +97,10 @@ class GroupSplit:
     def description(self) -> str:
         """Description for ``dataset.json``."""
         percent = "/".join(f"{100 * f:g}" for f in self.fractions)
+        fold = "" if self.fold is None else f"; test is fold {self.fold[0]} of {self.fold[1]}"
         return (
             f"by {self.by}, {percent}% train/val/test of the groups, from the SHA-256 of "
-            f"'{self.seed}:{self.by}:GROUP'; no {self.by} is in two splits"
+            f"'{self.seed}:{self.by}:GROUP'; no {self.by} is in two splits{fold}"
         )
 
 
@@ -228,6 +234,27 @@ def parse_split(by: str, fractions: str, seed: int) -> GroupSplit:
             f"--fractions must be three numbers like 0.8,0.1,0.1; got '{fractions}'."
         ) from None
     return GroupSplit(by, (train, val, test), seed)
+
+
+def parse_fold(text: str, split: GroupSplit) -> GroupSplit:
+    """Parse the option ``--fold``, such as ``"2/5"``: the second of five folds is the test split.
+
+    Args:
+        text: Number of the fold, from 1, and number of folds.
+        split: Kind of the groups and seed; the other folds are divided in its ratio of train to val.
+
+    Raises:
+        DatasetError: The text has another form, or the fractions of train and val are zero.
+    """
+    number, _, folds = text.partition("/")
+    if not (number.isdecimal() and folds.isdecimal() and 1 <= int(number) <= int(folds) and int(folds) > 1):
+        raise DatasetError(f"--fold takes the number of a fold and of all folds, like 2/5; got '{text}'.")
+    rest = sum(split.fractions[:2])
+    if rest <= 0:
+        raise DatasetError(f"the fractions of train and val are zero; got {split.fractions}.")
+    n = int(folds)
+    train, val = (fraction / rest * (1 - 1 / n) for fraction in split.fractions[:2])
+    return replace(split, fractions=(train, val, 1 / n), fold=(int(number), n))
 
 
 def shared_groups(pairs: Iterable[Pair], group: Callable[[Pair], str]) -> tuple[int, list[str]]:

@@ -116,7 +116,7 @@ def estimate_edges(pair: Pair) -> int:
 
 def _crystal(pair: Pair, positions: np.ndarray, cell: np.ndarray) -> CrystalBatch:
     try:
-        return CrystalBatch.single(pair.numbers, positions, cell, pair.pbc)
+        return CrystalBatch.single(pair.numbers, positions, cell, pair.pbc, charges=pair.charges)
     except (ShapeError, InvalidCrystalError) as error:
         raise DatasetError(f"crystal '{pair.id}' of the dataset is invalid: {error}") from None
 

@@ -42,7 +42,7 @@ def to_batch(structure: Crystal) -> CrystalBatch:
         structure: `ase.Atoms` or a pymatgen Structure; not changed.
 
     Returns:
-        The crystal, atoms in the same order.
+        The crystal, atoms in the same order, with initial charges if it has them.
 
     Raises:
         InvalidCrystalError: It is not an ordered crystal: no cell, no volume, NaN, partial occupancy, or an
@@ -58,7 +58,7 @@ def to_batch(structure: Crystal) -> CrystalBatch:
             "with ase.io.read, or give it to the command 'repose relax'; a Molecule needs a lattice."
         )
     _check(numbers, positions, cell, pbc)
-    return CrystalBatch.single(numbers, positions, cell, pbc)
+    return CrystalBatch.single(numbers, positions, cell, pbc, charges=_charges(structure))
 
 
 def to_atoms(batch: CrystalBatch) -> list[Atoms]:
@@ -181,6 +181,17 @@ def _from_atoms(atoms: Any) -> tuple[NDArray[Any], ...]:
         atoms.cell.array,
         atoms.pbc,
     )
+
+
+def _charges(structure: Any) -> NDArray[Any] | None:
+    """Return initial charges of ASE, or the site property ``charge`` of pymatgen, if all are finite."""
+    known = structure.arrays.get("initial_charges") if is_atoms(structure) else None
+    if not is_atoms(structure):
+        known = structure.site_properties.get("charge")
+    if known is None or any(charge is None for charge in known):
+        return None
+    charges = np.asarray(known, dtype=float)
+    return charges if np.isfinite(charges).all() else None
 
 
 def _check_occupancy(atoms: Any) -> None:

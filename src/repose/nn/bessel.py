@@ -61,13 +61,13 @@ class BesselBasis(nn.Module):
         """Expand distances in A ``(E,)`` to ``(E, degrees, count)``; not for distances below 0.1 A."""
         x = distance / self.cutoff
         values = [
-            _spherical_bessel(degree, x.unsqueeze(-1) * roots) for degree, roots in enumerate(self.roots)
+            spherical_bessel(degree, x.unsqueeze(-1) * roots) for degree, roots in enumerate(self.roots)
         ]
         return torch.stack(values, dim=1) * self.scale * envelope(x, 5)[:, None, None]
 
 
-def _spherical_bessel(degree: int, x: Tensor) -> Tensor:
-    """Return j_l by upward recursion from j_0 and j_1, which is accurate unless x is far below l."""
+def spherical_bessel(degree: int, x: Tensor) -> Tensor:
+    """Return j_l (RelaxNet, equation 6a) by upward recursion from j_0 and j_1; not for x far below l."""
     sine, cosine = torch.sin(x) / x, torch.cos(x) / x
     before, value = sine, sine / x - cosine
     if degree == 0:

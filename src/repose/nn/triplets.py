@@ -55,8 +55,8 @@ class TripletMessage(nn.Module):
     The outputs are scalars, and coefficients of vectors on an orthogonal basis: the direction to the first
     neighbour, and the direction to the second minus its projection on the first (Gram-Schmidt), not
     normalised. Its length is the sine of the angle, which keeps derivatives finite for three atoms in line.
-    The paper's third basis vector, the cross product of the two, is left out: it is a pseudovector, so that
-    displacements would break mirror symmetry.
+    A third vector, the cross product of the two, would be a pseudovector, so that displacements would break
+    mirror symmetry.
 
     Args:
         features: Width F of atoms.

@@ -62,7 +62,8 @@ def atom_order(relaxer: Relaxer, batch: CrystalBatch, seed: int = 0) -> float:
     """Permute the atoms of every crystal: the results of the atoms must be permuted alike."""
     shuffled = torch.argsort(batch.system_index + torch.rand(batch.n_atoms, generator=_generator(seed)))
     n, r, owner = (part[shuffled] for part in (batch.numbers, batch.positions, batch.system_index))
-    other = CrystalBatch(n, r, batch.cells, owner, batch.pbc)
+    charges = None if batch.charges is None else batch.charges[shuffled]
+    other = CrystalBatch(n, r, batch.cells, owner, batch.pbc, charges)
     expected, got = relaxer.predict(batch), relaxer.predict(other)
     return difference(Geometry(expected.positions[shuffled], expected.cells), got)
 
@@ -144,6 +145,7 @@ def supercells(batch: CrystalBatch, rows: Tensor) -> tuple[CrystalBatch, Tensor,
         multiples @ batch.cells,
         owner,
         batch.pbc,
+        None if batch.charges is None else batch.charges[taken],
     )
     return larger, taken, away, multiples
 

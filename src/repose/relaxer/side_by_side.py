@@ -40,6 +40,7 @@ def split(batch: CrystalBatch, parts: int) -> list[CrystalBatch]:
             cells=batch.cells[first:last],
             system_index=batch.system_index[start[first] : start[last]] - first,
             pbc=batch.pbc[first:last],
+            charges=None if batch.charges is None else batch.charges[start[first] : start[last]],
         )
         for first, last in pairwise(borders)
     ]

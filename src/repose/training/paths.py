@@ -28,6 +28,7 @@ from repose.training.samples import (
     TrainingBatches,
     ValidationBatches,
     collate,
+    noisy,
 )
 from repose.training.task import RelaxationTask
 
@@ -58,7 +59,10 @@ class PathSample(Sample):
 
 
 def collate_paths(
-    network: Network[Any], pairs: Sequence[Pair], paths: Sequence[Sequence[Frame]]
+    network: Network[Any],
+    pairs: Sequence[Pair],
+    paths: Sequence[Sequence[Frame]],
+    starts: Sequence[np.ndarray] | None = None,
 ) -> PathSample:
     """Batch paths of equally many frames, and build the graph of the first frames.
 
@@ -66,10 +70,11 @@ def collate_paths(
         network: Its `prepare` builds the graph.
         pairs: The crystals.
         paths: Frames with energies and forces of every crystal.
+        starts: Positions of the inputs in A, ``(n, 3)`` each; by default those of the first frames.
     """
     first = [
-        replace(pair, positions=path[0].positions, cell=path[0].cell)
-        for pair, path in zip(pairs, paths, strict=True)
+        replace(pair, positions=start, cell=path[0].cell)
+        for pair, path, start in zip(pairs, paths, starts or [p[0].positions for p in paths], strict=True)
     ]
     sample = collate(network, first)
     unknown = np.full((3, 3), np.nan)
@@ -94,8 +99,8 @@ def collate_paths(
 class PathBatches(TrainingBatches):
     """Training batches of whole paths; see `TrainingBatches`.
 
-    A share ``path_frames`` of the paths begins at a later frame, if enough frames are left. Other
-    augmentations are not applied, as perturbed crystals have no paths.
+    A share ``path_frames`` of the paths begins at a later frame, if enough frames are left; inputs get the
+    ``noise``. Other augmentations are not applied, as perturbed crystals have no paths.
 
     Args:
         pairs: Crystals with paths of enough frames.
@@ -106,9 +111,10 @@ class PathBatches(TrainingBatches):
 
     def sample(self, pairs: Sequence[Pair], rng: np.random.Generator) -> PathSample:
         """See `TrainingBatches.sample`."""
-        n = self.network.settings.frames
+        n = self.network.path_frames or 0
         paths = [draw_path(pair, n, self.settings, rng) for pair in pairs]
-        return collate_paths(self.network, pairs, paths)
+        starts = [noisy(path[0].positions, self.settings, rng) for path in paths]
+        return collate_paths(self.network, pairs, paths, starts)
 
 
 def draw_path(pair: Pair, n: int, settings: SamplingSettings, rng: np.random.Generator) -> tuple[Frame, ...]:
@@ -123,7 +129,7 @@ class ValidationPaths(ValidationBatches):
 
     def sample(self, pairs: Sequence[Pair]) -> PathSample:
         """See `ValidationBatches.sample`."""
-        n = self.network.settings.frames
+        n = self.network.path_frames or 0
         return collate_paths(self.network, pairs, [evenly_spaced(pair.path, n) for pair in pairs])
 
 
@@ -151,7 +157,7 @@ def path_errors(found: Trajectory, known: Trajectory, system_index: Tensor) -> P
 
 
 def path_loss(prediction: Prediction, sample: PathSample, weights: PathSettings) -> Tensor:
-    """Training loss of paths (RelaxNet, equation 7, with a term for the stress).
+    """Training loss of paths (RelaxNet, equation 7, with a term for the stress; see `PathSettings.form`).
 
     Energies are per atom. Errors of positions and cells are absolute, in A. Errors of forces and virials are
     squared up to `FORCE_WIDTH` and `VIRIAL_WIDTH` and linear above, because strongly compressed crystals have
@@ -165,6 +171,8 @@ def path_loss(prediction: Prediction, sample: PathSample, weights: PathSettings)
     found, known = prediction.trajectory, sample.frames
     if found is None:
         raise ValueError("expected a prediction with a trajectory; got one without.")
+    if weights.form == "published":
+        return published_path_loss(found, known, sample.start.system_index, weights)
     owner, n, atoms = sample.start.system_index, len(sample.start), sample.start.counts
     energy = ((found.energies - known.energies) / atoms).abs().mean()
     rise = torch.relu(found.energies.diff(dim=0) / atoms).mean()
@@ -184,6 +192,37 @@ def path_loss(prediction: Prediction, sample: PathSample, weights: PathSettings)
         (weights.direction, _direction(found, known, owner)),
     )
     return torch.stack([weight * term for weight, term in terms]).sum()
+
+
+def published_path_loss(found: Trajectory, known: Trajectory, owner: Tensor, weights: PathSettings) -> Tensor:
+    """Equation 7 of RelaxNet as printed.
+
+    The set of atoms in the last term, those that move by more than `MIN_DISPLACEMENT`, and the small number
+    in its denominator, the same, are not in the paper.
+
+    Args:
+        found: Predicted paths.
+        known: Reference paths.
+        owner: Crystal of every atom, ``(N,)``.
+        weights: Weights λ of the terms.
+    """
+    n = found.energies.shape[1]
+
+    def squared(ours: Tensor, theirs: Tensor) -> Tensor:
+        return segment_mean((ours - theirs).square().mean((0, -1)), owner, n).mean()
+
+    ours, theirs = (path.positions[-1] - path.positions[0] for path in (found, known))
+    length = theirs.norm(dim=-1)
+    far = torch.where(length > MIN_DISPLACEMENT, length, 0.0)
+    least = ours.norm(dim=-1).clamp(min=MIN_DISPLACEMENT)
+    cosine = (ours * theirs).sum(-1) / (least * length.clamp(min=MIN_DISPLACEMENT))
+    return (
+        weights.energy * (found.energies - known.energies).abs().mean()
+        + weights.rise * torch.relu(found.energies.diff(dim=0)).mean()
+        + weights.forces * squared(found.forces, known.forces)
+        + weights.displacement * squared(found.positions, known.positions)
+        + weights.direction * ((1 - cosine) * far).sum() / (far.sum() + MIN_DISPLACEMENT)
+    )
 
 
 def _geometries(path: Trajectory) -> list[tuple[Tensor, Tensor]]:
@@ -251,7 +290,8 @@ def path_task(
 ) -> tuple[PathTask, str]:
     """Task of a family that predicts paths, and a description of its training data.
 
-    Reference energies of the elements are fitted; those of a trained network are shifted.
+    Reference energies of the elements are fitted, if the network has them; those of a trained network are
+    shifted.
 
     Args:
         network: Network to train.
@@ -261,7 +301,8 @@ def path_task(
         edge_counter: See `RelaxationTask`.
 
     Raises:
-        DatasetError: There are no paths for training or for validation.
+        DatasetError: There are no paths for training or for validation, or crystals without charges although
+            the network takes them.
     """
     frames = network.path_frames or 0
     found, held_out = select_paths(train, frames), select_paths(val, frames)
@@ -274,14 +315,26 @@ def path_task(
     known, validated = ({pair.id for pair in paths.pairs} for paths in (found, held_out))
     train = [_labelled_path(pair) for pair in train if pair.id in known]
     val = [_labelled_path(pair) for pair in val if pair.id in validated]
+    bare = sum(pair.charges is None for pair in (*train, *val))
+    if network.settings.charges and bare:
+        raise DatasetError(
+            f"model.charges needs charges of atoms; {bare} of {len(train) + len(val)} crystals have none. "
+            "Import relaxations of VASP with the OUTCAR beside vasprun.xml, or set model.charges=false."
+        )
+    if network.settings.references:
+        set_reference_energies(network, train, settings.sampling.edges_per_batch)
+    return PathTask(network, settings, train, val, edge_counter), str(found)
+
+
+def set_reference_energies(network: Network[Any], train: Sequence[Pair], edges_per_batch: int) -> None:
+    """Fit energies of the elements to paths, or shift those of a trained network; see `energy_shift`."""
     reference, scale = network.get_buffer("reference_energies"), network.get_buffer("energy_scale")
     if reference.any():
-        reference.add_(energy_shift(network, train[:MAX_SHIFT_CRYSTALS], settings.sampling.edges_per_batch))
+        reference.add_(energy_shift(network, train[:MAX_SHIFT_CRYSTALS], edges_per_batch))
     else:
-        fitted, left = fit_reference_energies(train, frames)
+        fitted, left = fit_reference_energies(train, network.path_frames or 0)
         reference.copy_(torch.as_tensor(fitted))
         scale.fill_(left)
-    return PathTask(network, settings, train, val, edge_counter), str(found)
 
 
 def _labelled_path(pair: Pair) -> Pair:

@@ -71,7 +71,8 @@ def _stacked(
     pairs: Sequence[Pair], positions: Sequence[np.ndarray], cells: Sequence[np.ndarray]
 ) -> CrystalBatch:
     numbers, pbc = [pair.numbers for pair in pairs], [pair.pbc for pair in pairs]
-    return CrystalBatch.stack(numbers, positions, cells, pbc, torch.float32)
+    charges = [pair.charges for pair in pairs]
+    return CrystalBatch.stack(numbers, positions, cells, pbc, torch.float32, charges)
 
 
 def target_of(pair: Pair) -> CrystalBatch:
@@ -105,8 +106,16 @@ def draw(pair: Pair, settings: SamplingSettings, rng: np.random.Generator) -> Pa
     if rng.random() < settings.rewritten and pair.pbc.all():
         numbers, geometries = equivalent_cell(numbers, geometries, rng)
     (positions, cell), (relaxed_positions, relaxed_cell) = geometries
-    relaxed = {"relaxed_positions": relaxed_positions, "relaxed_cell": relaxed_cell}
-    return replace(pair, numbers=numbers, positions=positions, cell=cell, path=(), **relaxed)
+    changed = {"relaxed_positions": relaxed_positions, "relaxed_cell": relaxed_cell}
+    if pair.charges is not None:  # also of a double cell
+        changed["charges"] = np.resize(pair.charges, len(numbers))
+    positions = noisy(positions, settings, rng)
+    return replace(pair, numbers=numbers, positions=positions, cell=cell, path=(), **changed)
+
+
+def noisy(positions: np.ndarray, settings: SamplingSettings, rng: np.random.Generator) -> np.ndarray:
+    """Positions with normal noise of the settings (RelaxNet, section 5.5)."""
+    return positions + rng.normal(0.0, settings.noise, positions.shape) if settings.noise else positions
 
 
 def equivalent_cell(

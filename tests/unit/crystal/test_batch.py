@@ -1,6 +1,7 @@
 """The batch: what it accepts, what it refuses, and that nothing is lost in joining and splitting."""
 
 import dataclasses
+import pickle
 
 import numpy as np
 import pytest
@@ -16,8 +17,9 @@ def fields(batch):
 
 
 def test_split_undoes_collate(crystals):
+    crystals = dataclasses.replace(crystals, charges=crystals.positions[:, 0] / 3)
     parts = crystals.split()
-    again = CrystalBatch.collate(parts)
+    again = pickle.loads(pickle.dumps(CrystalBatch.collate(parts)))
     assert [len(p.numbers) for p in parts] == crystals.counts.tolist()
     for name, value in fields(crystals).items():
         assert torch.equal(value, getattr(again, name)), name
@@ -27,6 +29,19 @@ def test_collate_of_batches_of_several(crystals):
     twice = CrystalBatch.collate([crystals, crystals])
     assert twice.n_crystals == 2 * crystals.n_crystals
     assert torch.equal(twice.system_index[crystals.n_atoms :], crystals.system_index + crystals.n_crystals)
+
+
+def test_charges_are_kept_if_all_crystals_have_them():
+    alone = CrystalBatch.single([13], [[0.0] * 3], 4 * np.eye(3), [True] * 3, torch.float32, [2.5])
+    assert alone.charges.tolist() == [2.5]
+    assert alone.to(dtype=torch.float64).charges.dtype == torch.float64
+    bare = dataclasses.replace(alone, charges=None)
+    assert CrystalBatch.collate([alone, alone]).charges.tolist() == [2.5, 2.5]
+    assert CrystalBatch.collate([alone, bare]).charges is None
+    assert CrystalBatch.collate([bare, bare]).split()[1].charges is None
+    assert pickle.loads(pickle.dumps(bare)).charges is None
+    with pytest.raises(ShapeError, match="charges must be"):
+        dataclasses.replace(alone, charges=torch.ones(2))
 
 
 def test_a_single_crystal_from_arrays():

@@ -22,7 +22,8 @@ from support.paths import PATHS
 
 
 def read_pairs():
-    return [dataclasses.replace(pair, split="train") for pair in import_extxyz(PATHS)]
+    pairs = [dataclasses.replace(pair, split="train") for pair in import_extxyz(PATHS)]
+    return [dataclasses.replace(pairs[0], charges=np.arange(len(pairs[0].numbers)) / 7), *pairs[1:]]
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def files(directory):
 def test_datasets_round_trip(dataset):
     for before, after in zip(read_pairs(), dataset, strict=True):
         assert (after.id, after.split, after.tags) == (before.id, before.split, before.tags)
-        for name in ("numbers", "pbc", "positions", "cell", "relaxed_positions", "relaxed_cell"):
+        for name in ("numbers", "pbc", "positions", "cell", "relaxed_positions", "relaxed_cell", "charges"):
             np.testing.assert_array_equal(getattr(after, name), getattr(before, name))
         assert len(after.path) == len(before.path) > 1
         for old, new in zip(before.path, after.path, strict=True):
@@ -46,6 +47,12 @@ def test_datasets_round_trip(dataset):
                 np.testing.assert_array_equal(getattr(new, name), getattr(old, name))
     assert dataset.info.counts == {"train": 6, "val": 0, "test": 0}
     assert len(dataset) == 6
+
+
+def test_older_datasets_have_no_charges(dataset):
+    table = pq.read_table(dataset.parts[0]).drop_columns("charges")
+    pq.write_table(table, dataset.parts[0])
+    assert all(pair.charges is None and len(pair.path) > 1 for pair in dataset)
 
 
 def test_frames_without_results_round_trip(tmp_path):

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from repose.cli.data import app
 from repose.data.dataset import Dataset, DatasetInfo, Pair, write_dataset
-from repose.data.splits import GroupSplit, LeaveOut, anion, parse_leave_out, shared_groups
+from repose.data.splits import GroupSplit, LeaveOut, anion, parse_fold, parse_leave_out, shared_groups
 from repose.errors import DatasetError
 
 ELEMENTS = [1, 6, 8, 11, 12, 20, 22, 25, 26, 38, 56]
@@ -59,6 +59,24 @@ def test_splits_depend_on_seed_and_kind_of_group():
     base = [GroupSplit()(pair) for pair in pairs]
     assert base != [GroupSplit(seed=1)(pair) for pair in pairs]
     assert base != [GroupSplit("tag")(pair) for pair in pairs]
+
+
+@given(seeds, st.integers(2, 10))
+def test_every_group_is_in_the_test_split_of_one_fold(seed, folds):
+    base = GroupSplit("tag", fractions=(0.6, 0.2, 0.2), seed=seed)
+    pairs = [make_pair("x", [1], {"tag": str(k)}) for k in range(1000)]
+    assigned = [[parse_fold(f"{k}/{folds}", base)(pair) for pair in pairs] for k in range(1, folds + 1)]
+    assert all(splits.count("test") == 1 for splits in zip(*assigned, strict=True))
+    for splits in assigned:
+        for name, share in (("test", 1 / folds), ("val", 0.25 * (1 - 1 / folds))):
+            allowed = 5 * (share * (1 - share) / 1000) ** 0.5  # five standard deviations of a binomial
+            assert abs(splits.count(name) / 1000 - share) < allowed
+
+
+@pytest.mark.parametrize("text", ["", "2", "0/5", "6/5", "1/1", "-1/5", "a/b", "1/5/2", "1.0/5"])
+def test_invalid_folds(text):
+    with pytest.raises(DatasetError, match="like 2/5; got"):
+        parse_fold(text, GroupSplit())
 
 
 def test_splits_do_not_change():
@@ -200,6 +218,16 @@ def test_the_command_rewrites_the_dataset_or_keeps_it(tmp_path):
     assert refused.exit_code == 2
     assert "no crystal has anion 'Te'; the dataset has O (2), S (2), Cl (1), F (1)." in refused.output
     assert {path.name: path.read_bytes() for path in (tmp_path / "set").iterdir()} == before
+
+    both = run("--leave-out", "anion=S", "--fold", "1/3")
+    assert both.exit_code == 2
+    assert "give one of them" in both.output
+    tested = []
+    for fold in ("1/3", "2/3", "3/3"):
+        assert run("--fold", fold, "--quiet").exit_code == 0
+        tested += [pair.id for pair in Dataset(tmp_path / "set").read("test")]
+        assert Dataset(tmp_path / "set").info.splits.endswith(f"test is fold {fold[0]} of 3")
+    assert sorted(tested) == sorted(pair.id for pair in pairs)
 
     done = run("--leave-out", "anion=S", "--json")
     assert done.exit_code == 0, done.output

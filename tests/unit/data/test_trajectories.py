@@ -27,7 +27,7 @@ from repose.data.importers.vasprun import run_name
 from repose.data.splits import GroupSplit
 from repose.errors import DatasetError
 from support.reference_pairs import PATHS, REFERENCE, split_up
-from support.vasp_files import Run, Step, vasprun_xml
+from support.vasp_files import Run, Step, outcar, vasprun_xml
 
 seeds = st.integers(0, 2**31)
 
@@ -107,6 +107,39 @@ def test_numbers_of_vasprun_are_converted(tmp_path, name):
         np.testing.assert_allclose(frame.stress, -kilobar * step.stress, rtol=0, atol=1e-9)
         np.testing.assert_allclose(frame.forces, step.forces, rtol=0, atol=1e-8)
         np.testing.assert_allclose(frame.cell, step.cell, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("name", "beside"),
+    [
+        ("vasprun.xml", "OUTCAR"),
+        ("vasprun.xml.gz", "OUTCAR.gz"),
+        ("MgO.vasprun.xml", "MgO.OUTCAR"),
+        ("vasprun.relax1.xml", "OUTCAR.relax1.gz"),
+    ],
+)
+def test_charges_are_those_of_the_first_table_of_outcar(tmp_path, name, beside):
+    path = write_run(tmp_path / name, relaxation())
+    assert only(path).charges is None
+    text = outcar([[0.1, 0.4, 0.5], [1.5, 3.25, 4.75]], [[9.0, 9.0, 18.0], [9.0, 9.0, 18.0]])
+    (tmp_path / beside).write_bytes(gzip.compress(text) if beside.endswith(".gz") else text)
+    assert only(path).charges.tolist() == [0.5, 4.75]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b" total charge  \n\n# of ion",
+        outcar([[0.1, 0.5]]),
+        outcar([[0.1, 0.5]] * 2).replace(b"0.500", b"*****"),
+        gzip.compress(outcar([[0.1, 0.5]] * 2)),
+    ],
+    ids=["empty", "cut off", "other atoms", "stars", "not text"],
+)
+def test_without_a_table_for_all_atoms_there_are_no_charges(tmp_path, text):
+    (tmp_path / "OUTCAR").write_bytes(text)
+    assert only(write_run(tmp_path / "vasprun.xml", relaxation())).charges is None
 
 
 def test_wrapped_coordinates_become_a_continuous_path(tmp_path):

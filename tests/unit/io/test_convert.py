@@ -71,6 +71,17 @@ def test_oxidation_states_and_deuterium():
     assert to_batch(structure).numbers.tolist() == [26, 1]
 
 
+def test_initial_charges_and_site_charges():
+    atoms = bulk("MgO", "rocksalt", a=4.2)
+    assert to_batch(atoms).charges is None
+    atoms.set_initial_charges([1.5, -1.5])
+    assert to_batch(atoms).charges.tolist() == [1.5, -1.5]
+    structure = Structure(Lattice.cubic(4), ["Mg"], [[0, 0, 0]], site_properties={"charge": [2.0]})
+    assert to_batch(structure).charges.tolist() == [2.0]
+    atoms.set_initial_charges([np.nan, 0.0])
+    assert to_batch(atoms).charges is None
+
+
 def test_formula():
     assert formula([8, 38, 22, 8, 8]) == "SrTiO3"
 

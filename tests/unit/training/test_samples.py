@@ -356,6 +356,15 @@ def test_inputs_are_drawn_as_the_settings_say(pairs):
     perturbed = draw(pair, SamplingSettings(denoising=1.0), rng)
     assert np.array_equal(perturbed.relaxed_positions, pair.relaxed_positions)
     assert not np.allclose(perturbed.positions, pair.positions, atol=1e-3)
+    noisy = [draw(pair, SamplingSettings(noise=0.1), rng).positions - pair.positions for _ in range(200)]
+    assert np.std(noisy) == pytest.approx(0.1, rel=0.1)
+
+
+def test_charges_follow_the_atoms_of_a_double_cell(pairs):
+    rng, charged = np.random.default_rng(0), replace(pairs[0], charges=pairs[0].numbers / 10)
+    drawn = [draw(charged, SamplingSettings(rewritten=1.0), rng) for _ in range(10)]
+    assert len({len(pair.numbers) for pair in drawn}) == 2
+    assert all(np.array_equal(pair.charges, pair.numbers / 10) for pair in drawn)
 
 
 def test_mixed_precision_rounds_features_and_not_geometry(pairs):

@@ -4,14 +4,16 @@ Conversions: VASP gives stress in kB with the sign of a pressure, Repose uses eV
 fractional coordinates are wrapped into the cell, those of Repose are continuous along the path. The energy is
 energy(sigma->0), as ASE's ``get_potential_energy`` and pymatgen's ``final_energy``. Forces and stress are
 derivatives of the free energy, which differs from it by a part of the smearing's entropy; this part is small
-and changes little along a path.
+and changes little along a path. Charges of the unrelaxed atoms are those of an ``OUTCAR`` beside the file.
 """
 
 from __future__ import annotations
 
+import gzip
 import re
 import warnings
 from collections.abc import Iterator
+from itertools import dropwhile, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +75,34 @@ def _pair(path: Path, name: str) -> Pair:
     tags = {"isif": str(run.parameters.get("ISIF", "unknown"))}
     if pressure:
         tags["pstress_kB"] = f"{pressure:g}"
-    return trajectory_to_pair(name, [_atoms(step, run, pressure) for step in run.ionic_steps], tags=tags)
+    steps = [_atoms(step, run, pressure) for step in run.ionic_steps]
+    charges = read_charges(path)
+    if charges is not None and len(charges) == len(steps[0]):
+        steps[0].set_initial_charges(charges)
+    return trajectory_to_pair(name, steps, tags=tags)
+
+
+def read_charges(vasprun: Path) -> np.ndarray | None:
+    """Return charges of atoms from the ``OUTCAR`` of a run, ``(n,)``, or None.
+
+    VASP writes a table "total charge" (electrons near each atom) after every ionic step if LORBIT is set; the
+    first is that of the unrelaxed crystal. The file is named like ``vasprun``, with OUTCAR and without xml.
+    """
+    name = vasprun.name.removesuffix(".gz").removesuffix(".xml")
+    path = vasprun.with_name(re.sub("vasprun", "OUTCAR", name, flags=re.IGNORECASE))
+    packed = path.with_name(f"{path.name}.gz")
+    try:
+        with path.open() if path.is_file() else gzip.open(packed, "rt") as lines:
+            if not any(line.strip() == "total charge" for line in lines):
+                return None
+            rows = dropwhile(lambda row: not _is_atom(row), map(str.split, lines))
+            return np.array([float(row[-1]) for row in takewhile(_is_atom, rows)])
+    except (OSError, EOFError, ValueError):  # no such file, cut off, or numbers that do not fit
+        return None
+
+
+def _is_atom(row: list[str]) -> bool:
+    return bool(row) and row[0].isdigit()
 
 
 def _read(path: Path) -> Vasprun:

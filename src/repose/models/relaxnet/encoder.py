@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -31,6 +32,7 @@ class EdgeFeatures(nn.Module):
     coordinate system. Here they are summed over the neighbours of an atom, with weights from their features,
     and multiplied with those of the edge. By the addition theorem the result is a sum of Legendre polynomials
     of the angles between this edge and all others, which is invariant. Gaussians of the length are added.
+    With ``expansion="harmonics"`` the products are summed as printed, for each root of the Bessel functions.
     """
 
     def __init__(self, settings: RelaxNetSettings) -> None:
@@ -38,13 +40,18 @@ class EdgeFeatures(nn.Module):
         s = settings
         self.degrees = s.lmax + 1
         self.bessel = BesselBasis(self.degrees, s.n_bessel, s.graph.cutoff)
-        self.radial = nn.Linear(s.n_bessel, s.channels, bias=False)
-        self.weights = nn.Linear(s.features, s.channels, bias=False)
-        self.mix = nn.Linear(s.n_basis + self.degrees * s.channels, s.features)
+        self.printed = s.expansion == "harmonics"
+        if not self.printed:
+            self.radial = nn.Linear(s.n_bessel, s.channels, bias=False)
+            self.weights = nn.Linear(s.features, s.channels, bias=False)
+        width = s.n_bessel if self.printed else self.degrees * s.channels
+        self.mix = nn.Linear(s.n_basis + width, s.features)
 
     def forward(self, x: Tensor, edges: EdgeGeometry) -> Tensor:
         """Features of edges ``(E, F)`` from scalars of atoms ``(N, F)``."""
         graph = edges.graph
+        if self.printed:
+            return self.mix(torch.cat([edges.basis, self.expand(edges)], dim=-1))
         radial = self.radial(self.bessel(edges.distance))  # (E, L, C)
         weight = (self.weights(x) / TYPICAL_NEIGHBOURS**0.5)[graph.sender].unsqueeze(1)  # (E, 1, C)
         parts = [edges.basis]
@@ -53,6 +60,12 @@ class EdgeFeatures(nn.Module):
             around = segment_sum(own * weight, graph.receiver, graph.n_atoms)
             parts.append((own * around[graph.receiver]).sum(1) / (2 * degree + 1))
         return self.mix(torch.cat(parts, dim=-1))
+
+    def expand(self, edges: EdgeGeometry) -> Tensor:
+        """Sums over degrees and orders of Bessel functions times harmonics, equation 6b, ``(E, roots)``."""
+        harmonics = [part.sum(-1) for part in spherical_harmonics(edges.direction, self.degrees)]
+        angular = torch.stack(harmonics, dim=-1) / math.sqrt(4 * math.pi)  # orthonormal
+        return (self.bessel(edges.distance) * angular.unsqueeze(-1)).sum(1)
 
 
 class PairConvolution(nn.Module):

@@ -8,12 +8,16 @@ Where this differs from the paper:
 
 * The cell moves too: its strain rate follows the stress as velocities follow forces, with as much inertia
   as the atoms have. ``cell="fixed"`` is the published form.
-* Motion is damped by learned friction, so that it comes to rest, and forces and stress have learned factors.
-  ``damped=False`` is the published form, du/dt = F/m.
+* Motion is damped by learned friction, so that it comes to rest, forces and stress have learned factors, and
+  the mean of the positions is kept. ``damped=False`` is the published form, du/dt = F/m.
 * The energy is a sum over elements, fitted by least squares, plus the output of the network.
+  ``references=False`` leaves out the elements.
 * With explicit evolution the energy depends on the features, which evolve by an equation of their own, and on
   the geometry through one pairwise convolution: forces are its gradient at fixed features.
-* Directions enter through invariants only (`repose.models.relaxnet.encoder`).
+* Directions enter through invariants only (`repose.models.relaxnet.encoder`); equation 6b as printed is
+  ``expansion="harmonics"``.
+
+``evolution="static"`` is the paper's baseline: the encoder without the equation of motion.
 
 Example configuration::
 
@@ -33,6 +37,7 @@ from repose.crystal.batch import CrystalBatch
 from repose.crystal.elements import MAX_NUMBER, atomic_masses
 from repose.crystal.graph import PeriodicGraph, periodic_graph
 from repose.crystal.lattice import periodic_span, to_cartesian, volume
+from repose.errors import InvalidCrystalError
 from repose.models.initial_structure import rescale_volume
 from repose.models.network import Network
 from repose.models.prediction import ErrorScales, Geometry, Prediction, Trajectory
@@ -118,10 +123,11 @@ class RelaxNet(Network[RelaxNetSettings]):
     def __init__(self, settings: RelaxNetSettings) -> None:
         super().__init__(settings)
         f = settings.features
-        # Explicit evolution differentiates without the encoder, implicit evolution with it.
+        # Explicit evolution differentiates without the encoder, the others with it.
         self.plain_edge_bytes = 200 if settings.evolution == "explicit" else 700
         self.basis = GaussianBasis(settings.n_basis, settings.reach)
         self.embedding = ElementEmbedding(f, settings.embedding, settings.property_noise)
+        self.charge = nn.Linear(1, f, bias=False) if settings.charges else None
         self.layers = nn.ModuleList(DTNNLayer(settings) for _ in range(settings.layers))
         self.join = nn.Linear((settings.layers + 1) * f, f)
         # Energies of the elements are fitted by the training task.
@@ -148,7 +154,7 @@ class RelaxNet(Network[RelaxNetSettings]):
     @property
     def path_frames(self) -> int:
         """See `Network.path_frames`."""
-        return self.settings.frames
+        return 2 if self.settings.evolution == "static" else self.settings.frames
 
     def prepare(self, batch: CrystalBatch) -> tuple[CrystalBatch, PeriodicGraph]:
         """Input geometry and its graph, with a skin beyond the cutoff; see `Network.prepare`."""
@@ -159,17 +165,23 @@ class RelaxNet(Network[RelaxNetSettings]):
 
     def forward(self, batch: CrystalBatch, graph: PeriodicGraph) -> Prediction:
         """Integrate the relaxation paths; see `Network.forward`."""
-        if self.settings.solver == "dopri5" and len(batch) > 1:  # adaptive steps are per crystal
+        evolution = self.settings.evolution
+        if self.settings.solver == "dopri5" and evolution != "static" and len(batch) > 1:
+            # Adaptive steps are per crystal.
             return _concatenated([self(*self.prepare(crystal)) for crystal in batch])
         motion = EquationOfMotion(self, batch, graph)
-        features, rates, velocities = motion.initial_rates()
-        hidden = features if self.settings.evolution == "explicit" else features[:, :0]
+        features, rates, velocities, steps = motion.initial_rates()
+        hidden = features if evolution == "explicit" else features[:, :0]
         undeformed = torch.eye(3).to(rates).expand_as(rates)
         start = PathState(torch.zeros_like(velocities), velocities, undeformed, rates, hidden)
-        states = motion.integrate(start)
+        if evolution == "static":
+            end = start._replace(displacements=steps, gradients=torch.linalg.matrix_exp(rates))
+            states = PathState(*map(torch.stack, zip(start, end, strict=True)))
+        else:
+            states = motion.integrate(start)
         trajectory = motion.trajectory(states)
         frames = [Geometry(*frame) for frame in zip(trajectory.positions, trajectory.cells, strict=True)]
-        last = features if self.settings.evolution == "implicit" else states.features[-1]
+        last = states.features[-1] if evolution == "explicit" else features
         scales = None
         if self.uncertainty_head is not None:
             scales = self.uncertainty_head(last, frames[0], frames[-1], batch.system_index)
@@ -179,7 +191,7 @@ class RelaxNet(Network[RelaxNetSettings]):
     def potential(self, batch: CrystalBatch, graph: PeriodicGraph) -> Potential:
         """Energies, forces and virials at the input geometry, as at the first frame of a path."""
         motion = EquationOfMotion(self, batch, graph)
-        features, _ = motion.encode(batch.positions, batch.cells)
+        features = motion.encode(batch.positions, batch.cells)[0]
         return motion.potential(batch.positions, batch.cells, features, torch.zeros(()).to(features))
 
 
@@ -197,10 +209,14 @@ class EquationOfMotion:
         near = start.geometry.distance < self.settings.triplet_cutoff * SKIN
         self.found = triplets(graph.receiver, near, graph.n_atoms)
 
-    def encode(self, positions: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
-        """Features of atoms ``(N, F)`` and vectors ``(N, 3, V)`` at a geometry."""
+    def encode(self, positions: Tensor, cells: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Features of atoms ``(N, F)``, vectors ``(N, 3, V)`` and hidden positions ``(N, 3)``."""
         network = self.network
         x = network.embedding(self.batch.numbers)
+        if network.charge is not None:
+            if self.batch.charges is None:
+                raise InvalidCrystalError("the model needs charges of all atoms, as initial charges of ASE.")
+            x = x + network.charge(self.batch.charges.unsqueeze(-1))
         v = x.new_zeros(len(x), 3, self.settings.triplets)
         seen = [x]
         for layer in network.layers:
@@ -209,12 +225,12 @@ class EquationOfMotion:
             seen.append(x)
             if step is not None:
                 positions = positions + step
-        return network.join(torch.cat(seen, dim=-1)), v
+        return network.join(torch.cat(seen, dim=-1)), v, positions
 
-    def initial_rates(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Features ``(N, F)``, strain rates ``(S, 3, 3)`` and velocities ``(N, 3)`` at the start."""
+    def initial_rates(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Features ``(N, F)``, strain rates ``(S, 3, 3)``, velocities and hidden steps, ``(N, 3)`` each."""
         network, batch, graph, n = self.network, self.batch, self.graph, self.n
-        x, v = self.encode(batch.positions, batch.cells)
+        x, v, hidden = self.encode(batch.positions, batch.cells)
         around = weighted_edges(graph, batch.positions, batch.cells, network.basis, self.settings)
         direction, inside = around.geometry.direction, around.inside.unsqueeze(-1)
         pair = torch.cat([x[graph.receiver] + x[graph.sender], x[graph.receiver] * x[graph.sender]], dim=-1)
@@ -234,10 +250,11 @@ class EquationOfMotion:
         if self.settings.start == "rescaled":
             guess = volume(rescale_volume(batch, network.atomic_volumes).cells) / volume(batch.cells)
             # Compensates for the friction.
-            brake = self.friction[1] if self.settings.damped else rates.new_zeros(())
-            boost = brake / -torch.expm1(-brake) if self.settings.damped else 1.0
+            damped, brake = self.settings.damped and self.settings.evolution != "static", self.friction[1]
+            boost = brake / -torch.expm1(-brake) if damped else 1.0
             rates = rates + boost * (guess.log() / 3)[:, None, None] * torch.eye(3).to(x)
-        return x, self._allowed(rates), self._centred(velocities)
+        steps = self._centred(hidden - batch.positions)
+        return x, self._allowed(rates), self._centred(velocities), steps
 
     @property
     def friction(self) -> Tensor:
@@ -258,7 +275,7 @@ class EquationOfMotion:
         Args:
             positions: A, ``(N, 3)``.
             cells: Rows, A, ``(S, 3, 3)``.
-            features: Features of atoms, ``(N, F)``; ignored with implicit evolution.
+            features: Features of atoms, ``(N, F)``; used with explicit evolution only.
             time: Pseudotime.
         """
         network, crystal, n = self.network, self.batch.system_index, self.n
@@ -269,7 +286,7 @@ class EquationOfMotion:
             moved = positions + shift
             moved = moved + to_cartesian(moved, strain, crystal)
             strained = cells + cells @ strain
-            if self.settings.evolution == "implicit":
+            if self.settings.evolution != "explicit":
                 x, change = self.encode(moved, strained)[0], features
             else:
                 around = weighted_edges(self.graph, moved, strained, network.basis, self.settings)
@@ -291,10 +308,9 @@ class EquationOfMotion:
         displacements, velocities, gradients, rates, features = PathState(*state)
         found = self.potential(*self.geometry(displacements, gradients), features, time)
         gain = nn.functional.softplus(self.network.gain) if self.settings.damped else (1.0, 1.0)
-        pushed = gain[0] * self._centred(found.forces / self.masses)
-        strained = -gain[1] * found.virial / self.inertia
+        pushed, strained = found.forces / self.masses, -gain[1] * found.virial / self.inertia
         if self.settings.damped:
-            pushed = pushed - self.friction[0] * velocities
+            pushed = gain[0] * self._centred(pushed) - self.friction[0] * velocities
             strained = strained - self.friction[1] * rates
         # The inverse of a flat cell is not finite; the relaxer checks the path for it.
         inverse = torch.linalg.inv_ex(gradients).inverse
@@ -335,7 +351,7 @@ class EquationOfMotion:
     def trajectory(self, states: PathState) -> Trajectory:
         """Energies, forces and stresses of all frames."""
         positions, cells = self.geometry(states.displacements, states.gradients)
-        times = torch.linspace(0, 1, self.settings.frames).to(positions)
+        times = torch.linspace(0, 1, len(positions)).to(positions)
         frames = [self.potential(*at) for at in zip(positions, cells, states.features, times, strict=True)]
         energies, forces, virials, _ = (torch.stack(column) for column in zip(*frames, strict=True))
         stresses = virials / torch.linalg.det(cells).abs()[..., None, None]

@@ -49,19 +49,28 @@ class RelaxNetSettings(NetworkSettings):
     uncertainty_head: bool = Field(
         default=True, description="predict errors of atoms and of the strain (ours)"
     )
-    evolution: Literal["explicit", "implicit"] = Field(
+    evolution: Literal["explicit", "implicit", "static"] = Field(
         default="explicit",
         description="'implicit': features are computed from the geometry at every step; 'explicit': they are "
-        "computed once and evolved by a small network",
+        "computed once and evolved by a small network; 'static': the encoder alone, whose hidden steps lead "
+        "to the relaxed crystal at once; the path has two frames",
     )
     frames: int = Field(default=5, gt=1, description="frames of a path, input and relaxed crystal included")
+    references: bool = Field(
+        default=True,
+        description="the network predicts energies relative to those of the elements, which are fitted by "
+        "least squares (ours)",
+    )
+    charges: bool = Field(
+        default=False, description="charges of atoms are features, and every crystal must have them"
+    )
     cell: Literal["moves", "fixed"] = Field(
         default="moves", description="'fixed': the published form, where only atoms move"
     )
     damped: bool = Field(default=True, description="learned friction (ours); False: du/dt = F/m")
     solver: Literal["rk4", "midpoint", "euler", "dopri5"] = Field(
         default="rk4",
-        description="fixed steps, or (dopri5) adaptive steps per crystal",
+        description="of torchdiffeq: fixed steps (rk4: the 3/8 rule), or (dopri5) adaptive steps per crystal",
     )
     substeps: int = Field(default=1, gt=0, description="steps of fixed length between two frames")
     tolerance: float = Field(default=1e-3, gt=0, description="largest error of a step of dopri5, in A")
@@ -72,6 +81,11 @@ class RelaxNetSettings(NetworkSettings):
     n_bessel: int = Field(default=4, gt=0, description="spherical Bessel functions of every degree")
     lmax: int = Field(default=3, ge=0, le=3, description="degree of spherical harmonics of edges")
     channels: int = Field(default=8, gt=0, description="channels of every degree")
+    expansion: Literal["invariant", "harmonics"] = Field(
+        default="invariant",
+        description="of edges: angles with the other edges of an atom, or 'harmonics': equation 6b as "
+        "printed, which depends on the coordinate system",
+    )
     triplets: int = Field(default=32, ge=0, description="width of triplets; 0: ablation without them")
     triplet_cutoff: float = Field(default=3.6, gt=0, description="cutoff of edges in triplets in A")
     zonal: int = Field(default=5, gt=0, description="zonal harmonics of the angle of a triplet")
