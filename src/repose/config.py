@@ -97,6 +97,12 @@ class GraphSettings(Settings):
     self_images: bool = Field(
         default=True, description="add edges from each atom to its six images along the lattice vectors"
     )
+    within_cell: int = Field(
+        default=0,
+        ge=0,
+        description="neighbours within the cell: so many nearest atoms, at any distance, as in the authors' "
+        "code of DeepRelax (20); 0: those within the cutoff",
+    )
 
 
 class NetworkSettings(Settings):
@@ -264,6 +270,11 @@ class TrainSettings(Settings):
         default=1.0,
         ge=0,
         description="weight of the lattice relative to distances in the loss of DeepRelax (equation 15), 1/Å",
+    )
+    reduction: Literal["crystals", "mean", "sum"] = Field(
+        default="crystals",
+        description="loss of DeepRelax: mean over crystals of means over pairs, mean over all pairs of the "
+        "batch (authors' code), or sum (equations 11 to 14)",
     )
     images: Literal["unrelaxed", "predicted"] = Field(
         default="unrelaxed",

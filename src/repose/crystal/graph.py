@@ -164,6 +164,7 @@ def periodic_graph(
     *,
     ties: str = "shell",
     self_images: bool = False,
+    within_cell: int = 0,
     search: Search | None = None,
 ) -> PeriodicGraph:
     """Neighbours of every atom within a cutoff, for all crystals of a batch.
@@ -177,6 +178,8 @@ def periodic_graph(
             ``max_neighbours``, the first by (distance, sender, shift).
         self_images: Replace edges between an atom and its own images by the six of `SELF_IMAGES`,
             at any distance (Matformer; Yan et al. 2022).
+        within_cell: Unless 0, replace edges within the cell as given by those to this many nearest atoms of
+            it, at any distance, ties as above (the released code of DeepRelax).
         search: ``"cells"``: crystal by crystal on the CPU (vesin). ``"pairs"``: all pairs of atoms of all
             crystals at once, on the batch's device. ``"native"``: the same by a kernel in C on the CPU. By
             default cells for large crystals, else pairs on a GPU and the kernel on a CPU, if it compiles.
@@ -205,6 +208,10 @@ def periodic_graph(
         found = _sorted(found)
     if max_neighbours is not None:
         found = _nearest(found, max_neighbours, ties)
+    if within_cell:
+        inside = _nearest(_sorted(_pairs_of_cells(batch)), within_cell, ties)
+        beyond = found.take((found.shift != 0).any(dim=1))
+        found = _sorted(Edges(*(torch.cat(columns) for columns in zip(inside, beyond, strict=True))))
     return PeriodicGraph(
         receiver=found.receiver,
         sender=found.sender,
@@ -292,6 +299,20 @@ def _with_self_images(found: Edges, batch: CrystalBatch) -> Edges:
         torch.cat([found.shift[plain], images[image].to(found.shift)]),
         torch.cat([found.distance[plain], found.distance.new_full((len(atoms),), -1.0)]),
     )
+
+
+def _pairs_of_cells(batch: CrystalBatch) -> Edges:
+    """All pairs of different atoms of a crystal as given, without images."""
+    atoms = torch.arange(batch.n_atoms, device=batch.device)
+    receiver = torch.repeat_interleave(atoms, batch.counts[batch.system_index])
+    before = batch.counts.square().cumsum(0) - batch.counts.square()
+    within = torch.arange(len(receiver), device=batch.device) - before[batch.system_index[receiver]]
+    crystal = batch.system_index[receiver]
+    sender = batch.start[crystal] + within % batch.counts[crystal]
+    receiver, sender = receiver[receiver != sender], sender[receiver != sender]
+    positions = batch.positions.double()
+    distance = (positions[sender] - positions[receiver]).norm(dim=1)
+    return Edges(receiver, sender, distance.new_zeros(len(receiver), 3), distance)
 
 
 def _sorted(found: Edges) -> Edges:

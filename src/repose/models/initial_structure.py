@@ -40,7 +40,14 @@ def wrap_far_atoms(batch: CrystalBatch) -> tuple[CrystalBatch, Tensor]:
 def build_graph(batch: CrystalBatch, settings: GraphSettings) -> PeriodicGraph:
     """Return the neighbour graph of a batch; see `repose.crystal.graph.periodic_graph`."""
     s = settings
-    return periodic_graph(batch, s.cutoff, s.max_neighbours, ties=s.ties, self_images=s.self_images)
+    return periodic_graph(
+        batch,
+        s.cutoff,
+        s.max_neighbours,
+        ties=s.ties,
+        self_images=s.self_images,
+        within_cell=s.within_cell,
+    )
 
 
 def rescale_volume(batch: CrystalBatch, atomic_volumes: Tensor) -> CrystalBatch:

@@ -173,6 +173,7 @@ class DirectRelaxer(Relaxer):
         volume = abs(determinant(crystal.cells[0].numpy(force=True)))
         inside = atoms / volume * 4 / 3 * pi * graph.cutoff**3
         neighbours = min(inside, 1.2 * graph.max_neighbours if graph.max_neighbours else inside)
+        neighbours += min(atoms, graph.within_cell)
         scale = self.dtype.itemsize / 4
         edges, features = atoms * (neighbours + 6 * graph.self_images), getattr(settings, "features", 128)
         if self.path == "plain" or self.network.differentiates:

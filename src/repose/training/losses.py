@@ -33,7 +33,8 @@ def training_loss(
     (``frame="affine"``).
     """
     if prediction.distances is not None:
-        return distance_loss(prediction, start, graph, target, follow, settings.lattice_weight)
+        weighting = settings.lattice_weight, settings.reduction
+        return distance_loss(prediction, start, graph, target, follow, *weighting)
     weights = settings.shape_weight, settings.volume_weight, settings.dilation_weight
     errors = settings.images, settings.tolerance
     loss = layerwise_loss(prediction.layers, target, *weights, *errors, settings.layer_weights)
@@ -75,10 +76,12 @@ def distance_loss(
     target: CrystalBatch,
     follow: bool,
     lattice_weight: float = 1.0,
+    reduction: str = "crystals",
 ) -> Tensor:
-    """Loss of distances, displacements and lattice (DeepRelax, equations 11 to 15), with means for sums.
+    """Loss of distances, displacements and lattice (DeepRelax, equations 11 to 15).
 
     Displacements are relative to the starting positions; with ``follow``, to these moved along with the cell.
+    For ``reduction`` see `TrainSettings`.
 
     Raises:
         ValueError: The prediction has no distances.
@@ -94,11 +97,19 @@ def distance_loss(
     edges = distances.anchored
     neighbours = target.positions[graph.sender[edges]] + offset[edges]
     displaced = safe_norm(neighbours - origin[graph.receiver[edges]])
-    pairs = segment_mean(laplace(distances.relaxed - relaxed, distances.scale), graph.system_index, n)
+    pairs = laplace(distances.relaxed - relaxed, distances.scale)
     moves = laplace(distances.displaced - displaced, distances.displaced_scale)
-    moves = segment_mean(moves, graph.system_index[edges], n)
-    lattice = sum((layer.cells - target.cells).abs().mean((-1, -2)) for layer in prediction.layers)
-    return (pairs + moves + lattice_weight * lattice).mean()
+    cells = [(layer.cells - target.cells).abs() for layer in prediction.layers]
+    if reduction == "crystals":
+        pairs = segment_mean(pairs, graph.system_index, n)
+        moves = segment_mean(moves, graph.system_index[edges], n)
+        lattice = sum(errors.mean((-1, -2)) for errors in cells)
+        return (pairs + moves + lattice_weight * lattice).mean()
+
+    def reduced(errors: Tensor) -> Tensor:
+        return errors.sum() if reduction == "sum" else errors.sum() / max(errors.numel(), 1)
+
+    return reduced(pairs) + reduced(moves) + lattice_weight * sum(map(reduced, cells))
 
 
 def scale_loss(scales: ErrorScales, predicted: Geometry, target: CrystalBatch, images: str) -> Tensor:

@@ -125,6 +125,24 @@ def test_self_images_replace_self_edges_and_do_not_count():
     assert others[5] == 0  # an fcc atom has no neighbours but its own images
 
 
+@given(seed=st.integers(0, 10**6), nearest=st.integers(1, 6), ties=st.sampled_from(["order", "shell"]))
+def test_neighbours_within_the_cell_at_any_distance(seed, nearest, ties):
+    """Of neighbours only images outside of the cell, and the nearest atoms of the cell (DeepRelax)."""
+    batch = CrystalBatch.collate([random_crystal(seed), fcc(), random_crystal(seed + 1, 9), perovskite(30.0)])
+    kept = edges_of(periodic_graph(batch, 4.0, 12, ties=ties))
+    expected = {edge for edge in kept if edge[2] != (0, 0, 0)}
+    distance = torch.cdist(batch.positions, batch.positions)
+    for i in range(batch.n_atoms):
+        mine = (batch.system_index == batch.system_index[i]).nonzero().squeeze(1)
+        others = sorted(mine[mine != i].tolist(), key=lambda j: (round(float(distance[i, j]), 4), j))
+        last = distance[i, others[:nearest][-1]] + 1e-4 if others and ties == "shell" else -1
+        expected |= {(i, j, (0, 0, 0)) for k, j in enumerate(others) if k < nearest or distance[i, j] <= last}
+    graph = periodic_graph(batch, 4.0, 12, ties=ties, within_cell=nearest)
+    assert edges_of(graph) == Counter(expected)
+    assert (graph.receiver.diff() >= 0).all()
+    assert torch.equal(graph.system_index, batch.system_index[graph.receiver])
+
+
 def test_no_self_images_across_vacuum():
     sheet = make_crystal(
         [6, 6], [[0, 0, 0.5], [1 / 3, 2 / 3, 0.5]], np.diag([2.5, 2.5, 20.0]), (True, True, False)

@@ -6,18 +6,31 @@ network is here; `repose.models.deeprelax.positions` finds the positions.
 
 Where this differs from the paper or its released code, and why:
 
-* ``lattice="matrix"`` pools means, not sums, so that a supercell gives the same result. It predicts the
-  entries of the cell (equation 9) and is not equivariant. ``lattice="strain"`` (ours) is: it pools a strain
-  over edges, each contributing the projector on its direction.
-* Offsets are clamped to -2..2. They depend on the periodic image that an atom is written in;
-  ``offsets=False`` removes this dependence.
-* Maps that the paper writes as one matrix are two-layer networks, as in the released code; the maps of
-  equations 8 and 10 share theirs, and the first acts on atoms before pairs are formed, which is the same.
-* The scale is ``exp(b)``: equations 11-12 write b for it, equations 18-19 exp(b), as the code does.
-* Pairs are the edges of the graph, whole shells of equal distances. The released code adds pairs within the
-  cell beyond the cutoff.
-* ``distances="change"``, ``positions="likelihood"``, ``frame="affine"``, ``anchors="all"`` and
-  ``start="rescaled"`` are ours, see `DeepRelaxSettings`.
+* By default equation 9 pools means, not sums, so that a supercell gives the same result (``pooling``).
+  ``lattice="strain"`` (ours) pools a strain over edges, each contributing the projector on its direction;
+  equation 9 is not equivariant, this is.
+* By default the paper's matrices are two-layer networks, and the cell is the input's plus equation 9
+  (``maps``). The released code does the same, with half the width in messages, sums in equation 9 and more
+  layers for edges. The maps of equations 8 and 10 share their first layers.
+* Constant factors: 1/sqrt(3) and 1/sqrt(F) on messages, 1/sqrt(F) on the products of equation 6, 1/sqrt(2)
+  after a skip connection and in equation 6, 1/10 on the cell in equation 9. Directions in equation 5 are unit
+  vectors from receiver to sender. All but the last as in the code, up to signs that weights absorb. Norms
+  are `repose.nn.ops.safe_norm`.
+* Offsets are clamped to -2..2; the code's are not. They depend on the periodic image that an atom is written
+  in; ``offsets=False`` removes this dependence. The code's encodings have 128 entries for any F.
+* The scale is ``exp(b)``: equations 11-12 write b for it, equations 18-19 exp(b), as the code does. b is
+  clamped to -6..2; in the code to -3..3 in the loss and to -5..2 in the solver.
+* Distances are absolute values (equation 8); the code sets negative ones to zero.
+* The paper does not limit the neighbours within 6 A. Here whole shells of equal distances count, to some 50
+  neighbours. The code has the 20 nearest atoms of the cell, at any distance, and images outside the cell that
+  are among the 30 nearest neighbours, 29 where rounding makes an atom its own neighbour
+  (``graph.within_cell``, ``graph.max_neighbours``, ``graph.ties``).
+* Losses are means over crystals of means over pairs (``reduction`` of `TrainSettings`): equations 11 to 14
+  are sums, the code takes means over the batch.
+* By default positions are not found by Adam (``solver``). The code divides the sums of equation 20 over
+  either kind of distances by their number.
+* ``distances="change"``, ``positions="likelihood"``, ``frame="affine"``, ``anchors="all"``,
+  ``embedding="properties"`` and ``start="rescaled"`` are ours, see `DeepRelaxSettings`.
 
 Example configuration::
 
@@ -46,7 +59,7 @@ from repose.nn.equivariant import ScaledSiLU, mlp
 from repose.nn.kernels.radial_tables import SplineTable, Tabulated
 from repose.nn.lattice_nodes import EdgesToLattice
 from repose.nn.messages import EdgeGeometry, Message, compiles
-from repose.nn.ops import safe_norm, segment_mean
+from repose.nn.ops import safe_norm, segment_mean, segment_sum
 from repose.nn.radial import GaussianBasis
 
 LARGEST_OFFSET = 2
@@ -56,9 +69,9 @@ SCALES = (-6.0, 2.0)
 
 
 def offset_codes(features: int) -> Tensor:
-    """Sinusoidal codes of the 125 offsets (equations 2-3), ``(125, F)``; see `offset_index`."""
-    index = torch.arange((2 * LARGEST_OFFSET + 1) ** 3).unsqueeze(1)
-    column = torch.arange(features)
+    """Sinusoidal codes of the 125 offsets (equations 2-3) in float64, ``(125, F)``; see `offset_index`."""
+    index = torch.arange((2 * LARGEST_OFFSET + 1) ** 3, dtype=torch.float64).unsqueeze(1)
+    column = torch.arange(features, dtype=torch.float64)
     angle = index / 10000 ** ((column - column % 2) / features)
     return torch.where(column % 2 == 0, angle.sin(), angle.cos())
 
@@ -69,14 +82,21 @@ def offset_index(shift: Tensor) -> Tensor:
     return k[:, 0] + 5 * k[:, 1] + 25 * k[:, 2]
 
 
+def node_map(settings: DeepRelaxSettings, n_in: int, n_out: int) -> nn.Sequential:
+    """Map of features of a node, which the paper prints as a matrix, by the setting ``maps``."""
+    if settings.maps == "matrices":
+        return nn.Sequential(nn.Linear(n_in, n_out, bias=False))
+    return mlp(n_in, settings.features, n_out)
+
+
 class PaEGNNUpdate(nn.Module):
     """Update of a node's scalars and vectors, equations 6 and 7."""
 
-    def __init__(self, features: int) -> None:
+    def __init__(self, settings: DeepRelaxSettings) -> None:
         super().__init__()
-        self.features = features
-        self.mix = nn.Linear(features, 2 * features, bias=False)  # U and V side by side
-        self.weights = mlp(2 * features, features, 3 * features)  # W_s1, W_s2, W_v side by side
+        self.features = f = settings.features
+        self.mix = nn.Linear(f, 2 * f, bias=False)  # U and V side by side
+        self.weights = node_map(settings, 2 * f, 3 * f)  # W_s1, W_s2, W_v side by side
 
     def forward(self, m: Tensor, mv: Tensor) -> tuple[Tensor, Tensor]:
         """Changes of scalars ``(N, F)`` and vectors ``(N, 3, F)``."""
@@ -94,9 +114,11 @@ class PaEGNNLayer(nn.Module):
         super().__init__()
         f = settings.features
         self.message = Message(f, settings.n_basis)
+        if settings.maps == "matrices":
+            self.message.phi = node_map(settings, f, 3 * f)  # W_h, W_u, W_v side by side
         # γ of a concatenation is the sum of a map of either part.
         self.offsets = nn.Linear(f, 3 * f, bias=False) if settings.offsets else None
-        self.update = PaEGNNUpdate(f)
+        self.update = PaEGNNUpdate(settings)
 
     def forward(
         self, x: Tensor, v: Tensor, edges: EdgeGeometry, codes: Tensor, offset: Tensor
@@ -117,12 +139,22 @@ class PairHead(Tabulated):
 
     def __init__(self, settings: DeepRelaxSettings, outputs: int) -> None:
         super().__init__()
-        f = settings.features
-        self.atom = nn.Sequential(nn.Linear(f, f), ScaledSiLU())
+        f, released = settings.features, settings.maps == "released"
+        matrices = settings.maps == "matrices"
+        self.atom = nn.Linear(f, f, bias=False) if matrices else nn.Sequential(nn.Linear(f, f), ScaledSiLU())
         self.receiver, self.sender = nn.Linear(f, f), nn.Linear(f, f, bias=False)
-        self.radial = nn.Linear(settings.n_basis, f, bias=False)
+        self.radial = nn.Linear(settings.n_basis, f, bias=released)
         self.offsets = nn.Linear(f, f, bias=False) if settings.offsets else None
-        self.out = nn.Sequential(ScaledSiLU(), nn.Linear(f, f), ScaledSiLU(), nn.Linear(f, outputs))
+        self.edge: nn.Module = nn.Identity()
+        if released:
+            self.edge = nn.Sequential(
+                ScaledSiLU(), nn.Linear(f, f), ScaledSiLU(), nn.Linear(f, f, bias=False)
+            )
+        self.out: nn.Module
+        if matrices:
+            self.out = nn.Linear(f, outputs)
+        else:
+            self.out = nn.Sequential(ScaledSiLU(), nn.Linear(f, f), ScaledSiLU(), nn.Linear(f, outputs))
 
     def tabulate(self, radial: GaussianBasis) -> None:
         """See `Tabulated.tabulate`."""
@@ -138,15 +170,22 @@ class PairHead(Tabulated):
         if self.offsets is not None:
             hidden = hidden + self.offsets(codes)[offset]
         graph = edges.graph
+        hidden = self.edge(hidden)
         return self.out(hidden + self.receiver(x)[graph.receiver] + self.sender(x)[graph.sender])
 
 
 class MatrixHead(nn.Module):
-    """Change of the nine entries of the cell, equation 9."""
+    """The nine entries of the cell, or their change, equation 9."""
 
-    def __init__(self, features: int) -> None:
+    def __init__(self, settings: DeepRelaxSettings) -> None:
         super().__init__()
-        f = features
+        f = settings.features
+        self.pool = segment_sum if settings.pooling == "sum" else segment_mean
+        self.changes = settings.maps != "matrices"
+        if not self.changes:
+            self.atoms, self.cell = nn.Linear(f, f, bias=False), nn.Linear(9, f, bias=False)
+            self.out = nn.Linear(2 * f, 9)
+            return
         self.atoms = nn.Sequential(nn.Linear(f, f), ScaledSiLU())
         self.cell = nn.Sequential(nn.Linear(9, f), ScaledSiLU(), nn.Linear(f, f), ScaledSiLU())
         self.out = nn.Sequential(
@@ -155,9 +194,9 @@ class MatrixHead(nn.Module):
 
     def forward(self, x: Tensor, cells: Tensor, system_index: Tensor) -> Tensor:
         """New cells in A ``(S, 3, 3)`` from scalars ``(N, F)`` and the cells."""
-        pooled = segment_mean(self.atoms(x), system_index, len(cells))
-        change = self.out(torch.cat([pooled, self.cell(cells.flatten(1) / 10)], dim=-1))
-        return cells + change.view(-1, 3, 3)
+        pooled = self.pool(self.atoms(x), system_index, len(cells))
+        found = self.out(torch.cat([pooled, self.cell(cells.flatten(1) / 10)], dim=-1)).view(-1, 3, 3)
+        return cells + found if self.changes else found
 
 
 class StrainHead(nn.Module):
@@ -205,13 +244,13 @@ class DeepRelax(Network[DeepRelaxSettings]):
         self.atomic_volumes: Tensor
         self.register_buffer("atomic_volumes", torch.zeros(MAX_NUMBER + 1))
         self.codes: Tensor
-        self.register_buffer("codes", offset_codes(f), persistent=False)
+        self.register_buffer("codes", offset_codes(f).to(torch.get_default_dtype()), persistent=False)
         self.layers = nn.ModuleList(PaEGNNLayer(settings) for _ in range(settings.layers))
         self.relaxed = PairHead(settings, 2)  # distance, logarithm of its scale
         self.displaced = PairHead(settings, 2)
         strain = settings.lattice == "strain"
         self.strains = nn.ModuleList(StrainHead(settings) for _ in range(settings.layers if strain else 0))
-        self.matrix = None if strain else MatrixHead(f)
+        self.matrix = None if strain else MatrixHead(settings)
 
     def prepare(self, batch: CrystalBatch) -> tuple[CrystalBatch, PeriodicGraph]:
         """Starting geometry and its graph; see `Network.prepare`."""
@@ -263,7 +302,7 @@ class DeepRelax(Network[DeepRelaxSettings]):
         self, prediction: Prediction, batch: CrystalBatch, graph: PeriodicGraph
     ) -> tuple[Geometry, Tensor | None]:
         """Positions that fit the predicted distances; see `Network.solve_positions`."""
-        solution = positions_from_distances(prediction, batch.system_index, graph)
+        solution = positions_from_distances(prediction, batch.system_index, graph, self.settings.solver)
         return Geometry(solution.positions, prediction.geometry.cells), solution.violation
 
     def _follow(self, state: Geometry, cells: Tensor, batch: CrystalBatch) -> Geometry:

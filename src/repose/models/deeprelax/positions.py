@@ -4,9 +4,10 @@ Yang et al., "Scalable crystal structure relaxation using an iteration-free deep
 uncertainty quantification", Nature Communications 15, 8148 (2024), equations 16 to 20.
 
 Every distance has a lower and an upper bound; the bounded Euclidean distance loss is the sum of violations.
-The paper minimises it by 100 steps of Adam, crystal by crystal. Here Gauss-Newton steps do: iteratively
-reweighted least squares replace the absolute value by a weighted square, conjugate gradients solve the linear
-system, and a damping per crystal makes every accepted step lower its loss.
+The paper minimises it by Adam, crystal by crystal (`solve_by_adam`, for a batch). By default Gauss-Newton
+steps do (`solve`): iteratively reweighted least squares replace the absolute value by a weighted square,
+conjugate gradients solve the linear system, and a damping per crystal makes every accepted step lower its
+loss.
 
 All crystals of a batch advance together; converged ones are removed. The result of a crystal is the same bit
 by bit in any batch; see `repose.models.deeprelax.distance_solver`.
@@ -23,6 +24,7 @@ from repose.crystal.graph import PeriodicGraph
 from repose.crystal.lattice import to_cartesian
 from repose.models.deeprelax.distance_solver import SMOOTH, AtomPairs, DistanceRestraints, NormalEquations
 from repose.models.prediction import Prediction
+from repose.nn.ops import safe_norm, segment_sum
 
 FULL = 0.7  # finished crystals are removed once the others have less than this share of the rows
 
@@ -93,6 +95,43 @@ def solve(
     return Solution(found, violation, steps)
 
 
+def violations(positions: Tensor, restraints: DistanceRestraints) -> Tensor:
+    """Violations of the bounds in A, the terms of equation 20 (of 17 for equal bounds), ``(P,)``."""
+    r = restraints
+    first = torch.where((r.held > 0).unsqueeze(1), r.place, positions[r.first])
+    distance = safe_norm(positions[r.second] + r.offset - first)
+    return (distance - r.upper).relu() + (r.lower - distance).relu()
+
+
+def solve_by_adam(
+    positions: Tensor,
+    system_index: Tensor,
+    n_crystals: int,
+    restraints: DistanceRestraints,
+    *,
+    steps: int = 100,
+    rate: float = 0.1,
+) -> Solution:
+    """Minimise the weighted sum of violations by Adam; the number of steps and the rate are published.
+
+    Adam normalises every coordinate by itself: crystals of a batch do not influence each other, and the
+    result depends on the orientation of the crystal. Other arguments as for `solve`.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        restraints = DistanceRestraints(*(column.clone() for column in restraints))
+        at = positions.clone().requires_grad_(True)
+        optimiser = torch.optim.Adam([at], lr=rate)
+        for _ in range(steps):
+            optimiser.zero_grad()
+            (restraints.weight * violations(at, restraints)).sum().backward()
+            optimiser.step()
+    of, weight = system_index[restraints.second], restraints.weight
+    total = segment_sum(weight, of, n_crystals).clamp(min=1e-12)
+    violation = segment_sum(weight * violations(at.detach(), restraints), of, n_crystals) / total
+    found = torch.where(torch.isfinite(violation)[system_index].unsqueeze(1), at.detach(), positions)
+    return Solution(found, violation, torch.full((n_crystals,), steps, device=found.device))
+
+
 def distance_restraints(prediction: Prediction, graph: PeriodicGraph) -> DistanceRestraints:
     """Return the restraints of predicted distances.
 
@@ -135,10 +174,18 @@ def distance_restraints(prediction: Prediction, graph: PeriodicGraph) -> Distanc
     return DistanceRestraints(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
-def positions_from_distances(prediction: Prediction, system_index: Tensor, graph: PeriodicGraph) -> Solution:
+def positions_from_distances(
+    prediction: Prediction, system_index: Tensor, graph: PeriodicGraph, solver: str = "gauss-newton"
+) -> Solution:
     """Solve for positions from predicted distances, starting from the last geometry of the prediction.
 
-    The cell is kept. Arguments as for `solve` and `distance_restraints`.
+    The cell is kept. Arguments as for `solve` and `distance_restraints`, ``solver`` as in the settings.
     """
-    start = prediction.geometry
-    return solve(start.positions, system_index, len(start.cells), distance_restraints(prediction, graph))
+    start, restraints = prediction.geometry, distance_restraints(prediction, graph)
+    n = len(start.cells)
+    if solver == "released":
+        kind = 2 * system_index[restraints.second] + restraints.held.long()
+        count = torch.bincount(kind, minlength=2 * n)
+        restraints = restraints._replace(weight=restraints.weight / count[kind])
+    method = solve if solver == "gauss-newton" else solve_by_adam
+    return method(start.positions, system_index, n, restraints)

@@ -35,10 +35,20 @@ class DeepRelaxSettings(NetworkSettings):
     bond_uncertainty: bool = Field(
         default=True, description="False: ablation, distances without scales, trained by the L1 loss"
     )
+    maps: Literal["networks", "released", "matrices"] = Field(
+        default="networks",
+        description="maps of equations 4 to 10: two-layer networks; 'released': with more layers for the "
+        "edges of predicted distances, as in the authors' code; 'matrices': a matrix each, and the cell "
+        "instead of its change, as printed",
+    )
     lattice: Literal["matrix", "strain"] = Field(
         default="matrix",
         description="'matrix': nine numbers from the entries of the cell (equation 9), not equivariant; "
         "'strain': tensors pooled over edges after every layer (ours), equivariant",
+    )
+    pooling: Literal["mean", "sum"] = Field(
+        default="mean",
+        description="atoms in equation 9: their mean, equal in a supercell, or their sum (published)",
     )
     distances: Literal["whole", "change"] = Field(
         default="whole",
@@ -49,6 +59,11 @@ class DeepRelaxSettings(NetworkSettings):
         default="bounds",
         description="'bounds': distances within one scale of the predicted ones (equations 18-20); "
         "'likelihood': the most probable positions under the predicted Laplace distributions (ours)",
+    )
+    solver: Literal["gauss-newton", "adam", "released"] = Field(
+        default="gauss-newton",
+        description="solver for positions; 'adam': 100 steps on equation 20 at a rate of 0.1 (published); "
+        "'released': the same on means over either kind of distances, as in the authors' code",
     )
     anchors: Literal["cell", "all"] = Field(
         default="cell",
