@@ -3,9 +3,9 @@
     python studies/transfer/transfer.py --data datasets/chgnet/sheets --init-from MODEL --out DIR
 
 For every size a model is trained on that many crystals of the train split in three ways: from scratch with
-the hyperparameters of MODEL, fine-tuned from MODEL, and fine-tuned as DeepRelaxT, with the first layer
-fixed and a lower rate for the rest of the trunk; all for the same number of steps (train.json). A command
-that was stopped continues. Writes transfer.json and transfer.md.
+the hyperparameters of MODEL, fine-tuned from MODEL, and fine-tuned with the first layer fixed and a lower
+rate for the rest of the trunk; all for the same number of steps (train.json). A command that was stopped
+continues. Writes transfer.json and transfer.md.
 """
 
 import argparse
@@ -27,7 +27,7 @@ TRIVIAL = ("Dummy", "Rescale")
 WAYS = {
     "from scratch": {"learning_rate": 1e-3},
     "fine-tuned": {"learning_rate": 3e-4},
-    "DeepRelaxT": {"learning_rate": 1e-3, "trunk_rate": 0.1, "frozen_layers": 1},
+    "partly frozen": {"learning_rate": 1e-3, "trunk_rate": 0.1, "frozen_layers": 1},
 }
 
 
