@@ -251,6 +251,52 @@ def speed() -> str:
     return table(head, rows)
 
 
+def training_defaults() -> str:
+    """Defaults of `repose train` by family, where they differ."""
+    from repose.config import TrainSettings
+    from repose.models.registry import family
+
+    names = ("reposenet", "e3relax", "e3relax-h2", "deeprelax", "relaxnet")
+    columns = []
+    for name in names:
+        values = TrainSettings.parse(family(name).settings_type.training).model_dump(mode="json")
+        sampling = {f"sampling.{key}": value for key, value in values.pop("sampling").items()}
+        columns.append(sampling | values)
+    rows = [
+        [f"`{key}`", *(json.dumps(own[key]) for own in columns)]
+        for key in columns[0]
+        if len({json.dumps(own[key]) for own in columns}) > 1
+    ]
+    return table(["setting", *names], rows)
+
+
+def archives() -> str:
+    """Archives of `repose data fetch`."""
+    from repose.data.archives.registry import ARCHIVES
+
+    rows = []
+    for archive in ARCHIVES.values():
+        files = " ".join(f"`{file.name}`" for file in archive.files) or "archives of the record"
+        rows.append([f"`{archive.name}`", archive.title, files, f"<{archive.record}>"])
+    return table(["name", "content", "file", "record"], rows, 4)
+
+
+def presets() -> str:
+    """Presets with their dataset, and the published errors of their family."""
+    from repose.presets.preset import load_preset, preset_names
+
+    rows = []
+    for name in preset_names():
+        preset = load_preset(name)
+        errors = "; ".join(
+            f"{model}: {', '.join(f'{value:g}' for value in values.values())}"
+            for model, values in preset.published.items()
+            if model.lower().startswith(name.partition("/")[0])
+        )
+        rows.append([f"`{name}`", f"`{preset.archives[0]}`", preset.place, errors or "-"])
+    return table(["preset", "dataset", "place", "published errors"], rows, 4)
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "real-pairs": real_pairs,
     "errors": errors,
@@ -259,6 +305,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "paths": paths,
     "bounds": bounds,
     "speed": speed,
+    "training-defaults": training_defaults,
+    "archives": archives,
+    "presets": presets,
 }
 
 

@@ -13,6 +13,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import typer
+from ase.build import bulk
+from ase.data import chemical_symbols
 from ase.io import write
 from typer.testing import CliRunner
 
@@ -20,9 +22,11 @@ from repose.cli import fetch as command
 from repose.data.archives import download, registry
 from repose.data.archives.registry import ARCHIVES
 from repose.data.dataset import Dataset
+from repose.presets.preset import load_preset
 from support.paths import ROOT
 from support.reference_pairs import IDS, REFERENCE, states
 from support.serving import left, md5, pack, running_server, silent_address
+from support.vasp_files import Run, Step, outcar, vasprun_xml
 
 server, nobody = pytest.fixture(running_server), pytest.fixture(silent_address)
 
@@ -62,16 +66,25 @@ app.command()(command.fetch)
 app.command("other")(lambda: None)
 
 
+# Hyperparameters of toy size, and two epochs.
+TOY = ("model.features=8", "model.layers=1", "model.n_basis=8", "sampling.epoch_steps=2", "max_epochs=2")
+
+
 def run(*arguments):
     return CliRunner().invoke(app, ["fetch", *map(str, arguments)])
 
 
 def layout(name, folder="root", skip=()):
     """Return the members of an archive in its published layout, with six real crystals in three splits."""
-    ends = ("_U", "_R") if name == "mp" else ("_unrelaxed", "_relaxed")
-    roots = {"defects": ("high_density_defects/MoS2_500", "high_density_defects/WSe2_500")}.get(
-        name, (folder,)
-    )
+    data = name.partition("-")[0]
+    ends = ("_U", "_R") if data == "mp" else ("_unrelaxed", "_relaxed")
+    inside = "CIF_POSCAR" if name == "defects-mos2" else "CIF"
+    roots = {
+        "defects": ("high_density_defects/MoS2_500", "high_density_defects/WSe2_500"),
+        "defects-mos2": ("low_density_defects/MoS2",),
+        **{f"xmno-{paper}": ("cifs_xmno",) for paper in ("e3relax", "deeprelax")},
+        **{f"mp-{paper}": ("MPF.2021.2.8",) for paper in ("e3relax", "deeprelax")},
+    }.get(name, (folder,))
     members, split = [], dict(zip(IDS, ("train", "train", "val", "train", "test", "test"), strict=True))
     for part, root in enumerate(roots):
         ids = IDS[part :: len(roots)]
@@ -80,16 +93,16 @@ def layout(name, folder="root", skip=()):
                 text = io.BytesIO()
                 write(text, atoms, format="cif")
                 if f"{crystal}{end}" not in skip:
-                    members.append((f"{root}/CIF/{crystal}{end}.cif", text.getvalue()))
+                    members.append((f"{root}/{inside}/{crystal}{end}.cif", text.getvalue()))
         for table in ("train", "val", "test"):
             rows = [crystal for crystal in ids if split[crystal] == table]
-            if name == "xmno":
+            if data == "xmno":
                 lines = [f"{row}{end},-1.0" for row in rows for end in ends]
                 members.append((f"{root}/id_prop_{table}_all.csv", "\n".join(lines).encode()))
             else:
-                lines = ["mp_id" if name == "mp" else "atoms_id", *rows]
+                lines = ["mp_id" if data == "mp" else "atoms_id", *rows]
                 members.append((f"{root}/{table}.csv", "\n".join(lines).encode()))
-    if name == "defects":
+    if data == "defects":
         members += [
             ("high_density_defects/hBN_spin_500/train.csv", b"atoms_id\nnot-wanted"),
             ("MoS2.cif", b"cell"),
@@ -153,6 +166,107 @@ def test_every_archive_becomes_a_dataset(served, server, places, tmp_path, name)
         assert said in result.stdout
     # The download is deleted, the record is kept.
     assert left(tmp_path / "cache" / name) == ["record.json"]
+
+
+def test_crystals_that_the_authors_leave_out(served, places, tmp_path):
+    members, split = layout("c2db")
+    salt = bulk("CaO", "rocksalt", a=4.8)
+    for end in ("unrelaxed", "relaxed"):
+        text = io.BytesIO()
+        write(text, salt, format="cif")
+        members.append((f"root/CIF/salt_{end}.cif", text.getvalue()))
+    members = [
+        (name, data + b"\nsalt") if name == "root/test.csv" else (name, data) for name, data in members
+    ]
+    served("c2db", members=members)
+    assert run("c2db", "--yes", *places).exit_code == 0
+    assert set(Dataset(tmp_path / "set").ids()) == set(split)
+    assert "fewer than 3 atoms" in Dataset(tmp_path / "set").info.source
+    assert run("c2db", "--yes", "--all", *places).exit_code == 0
+    assert set(Dataset(tmp_path / "set").ids("test")) - set(split) == {"salt"}
+
+
+def test_one_dataset_of_a_record_is_downloaded(served, server, places, tmp_path):
+    served("xmno-e3relax", file="cifs_xmno.tar.gz")
+    files = json.loads(server.files["record"].data)["files"]
+    record_of(
+        server, [*files, {**files[0], "key": "oc22.tar.gz", "links": {"self": server.url("oc22.tar.gz")}}]
+    )
+    assert run("xmno-e3relax", "--yes", *places).exit_code == 0
+    assert len(Dataset(tmp_path / "set")) == 6
+    assert server.asked("oc22.tar.gz") == []
+
+
+def vasp_files(pair):
+    """Return ``vasprun.xml`` and ``OUTCAR`` of a relaxation path, without stress and with charges of zero."""
+    steps = [
+        Step(f.cell, f.positions @ np.linalg.inv(f.cell), f.energy, f.forces, np.zeros((3, 3)))
+        for f in pair.path
+    ]
+    symbols = [chemical_symbols[z] for z in pair.numbers]
+    yield f"{pair.id}/vasprun.xml", vasprun_xml(Run(symbols, steps, {"EDIFFG": -0.05})).encode()
+    yield f"{pair.id}/OUTCAR", outcar(np.zeros((len(pair.numbers), 1)))
+
+
+@pytest.mark.parametrize("preset", ["relaxnet/jarvis", "relaxnet/jarvis-static"])
+def test_from_paths_to_table(repose, tmp_path, monkeypatch, preset):
+    """Paths packed by hand; the split of the paper is not public, so there are no published rows."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "cache" / "jarvis-paths" / "jarvis-paths.tar.gz"
+    path.parent.mkdir(parents=True)
+    pack(path, [member for pair in REFERENCE.values() for member in vasp_files(pair)])
+    status, _, err = repose("data", "fetch", "jarvis-paths", "--cache", "cache")
+    assert status == 0, err
+    data = tmp_path / "datasets" / "jarvis-paths"
+    assert set(Dataset(data).ids()) == set(IDS)
+    assert "90/5/5%" in Dataset(data).info.splits
+    repose("data", "split", data, "--fractions", "0.4,0.3,0.3", "--seed", 2)
+    assert min(Dataset(data).info.counts.values()) > 0
+    settings = [word for value in (*TOY, "model.frames=3") for word in ("--set", value)]
+    common = ["--preset", preset, "--data", data, "--out", "run", "--device", "cpu", "--quiet"]
+    status, _, err = repose("train", *common, *settings)
+    assert status == 0, err
+    status, out, err = repose("evaluate", "--paths", "--model", "run", "--data", data, "--quiet")
+    assert status == 0, err
+    assert "| run " in out
+    assert "published" not in out
+
+
+@pytest.mark.parametrize(
+    ("name", "preset"),
+    [("xmno-e3relax", "e3relax/xmno"), ("mp", "e3relax-h2/mp"), ("c2db", "deeprelax/c2db")],
+)
+def test_from_archive_to_table(served, repose, tmp_path, monkeypatch, name, preset):
+    """Published errors are in the table of a test set only if its input has the published errors."""
+    monkeypatch.chdir(tmp_path)
+    served(name)
+    status, _, err = repose("data", "fetch", name, "--no-align", "--yes", "--cache", "cache")
+    assert status == 0, err
+    settings = [word for value in TOY for word in ("--set", value)]
+    common = ["--preset", preset, "--data", f"datasets/{name}", "--device", "cpu", *settings]
+    status, out, err = repose("train", *common, "--out", "run", "--quiet")
+    assert status == 0, err
+    evaluate = ["evaluate", "--model", "run", "--data", f"datasets/{name}", "--no-match", "--quiet"]
+    status, out, err = repose(*evaluate, "--out", "first")
+    assert status == 0, err
+    assert "| run " in out
+    assert "published: " not in out
+    assert "are left out, as this is not its test set" in out
+    (block,) = json.loads((tmp_path / "first" / "table.json").read_text())["blocks"]
+    dummy, *_ = block["rows"]
+    same = {"Dummy": {key: dummy[key] for key in ("coordinates", "volume")}, "Ours": {"coordinates": 0.125}}
+    folder = tmp_path / "presets"
+    (folder / preset).parent.mkdir(parents=True)
+    text = load_preset(preset).model_copy(update={"published": same}).model_dump_json()
+    (folder / f"{preset}.json").write_text(text)
+    monkeypatch.setattr("repose.presets.preset.FOLDER", folder)
+    status, out, err = repose(*evaluate)
+    assert status == 0, err
+    (line,) = [line for line in out.splitlines() if line.startswith("| published: Ours")]
+    assert line.split("|")[2].strip() == "0.125"
+    # Another split is another test set.
+    assert repose("data", "split", f"datasets/{name}", "--fractions", "0,0,1")[0] == 0
+    assert "published: Ours" not in repose(*evaluate)[1]
 
 
 @pytest.mark.parametrize("root", [".", "home/ubuntu/data/xmno"])

@@ -47,17 +47,20 @@ def evaluate(
 
     The trivial rows are Dummy, the unchanged input, and Rescale, the input scaled to an estimated volume. For
     models with bounds on their errors, the coverage of the bounds is measured too. Both are also printed by
-    quarters of the input's error and by the number of atoms. `--paths` is for models that predict relaxation
-    paths: errors of energies, forces and geometry along the path.
+    quarters of the input's error and by the number of atoms. Test sets of papers are printed with the
+    published errors. `--paths` is for models that predict relaxation paths: errors of energies, forces and
+    geometry along the path.
 
     Example: repose evaluate --model default --data datasets/mine --out results
     """
     import json
+    from dataclasses import replace
     from itertools import chain
 
     from repose.data.dataset import Dataset
     from repose.errors import require
     from repose.evaluation import path_report, report
+    from repose.evaluation.published import presets_of
 
     if plots and out is None:
         raise typer.BadParameter("plots need a folder; add --out.", param_hint="--plots")
@@ -89,6 +92,8 @@ def evaluate(
             match=match,
             progress=progress.advance,
         )
+    presets = {name: presets_of(dataset.info, split) for name, dataset in datasets.items()}
+    result = replace(result, presets=presets)
     if out is not None:
         report.write(result, out, plots=plots)
     typer.echo(json.dumps(report.to_dict(result)) if as_json else report.markdown(result), nl=as_json)

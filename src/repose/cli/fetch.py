@@ -47,6 +47,9 @@ def fetch(
     align: Annotated[
         bool, typer.Option(help="Rotate relaxed crystals back to the orientation of the input.")
     ] = True,
+    every: Annotated[
+        bool, typer.Option("--all", help="Also import crystals that the authors leave out.")
+    ] = False,
     device: NoDevice = "auto",
     quiet: Quiet = False,
     as_json: Json = False,
@@ -96,14 +99,17 @@ def fetch(
         try:
             for file in archive.files:
                 unpack(folder / file.name, unpacked, archive.unpacked)
-            plan = plan_import(folders_to_import(unpacked, archive), out, format_=archive.format)
+            folders = folders_to_import(unpacked, archive)
+            plan = plan_import(folders, out, format_=archive.format, fractions=archive.fractions)
+            least = 1 if every else archive.min_atoms
+            left_out = f"; without crystals of fewer than {least} atoms" if least > 1 else ""
             info = DatasetInfo(
                 name=name,
-                source=f"{archive.record}: {', '.join(file.name for file in archive.files)}",
+                source=f"{archive.record}: {', '.join(file.name for file in archive.files)}{left_out}",
                 licence=archive.licence,
                 calculator=archive.calculator,
             )
-            summary, refused = run_import(plan, info, align=align, quiet=quiet)
+            summary, refused = run_import(plan, info, align=align, min_atoms=least, quiet=quiet)
         finally:
             shutil.rmtree(unpacked, ignore_errors=True)
     for file in missing:

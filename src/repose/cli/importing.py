@@ -72,11 +72,12 @@ def plan_import(
 
 
 def run_import(
-    plan: ImportPlan, info: DatasetInfo, *, align: bool = True, quiet: bool = False
+    plan: ImportPlan, info: DatasetInfo, *, align: bool = True, min_atoms: int = 1, quiet: bool = False
 ) -> tuple[dict[str, Any], list[Refusal]]:
     """Write the dataset, with the list of refused crystals.
 
-    The splits are added to ``info``. For ``align`` see `repose.data.importers.formats.import_sources`.
+    The splits are added to ``info``. Crystals of fewer than ``min_atoms`` are left out. For ``align`` see
+    `repose.data.importers.formats.import_sources`.
 
     Returns:
         The summary of the dataset, and the refused crystals.
@@ -91,7 +92,7 @@ def run_import(
     refused: list[Refusal] = []
     with Progress(len(plan.sources), "crystals", quiet) as progress:
         found = import_sources(stepped(plan.sources, progress), align=align, assign=plan.assign)
-        pairs = accepted(counted(found, progress), refused)
+        pairs = (p for p in accepted(counted(found, progress), refused) if len(p.numbers) >= min_atoms)
         dataset = write_accepted(plan.out, info.model_copy(update={"splits": how}), pairs, refused)
     return summarise_import(dataset, plan.split_by, plan.assign), refused
 

@@ -133,6 +133,8 @@ def notes(result: EvaluationResult) -> list[str]:
     ]
     if len(result.scores) < 2 or result.scores[1].relaxer != Rescale.name:
         found[1] = "Dummy is the unchanged input. Rescale is left out: no train split to fit it to."
+    for name, published in result.published.items():
+        found += [f"{name}: {note}" for note in published.notes]
     for relaxer, ids in result.not_finite.items():
         found.append(
             f"{relaxer}: {len(ids)} of {len(result.crystals)} predictions were not finite and are scored "
@@ -157,13 +159,17 @@ def list_ids(ids: Sequence[str]) -> str:
 def error_table(
     block: dict[str, Any], columns: Sequence[Metric], reference: dict[str, float] | None = None
 ) -> list[str]:
-    """Lines of the table of the ``rows`` and ``gains`` of a block; a last row has values of the reference."""
+    """Lines of the table of a block: ``rows``, ``gains``, ``published``; a last row has the reference."""
     rows = [
         [row["relaxer"], *(format_number(row[c.key], c.digits) for c in columns)] for row in block["rows"]
     ]
     rows += [
         [f"gain of {relaxer}, %", *(format_number(gain.get(c.key, np.nan), 1, "+") for c in columns)]
         for relaxer, gain in block["gains"].items()
+    ]
+    rows += [
+        [f"published: {model}", *(f"{own[c.key]:g}" if c.key in own else "-" for c in columns)]
+        for model, own in block.get("published", {}).items()
     ]
     if reference is not None:
         known = (format_number(reference.get(c.key, np.nan), c.digits) for c in columns)

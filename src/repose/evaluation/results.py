@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -11,9 +11,11 @@ import numpy as np
 
 from repose.data.dataset import Pair
 from repose.evaluation.metrics import METRICS, Metric
+from repose.evaluation.published import PublishedRows, published_rows
 from repose.evaluation.regimes import regimes
 from repose.evaluation.tables import nan_mean
 from repose.evaluation.uncertainty import PredictedUncertainty, shorten, summarise
+from repose.presets.preset import Preset
 from repose.relaxer.baselines import Dummy, Rescale
 
 TRIVIAL = (Dummy.name, Rescale.name)
@@ -81,11 +83,13 @@ class EvaluationResult:
         split: Name of the evaluated split.
         crystals: The S crystals, dataset by dataset.
         scores: One entry per relaxer, Dummy first; values in the order of ``crystals``.
+        presets: Presets whose test set a dataset may be, by its name; see `presets_of`.
     """
 
     split: str
     crystals: tuple[CrystalInfo, ...]
     scores: tuple[Scores, ...]
+    presets: Mapping[str, Sequence[Preset]] = field(default_factory=dict)
 
     @property
     def columns(self) -> tuple[Metric, ...]:
@@ -98,6 +102,15 @@ class EvaluationResult:
         return ids_not_finite(self.crystals, {scores.relaxer: scores.finite for scores in self.scores})
 
     @cached_property
+    def published(self) -> dict[str, PublishedRows]:
+        """Published errors by dataset, where there are any; see `published_rows`."""
+        return {
+            name: published_rows(self.presets[name], self._rows(which)[0])
+            for name, which in group_by_dataset(self.crystals)
+            if self.presets.get(name)
+        }
+
+    @cached_property
     def uncertainty(self) -> dict[str, dict[str, Any]]:
         """Bounds against errors on all crystals, see `summarise`, by relaxer that predicts any."""
         return self._uncertainty(np.arange(len(self.crystals)))
@@ -107,10 +120,10 @@ class EvaluationResult:
 
         Returns:
             Each with ``dataset``, ``crystals`` (count), ``rows`` (by relaxer the means of all columns,
-            `RATIO` and `WORSE`), ``gains`` (see `gains`, by relaxer), ``uncertainty`` (see `summarise`, by
-            relaxer that predicts any) and ``regimes``. Every regime has ``name``, ``quantity`` and ``range``
-            (see `repose.evaluation.regimes.Regime`), ``crystals``, ``rows`` and ``uncertainty`` (see
-            `shorten`).
+            `RATIO` and `WORSE`), ``published`` (errors by model, where there are any), ``gains`` (see
+            `gains`, by relaxer), ``uncertainty`` (see `summarise`, by relaxer that predicts any) and
+            ``regimes``. Every regime has ``name``, ``quantity`` and ``range`` (see
+            `repose.evaluation.regimes.Regime`), ``crystals``, ``rows`` and ``uncertainty`` (see `shorten`).
         """
         return [self._block(name, which) for name, which in group_by_dataset(self.crystals)]
 
@@ -121,6 +134,7 @@ class EvaluationResult:
             "dataset": name,
             "crystals": len(which),
             "rows": rows,
+            **({"published": self.published[name].rows} if name in self.published else {}),
             "gains": {
                 row["relaxer"]: gains(row, rows, metrics) for row in rows if row["relaxer"] not in TRIVIAL
             },

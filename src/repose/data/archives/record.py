@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
 
 from repose.atomic_write import replacing_file
@@ -48,7 +49,9 @@ def complete_from_record(
         with replacing_file(saved) as new:
             new.write_bytes(answer)
     named = {file.name: file for file in listed}
-    wanted = archive.files or tuple(named[name] for name in sorted(named) if name.lower().endswith(ENDINGS))
+    packed = [named[name] for name in sorted(named) if name.lower().endswith(ENDINGS)]
+    chosen = [file for file in packed if fnmatch(file.name.lower(), archive.chosen)]
+    wanted = archive.files or tuple(chosen or packed)
     missing = [file.name for file in wanted if file.name not in named]
     if missing or not wanted:
         found = ", ".join(named) or "nothing"

@@ -89,16 +89,21 @@ def unpack(path: Path, folder: Path, suffixes: tuple[str, ...]) -> int:
 def folders_to_import(root: Path, archive: Archive) -> list[Path]:
     """Return the folders of an unpacked archive that hold pairs, at any depth.
 
+    An archive of another format than CIF pairs is imported as one folder.
+
     Raises:
         DatasetError: There are none: the layout is not the expected one.
     """
+    if archive.format != "cif-pairs":
+        return [root]
     inside = [root, *sorted(path for path in root.rglob("*") if path.is_dir())]
     found = [path for path in inside if has_tables(path)]
     if not found:
         cifs = [path for path in inside if holds_cifs(path)]
         found = [path for path in cifs if not (path.name in FOLDERS and path.parent in cifs)]
     if archive.folders:
-        found = [p for p in found if any(fnmatch(p.name, pattern) for pattern in archive.folders)]
+        patterns = [pattern for end in archive.folders for pattern in (end, f"*/{end}")]
+        found = [p for p in found if any(fnmatch(p.relative_to(root).as_posix(), end) for end in patterns)]
     if not found:
         names = ", ".join(str(path.relative_to(root)) for path in inside[1:6]) or "no folders to import"
         raise DatasetError(

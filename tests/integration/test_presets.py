@@ -1,0 +1,97 @@
+"""Presets of published models, and the defaults of published families in `repose train`."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from repose.cli.settings import read_settings
+from repose.config import TrainSettings
+from repose.data.archives.registry import ARCHIVES
+from repose.errors import ConfigError
+from repose.evaluation.metrics import METRICS
+from repose.evaluation.path_results import ERRORS
+from repose.evaluation.results import MATCH
+from repose.models.registry import families, family
+from repose.presets.preset import load_preset, preset_names
+from support.crystals import perovskite
+from support.paths import ROOT
+
+PRESETS = preset_names()
+TOY = ["model.features=8", "model.layers=1", "model.n_basis=8"]
+
+
+def settings_of(name, preset=None, assignments=()):
+    """Settings of `repose train` for a family, or for a preset of it."""
+    defaults = [family(name).settings_type.training, load_preset(preset).settings if preset else {}]
+    return read_settings(TrainSettings, None, assignments, defaults=defaults)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_parse_and_build_their_networks(name):
+    preset, owner = load_preset(name), family(name.partition("/")[0])
+    settings = settings_of(owner.family, name, TOY)
+    network = owner(owner.settings_type.parse(settings.model))
+    crystal = replace(perovskite(), charges=torch.zeros(5, dtype=torch.float64)).to(dtype=torch.float32)
+    prediction = network(*network.prepare(crystal))
+    assert torch.isfinite(prediction.geometry.positions).all()
+    assert preset.paper
+    assert preset.place
+    assert set(preset.archives) <= set(ARCHIVES)
+    keys = {metric.key for metric in (*METRICS, MATCH, *ERRORS)}
+    assert all(set(errors) <= keys for errors in preset.published.values())
+
+
+def test_every_published_family_has_presets():
+    assert {name.partition("/")[0] for name in PRESETS} == set(families()) - {"reposenet"}
+
+
+def test_defaults_of_families_are_those_of_their_papers():
+    assert settings_of("reposenet") == TrainSettings()
+    assert settings_of("e3relax-h2").images == "predicted"
+    own = settings_of("relaxnet")
+    assert (own.learning_rate, own.weight_decay, own.patience, own.early_stop) == (5e-4, 5e-5, 8, 20)
+    for name in set(families()) - {"reposenet"}:
+        chosen = settings_of(name)
+        assert chosen.precision == "32"
+        assert chosen.sampling.crystals_per_batch == (64 if name == "relaxnet" else 32)
+        assert settings_of(name, assignments=["clip=3"]).clip == 3
+    static = settings_of("relaxnet", "relaxnet/jarvis-static").sampling
+    assert (static.crystals_per_batch, static.epoch_steps) == (32, None)
+
+
+RECIPES = [
+    path
+    for path in (ROOT / "recipes").glob("*/*.json")
+    if path.parent.name in families() and "learning_rate" in json.loads(path.read_text())
+]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_recipes_of_shipped_models_do_not_depend_on_defaults_of_families(path):
+    defaults = [family(path.parent.name).settings_type.training]
+    whole = read_settings(TrainSettings, path, (), defaults=defaults)
+    assert whole == TrainSettings.parse(json.loads(path.read_text()))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--preset", "e3relax/mpp"], "Did you mean 'e3relax/mp'?"),
+        (["--preset", "e3relax/mp", "--model", "relaxnet"], "preset of this family"),
+        ([], "give a family"),
+    ],
+)
+def test_wrong_usage(repose, tmp_path, arguments, words):
+    status, _, err = repose("train", *arguments, "--data", tmp_path, "--out", tmp_path / "run")
+    assert status == 2
+    assert words in " ".join(err.split())
+
+
+def test_a_preset_of_another_version_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("repose.presets.preset.FOLDER", tmp_path)
+    (tmp_path / "e3relax").mkdir()
+    (tmp_path / "e3relax" / "mp.json").write_text('{"format_version": 2}')
+    with pytest.raises(ConfigError, match="format version 2"):
+        load_preset("e3relax/mp")
