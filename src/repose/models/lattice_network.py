@@ -53,6 +53,9 @@ class LatticeNodeSettings(NetworkSettings):
         description="update of lattice nodes: their scalars times 1 + tanh (residual), or tanh (gated), "
         "equation 11 as printed",
     )
+    half_width: bool = Field(
+        default=False, description="half as many hidden features in φ of messages, as in the released code"
+    )
     keep_vectors: bool = Field(
         default=True,
         description="add messages from the lattice to the atoms' vectors (ours) instead of replacing them",

@@ -97,12 +97,14 @@ class Message(Tabulated):
     Args:
         features: Width F.
         n_basis: Radial functions R.
+        half_width: Give the hidden layer of φ F/2 features instead of F.
     """
 
-    def __init__(self, features: int, n_basis: int) -> None:
+    def __init__(self, features: int, n_basis: int, half_width: bool = False) -> None:
         super().__init__()
         self.features = features
-        self.phi = mlp(features, features, 3 * features)  # φ_h, φ_u, φ_v side by side
+        hidden = features // 2 if half_width else features
+        self.phi = mlp(features, hidden, 3 * features)  # φ_h, φ_u, φ_v side by side
         self.gamma = nn.Linear(n_basis, 3 * features)  # γ_h, γ_u, γ_v side by side
 
     def tabulate(self, radial: GaussianBasis) -> None:

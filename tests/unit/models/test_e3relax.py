@@ -48,7 +48,7 @@ PUBLISHED = {
 OPTIONS = {
     "default": {},
     "published": PUBLISHED,
-    "released": {**PUBLISHED, "atom_update": "residual"},
+    "released": {**PUBLISHED, "atom_update": "residual", "half_width": True},
     "separate axes": {"shared_axes": False},
     "w/o lattice nodes": {"lattice_nodes": False},
     "w/o refinement": {"refinement": False},
@@ -219,10 +219,12 @@ def test_every_parameter_learns(crystals):
 
 
 def test_published_size():
-    network = E3Relax(E3RelaxSettings())
-    settings = network.settings
+    options = {"shared_axes": False, "lattice_features": "embedding", "half_width": True}
+    settings = E3RelaxSettings.parse({**options, "uncertainty_head": False})
     assert (settings.features, settings.layers, settings.n_basis) == (512, 4, 128)
     assert (settings.graph.cutoff, settings.graph.max_neighbours) == (6.0, 50)
+    # The released network has 74,636,800, with one element less.
+    assert sum(weights.numel() for weights in E3Relax(settings).parameters()) == 74_636_800 + 512
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ class E3RelaxLayer(RefinementLayer):
         super().__init__(settings, basis, moves)
         f = settings.features
         self.to_tips = settings.lattice_offset == "tip"
-        self.message = Message(f, settings.n_basis)
+        self.message = Message(f, settings.n_basis, settings.half_width)
         self.residual = settings.atom_update == "residual"
         self.update = SelfUpdate(f, self.residual, self.residual)
         self.lattice_to_atoms: LatticeToAtoms | None = None

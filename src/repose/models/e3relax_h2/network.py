@@ -58,17 +58,17 @@ class E3RelaxH2Layer(RefinementLayer):
         super().__init__(settings, basis, moves, residual=True, mixing=settings.axis_mixing)
         f = settings.features
         self.lattice_offset = settings.lattice_offset
-        self.message = Message(f, settings.n_basis)
+        self.message = Message(f, settings.n_basis, settings.half_width)
         self.gate = AngularGate(f, settings.lmax, settings.fade) if settings.angular else None
         self.update = SelfUpdate(f)
         self.lattice_to_atoms: LatticeToAtoms | None = None
         self.mixing: AxisMixing | None = None
-        self.parts: nn.ModuleList | None = None
+        self.parts: nn.Sequential | None = None
         if settings.lattice_nodes and settings.lattice_to_atoms:
             r = settings.n_basis
             self.lattice_to_atoms = LatticeToAtoms(f, r, settings.shared_axes, settings.keep_vectors)
             if self.lattice_offset == "parts":
-                self.parts = nn.ModuleList(mlp(2 * r, r, r) for _ in range(1 if settings.shared_axes else 3))
+                self.parts = mlp(2 * r, r, r)
             if settings.axis_mixing:
                 self.mixing = AxisMixing(settings.shared_axes)
         if moves:
@@ -99,9 +99,7 @@ class E3RelaxH2Layer(RefinementLayer):
         if self.parts is None:
             return lattice_view(positions, cells, system_index, self.basis, self.lattice_offset == "tip")
         along, across = along_and_across(positions, cells, system_index)
-        both = torch.cat([self.basis(along), self.basis(across)], dim=-1)  # (N, 3, 2R)
-        groups = zip(self.parts, both.chunk(len(self.parts), dim=1), strict=True)
-        seen = torch.cat([net(group) for net, group in groups], dim=1)
+        seen = self.parts(torch.cat([self.basis(along), self.basis(across)], dim=-1))  # (N, 3, R)
         return LatticeView(seen, unit(to_tips(positions, cells, system_index)), None)
 
 
