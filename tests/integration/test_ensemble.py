@@ -123,8 +123,10 @@ def test_distances_by_equations_21_to_24():
         system_index=graph.system_index[chosen],
     )
     errors = expected_errors(got, got.geometry, crystals.system_index, graph)
-    total = got.distances.scale.numpy()
-    assert np.allclose(errors.crystals, [total[:3].mean(), total[3:].mean()], rtol=0, atol=1e-14)
+    total, moved = got.distances.scale.numpy(), got.distances.displaced_scale.numpy()
+    assert got.distances.anchored.tolist() == [0, 3]  # the first crystal's, and the second's
+    means = [np.append(total[:3], moved[0]).mean(), np.append(total[3:], moved[1]).mean()]
+    assert np.allclose(errors.crystals, means, rtol=0, atol=1e-14)
     assert np.allclose(errors.bonds, total, rtol=0, atol=0)
 
 

@@ -52,8 +52,9 @@ def expected_errors(
     """Expected errors of a prediction; None if the network has no uncertainty head.
 
     For predicted distances they are the Laplace scales of the distances: a crystal's is the mean over its
-    bonds (DeepRelax, equation 24), an atom's the mean over its own bonds. For predicted positions they are
-    the scales of the atoms; a bond's is the sum of those of its two atoms and its length times the strain's.
+    distances of both kinds (DeepRelax, equation 24), an atom's the mean over its own bonds. For predicted
+    positions they are the scales of the atoms; a bond's is the sum of those of its two atoms and its length
+    times the strain's.
 
     Args:
         prediction: Of one network, or of an ensemble, whose scales include its spread (equation 23).
@@ -67,9 +68,12 @@ def expected_errors(
         length = edge_vectors(graph, *geometry).norm(dim=-1)
         bonds = atoms[graph.receiver] + atoms[graph.sender] + strains[graph.system_index] * length
         return ExpectedErrors(segment_mean(atoms, system_index, n), atoms, bonds, strains)
-    if prediction.distances is None or prediction.distances.scale is None:
+    distances = prediction.distances
+    if distances is None or distances.scale is None or distances.displaced_scale is None:
         return None
-    bonds = prediction.distances.scale
-    empty = torch.bincount(graph.system_index, minlength=n) == 0
-    crystals = segment_mean(bonds, graph.system_index, n).masked_fill(empty, torch.nan)
-    return ExpectedErrors(crystals, segment_mean(bonds, graph.receiver, graph.n_atoms), bonds)
+    bonds = distances.scale
+    of = torch.cat([graph.system_index, graph.system_index[distances.anchored]])
+    empty = torch.bincount(of, minlength=n) == 0
+    crystals = segment_mean(torch.cat([bonds, distances.displaced_scale]), of, n)
+    atoms = segment_mean(bonds, graph.receiver, graph.n_atoms)
+    return ExpectedErrors(crystals.masked_fill(empty, torch.nan), atoms, bonds)
