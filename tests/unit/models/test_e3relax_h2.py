@@ -16,7 +16,7 @@ from repose.models.e3relax_h2.settings import E3RelaxH2Settings
 from repose.nn import ops
 from repose.nn.messages import AngularGate, EdgeGeometry, legendre
 from repose.nn.radial import GaussianBasis
-from repose.testing import check_relaxer
+from repose.testing import CHECKS, check_relaxer
 from support.crystals import fcc, perovskite, random_crystal, rock_salt
 from support.equations import (
     BASIS,
@@ -69,6 +69,14 @@ def test_contract_property(seed, weights):
     batch = CrystalBatch.collate([random_crystal(seed), fcc(3.5 + seed % 7 / 5), random_crystal(seed + 1)])
     options = list(OPTIONS.values())[seed % len(OPTIONS)]
     check_relaxer(make_relaxer(weights, **options), batch, seed=seed)
+
+
+def test_the_fade_is_wide_enough_for_single_precision():
+    """Rotated crystals with inversion symmetry; a fade of 1e-4 gives errors of 5e-5 A."""
+    batch = CrystalBatch.collate([rock_salt(), fcc(), perovskite(), fluorite()]).to(dtype=torch.float32)
+    relaxer = make_relaxer(layers=3, graph={"self_images": False})
+    relaxer.network.float()
+    assert max(CHECKS["rotation"](relaxer, batch, seed) for seed in range(4)) < 3e-5
 
 
 def fluorite() -> CrystalBatch:
