@@ -10,8 +10,8 @@ Where this differs from the paper or its released code, and why:
   ``lattice="strain"`` (ours) pools a strain over edges, each contributing the projector on its direction;
   equation 9 is not equivariant, this is.
 * By default the paper's matrices are two-layer networks, and the cell is the input's plus equation 9
-  (``maps``). The released code does the same, with half the width in messages, sums in equation 9 and more
-  layers for edges. The maps of equations 8 and 10 share their first layers.
+  (``maps``). The released code does the same, with half the width in messages and more layers for edges. The
+  maps of equations 8 and 10 share their first layers.
 * Constant factors: 1/sqrt(3) and 1/sqrt(F) on messages, 1/sqrt(F) on the products of equation 6, 1/sqrt(2)
   after a skip connection and in equation 6, 1/10 on the cell in equation 9. Directions in equation 5 are unit
   vectors from receiver to sender. All but the last as in the code, up to signs that weights absorb. Norms
@@ -113,7 +113,7 @@ class PaEGNNLayer(nn.Module):
     def __init__(self, settings: DeepRelaxSettings) -> None:
         super().__init__()
         f = settings.features
-        self.message = Message(f, settings.n_basis)
+        self.message = Message(f, settings.n_basis, half_width=settings.maps == "released")
         if settings.maps == "matrices":
             self.message.phi = node_map(settings, f, 3 * f)  # W_h, W_u, W_v side by side
         # γ of a concatenation is the sum of a map of either part.

@@ -37,9 +37,9 @@ class DeepRelaxSettings(NetworkSettings):
     )
     maps: Literal["networks", "released", "matrices"] = Field(
         default="networks",
-        description="maps of equations 4 to 10: two-layer networks; 'released': with more layers for the "
-        "edges of predicted distances, as in the authors' code; 'matrices': a matrix each, and the cell "
-        "instead of its change, as printed",
+        description="maps of equations 4 to 10: two-layer networks; 'released': as in the authors' code, "
+        "narrower in messages, with more layers for the edges of predicted distances; 'matrices': a matrix "
+        "each, and the cell instead of its change, as printed",
     )
     lattice: Literal["matrix", "strain"] = Field(
         default="matrix",
