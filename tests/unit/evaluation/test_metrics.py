@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from repose.crystal.batch import CrystalBatch
+from repose.crystal.graph import periodic_graph
 from repose.evaluation.metrics import METRICS, errors, matches
 from repose.models.prediction import Geometry
 from support.crystals import fcc, make_crystal, perovskite, random_crystal, random_rotation, rock_salt
@@ -57,6 +58,29 @@ def test_strained_cube_by_hand():
     assert found["relative_volume"].item() == pytest.approx(100 * (125 - 64) / 125)
     # Neighbours within 6 A of a 4 A cube: 6 at 4 A and 12 at 4 sqrt(2) A, each longer by a quarter.
     assert found["bonds"].item() == pytest.approx((6 + 12 * 2**0.5) / 18)
+
+
+def test_equations_25_to_28_of_deeprelax():
+    """Of displacements so small that no image matters; equation 25 is a mean over x, y and z too."""
+    batch = random_crystal(3)
+    predicted, target = disturbed(batch, 1, 0.05), disturbed(batch, 2, 0.05)
+    found = errors(batch, predicted, target)
+    (p, l_p), (t, l_t) = ((g.positions.numpy(), g.cells[0].numpy()) for g in (predicted, target))
+    graph = periodic_graph(batch, 6.0, 50)
+    pairs = list(zip(graph.receiver.tolist(), graph.sender.tolist(), graph.shift.numpy(), strict=True))
+    bonds = [
+        abs(np.linalg.norm(p[j] + k @ l_p - p[i]) - np.linalg.norm(t[j] + k @ l_t - t[i]))
+        for i, j, k in pairs
+    ]
+    volumes = [abs(cell[0] @ np.cross(cell[1], cell[2])) for cell in (l_p, l_t)]
+    expected = {
+        "coordinates": np.abs(p - t).sum() / (3 * len(p)),  # eq. 25
+        "bonds": sum(bonds) / len(bonds),  # eq. 26
+        "lattice": np.abs(l_p - l_t).sum() / 9,  # eq. 27
+        "volume": abs(volumes[0] - volumes[1]),  # eq. 28
+    }
+    for key, value in expected.items():
+        assert found[key].item() == pytest.approx(value, abs=1e-10, rel=0), key
 
 
 def test_the_two_images_differ_as_defined():
