@@ -22,12 +22,12 @@ from repose.crystal.lattice import deformation, to_cartesian
 from repose.data.dataset import Dataset
 from repose.models.checkpoint import load_model
 from repose.models.deeprelax.distance_solver import DistanceRestraints
-from repose.models.deeprelax.positions import distance_restraints, solve
+from repose.models.deeprelax.positions import distance_restraints, solve, solve_by_adam, violations
 from repose.models.prediction import Geometry
 from repose.nn.ops import segment_sum
 from repose.training.samples import Sample, collate
 
-STEPS, RATE = 100, 0.1  # the paper's
+STEPS = 100  # of Adam, as in the paper
 
 
 def main() -> None:
@@ -111,7 +111,7 @@ def compare(
         begin = time.process_time()
         positions = way()
         seconds = time.process_time() - begin
-        lacking, weight = missing(positions, pairs), pairs.weight
+        lacking, weight = violations(positions, pairs), pairs.weight
         of = system_index[pairs.second]
         loss = (segment_sum(weight * lacking, of, n) / segment_sum(weight, of, n)).mean()
         rows[name] = {"crystals per second": n / max(seconds, 1e-9), "loss": float(loss)}
@@ -128,23 +128,10 @@ def single(
     return start[atoms], own._replace(first=own.first - first, second=own.second - first)
 
 
-def missing(at: torch.Tensor, pairs: DistanceRestraints) -> torch.Tensor:
-    """Return violations of the bounds of pairs in A (equation 20 without the sum)."""
-    held = pairs.held.unsqueeze(1)
-    first = at.index_select(0, pairs.first) * (1 - held) + pairs.place * held
-    distance = (at.index_select(0, pairs.second) + pairs.offset - first).norm(dim=-1)
-    return torch.relu(distance - pairs.upper) + torch.relu(pairs.lower - distance)
-
-
 def adam(start: torch.Tensor, pairs: DistanceRestraints) -> torch.Tensor:
-    """Return positions from Adam, as in the paper."""
-    at = start.clone().requires_grad_(True)
-    optimiser = torch.optim.Adam([at], lr=RATE)
-    for _ in range(STEPS):
-        optimiser.zero_grad()
-        (pairs.weight * missing(at, pairs)).sum().backward()
-        optimiser.step()
-    return at.detach()
+    """Return positions from Adam, as in the paper; crystals need no index of their own."""
+    one = torch.zeros(len(start), dtype=torch.int64)
+    return solve_by_adam(start, one, 1, pairs, steps=STEPS).positions
 
 
 def lbfgs(start: torch.Tensor, pairs: DistanceRestraints) -> torch.Tensor:
@@ -155,7 +142,7 @@ def lbfgs(start: torch.Tensor, pairs: DistanceRestraints) -> torch.Tensor:
 
     def closure():
         optimiser.zero_grad()
-        loss = (pairs.weight * missing(at, pairs)).sum() / total
+        loss = (pairs.weight * violations(at, pairs)).sum() / total
         loss.backward()
         return loss
 
