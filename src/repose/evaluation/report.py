@@ -132,7 +132,9 @@ def notes(result: EvaluationResult) -> list[str]:
         "Times include the neighbour graph and uncertainty, but not reading.",
     ]
     if len(result.scores) < 2 or result.scores[1].relaxer != Rescale.name:
-        found[1] = "Dummy is the unchanged input. Rescale is left out: no train split to fit it to."
+        found[1] = (
+            "Dummy is the unchanged input. Rescale is left out: no train split of bulk crystals to fit it to."
+        )
     for name, published in result.published.items():
         found += [f"{name}: {note}" for note in published.notes]
     for relaxer, ids in result.not_finite.items():

@@ -87,8 +87,9 @@ def check_names(relaxers: Sequence[Relaxer]) -> None:
 
 
 def trivial_relaxers(train: Iterable[Pair]) -> list[Relaxer]:
-    """Dummy and, if there are training pairs, Rescale fitted to their relaxed volumes."""
-    fitted = [(pair.numbers, abs(float(np.linalg.det(pair.relaxed_cell)))) for pair in train]
+    """Dummy and, if there are bulk crystals to train on, Rescale fitted to their relaxed volumes."""
+    bulk = (pair for pair in train if pair.pbc.all())  # the cell of a sheet holds vacuum
+    fitted = [(pair.numbers, abs(float(np.linalg.det(pair.relaxed_cell)))) for pair in bulk]
     if not fitted:
         return [Dummy()]
     numbers, volumes = zip(*fitted, strict=True)

@@ -6,14 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.elements import MAX_NUMBER
-from repose.crystal.lattice import volume
 from repose.errors import ShapeError
+from repose.models.initial_structure import rescale_volume
 from repose.models.prediction import Geometry
-from repose.nn.ops import segment_mean
 from repose.relaxer.base import Relaxer
 
 # Weight of the prior in pure crystals of an element: this much data moves its coefficient half-way from the
@@ -76,8 +74,8 @@ class Dummy(Relaxer):
 class Rescale(Relaxer):
     """Scales the input isotropically to the volume that its composition suggests.
 
-    Fractional coordinates are kept. A crystal is unchanged if the fit has no data on one of its elements or
-    if the suggested volume is not positive.
+    Fractional coordinates are kept. A crystal is unchanged if the fit has no data on one of its elements, or
+    if its cell contains vacuum; see `repose.models.initial_structure.volume_ratio`.
 
     Args:
         atomic_volumes: From `fit_atomic_volumes`, A^3 per atom, ``(119,)``.
@@ -92,14 +90,5 @@ class Rescale(Relaxer):
 
     def predict(self, batch: CrystalBatch) -> Geometry:
         """See `Relaxer.predict`."""
-        scale = self._scale(batch)
-        return Geometry(batch.positions * scale[batch.system_index, None], batch.cells * scale[:, None, None])
-
-    def _scale(self, batch: CrystalBatch) -> Tensor:
-        """Scale factors of lengths, ``(S,)``."""
-        atomic = self.atomic_volumes.to(batch.device, batch.dtype)[batch.numbers]
-        target = segment_mean(atomic, batch.system_index, batch.n_crystals) * batch.counts
-        unseen = segment_mean((atomic == 0).to(batch.dtype), batch.system_index, batch.n_crystals) > 0
-        keep = unseen | (target <= 0)
-        ratio = torch.where(keep, 1.0, target / volume(batch.cells))
-        return ratio.pow(1 / 3)
+        scaled = rescale_volume(batch, self.atomic_volumes)
+        return Geometry(scaled.positions, scaled.cells)
