@@ -17,13 +17,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 MARKED = re.compile(r"(<!-- numbers: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 DEFAULT = "repose"
-DOMAINS = {
-    "sheets": "monolayers",
-    "layered": "stacks and bilayers",
-    "defects": "point defects in monolayers",
-}
 # Sets of the study of relaxation steps beside the DFT relaxations.
-STEPS = "studies/steps_saved/result.json"
 SETS = {
     "far": "hypothetical crystals",
     "substitutions": "substitutions, CHGNet",
@@ -62,27 +56,10 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]], text_columns: int 
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def real_pairs() -> str:
-    """Errors on DFT relaxations, and relaxation steps that `default` saves, by group of crystals.
-
-    Without the study of relaxation steps the steps are those of the study of DFT relaxations, if it has any.
-    """
-    result = stored("studies/real_pairs/result.json")
-    if (ROOT / STEPS).exists():
-        return errors_and_steps(result["errors"], stored(STEPS)["sets"])
-    relaxed = result.get("relaxation", {}).get("groups", {})
-    rows = []
-    for name, group in result["errors"].items():
-        cells = [f"{_title(name, group)} ({group['crystals']})"]
-        cells += [f"{group['mean'][row]['coordinates']:.3f}" for row in ("Dummy", "Rescale", "default")]
-        cells += [f"{group['worse_percent']['coordinates']:.0f} %"]
-        if relaxed:
-            cells += _savings(relaxed.get(name))
-        rows.append(cells)
-    head = ["DFT pairs", "input, Å", "Rescale, Å", "`default`, Å", "worse than input"]
-    if relaxed:
-        head += [f"CHGNet steps ({relaxed['all']['crystals']} of them)", "time saved"]
-    return table(head, rows)
+def steps_saved() -> str:
+    """Errors on all sets of test crystals, and relaxation steps that `default` saves."""
+    errors = stored("studies/real_pairs/result.json")["errors"]
+    return errors_and_steps(errors, stored("studies/steps_saved/result.json")["sets"])
 
 
 def errors_and_steps(errors: dict[str, Any], sets: dict[str, Any]) -> str:
@@ -127,16 +104,6 @@ def _steps(group: dict[str, Any] | None) -> list[str]:
     ]
 
 
-def _savings(group: dict[str, Any] | None) -> list[str]:
-    """Mean relaxation steps from the input and from `default`, and the share of time saved."""
-    if group is None:
-        return ["-", "-"]
-    (before, after), (slow, fast) = (
-        [group[key][start]["mean"] for start in ("input", "default")] for key in ("steps", "seconds")
-    )
-    return [f"{before:.0f} → {after:.0f}", f"{100 * (1 - fast / slow):+.0f} %"]
-
-
 def errors() -> str:
     """Errors of `default` on every dataset of the evaluation, and of all models on their union."""
     rows = []
@@ -154,30 +121,29 @@ def errors() -> str:
 
 
 def kinds() -> str:
-    """Errors of `default` and of the input on crystals of other kinds."""
+    """Errors of `default` and of the input on crystals of other kinds, and of `defects` on its own."""
     blocks = {block["dataset"]: block for block in stored("recipes/evaluation/kinds/table.json")["blocks"]}
-    rows = []
-    for name, title in KINDS.items():
-        own = {row["relaxer"]: row for row in blocks[name]["rows"]}
-        cells = [f"{own[row]['coordinates']:.3f}" for row in ("Dummy", "Rescale", DEFAULT)]
-        cells += [f"{own[row]['relative_volume']:.1f}" for row in ("Dummy", "Rescale", DEFAULT)]
-        cells += [f"{own[DEFAULT]['worse_percent']:.0f}"]
-        rows.append([f"{title} ({blocks[name]['crystals']})", *cells])
+    rows = [
+        _kind(f"{title} ({blocks[name]['crystals']})", blocks[name], DEFAULT) for name, title in KINDS.items()
+    ]
+    rows.append(
+        _kind(
+            "the same, by `defects`", stored("recipes/defects/evaluation/table.json")["blocks"][-1], "defects"
+        )
+    )
     head = ["test crystals", "input, Å", "Rescale, Å", "`default`, Å", "input, V %", "Rescale, V %"]
     return table([*head, "`default`, V %", "worse, %"], rows)
 
 
-def domains() -> str:
-    """Gains of the models for domains over the better trivial row."""
-    rows = []
-    for name, kind in DOMAINS.items():
-        block = stored(f"recipes/domains/{name}/evaluation/table.json")["blocks"][-1]
-        gains = block["gains"][name]
-        rows.append(
-            [f"`{name}`", f"{kind} ({block['crystals']})"]
-            + [f"{gains[key]:+.0f} %" for key in ("coordinates", "lattice", "shape", "volume")]
-        )
-    return table(["model", "test crystals", "coordinates", "lattice", "cell shape", "volume"], rows, 2)
+def _kind(title: str, block: dict[str, Any], model: str) -> list[str]:
+    """Errors of coordinates and volume of the trivial rows and of a model, and the share of worse answers."""
+    own = {row["relaxer"]: row for row in block["rows"]}
+    cells = [
+        f"{own[row][key]:.{digits}f}" if row in own else "-"
+        for key, digits in (("coordinates", 3), ("relative_volume", 1))
+        for row in ("Dummy", "Rescale", model)
+    ]
+    return [title, *cells, f"{own[model]['worse_percent']:.0f}"]
 
 
 def paths() -> str:
@@ -229,6 +195,26 @@ def bounds() -> str:
     names = ["`default`" if name == DEFAULT else f"`{name}`" for name in models]
     rows = ([title, *map(cell, models.values())] for title, cell in titles.items())
     return table([f"{block['crystals']:,} test crystals", *names], rows)
+
+
+def coverage() -> str:
+    """How often the bound of `default` held on crystals of other kinds."""
+    blocks = {block["dataset"]: block for block in stored("recipes/evaluation/kinds/table.json")["blocks"]}
+    rows = []
+    for name, title in KINDS.items():
+        own = blocks[name]["uncertainty"][DEFAULT]
+        low, high = own["coverage"]["90"]["interval"]
+        rows.append(
+            [
+                f"{title} ({blocks[name]['crystals']})",
+                f"{own['coverage']['90']['share']:.0f} ({low:.0f} to {high:.0f})",
+                f"{own['median_bound']:.2f}",
+                f"{own['rho']['coordinates']:.2f}",
+                f"{own['outside']['crystals']}",
+            ]
+        )
+    head = ["test crystals", "below, % (95 % interval)", "median bound, Å", "Spearman's rho", "marked `!`"]
+    return table(head, rows)
 
 
 def speed() -> str:
@@ -298,12 +284,12 @@ def presets() -> str:
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
-    "real-pairs": real_pairs,
+    "steps-saved": steps_saved,
     "errors": errors,
     "kinds": kinds,
-    "domains": domains,
     "paths": paths,
     "bounds": bounds,
+    "coverage": coverage,
     "speed": speed,
     "training-defaults": training_defaults,
     "archives": archives,

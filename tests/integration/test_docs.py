@@ -177,7 +177,7 @@ def test_settings_of_the_shipped_model_are_valid():
     assert recipes
     for path in recipes:
         settings = TrainSettings.parse(json.loads(path.read_text()))
-        name = "reposenet" if path.parent.name in ("repose", "domains") else path.parent.name
+        name = "reposenet" if path.parent.name in ("repose", "defects") else path.parent.name
         assert name in families()
         family(name).settings_type.parse(settings.model)
 

@@ -16,6 +16,7 @@ from repose.evaluation.metrics import coordinate_error
 from repose.evaluation.runner import to_batch
 from repose.io.files import find, read
 from repose.models.checkpoint import DEFAULT, load_model, shipped_models
+from repose.models.prediction import Geometry
 from repose.relaxer.direct import DirectRelaxer
 from repose.testing import ALL_CHECKS, CHECKS, check_relaxer
 from support.crystals import fcc, perovskite, random_crystal, rock_salt
@@ -92,7 +93,10 @@ def test_card_says_what_it_must(name):
 def test_models_are_calibrated(name):
     calibration = load_model(shipped_models()[name])[1].calibration
     assert calibration is not None
-    assert list(calibration.factors.values()) == sorted(calibration.factors.values())
+    expected = torch.tensor([0.003, 0.01, 0.03, 0.1, 0.3, 1.0])
+    bounds = torch.stack([calibration.factors[level] * expected for level in sorted(calibration.factors)])
+    assert (bounds.diff(dim=0) >= 0).all()
+    assert (bounds.diff(dim=1) >= 0).all()
 
 
 @pytest.mark.parametrize("name", ["default", "deeprelax"])
@@ -106,6 +110,18 @@ def test_bounds_hold_on_crystals_never_seen(name):
     assert 165 <= int((error <= relaxed.bounds[90]).sum()) <= 193
     order = torch.argsort(relaxed.bounds[90])
     assert error[order[:100]].mean() < 0.75 * error[order[100:]].mean()
+
+
+def test_relaxed_crystals_nearly_stay():
+    """The DFT-relaxed crystals of the test split, of systems that were never seen, as inputs."""
+    pairs = list(Dataset(ROOT / "datasets" / "pbe").read("test"))
+    batch, target = to_batch(pairs)
+    relaxed = batch.with_geometry(target.positions, target.cells)
+    found = repose.load("default", device="cpu").relax_batch(relaxed).geometry
+    moved = coordinate_error(found, target, relaxed.positions, relaxed.system_index)
+    assert moved.mean() < 0.02
+    inputs = Geometry(batch.positions, batch.cells)
+    assert moved.mean() < 0.3 * coordinate_error(inputs, target, batch.positions, batch.system_index).mean()
 
 
 def test_strained_crystals_come_back_towards_equilibrium():

@@ -54,7 +54,7 @@ def test_weights_in_half_precision_are_computed_in_single(saved, tmp_path):
 
 
 def test_saving_a_loaded_model_changes_nothing(tmp_path):
-    directory = shipped_models()["sheets"]
+    directory = shipped_models()["defects"]
     save_model(tmp_path / "again", *load_model(directory), (directory / "card.md").read_text())
     for file in directory.iterdir():
         assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes(), file.name
