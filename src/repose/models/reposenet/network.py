@@ -195,7 +195,7 @@ class ReposeNet(Network[ReposeNetSettings]):
         f = settings.features
         self.basis = GaussianBasis(settings.n_basis, settings.reach)
         self.embedding = ElementEmbedding(f, settings.embedding, settings.property_noise)
-        # A^3 per atom of every element; filled by the training task when start = "rescaled".
+        # A^3 per atom of every element, fitted to the training crystals; zero where unknown.
         self.atomic_volumes: Tensor
         self.register_buffer("atomic_volumes", torch.zeros(MAX_NUMBER + 1))
         self.of_volume = mlp(2, f, f) if settings.volume_feature else None
