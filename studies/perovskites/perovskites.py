@@ -96,14 +96,23 @@ def main() -> None:
     for name in arguments.model:
         relaxers.append(load(name, "cpu"))
         relaxers[-1].name = name
-    report = evaluate(relaxers, {"perovskites": test}, train=train, match=False)
-    (block,) = report.blocks()
-    found = {row["relaxer"]: {key: row[key] for key in ("coordinates", "volume")} for row in block["rows"]}
-    found["fit of radii"] = {"volume": fit(of_radii, train, test)}
-    found["fit of elements by site"] = {"volume": fit(of_elements, train, test)}
-    result = {"train": len(train), "test": len(test), "left out": left_out, "rows": found}
-    for name, row in found.items():
-        print(f"{name:40s} " + "  ".join(f"{key} {value:.4f}" for key, value in row.items()))
+    kinds: dict[str, list[Pair]] = {"one anion": [], "several anions": []}
+    for pair in test:
+        kinds["one anion" if len(set(sites(pair)[2])) == 1 else "several anions"].append(pair)
+    report = evaluate(relaxers, kinds, train=train, match=False)
+    found = {
+        block["dataset"]: {
+            row["relaxer"]: {key: row[key] for key in ("coordinates", "volume")} for row in block["rows"]
+        }
+        for block in report.blocks()
+    }
+    found["all"]["fit of radii"] = {"volume": fit(of_radii, train, test)}
+    found["all"]["fit of elements by site"] = {"volume": fit(of_elements, train, test)}
+    counts = {name: len(pairs) for name, pairs in kinds.items()}
+    result = {"train": len(train), "test": len(test), **counts, "left out": left_out, "rows": found}
+    for kind, rows in found.items():
+        for name, row in rows.items():
+            print(f"{kind:15s} {name:30s} " + "  ".join(f"{key} {value:.4f}" for key, value in row.items()))
     if arguments.out is not None:
         arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
