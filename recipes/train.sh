@@ -39,7 +39,7 @@ for stage in forces train recycle more near real kinds; do
     real=(--held-out "$out/real/frames")
     for set in "$ours"/{real,real-more} "$out"/real/{relaxed,substituted,near-*}; do real+=(--data "$set"); done
     for _ in 1 2 3; do for set in sheets layered defects; do real+=(--data "$ours/$set"); done; done
-    for set in "$out"/real/{frames,one-element,near-*} "$ours"/{real,sheets,layered,defects}; do
+    for set in "$out"/real/{frames,one-element,near-*} "$ours"/../pbe "$ours"/{real,sheets,layered,defects}; do
       tests+=(--data "$set")
     done
   fi
@@ -53,8 +53,8 @@ for stage in forces train recycle more near real kinds; do
 done
 tables=("$out/evaluation/table.json")
 repose evaluate --model "$last" "${theirs[@]}" "${new[@]}" --out "$out/evaluation" --device cpu
-if [ "${#tests[@]}" -gt 0 ]; then
-  repose evaluate --model "$last" "${tests[@]}" --out "$out/evaluation/kinds" --device cpu
+if [ "${#tests[@]}" -gt 0 ]; then # with bulk and subst for the fit of Rescale
+  repose evaluate --model "$last" --data "$ours/bulk" --data "$ours/subst" "${tests[@]}" --out "$out/evaluation/kinds" --device cpu
   tables+=("$out/evaluation/kinds/table.json")
 fi
 python "$here/../tools/ship_model.py" "$last/model" "${tables[@]}" \

@@ -65,8 +65,9 @@ def card(
     """Return the model card in Markdown."""
     parameters = sum(p.numel() for p in network.parameters())
     table, *others = tables
-    blocks = table["blocks"] + [b for other in others for b in other["blocks"] if b["dataset"] != "all"]
+    blocks = list(table["blocks"])
     names = [block["dataset"] for block in blocks]
+    blocks += [b for other in others for b in other["blocks"] if b["dataset"] not in (*names, "all")]
     lines = [
         f"# {config.name}",
         "",

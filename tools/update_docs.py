@@ -19,9 +19,9 @@ MARKED = re.compile(r"(<!-- numbers: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTAL
 DEFAULT = "repose"
 # Sets of the study of relaxation steps beside the DFT relaxations.
 SETS = {
-    "far": "hypothetical crystals",
-    "substitutions": "substitutions, CHGNet",
-    "mp-substitutions": "substitutions, DFT",
+    "far": "elements in prototypes, CHGNet",
+    "substitutions": "similar elements in relaxed parents, CHGNet",
+    "mp-substitutions": "one or more elements replaced, DFT",
 }
 # Datasets of other kinds than hypothetical crystals.
 KINDS = {
@@ -75,7 +75,7 @@ def errors_and_steps(errors: dict[str, Any], sets: dict[str, Any]) -> str:
             means = [group["starts"][row]["coordinates"]["mean"] for row in ("input", "Rescale", "default")]
             rows.append([title, *(f"{mean:.3f}" for mean in means), *_steps(group)])
     for name, group in errors.items():
-        title = f"DFT relaxations ({group['crystals']})" if name == "all" else _title(name, group)
+        title = "DFT relaxations" if name == "all" else f"… {_title(name, group)}"
         means = [group["mean"][row]["coordinates"] for row in ("Dummy", "Rescale", "default")]
         steps = _steps(frames.get(name))
         rows.append([title, *(f"{mean:.3f}" for mean in means), *steps])

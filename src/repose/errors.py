@@ -66,5 +66,5 @@ def require(module: str, purpose: str) -> None:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return the hint `` Did you mean 'x'?`` for a mistyped name, or an empty string."""
-    matches = get_close_matches(name, list(known), n=1, cutoff=0.5)
+    matches = get_close_matches(name, list(known), n=1, cutoff=0.65)
     return f" Did you mean '{matches[0]}'?" if matches else ""

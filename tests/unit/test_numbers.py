@@ -116,7 +116,7 @@ def test_the_table_of_errors_and_steps():
     sets = {name: {"groups": {"all": group}} for name in ("far", "frames")}
     lines = update_docs.errors_and_steps({"all": error, "quarter 1": error}, sets).splitlines()
     assert lines[2:] == [
-        "| hypothetical crystals | 0.250 | 0.250 | 0.250 | 8.5→8.5 (9) | 43 | 17 |",
-        "| DFT relaxations (12) | 0.500 | 0.500 | 0.500 | 8.5→8.5 (9) | 43 | 17 |",
-        "| input error 0.00 to 0.01 Å | 0.500 | 0.500 | 0.500 | - | - | - |",
+        "| elements in prototypes, CHGNet | 0.250 | 0.250 | 0.250 | 8.5→8.5 (9) | 43 | 17 |",
+        "| DFT relaxations | 0.500 | 0.500 | 0.500 | 8.5→8.5 (9) | 43 | 17 |",
+        "| … input error 0.00 to 0.01 Å | 0.500 | 0.500 | 0.500 | - | - | - |",
     ]

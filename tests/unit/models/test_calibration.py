@@ -144,7 +144,7 @@ def test_element_pairs_missing_in_training_are_named():
     assert CALIBRATION.outside(torch.tensor([8, 8]), 1.0) is None  # with itself always
     reason = CALIBRATION.outside(torch.tensor([12, 30, 17]), 1.0)
     assert reason == "no training crystal contains Mg-Cl, Mg-Zn, Cl-Zn together"
-    assert "its latent distance is 2.5" in CALIBRATION.outside(torch.tensor([12, 8]), 2.5)
+    assert "its features are 2.5 from theirs" in CALIBRATION.outside(torch.tensor([12, 8]), 2.5)
     assert CALIBRATION.outside(torch.tensor([12, 8]), math.nan) is not None
 
 

@@ -105,8 +105,8 @@ class Calibration(Settings):
             reasons.append(f"no training crystal contains {', '.join(unseen)} together")
         if not distance <= self.max_distance:
             reasons.append(
-                f"it is unlike the training crystals: its latent distance is {distance:.1f}, and "
-                f"{IN_DISTRIBUTION} % of held-out crystals are within {self.max_distance:.1f}"
+                f"it is unlike the training crystals: its features are {distance:.3g} from theirs, and "
+                f"those of {IN_DISTRIBUTION} % of held-out crystals within {self.max_distance:.3g}"
             )
         return "; ".join(reasons) or None
 
