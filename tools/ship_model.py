@@ -52,7 +52,9 @@ def main() -> None:
     models = [name for name in everything if name not in TRIVIAL]
     ours = arguments.name if arguments.name in models else models[0]
     errors = {
-        f"{c} ({table['units'][c]})": round(everything[ours][c], 4) for c in COLUMNS if c in everything[ours]
+        f"{c} ({table['units'][c]})": round(value, 4)
+        for c in COLUMNS
+        if (value := everything[ours].get(c)) is not None
     }
     config = config.model_copy(update={"name": arguments.name, "test_error": errors})
     limits = arguments.limits.read_text() if arguments.limits else ""
@@ -88,13 +90,17 @@ def card(
             if row["relaxer"] not in (ours, *TRIVIAL):
                 continue
             name = config.name if row["relaxer"] == ours else row["relaxer"]
-            lines.append(f"| {name} | " + " | ".join(f"{row[c]:.3f}" for c in columns) + " |")
+            lines.append(f"| {name} | " + " | ".join(shown(row[c], ".3f") for c in columns) + " |")
         gains = block["gains"][ours]
-        cells = ("" if gains[c] is None else f"{gains[c]:+.1f}" for c in columns)
-        lines.append(f"| gain, % | {' | '.join(cells)} |")
+        lines.append(f"| gain, % | {' | '.join(shown(gains[c], '+.1f') for c in columns)} |")
     if measured := table["blocks"][-1]["uncertainty"].get(ours):
         lines += ["", "## Uncertainty", "", uncertainty(config, measured)]
     return "\n".join(lines) + "\n\n" + limits
+
+
+def shown(value: float | None, spec: str) -> str:
+    """Return a number in a format, or a dash if there is none."""
+    return "-" if value is None else format(value, spec)
 
 
 def uncertainty(config: ModelConfig, measured: dict[str, Any]) -> str:
@@ -106,8 +112,9 @@ def uncertainty(config: ModelConfig, measured: dict[str, Any]) -> str:
     return (
         f"Calibrated on {config.calibration.crystals:,} crystals of the validation split. Share of the "
         f"{measured['crystals']:,} test crystals whose error is below the bound at {shares}. "
-        f"Spearman's rho of bound and error: {rho['coordinates']:.2f} (coordinates), "
-        f"{rho['bonds']:.2f} (bonds). Median bound at 90%: {measured['median_bound']:.2f} A. "
+        f"Spearman's rho of bound and error: {shown(rho['coordinates'], '.2f')} "
+        f"(coordinates), {shown(rho['bonds'], '.2f')} (bonds). "
+        f"Median bound at 90%: {measured['median_bound']:.2f} A. "
         f"Mean error of the quarter with the smallest bounds {mean['25']:.3f} A, of the half "
         f"{mean['50']:.3f} A, of all {mean['100']:.3f} A."
     )

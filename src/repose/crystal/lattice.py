@@ -129,16 +129,66 @@ def vacuum_thickness(positions: Tensor, cells: Tensor, system_index: Tensor) -> 
     """
     fractional = to_fractional(positions, cells, system_index)
     fractional = fractional - fractional.floor()
-    # Sorted within every crystal, crystal by crystal, along each axis.
-    ordered = torch.sort(
-        fractional.double() + 2 * system_index.unsqueeze(1), dim=0
-    ).values - 2 * system_index.unsqueeze(1)
-    last = torch.cat([system_index.diff() > 0, system_index.new_ones(1, dtype=torch.bool)])
-    first = last.roll(1)
-    gaps = ordered.roll(-1, dims=0) - ordered
-    gaps[last] = ordered[first] + 1 - ordered[last]  # around the border of the cell
+    gaps = _cyclic_gaps(fractional, system_index)
     thickest = gaps.new_zeros(len(cells), 3).scatter_reduce(
         0, system_index.unsqueeze(1).expand_as(gaps), gaps, "amax"
     )
     heights = 1 / torch.linalg.inv(cells).norm(dim=1)  # columns of the inverse are the normals
     return thickest.to(cells) * heights
+
+
+def thickest_slab(positions: Tensor, cells: Tensor, system_index: Tensor, least: float) -> Tensor:
+    """Thickness of the thickest slab without atoms, parallel to any lattice planes.
+
+    All planes of a spacing above ``least`` are searched, so that the result does not depend on the choice of
+    the lattice vectors or on the size of the cell.
+
+    Args:
+        positions: A, ``(N, 3)``; they need not be wrapped.
+        cells: Lattice vectors as rows in A, ``(S, 3, 3)``.
+        system_index: Crystal of every atom, ``(N,)``, ascending.
+        least: Thinner slabs are not searched for, A.
+
+    Returns:
+        Thickness in A, ``(S,)``; 0 for crystals without planes of that spacing.
+    """
+    cells = reduced(cells.double())
+    n = len(cells)
+    # A plane hkl of spacing d intersects the lattice vector a at most |a| / d times.
+    most = (cells.norm(dim=-1).amax(0) / least).long().tolist()
+    axes = [torch.arange(-m, m + 1, device=cells.device) for m in most]
+    indices = torch.cartesian_prod(*axes)
+    indices = indices[len(indices) // 2 + 1 :].to(cells)  # one of hkl and -h-k-l
+    spacing = 1 / (indices @ torch.linalg.inv(cells).mT).norm(dim=-1)  # (S, planes)
+    crystal, plane = torch.nonzero(spacing > least, as_tuple=True)
+    # Every atom once for every plane of its crystal.
+    counts = torch.bincount(system_index, minlength=n)
+    begin = counts.cumsum(0) - counts
+    repeats = counts[crystal]
+    pair = torch.repeat_interleave(repeats)
+    atom = (
+        begin[crystal][pair]
+        + torch.arange(len(pair), device=pair.device)
+        - (repeats.cumsum(0) - repeats)[pair]
+    )
+    fractional = to_fractional(positions.double(), cells, system_index)
+    height = (fractional[atom] * indices[plane][pair]).sum(-1)
+    gaps = _cyclic_gaps((height - height.floor()).unsqueeze(1), pair).squeeze(1)
+    thickness = gaps * spacing[crystal, plane][pair]
+    return thickness.new_zeros(n).scatter_reduce(0, crystal[pair], thickness, "amax").to(positions)
+
+
+def _cyclic_gaps(fractional: Tensor, owner: Tensor) -> Tensor:
+    """Differences to the next larger of the numbers between 0 and 1 of an owner, along each column.
+
+    Args:
+        fractional: ``(N, K)``.
+        owner: Ascending, ``(N,)``.
+    """
+    if len(owner) == 0:
+        return fractional
+    ordered = torch.sort(fractional.double() + 2 * owner.unsqueeze(1), dim=0).values - 2 * owner.unsqueeze(1)
+    last = torch.cat([owner.diff() > 0, owner.new_ones(1, dtype=torch.bool)])
+    gaps = ordered.roll(-1, dims=0) - ordered
+    gaps[last] = ordered[last.roll(1)] + 1 - ordered[last]  # around the border of the cell
+    return gaps

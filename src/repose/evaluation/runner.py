@@ -18,6 +18,7 @@ from repose.errors import ConfigError, DatasetError, InvalidCrystalError, ShapeE
 from repose.evaluation.metrics import BOND_CUTOFF, BOND_NEIGHBOURS, errors, matches
 from repose.evaluation.results import CrystalInfo, EvaluationResult, Scores
 from repose.evaluation.uncertainty import PredictedUncertainty, examples
+from repose.models.initial_structure import is_bulk
 from repose.models.prediction import Geometry
 from repose.relaxer.base import Relaxer
 from repose.relaxer.baselines import Dummy, Rescale, fit_atomic_volumes
@@ -88,8 +89,7 @@ def check_names(relaxers: Sequence[Relaxer]) -> None:
 
 def trivial_relaxers(train: Iterable[Pair]) -> list[Relaxer]:
     """Dummy and, if there are bulk crystals to train on, Rescale fitted to their relaxed volumes."""
-    bulk = (pair for pair in train if pair.pbc.all())  # the cell of a sheet holds vacuum
-    fitted = [(pair.numbers, abs(float(np.linalg.det(pair.relaxed_cell)))) for pair in bulk]
+    fitted = [(p.numbers, abs(float(np.linalg.det(p.relaxed_cell)))) for p in train if is_bulk(p)]
     if not fitted:
         return [Dummy()]
     numbers, volumes = zip(*fitted, strict=True)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from repose.config import GraphSettings, NetworkSettings
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.graph import PeriodicGraph, periodic_graph
-from repose.crystal.lattice import reduced, to_cartesian, to_fractional, vacuum_thickness, volume
+from repose.crystal.lattice import thickest_slab, to_cartesian, to_fractional, volume
 from repose.nn.ops import segment_sum
 
-# A slab without atoms that is thicker than this counts as vacuum; a van der Waals gap has some 3 A.
-VACUUM = 8.0  # A
+if TYPE_CHECKING:
+    from repose.data.dataset import Pair
+
+# A slab without atoms that is thicker than this begins to count as vacuum, and does from RAMP more on; a gap
+# between van der Waals layers has some 3 A.
+VACUUM, RAMP = 8.0, 1.0  # A
 
 
 def initial_structure(
@@ -62,7 +68,7 @@ def volume_ratio(batch: CrystalBatch, atomic_volumes: Tensor) -> Tensor:
     """Volume predicted from composition over that of the cell, ``(S,)``.
 
     It is 1 for crystals with an element without a fitted volume, and for sheets, wires and slabs, whose cell
-    contains vacuum.
+    contains vacuum; see `bulk_share`.
 
     Args:
         batch: Input crystals.
@@ -70,10 +76,25 @@ def volume_ratio(batch: CrystalBatch, atomic_volumes: Tensor) -> Tensor:
     """
     volumes = atomic_volumes.to(batch.positions)[batch.numbers]
     guess = segment_sum(volumes, batch.system_index, batch.n_crystals)
-    ratio = guess / volume(batch.cells)
     unknown = segment_sum((volumes <= 0).to(batch.dtype), batch.system_index, batch.n_crystals) > 0
-    vacuum = ~batch.pbc.all(dim=1)
+    return torch.where(unknown, 1.0, guess / volume(batch.cells)).pow(bulk_share(batch))
+
+
+def bulk_share(batch: CrystalBatch) -> Tensor:
+    """Return 1 for bulk crystals and 0 for cells with vacuum, ``(S,)``.
+
+    Vacuum is a direction that is not periodic, or a slab without atoms. The share falls smoothly from a
+    thickness of `VACUUM` on over the next `RAMP`.
+    """
+    share = batch.pbc.all(dim=1).to(batch.cells)
     if bool((batch.cells.norm(dim=-1) > VACUUM).any()):  # no slab is thicker than the longest lattice vector
-        empty = vacuum_thickness(batch.positions, reduced(batch.cells), batch.system_index).amax(dim=1)
-        vacuum = vacuum | (empty > VACUUM)
-    return torch.where(unknown | vacuum, 1.0, ratio)
+        empty = thickest_slab(batch.positions, batch.cells, batch.system_index, VACUUM)
+        x = (1 - (empty - VACUUM) / RAMP).clamp(0, 1)
+        share = share * x * x * (3 - 2 * x)
+    return share
+
+
+def is_bulk(pair: Pair) -> bool:
+    """Return whether the relaxed cell of a pair has a volume that follows from its composition."""
+    crystal = CrystalBatch.single(pair.numbers, pair.relaxed_positions, pair.relaxed_cell, pair.pbc)
+    return bool(bulk_share(crystal)[0] == 1)

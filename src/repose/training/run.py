@@ -27,6 +27,7 @@ from repose.data.dataset import Dataset, Pair
 from repose.device import resolve_device
 from repose.errors import ConfigError
 from repose.models.checkpoint import find_model, load_config, load_model
+from repose.models.initial_structure import is_bulk
 from repose.models.network import Network
 from repose.models.registry import family
 from repose.relaxer.baselines import fit_atomic_volumes
@@ -255,8 +256,7 @@ def _compiles(device: str) -> bool:
 def fit_volumes(network: Network[Any], pairs: Sequence[Pair]) -> None:
     """Fit atomic volumes to bulk crystals, for elements without a volume in the network."""
     own = dict(network.named_buffers()).get("atomic_volumes")
-    bulk = [pair for pair in pairs if pair.pbc.all()]  # the cell of a sheet holds vacuum
-    if own is not None and bulk:
+    if own is not None and (bulk := list(filter(is_bulk, pairs))):
         known = np.array([abs(np.linalg.det(pair.relaxed_cell)) for pair in bulk])
         volumes = fit_atomic_volumes([pair.numbers for pair in bulk], known)
         own.copy_(torch.where(own == 0, torch.as_tensor(volumes).to(own), own))  # zero: not fitted

@@ -1,9 +1,13 @@
 """Geometry of lattices against brute force and identities."""
 
 import numpy as np
+import pytest
 import torch
-from hypothesis import given
+from ase import Atoms
+from ase.build import make_supercell
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.lattice import (
@@ -12,12 +16,13 @@ from repose.crystal.lattice import (
     periodic_projector,
     periodic_span,
     reduced,
+    thickest_slab,
     to_cartesian,
     to_fractional,
     vacuum_thickness,
     volume,
 )
-from support.crystals import fcc, make_crystal, random_crystal
+from support.crystals import fcc, make_crystal, random_crystal, rock_salt
 
 SEEDS = st.integers(0, 10**6)
 
@@ -123,14 +128,26 @@ def test_reduced_cells_span_the_same_lattice_and_are_short(seed):
     assert shares.abs().max() < 0.5 + 1e-5
 
 
-def test_vacuum_is_found_in_any_basis():
-    """A slab whose vacuum no pair of the given vectors lies along."""
-    cell = torch.tensor([[3.0, 0, 0], [0, 3.0, 0], [0, 0, 20.0]], dtype=torch.float64)
-    basis = torch.tensor([[1.0, 0, 1], [0, 1, 1], [0, 0, 1]], dtype=torch.float64)
-    positions = torch.tensor([[0.0, 0, 0], [1.5, 1.5, 2.0]], dtype=torch.float64)
-    crystal = torch.zeros(2, dtype=torch.int64)
-    plain = vacuum_thickness(positions, cell[None], crystal).max()
-    assert plain == 18.0
-    skewed = (basis @ cell)[None]
-    assert vacuum_thickness(positions, skewed, crystal).max() < plain - 1
-    assert torch.isclose(vacuum_thickness(positions, reduced(skewed), crystal).max(), plain)
+@given(
+    change=arrays(np.int64, (3, 3), elements=st.integers(-4, 4)).filter(
+        lambda m: 1 <= abs(np.linalg.det(m)) <= 9
+    )
+)
+@settings(max_examples=50)
+def test_the_thickest_slab_does_not_depend_on_the_cell(change):
+    """A sheet in a basis whose vectors all leave its plane, and in skewed supercells."""
+    sheet = Atoms(
+        "HH", [[0.0, 0, 0], [1.5, 1.5, 2.0]], cell=[[3.0, 0, 0], [0, 3.2, 0], [0.4, 0.3, 20.0]], pbc=True
+    )
+    skewed = make_supercell(sheet, change)
+    crystal = torch.zeros(len(skewed), dtype=torch.int64)
+    cell, positions = torch.tensor(skewed.cell.array)[None], torch.tensor(skewed.positions)
+    assert thickest_slab(positions, cell, crystal, 8.0) == pytest.approx(18.0, abs=1e-8)
+
+
+def test_the_thickest_slab_of_every_crystal_of_a_batch():
+    bulk, sheet = rock_salt(4.8), make_crystal([6], [[0, 0, 0]], np.diag([2.5, 2.5, 12.0]))
+    batch = CrystalBatch.collate([sheet, bulk, sheet])
+    found = thickest_slab(batch.positions, batch.cells, batch.system_index, 2.0)
+    assert found[[0, 2]].tolist() == pytest.approx([12.0, 12.0])
+    assert 2.0 < found[1] < 3.0

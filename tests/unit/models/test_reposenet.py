@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
+from ase.build import make_supercell
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -212,6 +214,32 @@ def test_the_volume_is_seen_relative_to_that_of_the_composition(crystals):
     bigger = crystals.with_geometry(2 * crystals.positions, 2 * crystals.cells)
     assert torch.allclose(volume_ratio(bigger, 8 * network.atomic_volumes), ratio)
     assert (volume_ratio(sheet(), network.atomic_volumes) == 1).all()
+
+
+def test_vacuum_counts_gradually():
+    """Between bulk and sheet the volume of the composition loses its weight without a jump."""
+    volumes = torch.full((119,), 15.0, dtype=torch.float64)
+    lengths = np.linspace(7.9, 9.1, 25)
+    cells = (make_crystal([6], [[0, 0, 0]], np.diag([2.5, 2.5, c])) for c in lengths)
+    ratios = np.array([float(volume_ratio(crystal, volumes)) for crystal in cells])
+    assert ratios[0] == pytest.approx(15.0 / (2.5**2 * 7.9))
+    assert ratios[-1] == 1
+    assert (np.diff(ratios) > -0.03).all()
+    assert np.abs(np.diff(ratios)).max() < 0.1
+
+
+def test_a_sheet_is_the_same_in_every_cell():
+    """Also in supercells whose shortest vectors leave the sheet."""
+    relaxer = make_relaxer(start="input", volume_feature=True)
+    sheet = Atoms("MoS2", [[0, 0, 0], [1.6, 0.9, 1.6], [1.6, 0.9, -1.6]], cell=[3.2, 3.2, 14.0, 90, 90, 120])
+    sheet.pbc = True
+    larger = make_supercell(sheet, [[5, 0, 0], [0, 1, 0], [2, 0, 1]])
+    before, after = (
+        relaxer.predict(CrystalBatch.single(a.numbers, a.positions, a.cell.array, a.pbc)).cells[0]
+        for a in (sheet, larger)
+    )
+    assert torch.allclose(after[0], 5 * before[0], atol=1e-8)
+    assert torch.allclose(after[1], before[1], atol=1e-8)
 
 
 @pytest.mark.parametrize("harm", [float("nan"), 100.0])

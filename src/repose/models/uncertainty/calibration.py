@@ -33,7 +33,9 @@ LEVELS = (50, 80, 90, 95)  # %
 IN_DISTRIBUTION = 99  # %, share of the held-out crystals that count as in distribution
 
 
-# Held-out crystals of a group at least, and groups at most, of a `Curve`.
+# Smaller errors count as this one, A (strains: without unit), so that no bound is zero.
+SMALLEST = 1e-4
+# Held-out cases of a group at least, and groups at most, of a `Curve`.
 GROUP, MAX_GROUPS = 150, 12
 
 
@@ -120,9 +122,10 @@ def conformal_factor(errors: np.ndarray, expected: np.ndarray, level: float = LE
         level: Share in %.
 
     Returns:
-        The ``ceil((n + 1) level)``-th smallest ratio; infinite if there are too few cases for the level.
+        The ``ceil((n + 1) level)``-th smallest ratio, of errors of at least `SMALLEST`; infinite if there are
+        too few cases for the level.
     """
-    ratios = np.sort(errors / np.maximum(expected, 1e-12))
+    ratios = np.sort(np.maximum(errors, SMALLEST) / np.maximum(expected, 1e-12))
     rank = math.ceil((len(ratios) + 1) * level / 100)
     return float(ratios[rank - 1]) if rank <= len(ratios) else math.inf
 
@@ -145,7 +148,8 @@ def fit_bound(errors: np.ndarray, expected: np.ndarray, level: float = LEVEL) ->
     parts = np.array_split(np.argsort(expected, kind="stable"), groups)
     at = np.array([np.exp(np.log(np.maximum(expected[part], 1e-12)).mean()) for part in parts])
     factors = [conformal_factor(errors[part], expected[part], level) for part in parts]
-    distinct = np.concatenate([[True], np.diff(at) > 1e-6 * at[1:]])
+    # Of groups with the same expected error the last one has the largest bound.
+    distinct = np.concatenate([np.diff(at) > 1e-6 * at[1:], [True]])
     at, bounds = at[distinct], np.maximum.accumulate(at * np.array(factors))[distinct]
     if len(at) < 2:
         return conformal_factor(errors, expected, level)
