@@ -89,14 +89,8 @@ def distance_loss(
     distances = prediction.distances
     if distances is None:
         raise ValueError("expected a prediction with distances; got one without.")
-    n, offset = len(target), to_cartesian(graph.shift, target.cells, graph.system_index)
-    relaxed = safe_norm(edge_vectors(graph, target.positions, target.cells))
-    origin = start.positions
-    if follow:
-        origin = follow_cell(origin, start.cells, target.cells, target.system_index)
-    edges = distances.anchored
-    neighbours = target.positions[graph.sender[edges]] + offset[edges]
-    displaced = safe_norm(neighbours - origin[graph.receiver[edges]])
+    n, edges = len(target), distances.anchored
+    relaxed, displaced = true_distances(edges, start, graph, target, follow)
     pairs = laplace(distances.relaxed - relaxed, distances.scale)
     moves = laplace(distances.displaced - displaced, distances.displaced_scale)
     cells = [(layer.cells - target.cells).abs() for layer in prediction.layers]
@@ -110,6 +104,22 @@ def distance_loss(
         return errors.sum() if reduction == "sum" else errors.sum() / max(errors.numel(), 1)
 
     return reduced(pairs) + reduced(moves) + lattice_weight * sum(map(reduced, cells))
+
+
+def true_distances(
+    anchored: Tensor, start: CrystalBatch, graph: PeriodicGraph, target: CrystalBatch, follow: bool
+) -> tuple[Tensor, Tensor]:
+    """Targets of `Distances.relaxed` ``(E,)`` and `Distances.displaced` ``(P,)`` in A.
+
+    Displacements start as in `distance_loss`; ``anchored`` is that of the distances.
+    """
+    offset = to_cartesian(graph.shift, target.cells, graph.system_index)
+    origin = start.positions
+    if follow:
+        origin = follow_cell(origin, start.cells, target.cells, target.system_index)
+    neighbours = target.positions[graph.sender[anchored]] + offset[anchored]
+    displaced = safe_norm(neighbours - origin[graph.receiver[anchored]])
+    return safe_norm(edge_vectors(graph, target.positions, target.cells)), displaced
 
 
 def scale_loss(scales: ErrorScales, predicted: Geometry, target: CrystalBatch, images: str) -> Tensor:
