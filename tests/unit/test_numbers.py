@@ -5,8 +5,12 @@ import json
 import runpy
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 
+from repose.crystal.batch import CrystalBatch
+from repose.models.prediction import Geometry
 from support.paths import ROOT
 
 update_docs = SimpleNamespace(**runpy.run_path(str(ROOT / "tools" / "update_docs.py")))
@@ -104,6 +108,19 @@ def test_steps_saved_of_inputs_that_are_relaxed_or_end_elsewhere():
     assert found["energy_above_relaxed"] == pytest.approx({"median": 200.0, "mean": 200.0})
     assert (found["other_minimum_percent"], found["lower_minimum_percent"]) == (25.0, 25.0)
     assert found["worse_percent"] == 25.0
+
+
+@pytest.mark.parametrize(("periodic", "gaps"), [(False, [2.5]), (True, [2.5, 4.5])])
+def test_gaps_between_layers(periodic, gaps):
+    """Gaps of two rotated layers in an oblique cell do not depend on images; they are 1 and 2 A thick."""
+    layers = SimpleNamespace(**runpy.run_path(str(ROOT / "studies" / "published_figures" / "layers.py")))
+    cell = np.array([[4.0, 0, 0], [-2, 3.4, 0], [1.3, 0.7, 10]])
+    positions = np.array([[0.0, 0, 0], [2, 1, 1], [0, 0, 3.5], [1, 2, 5.5]])
+    turn = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
+    batch = CrystalBatch.single([5, 7, 5, 7], positions, cell, [True, True, periodic])
+    shift = np.array([[1, 0, 0], [0, -1, 0], [0, 2, 0], [1, 1, 0]]) + periodic * np.array([[0, 0, 1]] * 4)
+    moved = Geometry(torch.from_numpy((positions + shift @ cell) @ turn), torch.from_numpy(cell @ turn)[None])
+    assert layers.gaps(batch, moved, np.array([False, False, True, True])) == pytest.approx(gaps)
 
 
 def test_the_table_of_errors_and_steps():
