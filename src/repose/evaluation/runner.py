@@ -89,7 +89,11 @@ def check_names(relaxers: Sequence[Relaxer]) -> None:
 
 def trivial_relaxers(train: Iterable[Pair]) -> list[Relaxer]:
     """Dummy and, if there are bulk crystals to train on, Rescale fitted to their relaxed volumes."""
-    fitted = [(p.numbers, abs(float(np.linalg.det(p.relaxed_cell)))) for p in train if is_bulk(p)]
+    fitted = [
+        (pair.numbers, abs(float(np.linalg.det(pair.relaxed_cell))))
+        for pair in train
+        if is_bulk(pair.relaxed_positions, pair.relaxed_cell, pair.pbc)
+    ]
     if not fitted:
         return [Dummy()]
     numbers, volumes = zip(*fitted, strict=True)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,9 +11,6 @@ from repose.crystal.batch import CrystalBatch
 from repose.crystal.graph import PeriodicGraph, periodic_graph
 from repose.crystal.lattice import thickest_slab, to_cartesian, to_fractional, volume
 from repose.nn.ops import segment_sum
-
-if TYPE_CHECKING:
-    from repose.data.dataset import Pair
 
 # A slab without atoms that is thicker than this begins to count as vacuum, and does from RAMP more on; a gap
 # between van der Waals layers has some 3 A.
@@ -94,7 +90,13 @@ def bulk_share(batch: CrystalBatch) -> Tensor:
     return share
 
 
-def is_bulk(pair: Pair) -> bool:
-    """Return whether the relaxed cell of a pair has a volume that follows from its composition."""
-    crystal = CrystalBatch.single(pair.numbers, pair.relaxed_positions, pair.relaxed_cell, pair.pbc)
+def is_bulk(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> bool:
+    """Return whether the volume of a crystal follows from its composition: its cell holds no vacuum.
+
+    Args:
+        positions: A, ``(N, 3)``.
+        cell: Lattice vectors as rows in A, ``(3, 3)``.
+        pbc: Periodic directions, ``(3,)``.
+    """
+    crystal = CrystalBatch.single(np.ones(len(positions), dtype=np.int64), positions, cell, pbc)
     return bool(bulk_share(crystal)[0] == 1)

@@ -256,7 +256,10 @@ def _compiles(device: str) -> bool:
 def fit_volumes(network: Network[Any], pairs: Sequence[Pair]) -> None:
     """Fit atomic volumes to bulk crystals, for elements without a volume in the network."""
     own = dict(network.named_buffers()).get("atomic_volumes")
-    if own is not None and (bulk := list(filter(is_bulk, pairs))):
+    if own is None:
+        return
+    bulk = [pair for pair in pairs if is_bulk(pair.relaxed_positions, pair.relaxed_cell, pair.pbc)]
+    if bulk:
         known = np.array([abs(np.linalg.det(pair.relaxed_cell)) for pair in bulk])
         volumes = fit_atomic_volumes([pair.numbers for pair in bulk], known)
         own.copy_(torch.where(own == 0, torch.as_tensor(volumes).to(own), own))  # zero: not fitted
