@@ -63,7 +63,7 @@ def steps_saved() -> str:
 
 
 def errors_and_steps(errors: dict[str, Any], sets: dict[str, Any]) -> str:
-    """Errors and median relaxation steps of the test sets, and of the DFT relaxations by group.
+    """Errors and median relaxation steps of the test sets, and of the DFT relaxations by quarter.
 
     Errors of DFT relaxations are those of all crystals of a group, steps those of the crystals that were
     relaxed, whose number follows in brackets.
@@ -74,7 +74,8 @@ def errors_and_steps(errors: dict[str, Any], sets: dict[str, Any]) -> str:
             group = sets[name]["groups"]["all"]
             means = [group["starts"][row]["coordinates"]["mean"] for row in ("input", "Rescale", "default")]
             rows.append([title, *(f"{mean:.3f}" for mean in means), *_steps(group)])
-    for name, group in errors.items():
+    parts = {name: group for name, group in errors.items() if name.startswith(("all", "quarter"))}
+    for name, group in parts.items():
         title = "DFT relaxations" if name == "all" else f"… {_title(name, group)}"
         means = [group["mean"][row]["coordinates"] for row in ("Dummy", "Rescale", "default")]
         steps = _steps(frames.get(name))

@@ -153,13 +153,14 @@ def test_where_to_look_names_existing_files():
 
 
 def test_pages_are_short():
-    """Tables that are made from stored results, and the tables of equations, do not count."""
+    """Tables from stored results count in README only; the tables of equations do not count."""
     tables = re.compile(r"<!-- numbers: .*?<!-- end -->", re.DOTALL)
     words = {page.name: len(tables.sub("", page.read_text()).split()) for page in PAGES}
     equations = (ROOT / "docs" / "equations.md").read_text()
     words["equations.md"] = len(re.sub(r"^\|.*", "", equations, flags=re.MULTILINE).split())
-    assert words.pop("README.md") <= 700
+    words.pop("README.md")
     words.pop("CONTRIBUTING.md")
+    assert len((ROOT / "README.md").read_text().split()) <= 700
     assert sum(words.values()) <= 14_000
 
 
