@@ -74,22 +74,15 @@ def errors_and_steps(errors: dict[str, Any], sets: dict[str, Any]) -> str:
             group = sets[name]["groups"]["all"]
             means = [group["starts"][row]["coordinates"]["mean"] for row in ("input", "Rescale", "default")]
             rows.append([title, *(f"{mean:.3f}" for mean in means), *_steps(group)])
-    parts = {name: group for name, group in errors.items() if name.startswith(("all", "quarter"))}
-    for name, group in parts.items():
-        title = "DFT relaxations" if name == "all" else f"… {_title(name, group)}"
+    for name in ("all", *(name for name in errors if name.startswith("quarter"))):
+        group = errors[name]
+        low, high = group["input_coordinates"]
+        title = "DFT relaxations" if name == "all" else f"… input error {low:.2f} to {high:.2f} Å"
         means = [group["mean"][row]["coordinates"] for row in ("Dummy", "Rescale", "default")]
         steps = _steps(frames.get(name))
         rows.append([title, *(f"{mean:.3f}" for mean in means), *steps])
     head = ["test crystals", "input, Å", "Rescale, Å", "`default`, Å"]
     return table([*head, "CHGNet steps", "saved, %", "more, %"], rows)
-
-
-def _title(name: str, group: dict[str, Any]) -> str:
-    """Title of a group of DFT relaxations: the range of the input's errors for a quarter."""
-    if not name.startswith("quarter"):
-        return name
-    low, high = group["input_coordinates"]
-    return f"input error {low:.2f} to {high:.2f} Å"
 
 
 def _steps(group: dict[str, Any] | None) -> list[str]:
