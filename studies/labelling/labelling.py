@@ -19,7 +19,7 @@ import torch
 
 from repose.data.candidates import Candidate, read_candidates
 from repose.io.convert import to_batch
-from repose.potentials.batched_lbfgs import relax_batched
+from repose.potentials.batched_lbfgs import Start, relax_batched
 from repose.potentials.loading import load_potential
 from repose.potentials.settings import LbfgsSettings
 
@@ -73,7 +73,7 @@ def main() -> None:
 def batched(potential, crystals) -> list[int]:
     """Return steps of the batched engine."""
     settings = LbfgsSettings(fmax=FMAX, max_steps=MAX_STEPS)
-    source = ((k, to_batch(atoms)) for k, atoms in enumerate(crystals))
+    source = (Start(k, to_batch(atoms)) for k, atoms in enumerate(crystals))
     return [len(run.frames) - 1 for run in relax_batched(potential, source, settings)]
 
 

@@ -36,6 +36,7 @@ from repose.evaluation.runner import to_batch, trivial_relaxers
 from repose.models.checkpoint import find_model
 from repose.models.prediction import Geometry
 from repose.potentials.batched_lbfgs import RelaxationRun, relax_batched
+from repose.potentials.batched_lbfgs import Start as Crystal
 from repose.potentials.chgnet import CHGNetPotential
 from repose.potentials.settings import LbfgsSettings
 from repose.relaxer.base import Relaxer
@@ -165,10 +166,10 @@ def relax_starts(
     """
     settings = LbfgsSettings(fmax=FMAX, max_steps=MAX_STEPS)
 
-    def crystals() -> Iterator[tuple[Candidate, CrystalBatch]]:
+    def crystals() -> Iterator[Crystal[Candidate]]:
         for start in starts:
             send("started", start.id)
-            yield start, CrystalBatch.single(start.numbers, start.positions, start.cell, start.pbc)
+            yield Crystal(start, CrystalBatch.single(start.numbers, start.positions, start.cell, start.pbc))
 
     for run in relax_batched(CHGNetPotential(dtype=torch.float64), crystals(), settings, should_continue):
         ledger.write(row_of(run))

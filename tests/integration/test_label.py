@@ -38,7 +38,7 @@ from repose.data.labelling.settings import LabelSettings
 from repose.data.pairing import Refusal
 from repose.data.splits import GroupSplit
 from repose.errors import ConfigError, DatasetError
-from repose.potentials.batched_lbfgs import RelaxationRun
+from repose.potentials.batched_lbfgs import RelaxationRun, Start
 from repose.potentials.settings import LbfgsSettings
 from support.crystals import rock_salt
 from support.processes import children, close_files, eventually
@@ -224,7 +224,7 @@ def test_a_crystal_with_other_bonds_fails():
             "salt", salt.numbers.numpy(), salt.pbc[0].numpy(), salt.positions.numpy(), salt.cells[0].numpy()
         )
     ]
-    run = RelaxationRun(candidate, salt, LbfgsSettings())
+    run = RelaxationRun(Start(candidate, salt), LbfgsSettings())
     broken = np.diag([3.0, 3.0, 12.0])
     steps = [(candidate.positions, candidate.cell), (np.array([[0.0, 0, 0], [0, 0, 6]]), broken)]
     run.frames = [Frame(r, c, 0.0, np.zeros((2, 3)), np.zeros((3, 3))) for r, c in steps]

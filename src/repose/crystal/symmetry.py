@@ -63,6 +63,14 @@ class SpaceGroup:
         """The different rotations, ``(R, 3, 3)``."""
         return self.rotations[_distinct(self.rotations)[0]]
 
+    def cartesian(self, rotations: Integers, cell: Floats) -> Floats:
+        """Rotations ``(M, 3, 3)`` as matrices Q of Cartesian ROWS, ``x' = x @ Q``.
+
+        They are orthogonal to rounding, even if the cell has the symmetry only within symprec.
+        """
+        ideal = _ideal_cell(self.point_group, cell)
+        return np.linalg.inv(ideal) @ rotations.transpose(0, 2, 1) @ ideal
+
     def mean(self, images: Floats) -> Floats:
         """Mean over the operations of images ``(M, N, 3)`` of vectors of the atoms, at the new atoms."""
         arrived = np.empty_like(images)
@@ -197,10 +205,7 @@ def symmetrise(
     if group.n_operations == 1:
         return new_positions.copy(), new_cell.copy()
     stretch, rotation = polar(gradient)
-    point_group = group.point_group
-    # Cartesian rotations from the ideal cell: orthogonal to rounding even if the input cell is a bit off.
-    ideal = _ideal_cell(point_group, cell)
-    cartesian = np.linalg.inv(ideal) @ point_group.transpose(0, 2, 1) @ ideal  # rows: x' = x @ Q
+    cartesian = group.cartesian(group.point_group, cell)
     stretch = (cartesian.transpose(0, 2, 1) @ stretch @ cartesian).mean(axis=0)
     final_cell = cell @ stretch @ rotation
     fractional = new_positions @ np.linalg.inv(new_cell)

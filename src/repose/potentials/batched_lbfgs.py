@@ -4,9 +4,10 @@ The potential evaluates all running crystals in one batch. A crystal that has en
 one. Crystals do not influence each other.
 
 The coordinates of a crystal of n atoms are n + 3 rows. The first n are positions in the frame of the
-undeformed cell, ``positions = rows @ stretch``. The last three are ``(stretch - 1) * scale`` with
-``cell = initial_cell @ stretch``. The stretch is symmetric, so the cell does not rotate. The scale,
-``1.5 A * sqrt(n)``, makes a cell about as stiff as an atom, whatever its size.
+undeformed cell, ``positions = rows @ deformation``. The last three are ``(deformation - 1) * scale`` with
+``cell = initial_cell @ deformation``. The deformation is symmetric unless constraints need another one, so
+that the cell does not rotate. The scale, ``1.5 A * sqrt(n)``, makes a cell about as stiff as an atom, whatever
+its size.
 
 Source: Liu and Nocedal, Math. Program. 45, 503 (1989) (L-BFGS).
 """
@@ -26,6 +27,7 @@ from repose.crystal.checks import close_atoms
 from repose.crystal.frame import Frame
 from repose.crystal.lattice import periodic_projector
 from repose.potentials.base import Potential
+from repose.potentials.moves import Moves
 from repose.potentials.settings import LbfgsSettings
 
 K = TypeVar("K")
@@ -45,12 +47,28 @@ class StepResults(NamedTuple):
     stress: np.ndarray
 
 
+class Start(NamedTuple, Generic[K]):
+    """A crystal to relax.
+
+    Attributes:
+        key: Identifies the crystal for the caller.
+        crystal: Initial structure, a batch of one.
+        moves: Moves that its symmetry and constraints allow; None: all, but for strains along directions that
+            are not periodic.
+        results: Results at the initial structure, if they are known.
+    """
+
+    key: K
+    crystal: CrystalBatch
+    moves: Moves | None = None
+    results: StepResults | None = None
+
+
 class RelaxationRun(Generic[K]):
     """Relaxation of one crystal.
 
     Args:
-        key: Identifies the crystal for the caller.
-        crystal: Initial structure, a batch of one.
+        start: The crystal.
         settings: Step sizes and stopping criteria.
 
     Attributes:
@@ -59,13 +77,13 @@ class RelaxationRun(Generic[K]):
         converged: The largest force is below the threshold.
     """
 
-    def __init__(self, key: K, crystal: CrystalBatch, settings: LbfgsSettings) -> None:
-        self.key, self.settings = key, settings
-        self.initial = crystal.to("cpu", torch.float64)
+    def __init__(self, start: Start[K], settings: LbfgsSettings) -> None:
+        self.key, self.settings = start.key, settings
+        self.initial = start.crystal.to("cpu", torch.float64)
         self.frames: list[Frame] = []
         self.failure: str | None = None
         self.converged = False
-        n = crystal.n_atoms
+        n = self.initial.n_atoms
         self._scale = CELL_SCALE * np.sqrt(n)
         self._cell = self.initial.cells[0].numpy()
         self._rows = np.concatenate([self.initial.positions.numpy(), np.zeros((3, 3))])
@@ -74,9 +92,8 @@ class RelaxationRun(Generic[K]):
         self._energy = np.inf
         # Steps, changes of the gradient, and one over their product.
         self._history: deque[tuple[np.ndarray, np.ndarray, float]] = deque(maxlen=settings.history)
-        # Projector on the directions that may be strained.
         span = periodic_projector(self._cell, self.initial.pbc[0].numpy())
-        self._projector = np.zeros((3, 3)) if settings.fixed_cell else span
+        self._moves = start.moves or Moves.within(span * (not settings.fixed_cell))
 
     @property
     def current(self) -> CrystalBatch:
@@ -85,10 +102,10 @@ class RelaxationRun(Generic[K]):
         return self.initial.with_geometry(torch.from_numpy(positions), torch.from_numpy(cell)[None])
 
     def _geometry(self) -> tuple[np.ndarray, np.ndarray]:
-        return self._rows[:-3] @ self._stretch, self._cell @ self._stretch
+        return self._rows[:-3] @ self._deformation, self._cell @ self._deformation
 
     @property
-    def _stretch(self) -> np.ndarray:
+    def _deformation(self) -> np.ndarray:
         return np.eye(3) + self._rows[-3:] / self._scale
 
     def advance(self, results: StepResults) -> bool:
@@ -114,20 +131,22 @@ class RelaxationRun(Generic[K]):
         self._update_history(gradient, results.energy)
         self._energy, self._gradient, self._step = results.energy, gradient, self._next_step(gradient)
         self._rows = self._rows + self._step
-        if np.linalg.det(self._stretch) <= 0:
+        if np.linalg.det(self._deformation) <= 0:
             self.failure = "exploded: the cell is inverted."
         return self.failure is None
 
     def gradient(self, results: StepResults) -> tuple[np.ndarray, float]:
         """Gradient of the energy by the coordinates, eV/A ``(n + 3, 3)``, and the largest force."""
-        stretch, keep = self._stretch, self._projector
-        virial = keep @ (abs(np.linalg.det(self._cell @ stretch)) * results.stress) @ keep
-        # A strain of the deformed cell is the change of the stretch divided by the stretch.
-        cell_part = np.linalg.solve(stretch, virial)
-        cell_part = keep @ (cell_part + cell_part.T) @ keep / (2 * self._scale)
-        forces = np.concatenate([results.forces, virial / len(results.forces)])
-        gradient = np.concatenate([-results.forces @ stretch, cell_part])
-        return gradient, float(np.linalg.norm(forces, axis=1).max())
+        deformation, moves = self._deformation, self._moves
+        cell = self._cell @ deformation
+        forces, stress = moves.symmetrise(cell, results.forces, results.stress)
+        virial = abs(np.linalg.det(cell)) * stress
+        # A strain of the deformed cell is the change of the deformation divided by the deformation.
+        cell_part = moves.strain(np.linalg.solve(deformation.T, virial)) / self._scale
+        atoms_part = moves.displacements(forces @ deformation.T)
+        forces = np.linalg.solve(deformation, atoms_part.T).T
+        rows = np.concatenate([forces, moves.strain(virial) / len(forces)])
+        return np.concatenate([-atoms_part, cell_part]), float(np.linalg.norm(rows, axis=1).max())
 
     def _update_history(self, gradient: np.ndarray, energy: float) -> None:
         """Add the last step to the history."""
@@ -170,7 +189,7 @@ class RelaxationRun(Generic[K]):
 
 def relax_batched(
     potential: Potential,
-    source: Iterator[tuple[K, CrystalBatch]],
+    source: Iterator[Start[K]],
     settings: LbfgsSettings,
     should_continue: Callable[[], bool] = lambda: True,
     minutes: float | None = None,
@@ -179,7 +198,7 @@ def relax_batched(
 
     Args:
         potential: Energies, forces and stresses.
-        source: Keys and batches of one crystal each; read on as soon as the batch has room.
+        source: Crystals; read on as soon as the batch has room.
         settings: Step sizes, stopping criteria and batch size.
         should_continue: Called before every step; if it returns False, all unfinished runs are discarded.
         minutes: Time limit of one crystal, from its first step on.
@@ -193,13 +212,18 @@ def relax_batched(
     following = next(source, None)
     while (runs or following is not None) and should_continue():
         n_atoms = sum(run.initial.n_atoms for run in runs)
-        while following is not None and (not runs or n_atoms + following[1].n_atoms <= batch_atoms):
-            runs.append(RelaxationRun(*following, settings))
-            started[runs[-1]] = time.monotonic()
-            n_atoms += following[1].n_atoms
+        while following is not None and (not runs or n_atoms + following.crystal.n_atoms <= batch_atoms):
+            run = RelaxationRun(following, settings)
+            if following.results is None or run.advance(following.results):
+                runs.append(run)
+                started[run] = time.monotonic()
+                n_atoms += run.initial.n_atoms
+            else:
+                yield run
             following = next(source, None)
         unfinished = []
-        for run, results in zip(runs, _evaluate(potential, [run.current for run in runs]), strict=True):
+        found = evaluate_each(potential, [run.current for run in runs]) if runs else []
+        for run, results in zip(runs, found, strict=True):
             if isinstance(results, str):
                 run.failure = results
             elif run.advance(results):
@@ -216,8 +240,8 @@ def relax_batched(
         runs = unfinished
 
 
-def _evaluate(potential: Potential, crystals: list[CrystalBatch]) -> list[StepResults | str]:
-    """Evaluate crystals; one that the potential fails for gets the reason instead of results."""
+def evaluate_each(potential: Potential, crystals: list[CrystalBatch]) -> list[StepResults | str]:
+    """Evaluate crystals in one batch; one that the potential fails for gets the reason instead of results."""
     batch = CrystalBatch.collate(crystals)
     try:
         found = potential.evaluate(batch)
@@ -230,4 +254,4 @@ def _evaluate(potential: Potential, crystals: list[CrystalBatch]) -> list[StepRe
             return [f"the calculator failed: {type(error).__name__}: {text}".rstrip(": ")]
     # Halves, so that a batch that exceeds the memory costs few evaluations.
     half = len(crystals) // 2
-    return _evaluate(potential, crystals[:half]) + _evaluate(potential, crystals[half:])
+    return evaluate_each(potential, crystals[:half]) + evaluate_each(potential, crystals[half:])

@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from repose.crystal.batch import CrystalBatch
+from repose.crystal.symmetry import find_space_group
 from repose.potentials.ase import AsePotential
 from repose.potentials.base import Evaluation, Potential
-from repose.potentials.batched_lbfgs import StepResults, relax_batched
+from repose.potentials.batched_lbfgs import Start, StepResults, relax_batched
+from repose.potentials.moves import Moves
 from repose.potentials.settings import LbfgsSettings
 from support.crystals import make_crystal, random_rotation
 
@@ -25,9 +27,10 @@ def metal(seed: int, numbers=(29, 79, 29, 79), a: float = 3.9, pbc=(True, True, 
     return make_crystal(list(numbers), sites + rng.uniform(-0.03, 0.03, (4, 3)), cell, pbc)
 
 
-def relax(crystals, potential=None, **settings):
+def relax(crystals, potential=None, moves=None, **settings):
     potential = potential or AsePotential(EMT())
-    found = {r.key: r for r in relax_batched(potential, enumerate(crystals), LbfgsSettings(**settings))}
+    starts = (Start(k, crystal, moves) for k, crystal in enumerate(crystals))
+    found = {r.key: r for r in relax_batched(potential, starts, LbfgsSettings(**settings))}
     return [found[k] for k in range(len(crystals))]
 
 
@@ -90,12 +93,24 @@ def test_converges_to_a_stationary_point_of_lower_energy(seed):
     assert np.array_equal(run.frames[0].positions, metal(seed).positions.numpy())
 
 
-def test_gradient_is_that_of_the_energy():
-    """Checked by finite differences in every coordinate, cell included, far from the start."""
-    (run,) = relax([metal(5)], max_steps=1)
-    run.failure = None
-    rows = run._rows + 0.02 * np.random.default_rng(0).normal(size=run._rows.shape)
-    rows[-3:] = (rows[-3:] + rows[-3:].T) / 2
+FIXED = np.array([[True, False, False], [True, True, True], [False, True, True], [False, False, False]])
+
+
+@pytest.mark.parametrize(
+    "constraints",
+    [{}, {"fix_axes": "c"}, {"fix_axes": "ab"}, {"fix_cell": True}, {"fix_axes": "b", "fixed": FIXED}],
+)
+def test_gradient_is_that_of_the_energy(constraints):
+    """Checked by finite differences along a random allowed move, cell included, far from the start."""
+    crystal = metal(5)
+    moves = Moves(crystal.cells[0].numpy(), **constraints)
+    (run,) = relax([crystal], moves=moves, max_steps=1)
+
+    def random_move(seed):
+        move = np.random.default_rng(seed).normal(size=run._rows.shape)
+        return np.concatenate([moves.displacements(move[:-3]), moves.strain(move[-3:])])
+
+    rows = run._rows + 0.02 * random_move(0)
     potential = AsePotential(EMT())
 
     def energy_at(rows):
@@ -105,11 +120,90 @@ def test_gradient_is_that_of_the_energy():
     run._rows = rows
     found = potential.evaluate(run.current)
     slope, _ = run.gradient(StepResults(float(found.energy), found.forces.numpy(), found.stress[0].numpy()))
-    direction = np.random.default_rng(1).normal(size=rows.shape)
-    direction[-3:] = (direction[-3:] + direction[-3:].T) / 2
-    h = 1e-5
+    direction, h = random_move(1), 1e-5
     numeric = (energy_at(rows + h * direction) - energy_at(rows - h * direction)) / (2 * h)
     assert (slope * direction).sum() == pytest.approx(numeric, rel=1e-6)
+
+
+@pytest.mark.parametrize("axes", ["a", "c", "ab", "abc"])
+def test_held_vectors_and_fixed_coordinates_stay_as_they_are(axes):
+    crystal = metal(8)
+    cell = crystal.cells[0].numpy()
+    (run,) = relax([crystal], moves=Moves(cell, fix_axes=axes, fixed=FIXED), fmax=1e-3)
+    last = run.frames[-1]
+    held = np.array([axis in axes for axis in "abc"])
+    assert run.converged
+    assert len(run.frames) > 3
+    assert np.abs(last.cell - cell)[held].max() < 1e-12
+    assert held.all() or np.abs(last.cell - cell)[~held].max() > 1e-3
+    moved = (
+        np.linalg.solve(last.cell.T, last.positions.T).T
+        - np.linalg.solve(cell.T, crystal.positions.numpy().T).T
+    )
+    assert np.abs(moved[FIXED]).max() < 1e-12
+    assert np.abs(moved[~FIXED]).min() > 1e-5
+
+
+def test_a_sheet_stays_orthogonal_to_its_vacuum():
+    cell = np.array([[4.2, 0.3, 0], [0.1, 3.8, 0], [0, 0, 15.0]])
+    crystal = make_crystal([29, 79], [[0.02, 0, 0.5], [0.5, 0.53, 0.52]], cell)
+    (run,) = relax([crystal], moves=Moves(cell, fix_axes="c"), fmax=1e-3)
+    last = run.frames[-1].cell
+    assert run.converged
+    assert np.abs(last[2] - cell[2]).max() < 1e-12
+    assert np.abs(last[:2, 2]).max() < 1e-12
+    change = np.linalg.solve(cell, last)
+    assert np.abs(change - change.T).max() < 1e-12
+
+
+def test_the_space_group_is_kept_by_a_potential_that_breaks_it():
+    """Forces with a constant error in one direction, in a rhombohedral crystal."""
+
+    class Drifting(AsePotential):
+        def evaluate(self, batch):
+            found = super().evaluate(batch)
+            error = 0.05 * torch.tensor([1.0, 0.3, 0.0], dtype=torch.float64)
+            sign = torch.where(torch.arange(batch.n_atoms) % 2 == 0, 1.0, -1.0)[:, None]
+            return Evaluation(found.energy, found.forces + sign * error, found.stress + error.outer(error))
+
+    cell = 2.9 * (FCC + 0.05 * np.ones((3, 3)))
+    crystal = make_crystal([29, 79, 79], [[0, 0, 0], [0.32, 0.32, 0.32], [0.68, 0.68, 0.68]], 1.6 * cell)
+
+    def group_of(frame):
+        return find_space_group(crystal.numbers, frame.positions, frame.cell, [True] * 3, symprec=1e-6)
+
+    group = find_space_group(crystal.numbers, crystal.positions, crystal.cells[0], [True] * 3)
+    assert group.n_operations == 12
+    potential = Drifting(EMT())
+    (broken,) = relax([crystal], potential, fmax=0.02)
+    assert group_of(broken.frames[-1]).n_operations < 12
+    (run,) = relax([crystal], potential, Moves(crystal.cells[0].numpy(), group=group), fmax=0.02)
+    assert run.converged
+    assert len(run.frames) > 3
+    assert all(group_of(frame).n_operations == 12 for frame in run.frames)
+
+
+def test_known_results_at_the_start_are_not_computed_again():
+    class Counting(AsePotential):
+        calls = 0
+
+        def evaluate(self, batch):
+            self.calls += 1
+            return super().evaluate(batch)
+
+    potential, crystal = Counting(EMT()), metal(3)
+    (first,) = relax([crystal], potential)
+    before, frame = potential.calls, first.frames[0]
+    known = StepResults(frame.energy, frame.forces, frame.stress)
+    (second,) = relax_batched(potential, iter([Start(0, crystal, None, known)]), LbfgsSettings())
+    assert potential.calls == 2 * before - 1
+    assert np.array_equal(second.frames[-1].positions, first.frames[-1].positions)
+    end = first.frames[-1]
+    relaxed = crystal.with_geometry(torch.from_numpy(end.positions), torch.from_numpy(end.cell)[None])
+    known = StepResults(end.energy, end.forces, end.stress)
+    (third,) = relax_batched(potential, iter([Start(0, relaxed, None, known)]), LbfgsSettings())
+    assert third.converged
+    assert potential.calls == 2 * before - 1
 
 
 def test_the_cell_does_not_rotate():
@@ -197,14 +291,14 @@ def test_failures_have_a_reason_and_do_not_affect_others():
 
 def test_unfinished_runs_are_discarded_on_request():
     answers = iter([True, True, False])
-    source = iter([(0, metal(0))])
+    source = iter([Start(0, metal(0))])
     left = relax_batched(AsePotential(EMT()), source, LbfgsSettings(fmax=1e-6), lambda: next(answers))
     assert list(left) == []
 
 
 @pytest.mark.parametrize(("minutes", "converged"), [(0.0, False), (60.0, True)])
 def test_a_crystal_has_a_time_limit(minutes, converged):
-    potential, source = AsePotential(EMT()), iter([("one", metal(1)), ("two", metal(2))])
+    potential, source = AsePotential(EMT()), iter([Start("one", metal(1)), Start("two", metal(2))])
     found = list(relax_batched(potential, source, LbfgsSettings(), minutes=minutes))
     assert [run.converged for run in found] == [converged, converged]
     assert all((run.failure is None) is converged for run in found)

@@ -9,7 +9,7 @@ from repose.crystal.batch import CrystalBatch
 from repose.crystal.lattice import volume
 from repose.errors import ConfigError
 from repose.io.convert import to_atoms
-from repose.potentials.batched_lbfgs import relax_batched
+from repose.potentials.batched_lbfgs import Start, relax_batched
 from repose.potentials.loading import calculator_name, load_potential
 from repose.potentials.settings import LbfgsSettings
 from support.crystals import fcc, make_crystal, perovskite, random_crystal, random_rotation, rock_salt
@@ -76,7 +76,7 @@ def test_chgnet_relaxes_in_equal_steps_alone_and_in_a_batch(exact):
     crystals = [rock_salt(), fcc(3.9), rattled]
 
     def steps(some):
-        runs = relax_batched(exact, iter(some), LbfgsSettings(max_steps=30))
+        runs = relax_batched(exact, (Start(*one) for one in some), LbfgsSettings(max_steps=30))
         return {run.key: (len(run.frames), run.converged) for run in runs}
 
     together = steps(enumerate(crystals))

@@ -28,7 +28,7 @@ from repose.data.pairing import Refusal
 from repose.data.rows import Pair, from_row, to_row
 from repose.data.splits import GroupSplit
 from repose.errors import ConfigError, DatasetError
-from repose.potentials.batched_lbfgs import RelaxationRun, relax_batched
+from repose.potentials.batched_lbfgs import RelaxationRun, Start, relax_batched
 from repose.potentials.loading import load_potential
 
 SETTINGS = "label.json"
@@ -66,7 +66,7 @@ class LabelTask:
                 ledger.write({"failed": result.to_row()})
                 send("failed", result.id)
 
-        def crystals() -> Iterator[tuple[Candidate, CrystalBatch]]:
+        def crystals() -> Iterator[Start[Candidate]]:
             for candidate in candidates:
                 send("started", candidate.id)
                 unknown = set(candidate.numbers.tolist()) - set(potential.elements or candidate.numbers)
@@ -76,7 +76,7 @@ class LabelTask:
                     record(Failure.of(candidate, f"unknown element: {reason}"))
                     continue
                 geometry = candidate.numbers, candidate.positions, candidate.cell, candidate.pbc
-                yield candidate, CrystalBatch.single(*geometry)
+                yield Start(candidate, CrystalBatch.single(*geometry))
 
         for run in relax_batched(potential, crystals(), settings.relaxation, should_continue, self.minutes):
             record(to_label(run, settings))
