@@ -6,8 +6,8 @@ one. Crystals do not influence each other.
 The coordinates of a crystal of n atoms are n + 3 rows. The first n are positions in the frame of the
 undeformed cell, ``positions = rows @ deformation``. The last three are ``(deformation - 1) * scale`` with
 ``cell = initial_cell @ deformation``. The deformation is symmetric unless constraints need another one, so
-that the cell does not rotate. The scale, ``1.5 A * sqrt(n)``, makes a cell about as stiff as an atom, whatever
-its size.
+that the cell does not rotate. The scale, ``1.5 A * sqrt(n)``, makes a cell about as stiff as an atom,
+whatever its size.
 
 Source: Liu and Nocedal, Math. Program. 45, 503 (1989) (L-BFGS).
 """
@@ -75,6 +75,7 @@ class RelaxationRun(Generic[K]):
         frames: Evaluated steps, from the initial structure to the last; with energy, forces and stress.
         failure: Reason why the relaxation failed, or None.
         converged: The largest force is below the threshold.
+        seconds: Time of the evaluations, that of a batch shared by the numbers of atoms.
     """
 
     def __init__(self, start: Start[K], settings: LbfgsSettings) -> None:
@@ -83,6 +84,7 @@ class RelaxationRun(Generic[K]):
         self.frames: list[Frame] = []
         self.failure: str | None = None
         self.converged = False
+        self.seconds = 0.0
         n = self.initial.n_atoms
         self._scale = CELL_SCALE * np.sqrt(n)
         self._cell = self.initial.cells[0].numpy()
@@ -222,8 +224,11 @@ def relax_batched(
                 yield run
             following = next(source, None)
         unfinished = []
+        begin = time.perf_counter()
         found = evaluate_each(potential, [run.current for run in runs]) if runs else []
+        atom_seconds = (time.perf_counter() - begin) / max(n_atoms, 1)
         for run, results in zip(runs, found, strict=True):
+            run.seconds += atom_seconds * run.initial.n_atoms
             if isinstance(results, str):
                 run.failure = results
             elif run.advance(results):
