@@ -15,6 +15,7 @@ EXTRAS = {
     "lightning": "train",
     "tensorboard": "train",
     "chgnet": "chgnet",
+    "sevenn": "sevenn",
     "pandas": "notebook",
 }
 

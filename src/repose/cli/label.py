@@ -41,7 +41,8 @@ def label(
     calculator: Annotated[
         str | None,
         typer.Option(
-            help="chgnet (default), chgnet-r2scan, or MODULE:NAME of an ASE calculator.", show_default=False
+            help="chgnet (default), chgnet-r2scan, sevennet, or MODULE:NAME of an ASE calculator.",
+            show_default=False,
         ),
     ] = None,
     fmax: Annotated[
@@ -140,9 +141,9 @@ def label(
 
 def _default_workers(calculator: str, device: str) -> int:
     from repose.device import resolve_device
-    from repose.potentials.loading import CHGNET
+    from repose.potentials.loading import BATCHED
     from repose.threads import available_cpus
 
-    if calculator in CHGNET and resolve_device(device).type == "cuda":
+    if calculator in BATCHED and resolve_device(device).type == "cuda":
         return PROCESSES_PER_GPU
     return available_cpus()

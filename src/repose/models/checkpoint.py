@@ -211,7 +211,7 @@ def find_model(name: str | Path) -> Path:
         if (path / CONFIG).is_file():
             return path
     if str(name).lower() in CALCULATORS:
-        own = "chgnet" if "chgnet" in str(name).lower() else "MODULE:NAME"
+        own = next((own for own in ("chgnet", "sevennet") if own in str(name).lower()), "MODULE:NAME")
         raise ModelError(
             f"'{name}' is an interatomic potential, which relaxes step by step, and not a model of Repose. "
             f"To relax with it use 'repose data label PATH --calculator {own} --out DIR'; the shipped models "

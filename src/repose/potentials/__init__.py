@@ -1,1 +1,1 @@
-"""Energies, forces and stresses of batches of crystals: CHGNet, and any ASE calculator."""
+"""Energies, forces and stresses of batches of crystals: CHGNet, SevenNet, and any ASE calculator."""

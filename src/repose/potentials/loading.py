@@ -11,17 +11,17 @@ from repose.device import resolve_device
 from repose.errors import ConfigError, nearest
 from repose.potentials.base import Potential
 
-# Version of CHGNet by name.
-CHGNET = {"chgnet": "0.3.0", "chgnet-r2scan": "r2scan"}
+# Potentials evaluated in batches: their names here, in datasets and in tables.
+BATCHED = {"chgnet": "CHGNet 0.3.0", "chgnet-r2scan": "CHGNet r2scan", "sevennet": "SevenNet-0"}
 
 
 def load_potential(name: str, device: str = "auto", options: dict[str, Any] | None = None) -> Potential:
     """Load a potential by its name or import path.
 
     Args:
-        name: ``"chgnet"``, ``"chgnet-r2scan"``, or ``MODULE:NAME`` of a class or function that returns an
-            ASE calculator or a `Potential`, e.g. ``"ase.calculators.emt:EMT"``. Modules in the working
-            directory are found too.
+        name: ``"chgnet"``, ``"chgnet-r2scan"``, ``"sevennet"``, or ``MODULE:NAME`` of a class or function
+            that returns an ASE calculator or a `Potential`, e.g. ``"ase.calculators.emt:EMT"``. Modules in
+            the working directory are found too.
         device: See `repose.device.resolve_device`; not used for ASE calculators.
         options: Arguments of the class or function.
 
@@ -30,16 +30,20 @@ def load_potential(name: str, device: str = "auto", options: dict[str, Any] | No
         MissingExtraError: A required package is not installed.
     """
     options = options or {}
-    if name in CHGNET:
-        from repose.potentials.chgnet import CHGNetPotential
-
+    if name in BATCHED:
         if options:
             raise ConfigError(f"the calculator '{name}' takes no options; got {', '.join(options)}.")
-        return CHGNetPotential(CHGNET[name], resolve_device(device))
+        if name == "sevennet":
+            from repose.potentials.sevennet import SevenNetPotential
+
+            return SevenNetPotential(BATCHED[name], resolve_device(device))
+        from repose.potentials.chgnet import CHGNetPotential
+
+        return CHGNetPotential(BATCHED[name].removeprefix("CHGNet "), resolve_device(device))
     if ":" not in name:
         raise ConfigError(
-            f"calculator '{name}' is unknown: expected {', '.join(CHGNET)}, or MODULE:NAME of an ASE "
-            f"calculator such as ase.calculators.emt:EMT.{nearest(name, CHGNET)}"
+            f"calculator '{name}' is unknown: expected {', '.join(BATCHED)}, or MODULE:NAME of an ASE "
+            f"calculator such as ase.calculators.emt:EMT.{nearest(name, BATCHED)}"
         )
     made = _import(name)(**options)
     if isinstance(made, Potential):
@@ -53,8 +57,8 @@ def load_potential(name: str, device: str = "auto", options: dict[str, Any] | No
 
 def calculator_name(name: str, options: dict[str, Any] | None = None) -> str:
     """Name of a calculator in datasets: ``"CHGNet 0.3.0"``, ``"EMT"``."""
-    if name in CHGNET:
-        return f"CHGNet {CHGNET[name]}"
+    if name in BATCHED:
+        return BATCHED[name]
     arguments = ", ".join(f"{key}={value}" for key, value in sorted((options or {}).items()))
     return name.rpartition(":")[2] + (f" ({arguments})" if arguments else "")
 

@@ -14,7 +14,7 @@ class LabelSettings(Settings):
     """Calculator, relaxation and stored frames of labelled crystals."""
 
     calculator: str = Field(
-        default="chgnet", description="chgnet, chgnet-r2scan, or MODULE:NAME of an ASE calculator"
+        default="chgnet", description="chgnet, chgnet-r2scan, sevennet, or MODULE:NAME of an ASE calculator"
     )
     options: dict[str, Any] = Field(
         default_factory=dict, description="arguments of the calculator, e.g. options.model=mace.model"
