@@ -20,6 +20,7 @@ from repose.cli.evaluate import evaluate
 from repose.cli.models import models
 from repose.cli.relax import relax
 from repose.cli.train import TrainCommand, train
+from repose.cli.validate import ValidateCommand, validate
 from repose.errors import ReposeError
 
 app = typer.Typer(
@@ -54,6 +55,7 @@ app.command(rich_help_panel=RELAX)(relax)
 app.command(rich_help_panel=RELAX)(models)
 app.command(rich_help_panel=EVALUATE)(evaluate)
 app.command(rich_help_panel=EVALUATE)(compare)
+app.command(cls=ValidateCommand, rich_help_panel=EVALUATE)(validate)
 app.add_typer(bench.app, name="bench", rich_help_panel=EVALUATE)
 app.add_typer(data.app, name="data", rich_help_panel=TRAIN)
 app.command(cls=TrainCommand, rich_help_panel=TRAIN)(train)

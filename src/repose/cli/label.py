@@ -108,7 +108,7 @@ def label(
                     assign,
                     name=name,
                     licence=licence,
-                    workers=workers or _default_workers(settings.calculator, device),
+                    workers=workers or default_workers(settings.calculator, device),
                     device=device,
                     hours=hours,
                     minutes=minutes,
@@ -139,7 +139,8 @@ def label(
         raise typer.Exit(1)
 
 
-def _default_workers(calculator: str, device: str) -> int:
+def default_workers(calculator: str, device: str) -> int:
+    """Return one process per core, or some that share a GPU."""
     from repose.device import resolve_device
     from repose.potentials.loading import BATCHED
     from repose.threads import available_cpus

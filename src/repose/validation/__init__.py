@@ -1,0 +1,1 @@
+"""Energies and remaining steps of predictions under a calculator: rows, tables, plots."""
