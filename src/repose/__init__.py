@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from repose.relaxer.base import Relaxer
     from repose.relaxer.loading import load, relax
     from repose.relaxer.relaxation import Relaxation, to_dataframe
+    from repose.report.figure import plot
 
     __version__: str
 
@@ -25,6 +26,7 @@ __all__ = [
     "ReposeError",
     "__version__",
     "load",
+    "plot",
     "relax",
     "to_dataframe",
 ]
@@ -35,6 +37,7 @@ _MODULES = {
     "Relaxer": "repose.relaxer.base",
     "ReposeError": "repose.errors",
     "load": "repose.relaxer.loading",
+    "plot": "repose.report.figure",
     "relax": "repose.relaxer.loading",
     "to_dataframe": "repose.relaxer.relaxation",
 }
