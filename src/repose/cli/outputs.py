@@ -173,16 +173,17 @@ class TrajectoryWriter:
     def __exit__(self, kind: object, *error: object) -> None:
         self._writer.close() if kind is None else self._writer.discard()
 
-    def write(self, entry: Entry, result: Relaxation) -> None:
-        """Append the path of one crystal, if it has one."""
+    def write(self, entry: Entry, result: Relaxation, field: str = "path") -> None:
+        """Append the path of one crystal, if it has one; ``field``: that of the result."""
         from repose.io import convert
 
-        if result.path is None or result.before is None:
+        frames = getattr(result, field)
+        if frames is None or result.before is None:
             return
         name = entry.source + (f"[{entry.index}]" if entry.many else "")
-        for step, frame in enumerate(result.path):
+        for step, frame in enumerate(frames):
             atoms = convert.frame_to_atoms(result.before, frame)
-            atoms.info |= {"id": name, "step": step, "n_steps": len(result.path) - 1}
+            atoms.info |= {"id": name, "step": step, "n_steps": len(frames) - 1}
             self._writer.append(atoms)
 
 

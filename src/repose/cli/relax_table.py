@@ -19,14 +19,16 @@ if TYPE_CHECKING:
 # Longer tables list only suspect and refused crystals.
 TABLE_ROWS = 100
 HEADINGS = ("source", "formula", "atoms", "status", "dV %", "max move Å", "± Å", "space group", "ms")
-NUMBERS = ("atoms", "dV %", "max move Å", "± Å", "ms")
+NUMBERS = ("atoms", "dV %", "max move Å", "± Å", "steps", "eV/atom", "ms")
 COLOURS = {"relaxed": "green", "suspect": "yellow", "refused": "red"}
 # Keys of a JSON line and columns of the summary; part of the public interface.
 KEYS = (
     "source", "index", "formula", "n_atoms", "status", "reason", "output", "model", "volume_change",
     "max_displacement", "uncertainty", "strain_uncertainty", "outside", "spacegroup_in", "spacegroup_out",
-    "seconds", "remarks", "dropped",
+    "energy", "steps", "converged", "start", "seconds", "remarks", "dropped",
 )  # fmt: skip
+# Columns in front of the last one, with --then.
+CONTINUED = ("steps", "eV/atom")
 
 Order = Literal["input", "uncertainty"]
 
@@ -41,6 +43,7 @@ class RelaxTable:
         summary: CSV file with one row per crystal, or None.
         verbose: Print one line per crystal on standard error at once.
         model: Name of the model.
+        then: Whether crystals go on with a potential.
     """
 
     def __init__(
@@ -51,7 +54,9 @@ class RelaxTable:
         summary: Path | None = None,
         verbose: bool = False,
         model: str = "",
+        then: bool = False,
     ) -> None:
+        self.headings = (*HEADINGS[:-1], *(CONTINUED if then else ()), HEADINGS[-1])
         self.as_json, self.quiet, self.order = as_json, quiet, order
         self.summary, self.verbose, self.model = summary, verbose, model
         self.earlier = _read_csv(summary) if summary is not None else {}
@@ -88,6 +93,9 @@ class RelaxTable:
         self.counts.update((status, "all"))
         self.counts["uncertain"] += uncertain
         self.counts["outside"] += result is not None and result.outside is not None
+        if result is not None and result.steps is not None:
+            self.counts.update(("continued", f"start: {result.start}"))
+            self.counts["converged"] += bool(result.converged)
         if reason is not None:
             self.remarks.append(f"{status}: {reason}")
         if result is not None and result.outside is not None:
@@ -146,6 +154,11 @@ class RelaxTable:
             f"{counts['relaxed']} of {counts['all']} crystals relaxed, {counts['suspect']} suspect, "
             f"{counts['refused']} refused{f'; written into {out}/' if done else ''}{rate}.\n"
         )
+        if counts["continued"]:
+            sys.stdout.write(
+                f"{counts['continued']} went on with the potential, {counts['start: input']} of them from "
+                f"the input, whose energy was lower; {counts['converged']} converged.\n"
+            )
         if counts["skipped"]:
             sys.stdout.write(f"{counts['skipped']} more skipped: their output exists.\n")
         if counts["uncertain"]:
@@ -158,14 +171,14 @@ class RelaxTable:
         from rich.text import Text
 
         table = Table()
-        for heading in HEADINGS:
+        for heading in self.headings:
             table.add_column(heading, justify="right" if heading in NUMBERS else "left", overflow="fold")
         shown = 0
         for line in self.lines:
             if shown >= TABLE_ROWS and line["status"] == "relaxed":
                 continue
             shown += 1
-            cells = [Text(cell) for cell in _cells(line)]
+            cells = [Text(cell) for cell in _cells(line, self.headings)]
             cells[3].stylize(COLOURS[line["status"]])
             table.add_row(*cells)
         if shown:
@@ -203,6 +216,7 @@ def _line(
         "outside": result.outside if result else None,
         "spacegroup_in": result.spacegroup_in if result else 0,
         "spacegroup_out": result.spacegroup_out if result else 0,
+        **{name: getattr(result, name, None) for name in ("energy", "steps", "converged", "start")},
         "seconds": result.seconds if result else 0.0,
         "remarks": remarks,
         "dropped": dropped,
@@ -215,20 +229,29 @@ def _print_json(line: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def _cells(line: dict[str, Any]) -> tuple[str, ...]:
+def _cells(line: dict[str, Any], headings: tuple[str, ...]) -> list[str]:
     """Return a row of the table."""
     index = f" [{line['index']}]" if line["many"] else ""
-    head = (f"{line['source']}{index}", line["formula"], str(line["n_atoms"] or ""), line["status"])
-    if line["volume_change"] is None:  # there is no prediction
-        return *head, *[""] * (len(HEADINGS) - len(head))
-    return (
-        *head,
-        f"{100 * line['volume_change']:+.1f}",
-        f"{line['max_displacement']:.3f}",
-        shown_bound(line["uncertainty"], line["outside"]),
-        f"{line['spacegroup_in']} -> {line['spacegroup_out']}",
-        f"{1000 * line['seconds']:.0f}",
-    )
+    cells = {
+        "source": f"{line['source']}{index}",
+        "formula": line["formula"],
+        "atoms": str(line["n_atoms"] or ""),
+        "status": line["status"],
+    }
+    if line["volume_change"] is not None:  # there is a prediction
+        cells |= {
+            "dV %": f"{100 * line['volume_change']:+.1f}",
+            "max move Å": f"{line['max_displacement']:.3f}",
+            "± Å": shown_bound(line["uncertainty"], line["outside"]),
+            "space group": f"{line['spacegroup_in']} -> {line['spacegroup_out']}",
+            "ms": f"{1000 * line['seconds']:.0f}",
+        }
+    if line["steps"] is not None:
+        marks = " !" * (not line["converged"]) + " (input)" * (line["start"] == "input")
+        cells["steps"] = f"{line['steps']}{marks}"
+    if line["energy"] is not None:
+        cells["eV/atom"] = f"{line['energy'] / line['n_atoms']:.3f}"
+    return [cells.get(heading, "") for heading in headings]
 
 
 def shown_bound(value: float | None, outside: str | None) -> str:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.deformation import determinant
-from repose.crystal.elements import symbol
+from repose.crystal.elements import MAX_NUMBER, symbol
 from repose.crystal.frame import Frame
 from repose.errors import InvalidCrystalError
 from repose.io.constraints import fixed_coordinates as fixed_coordinates
@@ -91,6 +91,23 @@ def frame_to_atoms(crystal: CrystalBatch, frame: Frame) -> Atoms:
     return atoms
 
 
+def attach_results(structure: Any, energy: float, forces: NDArray[Any], stress: NDArray[Any]) -> None:
+    """Set ``structure.calc`` to an ASE calculator that holds these results.
+
+    Args:
+        structure: `ase.Atoms` or a pymatgen Structure; changed.
+        energy: eV per cell.
+        forces: eV/A, ``(N, 3)``.
+        stress: eV/A^3, ``(3, 3)``.
+    """
+    from ase.calculators.singlepoint import SinglePointCalculator
+    from ase.stress import full_3x3_to_voigt_6_stress
+
+    atoms = structure if is_atoms(structure) else to_atoms(to_batch(structure))[0]
+    stress = full_3x3_to_voigt_6_stress(stress)
+    structure.calc = SinglePointCalculator(atoms, energy=energy, forces=forces, stress=stress)
+
+
 def with_geometry(structure: C, positions: NDArray[Any], cell: NDArray[Any]) -> C:
     """Copy of a crystal with another geometry, without results of calculations.
 
@@ -155,10 +172,11 @@ def _is_symmetric(structure: Any, fractional: NDArray[Any], cell: NDArray[Any]) 
 
 
 def formula(numbers: Sequence[int] | NDArray[Any]) -> str:
-    """Chemical formula, not reduced, metals first: ``"SrTiO3"``."""
+    """Chemical formula, not reduced, metals first: ``"SrTiO3"``; X where there is no such element."""
     from ase.symbols import Symbols
 
-    return Symbols(np.asarray(numbers)).get_chemical_formula("metal")
+    numbers = np.asarray(numbers)
+    return Symbols(np.where((numbers > 0) & (numbers <= MAX_NUMBER), numbers, 0)).get_chemical_formula("metal")
 
 
 def formula_of(structure: object) -> str:

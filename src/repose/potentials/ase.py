@@ -23,6 +23,8 @@ class AsePotential(Potential):
         name: Name in datasets; that of its class by default.
     """
 
+    side_by_side = False  # it may write files
+
     def __init__(self, calculator: BaseCalculator, name: str = "") -> None:
         self.calculator = calculator
         self.name = name or type(calculator).__name__.removesuffix("Calculator")

@@ -34,11 +34,13 @@ class Potential(ABC):
         name: Name in datasets and tables.
         elements: Atomic numbers with parameters; None for all.
         batch_atoms: Atoms in a batch beyond which evaluation gets no faster.
+        side_by_side: Whether several processes may use copies at once; not if it writes files.
     """
 
     name: str
     elements: Collection[int] | None = None
     batch_atoms: int = 1
+    side_by_side: bool = True
 
     @abstractmethod
     def evaluate(self, batch: CrystalBatch) -> Evaluation:

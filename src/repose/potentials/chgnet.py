@@ -10,6 +10,8 @@ Source: Deng et al., Nature Machine Intelligence 5, 1031 (2023). Weights come wi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import redirect_stdout
+from io import StringIO
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,8 +63,9 @@ class CHGNetPotential(Potential):
         self.elements = range(1, MAX_NUMBER + 1)
         self.device = torch.device(device)
         self.batch_atoms = BATCH_ATOMS[self.device.type]
-        # Loaded on the CPU, since its own choice of a device prints to the terminal.
-        model: Any = CHGNet.load(model_name=version, use_device="cpu", verbose=False)
+        # It prints its number of parameters to standard output.
+        with redirect_stdout(StringIO()):
+            model: Any = CHGNet.load(model_name=version, use_device="cpu", verbose=False)
         self.dtype = dtype
         self.model = model.to(self.device, dtype).eval().requires_grad_(False)
         self.cutoff = float(model.graph_converter.atom_graph_cutoff)

@@ -16,9 +16,10 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes, kptdensity2monkhorstpack
 from ase.data import chemical_symbols
+from numpy.typing import NDArray
 
 from repose.crystal.symmetry import SpaceGroup, find_space_group, idealise
-from repose.errors import ConfigError, InvalidCrystalError, MissingExtraError
+from repose.errors import ConfigError, InvalidCrystalError, MissingExtraError, nearest
 
 # Elements with wrong results without spin: Cr to Ni, open 4f shells, actinides.
 MAGNETIC = frozenset([*range(24, 29), *range(58, 71), *range(89, 104)])
@@ -30,6 +31,10 @@ INSULATOR_GAP = 0.5
 SYMPREC = 1e-3
 # Upper bounds of one step of a relaxation: strain of the cell and displacement of an atom in A.
 MAX_STRAIN, MAX_DISPLACEMENT = 0.15, 0.7
+# Structures for which parameters are kept.
+KEEP = ("relaxation", "composition")
+# GPAW finds operations whose translations are fractions with denominators up to this.
+MAX_DENOMINATOR = 50
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +48,7 @@ class RunParameters:
         mesh: k-points along each reciprocal vector.
         grid: Points of the real-space grid along each lattice vector; empty for GPAW's own choice.
         dedecut: Derivative of the energy with respect to the cutoff, eV/eV.
+        use_symmetry: Whether GPAW uses the space group. It must not if the grid does not have it.
     """
 
     group: SpaceGroup
@@ -50,6 +56,7 @@ class RunParameters:
     mesh: tuple[int, ...]
     grid: tuple[int, ...]
     dedecut: float
+    use_symmetry: bool = True
 
 
 class PlaneWaves(Calculator):
@@ -57,18 +64,21 @@ class PlaneWaves(Calculator):
 
     The first structure of a crystal is also computed at two other cutoffs. The derivative of the energy with
     respect to the cutoff corrects the Pulay stress. This derivative, the k-point mesh and the grid are kept
-    until the next crystal: a structure with other elements, or one that no single relaxation step leads to.
-    Geometries that have the space group of the initial structure within 0.001 A are symmetrised. Otherwise
-    rounding would break the symmetry and make calculations several times slower.
+    until the next crystal. Geometries that have the space group of the initial structure within 0.001 A are
+    symmetrised. Otherwise rounding would break the symmetry and make calculations several times slower.
 
     Args:
         cutoff: Cutoff of the plane waves in eV.
         kpoint_density: k-points per 1/A along each reciprocal vector.
         insulator_density: The same for crystals with a gap, which need fewer.
         width: Width of the Fermi-Dirac occupations in eV.
+        keep: Where the next crystal begins. ``"relaxation"``: at a structure with other elements, or one that
+            no single relaxation step leads to. ``"composition"``: at one with other atomic numbers or in
+            another order, so that relaxations of a crystal from several starts, one after another, are
+            comparable; only the space group may then change.
 
     Raises:
-        ConfigError: A setting is not positive.
+        ConfigError: A setting is not positive, or ``keep`` is unknown.
     """
 
     def __init__(
@@ -77,6 +87,7 @@ class PlaneWaves(Calculator):
         kpoint_density: float = 3.5,
         insulator_density: float = 2.5,
         width: float = 0.05,
+        keep: str = "relaxation",
     ) -> None:
         super().__init__()
         self.implemented_properties = ["energy", "free_energy", "forces", "stress"]
@@ -85,6 +96,9 @@ class PlaneWaves(Calculator):
         for setting in ("cutoff", "kpoint_density", "insulator_density", "width"):
             if not (value := getattr(self, setting)) > 0:
                 raise ConfigError(f"{setting} must be positive; got {value}.")
+        if keep not in KEEP:
+            raise ConfigError(f"keep must be {' or '.join(KEEP)}; got {keep!r}.{nearest(keep, KEEP)}")
+        self.keep = keep
         self._parameters: RunParameters | None = None
         self._last: Atoms | None = None
         self._gpaw: Any = None
@@ -116,7 +130,9 @@ class PlaneWaves(Calculator):
                 "stress": ideal.get_stress(),
             }
         except Exception:
-            self._last = None  # the next structure starts a new run
+            self._gpaw = None
+            if self.keep == "relaxation":
+                self._last = None  # the next structure starts a new run
             raise
 
     def make_gpaw(self, parameters: RunParameters, cutoff: float) -> Any:
@@ -129,7 +145,7 @@ class PlaneWaves(Calculator):
             gpts=parameters.grid or None,
             occupations={"name": "fermi-dirac", "width": self.width},
             convergence={"energy": 1e-4, "eigenstates": 1e-6},
-            symmetry={"symmorphic": False},
+            symmetry={"symmorphic": False, "point_group": parameters.use_symmetry},
             spinpol=False,
             maxiter=100,
             txt=None,
@@ -138,16 +154,30 @@ class PlaneWaves(Calculator):
 
     def _prepare(self, atoms: Atoms) -> Atoms:
         """Update parameters and GPAW calculator; return the structure to compute."""
-        parameters = self._parameters if _is_next_step(self._last, atoms) else None
-        if parameters is None:
-            parameters = self._start_run(atoms)
-        elif _symmetrised(atoms, parameters) is None:  # the symmetry broke during the relaxation
-            group, origin_atom = _symmetry(atoms)
-            parameters = replace(parameters, group=group, origin_atom=origin_atom)
-        if parameters is not self._parameters or self._last is None:
+        known = self._parameters if self._is_same_crystal(atoms) else None
+        parameters = self._start_run(atoms) if known is None else self._with_symmetry(known, atoms)
+        if parameters is not self._parameters or self._gpaw is None:
             self._parameters, self._gpaw = parameters, self.make_gpaw(parameters, self.cutoff)
         self._last = atoms.copy()
         return _symmetrised(atoms, parameters) or atoms.copy()
+
+    def _is_same_crystal(self, atoms: Atoms) -> bool:
+        """Return whether the parameters are kept for a structure."""
+        last = self._last
+        if last is None or not np.array_equal(last.numbers, atoms.numbers) or (last.pbc != atoms.pbc).any():
+            return False
+        return self.keep == "composition" or _is_next_step(last, atoms)
+
+    def _with_symmetry(self, known: RunParameters, atoms: Atoms) -> RunParameters:
+        """Replace the space group if the symmetry broke or, at another start, is higher."""
+        broken = _symmetrised(atoms, known) is None
+        if not broken and self.keep == "relaxation":
+            return known
+        group, origin_atom = _symmetry(atoms)
+        if not broken and group.n_operations <= known.group.n_operations:
+            return known
+        new = replace(known, group=group, origin_atom=origin_atom)
+        return replace(new, use_symmetry=_fits_grid(new, atoms))
 
     def _start_run(self, atoms: Atoms) -> RunParameters:
         """Determine the parameters for a new crystal from two energies and the gap."""
@@ -174,13 +204,17 @@ class PlaneWaves(Calculator):
 
 
 def pbe(
-    cutoff: float = 450.0, kpoint_density: float = 3.5, insulator_density: float = 2.5, width: float = 0.05
+    cutoff: float = 450.0,
+    kpoint_density: float = 3.5,
+    insulator_density: float = 2.5,
+    width: float = 0.05,
+    keep: str = "relaxation",
 ) -> PlaneWaves:
     """Return the calculator ``repose.potentials.gpaw:pbe``; arguments as for `PlaneWaves`.
 
     Raises:
         MissingExtraError: GPAW is not installed.
-        ConfigError: A setting is not positive.
+        ConfigError: As for `PlaneWaves`.
     """
     if importlib.util.find_spec("gpaw") is None:
         raise MissingExtraError(
@@ -188,17 +222,15 @@ def pbe(
             "tools/dft/install_gpaw.sh of the source tree, or set --calculator to MODULE:NAME of another "
             "ASE calculator."
         )
-    return PlaneWaves(cutoff, kpoint_density, insulator_density, width)
+    return PlaneWaves(cutoff, kpoint_density, insulator_density, width, keep)
 
 
 def _mesh(atoms: Atoms, density: float) -> tuple[int, ...]:
     return tuple(int(k) for k in kptdensity2monkhorstpack(atoms, density, even=False))
 
 
-def _is_next_step(last: Atoms | None, atoms: Atoms) -> bool:
+def _is_next_step(last: Atoms, atoms: Atoms) -> bool:
     """Return whether one step of a relaxation can lead from the last geometry to this one."""
-    if last is None or not np.array_equal(last.numbers, atoms.numbers) or (last.pbc != atoms.pbc).any():
-        return False
     deformation = np.linalg.solve(last.cell.array, atoms.cell.array)
     displacements = atoms.positions - last.positions @ deformation
     strain = np.linalg.norm(deformation - np.eye(3), 2)
@@ -210,6 +242,22 @@ def _symmetry(atoms: Atoms) -> tuple[SpaceGroup, int]:
     group = find_space_group(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, SYMPREC)
     site_symmetry = (group.permutations == np.arange(len(atoms))).sum(axis=0)
     return group, int(site_symmetry.argmax())
+
+
+def _fits_grid(parameters: RunParameters, atoms: Atoms) -> bool:
+    """Return whether operations that GPAW may find map points of the grid onto points."""
+    if (ideal := _symmetrised(atoms, parameters)) is None:
+        return False
+    group, n = parameters.group, np.array(parameters.grid)
+    # The origin atom is at zero, so that the position of its image is the translation.
+    translations = ideal.get_scaled_positions()[group.permutations[:, parameters.origin_atom]]
+    simple = _is_integer(translations[..., None] * np.arange(1, MAX_DENOMINATOR + 1)).any(axis=2).all(axis=1)
+    rotate = _is_integer(group.rotations * n[:, None] / n).all(axis=(1, 2))
+    return bool((~simple | rotate & _is_integer(translations * n).all(axis=1)).all())
+
+
+def _is_integer(values: NDArray[np.float64]) -> NDArray[np.bool_]:
+    return np.asarray(np.abs(values - np.rint(values)) < 1e-4)
 
 
 def _symmetrised(atoms: Atoms, parameters: RunParameters) -> Atoms | None:

@@ -48,11 +48,36 @@ def load_potential(name: str, device: str = "auto", options: dict[str, Any] | No
     made = _import(name)(**options)
     if isinstance(made, Potential):
         return made
-    if not callable(getattr(made, "get_property", None)):
+    if not _is_calculator(made):
         raise ConfigError(f"{name} returns a {type(made).__name__}; expected an ASE calculator.")
     from repose.potentials.ase import AsePotential
 
     return AsePotential(made, name.rpartition(":")[2])
+
+
+def as_potential(given: Any, device: str = "auto") -> Potential:
+    """Potential from a name or import path as for `load_potential`, an ASE calculator, or a potential.
+
+    Raises:
+        ConfigError: It is none of these, or as for `load_potential`.
+        MissingExtraError: A required package is not installed.
+    """
+    if isinstance(given, Potential):
+        return given
+    if isinstance(given, str):
+        return load_potential(given, device)
+    if isinstance(given, type) or not _is_calculator(given):
+        raise ConfigError(
+            "expected the name of a calculator such as 'chgnet', MODULE:CLASS, or an ASE calculator; got "
+            f"{given!r}."
+        )
+    from repose.potentials.ase import AsePotential
+
+    return AsePotential(given)
+
+
+def _is_calculator(value: Any) -> bool:
+    return callable(getattr(value, "get_property", None))
 
 
 def calculator_name(name: str, options: dict[str, Any] | None = None) -> str:

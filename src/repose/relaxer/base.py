@@ -16,6 +16,7 @@ from repose.models.initial_structure import wrap_far_atoms
 from repose.models.prediction import Geometry
 from repose.relaxer.batch_relaxation import BatchRelaxation
 from repose.relaxer.constraints import Constraints, atom_indices
+from repose.relaxer.continuation import Continuation
 from repose.relaxer.inputs import expand, is_crystal
 from repose.relaxer.memory import batch_bytes, free_memory, is_out_of_memory, measured_peak
 from repose.relaxer.progress import reporting
@@ -79,6 +80,11 @@ class Relaxer(ABC):
         fix_axes: str = "",
         fix_atoms: Iterable[int] | Iterable[bool] = (),
         constraints: Constraints | None = None,
+        then: Any = None,
+        fmax: float = 0.05,
+        max_steps: int = 500,
+        when_uncertain: float | str | None = None,
+        trajectory: bool = False,
         progress: bool | Callable[[int], None] | None = None,
     ) -> list[Relaxation]:
         """Relax crystals in batches that fit in memory.
@@ -86,6 +92,9 @@ class Relaxer(ABC):
         The prediction is projected first on the symmetry of the input, then on the constraints. Constraints
         that a structure carries are kept too, see `repose.io.convert.fixed_coordinates`. Lattice vectors
         along directions that are not periodic, or along vacuum, are always kept.
+
+        With ``then``, a potential relaxes the crystals further, many side by side, from the prediction or,
+        if that has the higher energy, from the input; symmetry and constraints are kept.
 
         Any error with one crystal refuses that crystal; the others are relaxed.
 
@@ -98,6 +107,13 @@ class Relaxer(ABC):
             fix_atoms: Atoms whose fractional coordinates are kept: indices, from 0, or a mask with one bool
                 per atom. The others move relative to them, as predicted.
             constraints: The four options above as one object, in place of them.
+            then: Potential for going on: a name such as ``"chgnet"``, ``"MODULE:CLASS"``, an ASE calculator,
+                a `repose.potentials.base.Potential`; or a `Continuation`, in place of the next four options.
+            fmax: Largest force of a relaxed crystal, eV/A; see `Continuation` for this and the next ones.
+            max_steps: Steps after which a relaxation ends without having converged.
+            when_uncertain: Only crystals whose bound exceeds this, in A, go on; or a share of the crystals,
+                such as ``"20%"``, that with the largest bounds.
+            trajectory: Keep all steps of the potential in the results.
             progress: Called with the number of crystals done, after every batch; or True for a bar on
                 standard error or in a notebook.
 
@@ -106,6 +122,7 @@ class Relaxer(ABC):
 
         Raises:
             ConfigError: An option has a value that is not allowed, or a mask does not fit a crystal.
+            MissingExtraError: The package of the potential is not installed.
         """
         inputs = expand(structures)
         sizes = [len(one.structure) for one in inputs if is_crystal(one.structure)]
@@ -113,6 +130,7 @@ class Relaxer(ABC):
         if constraints is not None and options != Constraints():
             raise ConfigError("pass either constraints= or symmetry=, fix_cell=, fix_axes=, fix_atoms=.")
         constraints = constraints or options
+        continuation = self._continuation(then, fmax, max_steps, when_uncertain, trajectory)
         results: dict[int, Relaxation] = {}
         crystals = []
         free = free_memory(self.device)
@@ -134,8 +152,28 @@ class Relaxer(ABC):
             for batch in batches:
                 for crystal, predicted in self._predict_each(batch):
                     results[crystal.index] = finish(crystal, predicted)
-                report(len(results))
+                if continuation is None:
+                    report(len(results))
+            if continuation is not None:
+                continuation.update(crystals, results, report)
         return [results[index] for index in range(len(results))]
+
+    def _continuation(self, then: Any, *options: Any) -> Continuation | None:
+        """Options of going on as one object; None without a potential."""
+        given = options != (0.05, 500, None, False)
+        if then is None or isinstance(then, Continuation):
+            if given:
+                what = "a Continuation has them already" if then else "pass then='chgnet' or a calculator"
+                raise ConfigError(f"fmax, max_steps, when_uncertain and trajectory belong to then=; {what}.")
+            continuation = then
+        else:
+            continuation = Continuation(then, *options, device=str(self.device))
+        if continuation is not None and continuation.when_uncertain is not None and not self.gives_bounds:
+            raise ConfigError(
+                f"when_uncertain needs a calibrated model; '{self.name}' is not calibrated, see 'repose "
+                "calibrate'."
+            )
+        return continuation
 
     def _required_memory(self, crystal: CrystalBatch, free: float) -> float:
         """Estimated bytes that predicting one crystal takes.

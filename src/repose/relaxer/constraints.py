@@ -13,6 +13,7 @@ from repose.crystal.deformation import constrain_cell
 from repose.crystal.frame import Frame
 from repose.crystal.symmetry import SpaceGroup, symmetrise
 from repose.errors import ConfigError
+from repose.potentials.moves import Moves
 
 INDICES = "fix_atoms must be indices of atoms, counted from 0, or a mask with one bool per atom"
 
@@ -111,6 +112,10 @@ class ConstraintProjection:
         if self.fixed.any():
             fractional = _restore_fixed(fractional, self.positions @ np.linalg.inv(self.cell), self.fixed)
         return fractional @ cell, cell
+
+    def moves(self, cell: NDArray[Any]) -> Moves:
+        """Moves from a projected geometry with this cell ``(3, 3)`` that keep what is kept here."""
+        return Moves(cell, group=self.group, fix_cell=self.fix_cell, fix_axes=self.fix_axes, fixed=self.fixed)
 
     def frame(self, frame: Frame) -> Frame:
         """Project a frame of a path; drop energy and forces that do not belong to the projected geometry."""

@@ -72,6 +72,11 @@ class Options(TypedDict, total=False):
     fix_axes: str
     fix_atoms: Iterable[int] | Iterable[bool]
     constraints: Constraints
+    then: Any
+    fmax: float
+    max_steps: int
+    when_uncertain: float | str | None
+    trajectory: bool
     progress: bool | Callable[[int], None] | None
 
 
@@ -106,8 +111,8 @@ def relax(
             several crystals. In a list, every path contributes all of its crystals.
         model: Name or directory, see `load`, or a loaded relaxer.
         device: See `load`.
-        **options: ``symmetry``, ``fix_cell``, ``fix_axes``, ``fix_atoms``, ``constraints``, ``progress``:
-            see `repose.Relaxer.relax`.
+        **options: ``symmetry``, ``fix_cell``, ``fix_axes``, ``fix_atoms``, ``constraints``; ``then``, ``fmax``,
+            ``max_steps``, ``when_uncertain``, ``trajectory``; ``progress``. See `repose.Relaxer.relax`.
 
     Returns:
         The relaxed crystal or crystals.

@@ -23,6 +23,7 @@ import torch
 
 from repose.relaxer.base import Relaxer
 from repose.relaxer.constraints import Constraints
+from repose.relaxer.continuation import Continuation
 from repose.relaxer.relaxation import Relaxation
 from repose.threads import end_with_parent
 
@@ -31,18 +32,20 @@ T = TypeVar("T")
 # Chunks in flight for each process, so that none waits for input.
 AHEAD = 2
 
-_job: tuple[Relaxer, Constraints, bool] | None = None  # inherited by the processes
+_job: tuple[Relaxer, Constraints, Continuation | None, bool] | None = None  # inherited by the processes
 
 
-def can_fork(relaxer: Relaxer) -> bool:
-    """Return whether processes can share the relaxer: on Linux, on a CPU."""
-    return sys.platform == "linux" and relaxer.device.type == "cpu"
+def can_fork(relaxer: Relaxer, continuation: Continuation | None = None) -> bool:
+    """Return whether processes can share the relaxer and the potential: on Linux, on a CPU."""
+    shared = continuation is None or continuation.potential.side_by_side
+    return sys.platform == "linux" and relaxer.device.type == "cpu" and shared
 
 
 def relax_chunks(
     relaxer: Relaxer,
     chunks: Iterable[tuple[T, list[Any]]],
     constraints: Constraints,
+    continuation: Continuation | None,
     workers: int,
     space_groups: bool = False,
 ) -> Iterator[tuple[T, list[Relaxation]]]:
@@ -55,6 +58,7 @@ def relax_chunks(
         relaxer: Used by all processes; see `can_fork`.
         chunks: Pairs of a key, which is returned with the results, and structures; read a few chunks ahead.
         constraints: See `Relaxer.relax`.
+        continuation: Its option ``then``.
         workers: Number of processes.
         space_groups: Find the space groups of results in the processes.
 
@@ -62,7 +66,7 @@ def relax_chunks(
         ReposeError: As for `Relaxer.relax`.
     """
     global _job
-    _job = (relaxer, constraints, space_groups)
+    _job = (relaxer, constraints, continuation, space_groups)
     before = torch.get_num_threads()
     torch.set_num_threads(1)  # forked processes would start as many threads as this one
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), _begin)
@@ -85,7 +89,7 @@ def relax_chunks(
             )
             left = ((key, structures) for key, structures, _ in waiting)
             for key, structures in chain(left, rest):
-                yield key, relaxer.relax(structures, constraints=constraints)
+                yield key, relaxer.relax(structures, constraints=constraints, then=continuation)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         torch.set_num_threads(before)
@@ -118,8 +122,8 @@ def _begin() -> None:
 
 def _relax(pickled: bytes) -> bytes:
     assert _job is not None
-    relaxer, constraints, space_groups = _job
-    results = relaxer.relax(pickle.loads(pickled), constraints=constraints)
+    relaxer, constraints, continuation, space_groups = _job
+    results = relaxer.relax(pickle.loads(pickled), constraints=constraints, then=continuation)
     for result in results if space_groups else ():
         _ = result.spacegroup_in, result.spacegroup_out  # computed once and kept
     return pickle.dumps(results, pickle.HIGHEST_PROTOCOL)

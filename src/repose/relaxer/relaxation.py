@@ -26,9 +26,12 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 Status = Literal["relaxed", "suspect", "refused"]
+StartKind = Literal["prediction", "input"]
 
 # Keys of uncertainties on structures: in `info` and `arrays` of Atoms, properties of Structures and sites.
 UNCERTAINTY, OUTSIDE, ATOM_UNCERTAINTY = "repose_uncertainty", "repose_outside", "repose_atom_uncertainty"
+# Columns of tables for relaxations that went on with a calculator.
+CONTINUED = ("energy", "steps", "converged", "start")
 REPR_WIDTH = 200  # characters of a line of `repr`
 
 
@@ -58,6 +61,18 @@ class Relaxation:
             the model cannot tell.
         path: Predicted relaxation path from the input to the output, both included, where the model gives
             it: energies in eV and forces in eV/A are the model's. Frames changed by constraints have none.
+        energy: Energy of the relaxed crystal in eV per cell, where the relaxation went on with a calculator;
+            `ase.Atoms` then have it, forces and stress as results of a calculator. This field and the next
+            ones are None where it did not.
+        forces: Forces in eV/A, ``(N, 3)``.
+        stress: Stress in eV/A^3, sign as in ASE, ``(3, 3)``.
+        steps: Steps of the optimizer.
+        converged: Whether forces are below the threshold.
+        start: ``"prediction"``, or ``"input"`` if the input has the lower energy.
+        calculator: Name of the calculator.
+        energy_input: Energy of the input in eV per cell.
+        energy_predicted: Energy of the prediction in eV per cell.
+        trajectory: All steps with energies, forces and stresses, if asked for; the input comes first.
         seconds: Time for this crystal, including its share of the batch.
         remarks: Further messages for the user, e.g. that vacuum was found and kept.
         source: File that the crystal was read from, followed by the frame number in brackets if the file
@@ -78,6 +93,16 @@ class Relaxation:
     bond_uncertainty: Bonds | None = None
     outside: str | None = None
     path: tuple[Frame, ...] | None = None
+    energy: float | None = None
+    forces: NDArray[np.float64] | None = None
+    stress: NDArray[np.float64] | None = None
+    steps: int | None = None
+    converged: bool | None = None
+    start: StartKind | None = None
+    calculator: str | None = None
+    energy_input: float | None = None
+    energy_predicted: float | None = None
+    trajectory: tuple[Frame, ...] | None = None
     seconds: float = 0.0
     remarks: tuple[str, ...] = ()
     source: str | None = None
@@ -123,6 +148,7 @@ class Relaxation:
             "outside": self.outside,
             "spacegroup_in": self.spacegroup_in or None,
             "spacegroup_out": self.spacegroup_out or None,
+            **{name: getattr(self, name) for name in CONTINUED},
             "seconds": self.seconds,
             "remarks": "; ".join(self.remarks),
         }
@@ -135,10 +161,18 @@ class Relaxation:
             parts.append(f"largest displacement {self.max_displacement:.3f} A")
         if self.uncertainty is not None:
             parts.append(f"error below {self.uncertainty:.3f} A")
+        if self.steps is not None:
+            parts.append(self._continued())
         lines = [f"Relaxation({', '.join(parts)})"]
         reasons = [text for text in (self.reason, self.outside and f"outside: {self.outside}") if text]
         lines += ["; ".join(part) for part in (reasons, self.remarks) if part]
         return "\n  ".join(shorten(line, REPR_WIDTH, placeholder=" ...") for line in lines)
+
+    def _continued(self) -> str:
+        """Words on the relaxation by the calculator."""
+        energy = "" if self.energy is None else f", {self.energy:.3f} eV"
+        converged = "converged" if self.converged else "not converged"
+        return f"{converged} in {self.steps} steps from the {self.start or 'prediction'}{energy}"
 
     def _repr_html_(self) -> str:
         shown = {
@@ -149,6 +183,7 @@ class Relaxation:
             "largest displacement": f"{self.max_displacement:.3f} Å" if self.after is not None else None,
             "error below (90 %)": None if self.uncertainty is None else f"{self.uncertainty:.3f} Å",
             "out of distribution": self.outside,
+            self.calculator or "calculator": None if self.steps is None else self._continued(),
             "space group": f"{self.spacegroup_in} → {self.spacegroup_out}"
             if self.after is not None
             else None,
@@ -186,8 +221,9 @@ class Relaxation:
         known["remarks"] = tuple(values["remarks"])
         if (bonds := values["bond_uncertainty"]) is not None:
             known["bond_uncertainty"] = Bonds(**_to_arrays(bonds))
-        if values["path"] is not None:
-            known["path"] = tuple(Frame(**_to_arrays(frame)) for frame in values["path"])
+        for name in ("path", "trajectory"):
+            if values.get(name) is not None:
+                known[name] = tuple(Frame(**_to_arrays(frame)) for frame in values[name])
         if values["spacegroup_out"]:
             known["after"] = convert.to_batch(known["structure"])
         return cls(**known, known_group=values["spacegroup_in"])

@@ -144,7 +144,7 @@ def _finish(
     path: tuple[Frame, ...] | None,
     **uncertainties: Any,
 ) -> Relaxation:
-    numbers, old_positions, old_cell, pbc = _arrays(prepared.crystal)
+    old_cell = prepared.crystal.cells[0].numpy()
     common: dict[str, Any] = {
         "remarks": prepared.remarks,
         "source": prepared.input.source,
@@ -155,27 +155,41 @@ def _finish(
     if reason := reason or checks.invalid_reason(positions, cell, old_cell, violation):
         reason = f"{reason} The input is returned; try another model."
         return Relaxation(prepared.input.structure, "suspect", reason, **common)
-    positions, new_cell = prepared.projection(positions, cell)
-    fractional = positions @ np.linalg.inv(new_cell)
-    moved = (fractional - old_positions @ np.linalg.inv(old_cell)) @ new_cell
-    change = abs(determinant(new_cell) / determinant(old_cell)) - 1
-    reason = checks.invalid_reason(positions, new_cell, old_cell) or checks.sanity_warnings(
-        numbers, positions, new_cell, pbc, change, violation, prepared.vacuum
-    )
-    structure = convert.with_geometry(prepared.input.structure, positions, new_cell)
+    values = changed_geometry(prepared, *prepared.projection(positions, cell), violation)
     result = Relaxation(
-        structure,
-        "suspect" if reason else "relaxed",
-        reason,
-        volume_change=change,
-        max_displacement=float(np.sqrt((moved**2).sum(axis=1).max())),
-        after=prepared.crystal.with_geometry(torch.from_numpy(positions), torch.from_numpy(new_cell)[None]),
+        status="suspect" if values["reason"] else "relaxed",
         path=None if path is None else tuple(map(prepared.projection.frame, path)),
+        **values,
         **common,
         **uncertainties,
     )
-    attach_uncertainties(structure, result.uncertainty, result.atom_uncertainty, result.outside)
+    attach_uncertainties(result.structure, result.uncertainty, result.atom_uncertainty, result.outside)
     return result
+
+
+def changed_geometry(
+    prepared: PreparedCrystal, positions: NDArray[Any], cell: NDArray[Any], violation: float | None = None
+) -> dict[str, Any]:
+    """Fields of `Relaxation` that follow from the relaxed geometry; ``reason``: why it is suspect.
+
+    Args:
+        prepared: The input.
+        positions: Relaxed positions in A, ``(N, 3)``, at the images of the input's.
+        cell: Relaxed lattice vectors as rows in A, ``(3, 3)``.
+        violation: Mean deviation from predicted distances in A, or None.
+    """
+    numbers, old_positions, old_cell, pbc = _arrays(prepared.crystal)
+    fractional = positions @ np.linalg.inv(cell)
+    moved = (fractional - old_positions @ np.linalg.inv(old_cell)) @ cell
+    change = abs(determinant(cell) / determinant(old_cell)) - 1
+    return {
+        "structure": convert.with_geometry(prepared.input.structure, positions, cell),
+        "reason": checks.invalid_reason(positions, cell, old_cell)
+        or checks.sanity_warnings(numbers, positions, cell, pbc, change, violation, prepared.vacuum),
+        "volume_change": change,
+        "max_displacement": float(np.sqrt((moved**2).sum(axis=1).max())),
+        "after": prepared.crystal.with_geometry(torch.from_numpy(positions), torch.from_numpy(cell)[None]),
+    }
 
 
 def _arrays(crystal: CrystalBatch) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:

@@ -57,7 +57,7 @@ pytestmark = pytest.mark.skipif(not can_fork(Dying()), reason="no fork")
 def test_results_are_those_of_one_process():
     relaxer = random_relaxer("reposenet", 0, "plain")
     given = chunks(5)
-    found = list(relax_chunks(relaxer, given, Constraints(), 2, space_groups=True))
+    found = list(relax_chunks(relaxer, given, Constraints(), None, 2, space_groups=True))
     assert [key for key, _ in found] == [key for key, _ in given]
     for (_, structures), (_, results) in zip(given, found, strict=True):
         for expected, got in zip(relaxer.relax(structures), results, strict=True):
@@ -75,7 +75,7 @@ def test_results_are_those_of_one_process():
 
 def test_a_process_that_is_killed_loses_no_crystal():
     with pytest.warns(UserWarning, match="ended unexpectedly") as caught:
-        found = list(relax_chunks(Dying(), chunks(6), Constraints(), 2))
+        found = list(relax_chunks(Dying(), chunks(6), Constraints(), None, 2))
     assert len(caught) == 1
     assert [key for key, _ in found] == [key for key, _ in chunks(6)]
     assert [result.status for _, results in found for result in results].count("refused") == 1
@@ -86,7 +86,7 @@ def test_every_process_has_one_thread():
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        ((_, (result,)),) = relax_chunks(Counting(), [("one", [bulk("Cu")])], Constraints(), 1)
+        ((_, (result,)),) = relax_chunks(Counting(), [("one", [bulk("Cu")])], Constraints(), None, 1)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
@@ -104,7 +104,7 @@ class Counting(Relaxer):
 
 def test_errors_of_the_configuration_are_raised():
     with pytest.raises(ConfigError, match="configuration is wrong"):
-        list(relax_chunks(Refusing(), chunks(), Constraints(), 2))
+        list(relax_chunks(Refusing(), chunks(), Constraints(), None, 2))
 
 
 def test_chunks_are_read_a_few_ahead_only():
@@ -115,7 +115,7 @@ def test_chunks_are_read_a_few_ahead_only():
             read.append(key)
             yield key, structures
 
-    results = relax_chunks(random_relaxer("reposenet", 0, "plain"), reading(), Constraints(), 2)
+    results = relax_chunks(random_relaxer("reposenet", 0, "plain"), reading(), Constraints(), None, 2)
     next(results)
     assert len(read) <= 5
     results.close()
@@ -135,7 +135,7 @@ class Writing(Relaxer):
     def predict(self, batch):
         open({str(tmp_path)!r} + "/" + str(os.getpid()), "w").close()
         return Geometry(batch.positions, batch.cells)
-for _ in relax_chunks(Writing(), [(k, [bulk("Cu")]) for k in range(9)], Constraints(), 2):
+for _ in relax_chunks(Writing(), [(k, [bulk("Cu")]) for k in range(9)], Constraints(), None, 2):
     os.kill(os.getpid(), signal.SIGKILL)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
