@@ -36,6 +36,10 @@ KEYS = [
     "outside",
     "spacegroup_in",
     "spacegroup_out",
+    "energy",
+    "steps",
+    "converged",
+    "start",
     "seconds",
     "remarks",
     "dropped",
@@ -276,6 +280,27 @@ def test_examples_are_crystals(path, model, tmp_path):
     (line,) = as_json(path, "--model", model, "--out", tmp_path)
     assert line["status"] == "relaxed", line["reason"]
     assert os.path.exists(line["output"])
+
+
+def test_report(work, model):
+    Path("bad.cif").write_text("no")
+    options = ["--model", model, "--report", "pages/all.html", "--skip-existing"]
+    relax("three.extxyz", "CaO.cif", "bad.cif", *options, code=1)
+    page = Path("pages/all.html").read_text(encoding="utf-8")
+    data = json.loads(page.partition('id="data">')[2].partition("</script>")[0])
+    assert data["model"] == "tiny"
+    rows = data["crystals"]
+    assert [row["source"] for row in rows] == [*(f"three.extxyz[{k}]" for k in range(3)), "CaO.cif", "bad.cif"]
+    assert [row["status"] for row in rows] == ["relaxed"] * 4 + ["refused"]
+    assert rows[3]["formula"] == "Ca4O4"
+    assert (rows[3]["spacegroup_in"], rows[3]["spacegroup_out"]) == (225, 225)
+    assert "CIF" in rows[4]["reason"]
+    relax("three.extxyz", "one", *options)
+    assert '"skipped":3' in Path("pages/all.html").read_text(encoding="utf-8")
+    before = Path("CaO.cif").read_bytes()
+    with pytest.raises(ConfigError, match="would replace an input; choose another --report"):
+        relax("CaO.cif", "--model", model, "--report", "CaO.cif")
+    assert Path("CaO.cif").read_bytes() == before
 
 
 @needs_default
