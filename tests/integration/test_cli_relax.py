@@ -153,7 +153,7 @@ def test_quiet(work, model):
 
 def test_long_tables_show_what_went_wrong(work, model, monkeypatch):
     monkeypatch.setattr("repose.cli.relax_table.TABLE_ROWS", 2)
-    monkeypatch.setattr(sys.modules["repose.cli.relax"], "CHUNK_CRYSTALS", 2)  # not the command
+    monkeypatch.setattr("repose.cli.relax_job.CHUNK_CRYSTALS", 2)
     Path("zzz.cif").write_text("no")
     text = relax("three.extxyz", "CaO.cif", "zzz.cif", "--model", model, code=1)
     assert "three.extxyz [1]" in text
@@ -290,7 +290,11 @@ def test_report(work, model):
     data = json.loads(page.partition('id="data">')[2].partition("</script>")[0])
     assert data["model"] == "tiny"
     rows = data["crystals"]
-    assert [row["source"] for row in rows] == [*(f"three.extxyz[{k}]" for k in range(3)), "CaO.cif", "bad.cif"]
+    assert [row["source"] for row in rows] == [
+        *(f"three.extxyz[{k}]" for k in range(3)),
+        "CaO.cif",
+        "bad.cif",
+    ]
     assert [row["status"] for row in rows] == ["relaxed"] * 4 + ["refused"]
     assert rows[3]["formula"] == "Ca4O4"
     assert (rows[3]["spacegroup_in"], rows[3]["spacegroup_out"]) == (225, 225)

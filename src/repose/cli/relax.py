@@ -123,7 +123,6 @@ def relax(
         raise ConfigError(f"--{name} belongs to --then; name a calculator, such as --then chgnet.")
     with importing():
         from repose.relaxer.constraints import Constraints
-        from repose.relaxer.continuation import Continuation
         from repose.relaxer.loading import load
         from repose.report import Report
         from repose.threads import cpus_to_use, use_threads
@@ -147,6 +146,8 @@ def relax(
             raise ConfigError(_not_calibrated("--max-uncertainty", relaxer))
         continuation = None
         if then is not None:
+            from repose.relaxer.continuation import Continuation
+
             continuation = Continuation(then, **given, trajectory=trajectory is not None, device=device)
             if continuation.when_uncertain is not None and not relaxer.gives_bounds:
                 raise ConfigError(_not_calibrated("--when-uncertain", relaxer))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,7 +16,6 @@ from repose.models.initial_structure import wrap_far_atoms
 from repose.models.prediction import Geometry
 from repose.relaxer.batch_relaxation import BatchRelaxation
 from repose.relaxer.constraints import Constraints, atom_indices
-from repose.relaxer.continuation import Continuation
 from repose.relaxer.inputs import expand, is_crystal
 from repose.relaxer.memory import batch_bytes, free_memory, is_out_of_memory, measured_peak
 from repose.relaxer.progress import reporting
@@ -29,6 +28,9 @@ from repose.relaxer.single_crystal import (
     prepare,
     refuse,
 )
+
+if TYPE_CHECKING:
+    from repose.relaxer.continuation import Continuation
 
 
 class Relaxer(ABC):
@@ -161,14 +163,16 @@ class Relaxer(ABC):
     def _continuation(self, then: Any, *options: Any) -> Continuation | None:
         """Options of going on as one object; None without a potential."""
         given = options != (0.05, 500, None, False)
-        if then is None or isinstance(then, Continuation):
-            if given:
-                what = "a Continuation has them already" if then else "pass then='chgnet' or a calculator"
-                raise ConfigError(f"fmax, max_steps, when_uncertain and trajectory belong to then=; {what}.")
-            continuation = then
-        else:
-            continuation = Continuation(then, *options, device=str(self.device))
-        if continuation is not None and continuation.when_uncertain is not None and not self.gives_bounds:
+        if then is None and not given:
+            return None
+        from repose.relaxer.continuation import Continuation
+
+        if then is None or (given and isinstance(then, Continuation)):
+            what = "a Continuation has them already" if then else "pass then='chgnet' or a calculator"
+            raise ConfigError(f"fmax, max_steps, when_uncertain and trajectory belong to then=; {what}.")
+        known = isinstance(then, Continuation)
+        continuation = then if known else Continuation(then, *options, device=str(self.device))
+        if continuation.when_uncertain is not None and not self.gives_bounds:
             raise ConfigError(
                 f"when_uncertain needs a calibrated model; '{self.name}' is not calibrated, see 'repose "
                 "calibrate'."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,9 @@ from repose.crystal.deformation import constrain_cell
 from repose.crystal.frame import Frame
 from repose.crystal.symmetry import SpaceGroup, symmetrise
 from repose.errors import ConfigError
-from repose.potentials.moves import Moves
+
+if TYPE_CHECKING:
+    from repose.potentials.moves import Moves
 
 INDICES = "fix_atoms must be indices of atoms, counted from 0, or a mask with one bool per atom"
 
@@ -115,6 +117,8 @@ class ConstraintProjection:
 
     def moves(self, cell: NDArray[Any]) -> Moves:
         """Moves from a projected geometry with this cell ``(3, 3)`` that keep what is kept here."""
+        from repose.potentials.moves import Moves
+
         return Moves(cell, group=self.group, fix_cell=self.fix_cell, fix_axes=self.fix_axes, fixed=self.fixed)
 
     def frame(self, frame: Frame) -> Frame:

@@ -111,8 +111,9 @@ def relax(
             several crystals. In a list, every path contributes all of its crystals.
         model: Name or directory, see `load`, or a loaded relaxer.
         device: See `load`.
-        **options: ``symmetry``, ``fix_cell``, ``fix_axes``, ``fix_atoms``, ``constraints``; ``then``, ``fmax``,
-            ``max_steps``, ``when_uncertain``, ``trajectory``; ``progress``. See `repose.Relaxer.relax`.
+        **options: ``symmetry``, ``fix_cell``, ``fix_axes``, ``fix_atoms``, ``constraints``; ``then``,
+            ``fmax``, ``max_steps``, ``when_uncertain``, ``trajectory``; ``progress``. See
+            `repose.Relaxer.relax`.
 
     Returns:
         The relaxed crystal or crystals.

@@ -17,15 +17,17 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from itertools import chain
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
 from repose.relaxer.base import Relaxer
 from repose.relaxer.constraints import Constraints
-from repose.relaxer.continuation import Continuation
 from repose.relaxer.relaxation import Relaxation
 from repose.threads import end_with_parent
+
+if TYPE_CHECKING:
+    from repose.relaxer.continuation import Continuation
 
 T = TypeVar("T")
 
