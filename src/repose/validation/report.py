@@ -35,9 +35,9 @@ PLOTS = ("steps.png", "energies.png")
 # Titles of the columns, their paths in the statistics of a start, and decimals.
 COLUMNS = {
     "crystals": (("crystals",), 0),
-    "energy above relaxed, median, meV/atom": (("energy_above_relaxed", "median"), 1),
-    "mean": (("energy_above_relaxed", "mean"), 1),
-    "energy MAE, meV/atom": (("energy_mae",), 1),
+    "E, median, meV/atom": (("energy_above_relaxed", "median"), 1),
+    "E, mean": (("energy_above_relaxed", "mean"), 1),
+    "E, MAE": (("energy_mae",), 1),
     "worse, %": (("worse_percent",), 0),
     "steps, median": (("steps", "median"), 1),
     "steps, mean": (("steps", "mean"), 1),
@@ -45,9 +45,9 @@ COLUMNS = {
     "more, %": (("more_steps_percent",), 0),
     "time, s": (("seconds", "total"), 1),
     "time saved, %": (("seconds", "saved_percent"), 0),
-    "lower minimum, %": (("lower_minimum_percent",), 0),
+    "lower, %": (("lower_minimum_percent",), 0),
     "higher, %": (("higher_minimum_percent",), 0),
-    "not converged": (("not_converged",), 0),
+    "failed": (("failed",), 0),
 }
 
 
@@ -229,5 +229,5 @@ def write(
     if plots:
         from repose.validation.plots import figures
 
-        files |= {name: png_writer(draw) for name, draw in figures(crystals).items()}
+        files |= {name: png_writer(draw) for name, draw in figures(crystals, result["max_steps"]).items()}
     return write_files(directory, files, PLOTS)

@@ -107,6 +107,7 @@ def describe_start(pairs: Sequence[tuple[Row, Row]], max_steps: int) -> dict[str
     Returns:
         Statistics, or None if no crystal has this start.
     """
+    failed = sum(row["failure"] is not None for row, _ in pairs)
     pairs = [(row, given) for row, given in pairs if row["steps"] is not None]
     if not pairs:
         return None
@@ -143,6 +144,7 @@ def describe_start(pairs: Sequence[tuple[Row, Row]], max_steps: int) -> dict[str
         "lower_minimum_percent": _share(converged & (end < -SAME_MINIMUM)),
         "higher_minimum_percent": _share(converged & (end > SAME_MINIMUM)),
         "not_converged": int((~converged).sum()),
+        "failed": failed,
     }
 
 
