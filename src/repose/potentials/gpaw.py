@@ -251,12 +251,15 @@ def _fits_grid(parameters: RunParameters, atoms: Atoms) -> bool:
     group, n = parameters.group, np.array(parameters.grid)
     # The origin atom is at zero, so that the position of its image is the translation.
     translations = ideal.get_scaled_positions()[group.permutations[:, parameters.origin_atom]]
-    simple = _is_integer(translations[..., None] * np.arange(1, MAX_DENOMINATOR + 1)).any(axis=2).all(axis=1)
-    rotate = _is_integer(group.rotations * n[:, None] / n).all(axis=(1, 2))
-    return bool((~simple | rotate & _is_integer(translations * n).all(axis=1)).all())
+    fractions = _is_integer(translations[..., None] * np.arange(1, MAX_DENOMINATOR + 1))
+    used = np.all(np.any(fractions, axis=2), axis=1)
+    return bool(
+        _is_integer(group.rotations[used] * n[:, None] / n).all()
+        and _is_integer(translations[used] * n).all()
+    )
 
 
-def _is_integer(values: NDArray[np.float64]) -> NDArray[np.bool_]:
+def _is_integer(values: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(np.abs(values - np.rint(values)) < 1e-4)
 
 

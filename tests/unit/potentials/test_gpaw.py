@@ -150,8 +150,72 @@ def test_broken_symmetry_changes_the_space_group_only(alloy):
     )
 
 
-def test_a_failure_starts_a_new_run(alloy):
-    calculator = Recorded()
+def other_start(alloy, lengths, calculator):
+    """The same atoms in another cell, farther than one step of a relaxation."""
+    start = alloy.copy()
+    start.set_cell(np.diag(lengths), scale_atoms=True)
+    start.calc = calculator
+    start.get_potential_energy()
+    return calculator.made[-1][0]
+
+
+def test_starts_of_one_composition_share_all_but_the_space_group(alloy):
+    alloy.calc = calculator = Recorded(keep="composition")
+    alloy.get_potential_energy()
+    first = calculator.made[-1][0]
+    assert other_start(alloy, [3.3, 3.3, 4.4], calculator) is first  # the same group
+    bent = other_start(alloy, [3.3, 3.1, 4.4], calculator)
+    cubic = other_start(alloy, [3.6, 3.6, 3.6], calculator)
+    assert len(calculator.made) == 5
+    orders = [parameters.group.n_operations for parameters in (first, bent, cubic)]
+    assert orders == [16, 8, 48]
+    for new in (bent, cubic):
+        assert (new.mesh, new.grid, new.dedecut) == (first.mesh, first.grid, first.dedecut)
+        assert new.use_symmetry
+    alloy.numbers = [79, 29]
+    other_start(alloy, [2.8, 2.8, 3.7], calculator)
+    assert len(calculator.made) == 8
+
+
+def test_a_grid_without_the_symmetry_of_a_new_start_is_used_without_symmetry(alloy, monkeypatch):
+    monkeypatch.setattr(Engine, "get_number_of_grid_points", lambda self: np.array([12, 12, 15]))
+    alloy.calc = calculator = Recorded(keep="composition")
+    alloy.get_potential_energy()
+    cubic = other_start(alloy, [3.0, 3.0, 3.0], calculator)
+    assert (cubic.grid, cubic.use_symmetry) == ((12, 12, 15), False)
+    assert other_start(alloy, [3.0, 2.9, 3.4], calculator).use_symmetry
+
+
+def test_translations_must_be_multiples_of_the_grid(monkeypatch):
+    """Hexagonal close packing has operations with half of c, which 15 points do not have."""
+    monkeypatch.setattr(Engine, "get_number_of_grid_points", lambda self: np.array([12, 12, 15]))
+    metal = bulk("Cu", "hcp", a=2.6, c=4.3)
+    calculator = Recorded(keep="composition")
+    symmetric = []
+    for shift in (0.3, 0.0):
+        crystal = metal.copy()
+        crystal.positions[1] += [shift, 0.5 * shift, 0.7 * shift]
+        crystal.calc = calculator
+        crystal.get_potential_energy()
+        symmetric.append(calculator.made[-1][0].use_symmetry)
+    assert symmetric == [True, False]
+
+
+@pytest.mark.parametrize(("keep", "new"), [("relaxation", 3), ("composition", 1)])
+def test_after_a_failure_calculators_are_new_and_in_one_composition_not_the_parameters(alloy, keep, new):
+    alloy.calc = calculator = Recorded(keep=keep)
+    alloy.get_potential_energy()
+    calculator.fails = True
+    alloy.positions[1] += 0.01  # breaks the symmetry
+    with pytest.raises(RuntimeError, match="not converged"):
+        alloy.get_potential_energy()
+    calculator.fails, calculator.made = False, []
+    alloy.get_potential_energy()
+    assert len(calculator.made) == new
+
+
+def test_a_failure_at_the_first_structure_starts_a_new_run(alloy):
+    calculator = Recorded(keep="composition")
     calculator.fails = True
     alloy.calc = calculator
     with pytest.raises(RuntimeError, match="not converged"):
@@ -188,6 +252,11 @@ def test_magnets_are_refused(symbol):
 def test_settings_must_be_positive(setting):
     with pytest.raises(ConfigError, match=f"{setting} must be positive; got -1"):
         PlaneWaves(**{setting: -1.0})
+
+
+def test_what_is_kept_must_be_known():
+    with pytest.raises(ConfigError, match=r"got 'compositon'\. Did you mean 'composition'"):
+        PlaneWaves(keep="compositon")
 
 
 def test_missing_atoms_raise_an_error():
