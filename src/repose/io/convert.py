@@ -176,7 +176,8 @@ def formula(numbers: Sequence[int] | NDArray[Any]) -> str:
     from ase.symbols import Symbols
 
     numbers = np.asarray(numbers)
-    return Symbols(np.where((numbers > 0) & (numbers <= MAX_NUMBER), numbers, 0)).get_chemical_formula("metal")
+    known = np.where((numbers > 0) & (numbers <= MAX_NUMBER), numbers, 0)
+    return Symbols(known).get_chemical_formula("metal")
 
 
 def formula_of(structure: object) -> str:

@@ -5,6 +5,7 @@ const BOND = 1.15; // longest bond over the sum of covalent radii
 const MAX_BONDED = 1500; // drawn atoms; crystals with more have no bonds
 
 const range = (n) => Array.from({ length: n }, (_, k) => k);
+const largest = (values) => values.reduce((u, v) => Math.max(u, v), 0);
 const dot = (u, v) => u[0] * v[0] + u[1] * v[1] + u[2] * v[2];
 const minus = (u, v) => [u[0] - v[0], u[1] - v[1], u[2] - v[2]];
 const cross = (u, v) => [u[1] * v[2] - u[2] * v[1], u[2] * v[0] - u[0] * v[2], u[0] * v[1] - u[1] * v[0]];
@@ -25,7 +26,8 @@ function inverse([a, b, c]) {
 // Lengths in Å, angles in degrees and volume of a cell, by name.
 function parameters([a, b, c]) {
   const angle = (u, v) => (Math.acos(Math.max(-1, Math.min(1, dot(u, v) / norm(u) / norm(v)))) * 180) / Math.PI;
-  return { "a, Å": norm(a), "b, Å": norm(b), "c, Å": norm(c), "α, °": angle(b, c), "β, °": angle(a, c), "γ, °": angle(a, b),
+  return { "a, Å": norm(a), "b, Å": norm(b), "c, Å": norm(c),
+    "α, °": angle(b, c), "β, °": angle(a, c), "γ, °": angle(a, b),
     "volume, Å³": Math.abs(dot(a, cross(b, c))) };
 }
 
@@ -63,7 +65,7 @@ function scenes(geometry, elements) {
     const points = shown.map(([atom, shift]) => place(state.fractional[atom].map((x, k) => x + shift[k])));
     const corners = range(8).map((k) => place([k & 1, (k >> 1) & 1, k >> 2]));
     const edges = range(8).flatMap((k) => [1, 2, 4].filter((bit) => !(k & bit)).map((bit) => [corners[k], corners[k + bit]]));
-    const extent = Math.max(...corners.map(norm), ...points.map(norm));
+    const extent = largest([...corners, ...points].map(norm));
     const atoms = shown.map(([atom], k) => ({ atom, point: points[k], element: elements[geometry.numbers[atom]] }));
     return { state, atoms, edges, corners, extent, bonds: atoms.length > MAX_BONDED ? [] : bonds(atoms, metals) };
   });

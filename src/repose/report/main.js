@@ -42,28 +42,30 @@ function details(crystal) {
   body.replaceChildren();
   document.getElementById("lattice").hidden = !after;
   for (const name of Object.keys(after ?? {})) {
-    const row = add(body, "tr"), show = (value, form) => add(row, "td", value === undefined ? "" : form(value), { class: "number" });
+    const row = add(body, "tr");
+    const show = (value, form) => add(row, "td", value === undefined ? "" : form(value), { class: "number" });
     add(row, "th", name, { scope: "row" });
     show(before?.[name], fixed(3));
     show(after[name], fixed(3));
     show(before && after[name] - before[name], signed(3));
   }
-  const values = document.getElementById("values"), with_unit = (value, unit, form) => value !== undefined && `${form(value)} ${unit}`;
+  const values = document.getElementById("values");
+  const withUnit = (value, unit, form) => value !== undefined && `${form(value)} ${unit}`;
   values.replaceChildren();
   for (const [name, text] of [
     ["status", crystal.status],
     ["atoms", crystal.atoms],
-    ["volume change", with_unit(crystal.volume_change, "%", signed(2))],
-    ["largest displacement", with_unit(crystal.max_displacement, "Å", fixed(3))],
-    ["bound on the mean error", with_unit(crystal.uncertainty, "Å", roundedUp)],
+    ["volume change", withUnit(crystal.volume_change, "%", signed(2))],
+    ["largest displacement", withUnit(crystal.max_displacement, "Å", fixed(3))],
+    ["bound on the mean error", withUnit(crystal.uncertainty, "Å", roundedUp)],
     ["space group", crystal.spacegroup_out && `${crystal.spacegroup_in ?? "?"} → ${crystal.spacegroup_out}`],
     ["calculator", crystal.calculator],
     ["steps", crystal.steps !== undefined && `${crystal.steps}, ${crystal.converged ? "converged" : "not converged"}`],
     ["started from", crystal.start && `the ${crystal.start}`],
-    ["energy of the input", with_unit(crystal.energy_input, "eV/atom", fixed(4))],
-    ["energy of the prediction", with_unit(crystal.energy_predicted, "eV/atom", fixed(4))],
-    ["energy", with_unit(crystal.energy, "eV/atom", fixed(4))],
-    ["time", with_unit(crystal.seconds, "s", (v) => v.toPrecision(2))],
+    ["energy of the input", withUnit(crystal.energy_input, "eV/atom", fixed(4))],
+    ["energy of the prediction", withUnit(crystal.energy_predicted, "eV/atom", fixed(4))],
+    ["energy", withUnit(crystal.energy, "eV/atom", fixed(4))],
+    ["time", withUnit(crystal.seconds, "s", (v) => v.toPrecision(2))],
   ]) {
     if (text === undefined || text === false) continue;
     add(values, "dt", name);

@@ -3,7 +3,7 @@
 const SIZE = 0.42; // radius of a sphere over the covalent radius
 const STICK = 0.11; // width of a bond, Å
 const SEGMENTS = 12; // of an edge of the cell, so that atoms can hide parts of it
-const ARROW = 1.2; // length of the longest arrow, Å
+const ARROW = 1.2; // length of the longest arrow, Å, unless the displacement is longer
 const LABEL = 1; // Å from a corner to the name of a lattice vector
 const MOVED = 0.005; // Å: crystals whose atoms move less have no arrows
 const SCALE = ["#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725"];
@@ -65,8 +65,8 @@ class Viewer {
     const known = this.geometry.bounds !== undefined;
     this.options.colours.parentElement.hidden = !known;
     this.arrows = both ? displacements(this.scenes) : [];
-    const longest = Math.max(0, ...this.arrows.map(norm));
-    this.factor = longest > MOVED ? ARROW / longest : 0;
+    const longest = largest(this.arrows.map(norm));
+    this.factor = longest > MOVED ? Math.max(1, ARROW / longest) : 0;
     this.options.arrows.parentElement.hidden = !this.factor;
     document.getElementById("factor").textContent = this.factor ? `(× ${this.factor.toPrecision(2)})` : "";
     for (const [canvas] of this.drawn) {
@@ -99,7 +99,7 @@ class Viewer {
     const { bounds, numbers } = this.geometry, legend = document.getElementById("legend");
     legend.replaceChildren();
     if (bounds && this.options.colours.value === "bound") {
-      const low = Math.min(...bounds), high = Math.max(...bounds, low + 1);
+      const low = bounds.reduce((u, v) => Math.min(u, v)), high = Math.max(largest(bounds), low + 1);
       this.colours = bounds.map((bound) => onScale((bound - low) / (high - low)));
       add(legend, "span", `bound ${(low / 1000).toFixed(3)} Å`);
       add(legend, "b").style.background = `linear-gradient(to right, ${SCALE})`;
@@ -147,7 +147,8 @@ class Viewer {
     }]);
     const between = (u, v, share) => u.map((x, k) => x + share * (v[k] - x));
     for (const [from, to] of scene.edges.map((edge) => edge.map(flat))) {
-      for (let k = 0; k < SEGMENTS; k++) stroke(between(from, to, k / SEGMENTS), between(from, to, (k + 1) / SEGMENTS), line, ratio);
+      const at = (k) => between(from, to, k / SEGMENTS);
+      for (let k = 0; k < SEGMENTS; k++) stroke(at(k), at(k + 1), line, ratio);
     }
     for (const pair of this.options.bonds.checked ? scene.bonds : []) {
       const [from, to] = pair.map(({ point }) => flat(point)), middle = between(from, to, 0.5);
