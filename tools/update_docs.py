@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+STUDIES = ROOT / "studies"
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 MARKED = re.compile(r"(<!-- numbers: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 DEFAULT = "repose"
@@ -59,7 +60,43 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]], text_columns: int 
 def steps_saved() -> str:
     """Errors on all sets of test crystals, and relaxation steps that `default` saves."""
     errors = stored("studies/real_pairs/result.json")["errors"]
-    return errors_and_steps(errors, stored("studies/steps_saved/result.json")["sets"])
+    sets = stored("studies/steps_saved/result.json")["sets"]
+    return errors_and_steps(
+        errors, sets | {name: result["blocks"][-1] for name, result in validated().items()}
+    )
+
+
+def validated() -> dict[str, Any]:
+    """Results of `repose validate`, by name of the set of test crystals and of the calculator."""
+    found = {path.stem: stored(f"studies/validate/{path.name}") for path in STUDIES.glob("validate/*.json")}
+    order = [*SETS, "frames"]
+    return dict(sorted(found.items(), key=lambda item: (order.index(item[0].partition("_")[0]), item[0])))
+
+
+def validate() -> str:
+    """Energies and remaining steps of the input, Rescale and `default` on all sets of test crystals."""
+    return validation_table(validated())
+
+
+def validation_table(results: dict[str, Any]) -> str:
+    """Energies and remaining steps by set, calculator and start; a dash for what is unknown."""
+    rows = []
+    for name, result in results.items():
+        group = result["blocks"][-1]["groups"]["all"]
+        title = (SETS | {"frames": "frames, DFT"})[name.partition("_")[0]].rpartition(",")[0]
+        title = f"{title} ({group['crystals']}), {result['calculator'].partition(',')[0]}"
+        for start in ("input", "Rescale", "default", "default (or input)"):
+            if own := group["starts"].get(start):
+                energy, steps, seconds = own["energy_above_relaxed"], own["steps"], own["seconds"]
+                values = [energy["median"], energy["mean"], own["energy_mae"], own["worse_percent"]]
+                cells = [_number(value, 0) for value in values]
+                cells += [f"{steps['median']:g}", _number(steps["mean"], 1)]
+                values = [own["steps_saved_percent"], own["more_steps_percent"], seconds["saved_percent"]]
+                values += [own["lower_minimum_percent"], own["higher_minimum_percent"]]
+                rows.append([title, start, *cells, *(_number(value, 0) for value in values)])
+                title = ""
+    head = ["test crystals", "start", "E, median", "mean", "MAE", "worse, %", "steps, median", "mean"]
+    return table([*head, "saved, %", "more, %", "time saved, %", "lower, %", "higher, %"], rows, 2)
 
 
 def errors_and_steps(errors: dict[str, Any], sets: dict[str, Any]) -> str:
@@ -279,6 +316,7 @@ def presets() -> str:
 
 BLOCKS: dict[str, Callable[[], str]] = {
     "steps-saved": steps_saved,
+    "validate": validate,
     "errors": errors,
     "kinds": kinds,
     "paths": paths,

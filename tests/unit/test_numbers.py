@@ -51,6 +51,9 @@ def test_evaluations_are_those_of_the_shipped_models(model):
 
 
 RESULTS = {p.parent.name: json.loads(p.read_text()) for p in (ROOT / "studies").glob("*/result.json")}
+RESULTS |= {
+    f"validate {p.stem}": json.loads(p.read_text()) for p in (ROOT / "studies").glob("validate/*.json")
+}
 
 
 def fingerprints(result):
@@ -74,40 +77,6 @@ def test_results_of_studies_are_those_of_the_shipped_models(study, model, digest
 def test_the_table_of_readme_has_fingerprints():
     found = {study for study, model, _ in FINGERPRINTS if model == update_docs.DEFAULT}
     assert {"real_pairs", "steps_saved"} <= found
-
-
-def relaxed(steps, start, end, error, converged=True):
-    return {
-        "steps": steps,
-        "converged": converged,
-        "energy_start": start,
-        "energy_end": end,
-        "coordinates": error,
-        "input_coordinates": 0.3,
-        "bound": None,
-        "id": f"{steps} {start}",
-        "atoms": 2,
-    }
-
-
-def test_steps_saved_of_inputs_that_are_relaxed_or_end_elsewhere():
-    """Inputs without a step have no ratio; a start that does not converge counts with the largest number."""
-    study = SimpleNamespace(**runpy.run_path(str(ROOT / "studies" / "steps_saved" / "steps_saved.py")))
-    inputs = [relaxed(0, -1.0, -1.0, 0.1), *(relaxed(20, -0.5, -1.0, 0.3) for _ in range(3))]
-    starts = [
-        relaxed(2, -0.9, -1.0, 0.2),  # 2 more steps
-        relaxed(5, -0.8, -1.0, 0.1),  # saves 75 %
-        relaxed(10, -0.7, -1.1, 0.1),  # saves 50 % and ends 100 meV/atom lower
-        relaxed(3, None, None, 0.1, converged=False),
-    ]
-    found = study.describe_start(starts, inputs)
-    assert found["steps"]["mean"] == pytest.approx((2 + 5 + 10 + study.MAX_STEPS) / 4)
-    assert found["steps_saved_percent"] == pytest.approx(50.0)
-    assert found["more_steps_percent"] == 50.0
-    assert found["not_converged"] == 1
-    assert found["energy_above_relaxed"] == pytest.approx({"median": 200.0, "mean": 200.0})
-    assert (found["other_minimum_percent"], found["lower_minimum_percent"]) == (25.0, 25.0)
-    assert found["worse_percent"] == 25.0
 
 
 @pytest.mark.parametrize(("periodic", "gaps"), [(False, [2.5]), (True, [2.5, 4.5])])
@@ -136,4 +105,24 @@ def test_the_table_of_errors_and_steps():
         "| elements in prototypes, CHGNet | 0.250 | 0.250 | 0.250 | 8.5→8.5 (9) | 43 | 17 |",
         "| DFT relaxations | 0.500 | 0.500 | 0.500 | 8.5→8.5 (9) | 43 | 17 |",
         "| … input error 0.00 to 0.01 Å | 0.500 | 0.500 | 0.500 | - | - | - |",
+    ]
+
+
+def test_the_table_of_validations():
+    """A set under a second calculator has rows of its own; starts that were not relaxed have none."""
+    middle = {"median": 8.5, "mean": 9.0}
+    start = {"energy_above_relaxed": middle, "energy_mae": 12.0, "worse_percent": 3.0, "steps": middle}
+    start |= {"steps_saved_percent": None, "more_steps_percent": 17.0, "seconds": {"saved_percent": -4.0}}
+    start |= {"lower_minimum_percent": 1.0, "higher_minimum_percent": 2.0}
+    group = {"crystals": 9, "starts": {"input": start, "Rescale": None, "default": start}}
+    result = {"calculator": "CHGNet 0.3.0, float64", "blocks": [{"groups": {"all": group}}]}
+    lines = update_docs.validation_table(
+        {"far": result, "frames_other": result | {"calculator": "SevenNet-0"}}
+    )
+    numbers = "8 | 9 | 12 | 3 | 8.5 | 9.0 | - | 17 | -4 | 1 | 2 |"
+    assert lines.splitlines()[2:] == [
+        f"| elements in prototypes (9), CHGNet 0.3.0 | input | {numbers}",
+        f"|  | default | {numbers}",
+        f"| frames (9), SevenNet-0 | input | {numbers}",
+        f"|  | default | {numbers}",
     ]

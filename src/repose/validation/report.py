@@ -37,7 +37,7 @@ COLUMNS = {
     "crystals": (("crystals",), 0),
     "E, median, meV/atom": (("energy_above_relaxed", "median"), 1),
     "E, mean": (("energy_above_relaxed", "mean"), 1),
-    "E, MAE": (("energy_mae",), 1),
+    "MAE": (("energy_mae",), 1),
     "worse, %": (("worse_percent",), 0),
     "steps, median": (("steps", "median"), 1),
     "steps, mean": (("steps", "mean"), 1),
