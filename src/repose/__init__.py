@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from repose.relaxer.base import Relaxer
     from repose.relaxer.loading import load, relax
     from repose.relaxer.relaxation import Relaxation, to_dataframe
+    from repose.relaxer.two_stage_optimizer import TwoStageOptimizer
     from repose.report.figure import plot
 
     __version__: str
@@ -24,6 +25,7 @@ __all__ = [
     "Relaxation",
     "Relaxer",
     "ReposeError",
+    "TwoStageOptimizer",
     "__version__",
     "load",
     "plot",
@@ -36,6 +38,7 @@ _MODULES = {
     "Relaxation": "repose.relaxer.relaxation",
     "Relaxer": "repose.relaxer.base",
     "ReposeError": "repose.errors",
+    "TwoStageOptimizer": "repose.relaxer.two_stage_optimizer",
     "load": "repose.relaxer.loading",
     "plot": "repose.report.figure",
     "relax": "repose.relaxer.loading",

@@ -101,7 +101,7 @@ class DirectOptimizer(Optimizer):
 
     def converged(self, *args: Any, **kwargs: Any) -> bool:
         """Return whether the step was made and a calculator confirms that forces are below ``fmax``."""
-        if not self._is_relaxed() or _without_filters(self.atoms).calc is None:
+        if not self._is_relaxed() or without_filters(self.atoms).calc is None:
             return False
         try:
             return bool(super().converged(*args, **kwargs))
@@ -110,7 +110,7 @@ class DirectOptimizer(Optimizer):
 
     def _is_relaxed(self) -> bool:
         """Return whether the geometry is that after the last step."""
-        now = _geometry(_without_filters(self.atoms))
+        now = _geometry(without_filters(self.atoms))
         return self._relaxed is not None and all(map(np.array_equal, now, self._relaxed))
 
     def step(self, *args: Any) -> None:  # type: ignore[override]
@@ -157,7 +157,8 @@ class DirectOptimizer(Optimizer):
         }
 
 
-def _without_filters(atoms: Any) -> Any:
+def without_filters(atoms: Any) -> Any:
+    """`ase.Atoms` inside of filters."""
     while isinstance(atoms, Filter):
         atoms = atoms.atoms
     return atoms

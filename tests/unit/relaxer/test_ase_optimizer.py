@@ -1,17 +1,22 @@
-"""The ASE optimizer: one step, constraints, filters, convergence."""
+"""The ASE optimizers: one step, constraints, filters, convergence; going on with another one."""
 
 import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk, mx2
+from ase.calculators.calculator import SCFError
 from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
 from ase.constraints import FixAtoms
 from ase.filters import ExpCellFilter, FrechetCellFilter, UnitCellFilter
-from ase.optimize import BFGS
+from ase.io import read
+from ase.optimize import BFGS, FIRE, BFGSLineSearch
+from ase.optimize.precon import PreconLBFGS
+from ase.optimize.sciopt import SciPyFminCG
 from hypothesis import given
 from hypothesis import strategies as st
 from pymatgen.core import Lattice, Structure
+from pymatgen.io.ase import AseAtomsAdaptor
 
 import repose
 from repose.errors import ConfigError, InvalidCrystalError
@@ -44,8 +49,6 @@ def test_moves_atoms_in_place(model, tmp_path):
     assert np.array_equal(atoms.cell, before.cell)
     assert np.abs(atoms.positions - before.positions).max() > 1e-4
     assert "relaxed by tiny" in log.read_text()
-    from ase.io import read
-
     frames = read(tmp_path / "t.traj", index=":")
     np.testing.assert_allclose(frames[0].positions, before.positions)
     np.testing.assert_allclose(frames[-1].positions, atoms.positions)
@@ -270,3 +273,110 @@ def test_constraints_of_the_atoms_are_kept(model):
     repose.DirectOptimizer(atoms, model=model, symmetry="free").run()
     moved = np.abs(atoms.positions - before).max(axis=1) > 1e-9
     assert moved.tolist() == [k not in (0, 5) for k in range(8)]
+
+
+def copper(size=3.9, calculator=EMT, **options):
+    atoms = bulk("Cu", "fcc", a=size, cubic=True)
+    atoms.rattle(0.05, seed=2)
+    atoms.calc = calculator(**options)
+    return atoms
+
+
+@pytest.mark.parametrize("optimizer", [BFGS, FIRE, BFGSLineSearch, PreconLBFGS])
+def test_two_stages_end_in_the_minimum(optimizer, tmp_path):
+    atoms = copper()
+    opt = repose.TwoStageOptimizer(
+        FrechetCellFilter(atoms), logfile=tmp_path / "log", trajectory=tmp_path / "t.traj",
+        optimizer=optimizer, model=Known(0.93 * np.eye(3)), symmetry="free",
+    )  # fmt: skip
+    assert opt.start is None
+    given = atoms.get_potential_energy()
+    assert opt.run(fmax=0.01, steps=200)
+    assert (opt.start, opt.converged()) == ("prediction", True)
+    frames = read(tmp_path / "t.traj", index=":")
+    assert atoms.cell.lengths() == pytest.approx(3.59, abs=0.01)  # as EMT's crystal without defects
+    atoms.set_scaled_positions(bulk("Cu", "fcc", cubic=True).get_scaled_positions())
+    assert frames[-1].get_potential_energy() == pytest.approx(atoms.get_potential_energy(), abs=1e-4)
+    assert len(frames) == opt.nsteps + 1
+    assert frames[0].get_potential_energy() == pytest.approx(given)
+    np.testing.assert_allclose(frames[1].cell, 0.93 * frames[0].cell.array, atol=1e-12)
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert len(lines) == opt.nsteps + 3  # with a heading and the start
+    assert "start from the prediction" in lines[2]
+    assert opt.todict().items() >= {"model": "known", "start": "prediction"}.items()
+
+
+@pytest.mark.parametrize("filtered", [False, True])
+def test_two_stages_start_from_the_input_where_it_has_the_lower_energy(filtered):
+    ours, theirs = copper(3.62), copper(3.62)
+    kind = FrechetCellFilter if filtered else lambda atoms: atoms
+    worse = Known(1.2 * np.eye(3), [[0.1, 0, 0], [0, 0.1, 0], [0, 0, 0], [0, 0, 0]])
+    opt = repose.TwoStageOptimizer(kind(ours), model=worse, symmetry="free")
+    assert opt.run(fmax=0.01)
+    assert opt.start == "input"
+    reference = BFGS(kind(theirs), logfile=None)
+    reference.run(fmax=0.01)
+    assert opt.nsteps == reference.nsteps
+    np.testing.assert_allclose(ours.positions, theirs.positions, atol=1e-9)
+    np.testing.assert_allclose(ours.cell, theirs.cell, atol=1e-9)
+
+
+def test_two_stages_start_from_the_input_without_a_valid_prediction():
+    class Failing(EMT):
+        """Does not converge in large cells."""
+
+        def calculate(self, atoms=None, *args):
+            if atoms.get_volume() > 70:
+                raise SCFError("no convergence")
+            super().calculate(atoms, *args)
+
+    for calculator, deformation, words in ((EMT, np.nan, "finite"), (Failing, 1.1, "no convergence")):
+        atoms = copper(3.9, calculator)
+        before = atoms.copy()
+        model = Known(deformation * np.eye(3))
+        opt = repose.TwoStageOptimizer(FrechetCellFilter(atoms), model=model)
+        with pytest.warns(UserWarning, match=words):
+            opt.run(steps=1)
+        assert opt.start == "input"
+        assert 0 < np.abs(atoms.positions - before.positions).max() < 0.5
+        assert opt.run(fmax=0.05)
+
+
+def test_two_stages_keep_constraints_and_the_number_of_steps():
+    atoms = copper()
+    atoms.set_constraint(FixAtoms([0, 2]))
+    before = atoms.positions.copy()
+    displacement = [[0, 0, 0], [0, 0, 0.003], [0, 0, 0], [0, 0.002, 0]]
+    opt = repose.TwoStageOptimizer(atoms, model=Known(None, displacement), symmetry="free")
+    assert list(opt.irun(fmax=1e-3, steps=3)) == [False] * 4
+    assert opt.nsteps == 3
+    assert opt.run(fmax=1e-3)
+    assert (np.abs(atoms.positions - before).max(axis=1) > 0).tolist() == [False, True, False, True]
+    assert np.array_equal(atoms.cell.lengths(), [3.9] * 3)
+    opt = repose.TwoStageOptimizer(atoms, model=Known(None, displacement))
+    assert opt.run(fmax=1e-2)
+    assert (opt.nsteps, opt.start) == (0, None)
+
+
+def test_two_stages_restart(tmp_path):
+    atoms = copper()
+    restart = tmp_path / "opt.json"
+    options = {"restart": restart, "optimizer_kwargs": {"maxstep": 0.05}, "symmetry": "free"}
+    repose.TwoStageOptimizer(atoms, model=Known(), **options).run(fmax=1e-4, steps=4)
+    model = Known()
+    opt = repose.TwoStageOptimizer(atoms, model=model, **options)
+    assert opt.run(fmax=1e-4)
+    assert opt.start == "input"
+    assert not model.batches
+    with pytest.raises(ConfigError, match="single steps"):
+        repose.TwoStageOptimizer(atoms, model=model, optimizer=SciPyFminCG)
+
+
+def test_two_stages_by_pymatgen():
+    structure = AseAtomsAdaptor.get_structure(copper())
+    options = {"model": Known(0.93 * np.eye(3)), "symmetry": "free"}
+    for _ in range(2):  # also from a structure that is relaxed already
+        structure = structure.relax(EMT(), optimizer=repose.TwoStageOptimizer, opt_kwargs=options, fmax=0.01)
+        assert structure.lattice.abc == pytest.approx([3.59] * 3, abs=0.01)
+        assert structure.dynamics["optimizer"] == "TwoStageOptimizer"
+    assert structure.dynamics["start"] is None
