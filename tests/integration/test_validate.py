@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import signal
+from dataclasses import replace
 from multiprocessing.util import register_after_fork
 
 import numpy as np
@@ -117,9 +118,7 @@ def test_symmetry_is_kept(tmp_path):
 def test_failures_are_rows_with_their_reason(dataset, tmp_path, monkeypatch):
     """The calculator fails for platinum, a model lacks nickel, and a crystal has an unknown element."""
     pairs = alloys(7)
-    numbers = np.array([26, 26, 13, 13])
-    pairs[0] = Pair("iron", numbers, *(getattr(pairs[0], n) for n in ("pbc", "positions", "cell")),
-                    pairs[0].relaxed_positions, pairs[0].relaxed_cell, split="test")  # fmt: skip
+    pairs[0] = replace(pairs[0], id="iron", numbers=np.array([26, 26, 13, 13]))
     write_dataset(dataset, DatasetInfo(name="alloys"), pairs)
     evaluate = AsePotential.evaluate
 
