@@ -16,6 +16,7 @@ from repose.crystal.batching import batches_by_cost
 from repose.data.dataset import DatasetInfo, Pair, write_dataset
 from repose.errors import ConfigError, DatasetError
 from repose.evaluation.metrics import METRICS
+from repose.evaluation.plots import error_distributions
 from repose.evaluation.report import markdown, to_dict
 from repose.evaluation.results import CrystalInfo, EvaluationResult, Scores
 from repose.evaluation.runner import estimate_edges, evaluate, finite_or_input
@@ -228,6 +229,12 @@ def call(*arguments):
     app = typer.Typer()
     app.command()(command)
     return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def test_errors_are_drawn_for_coordinates_lattice_shape_and_volume():
+    result = evaluate([], {"some": some_pairs("test", 4)}, train=some_pairs("train", 4), match=False)
+    labels = [axis.get_xlabel().partition(",")[0] for axis in error_distributions(result).axes]
+    assert labels == [f"error in {name}" for name in ("coordinates", "lattice", "shape", "volume")]
 
 
 def test_command_writes_everything(studied, tmp_path):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from repose.evaluation.results import EvaluationResult
 
-SHOWN = ("coordinates", "shape", "volume")
+SHOWN = ("coordinates", "lattice", "shape", "volume")
 # Colours of Okabe and Ito, safe for colour-blind readers; Dummy is grey, Rescale black.
 COLOURS = ("#888888", "#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
@@ -65,7 +65,7 @@ def panels(count: int, columns: int, size: tuple[float, float], **options: Any) 
 
 
 def error_distributions(result: EvaluationResult) -> Figure:
-    """Cumulative share of crystals by error in coordinates, cell shape and volume; Dummy dashed."""
+    """Cumulative share of crystals by error in the metrics `SHOWN`; Dummy dashed."""
     figure, axes = panels(len(SHOWN), len(SHOWN), (4, 3.8))
     for axis, metric in zip(axes, [m for m in METRICS if m.key in SHOWN], strict=True):
         low, high = log_range(np.concatenate([scores.values[metric.key] for scores in result.scores]))
