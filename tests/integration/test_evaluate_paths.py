@@ -15,6 +15,7 @@ from repose.cli import app
 from repose.data.dataset import DatasetInfo, write_dataset
 from repose.data.frames import evenly_spaced, select_paths
 from repose.errors import ConfigError, DatasetError
+from repose.evaluation import path_plots
 from repose.evaluation.metrics import aligned_rmsd, kabsch
 from repose.evaluation.path_report import markdown, to_dict
 from repose.evaluation.paths import evaluate_paths
@@ -103,6 +104,23 @@ def test_forces_count_by_component_and_frame():
     assert found["forces_all"] == pytest.approx(0.1 * (T + 1) / 2 / 3)
     largest = np.linalg.norm(PAIRS[0].path[-1].forces + T * along_x, axis=1).max()
     assert result.scores["told"].largest[0, -1] == pytest.approx(largest)
+
+
+def test_histograms_have_the_coordinate_errors_of_every_frame_but_the_input():
+    shifts = [0.0, 0.03, 0.05, 0.1, 0.24]  # along x, A; errors are means of x, y and z
+
+    def shifted(frame, k):
+        return replace(frame, positions=frame.positions + np.array([shifts[k], 0.0, 0.0]))
+
+    axes = path_plots.errors(run(shifted)).axes
+    (panel,) = [axis for axis in axes if axis.get_ylabel() == "crystals"]
+    assert (panel.get_title(), panel.get_xlabel()) == ("told", "error in coordinates, Å")
+    lines = {line.get_label(): line.get_xy().T for line in panel.patches}
+    assert set(lines) == {f"frame {k}" for k in range(1, T)}
+    for k in range(1, T):
+        edges, heights = lines[f"frame {k}"]
+        low, high = edges[heights == len(PAIRS)][[0, -1]]
+        assert low - 1e-9 <= shifts[k] / 3 <= high + 1e-9
 
 
 def test_a_turned_end_lies_at_zero_after_alignment_alone():

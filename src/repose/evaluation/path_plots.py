@@ -18,20 +18,22 @@ if TYPE_CHECKING:
     from repose.evaluation.path_results import PathEvaluation
 
 COLUMNS = 3
+BINS = 30
 # Percentiles of Dummy's error in the last frame, at which crystals are drawn.
 DRAWN = (10, 50, 90)
 
 
 def errors(result: PathEvaluation) -> Figure:
-    """Mean errors of energies, forces and coordinates by frame, and distributions of errors of forces.
+    """Mean errors of energies, forces and coordinates by frame, and distributions of errors by frame.
 
-    Three panels have a line for every relaxer, Dummy dashed. Below, a panel for every model has the
-    cumulative share of crystals by error of forces, a line for every frame.
+    Three panels have a line for every relaxer, Dummy dashed. Below, every model has two panels with a line
+    for every frame: the cumulative share of crystals by error of forces, and a histogram of errors of
+    coordinates, without the input.
     """
     from matplotlib import colormaps
 
     models = [result.scores[name] for name in result.models]
-    figure, axes = panels(COLUMNS + len(models), COLUMNS, (4, 3.6))
+    figure, axes = panels(COLUMNS + 2 * len(models), COLUMNS, (4, 3.6))
     for axis, curve in zip(axes, CURVES, strict=False):
         for index, (name, scores) in enumerate(result.scores.items()):
             means = [nan_mean(column) for column in result.curves(scores)[curve.key].T]
@@ -43,12 +45,19 @@ def errors(result: PathEvaluation) -> Figure:
         axis.set_xticks(range(result.frames))
     axes[0].legend(frameon=False)
     low, high = log_range(np.concatenate([scores.forces for scores in models]))
+    start, end = log_range(np.concatenate([scores.coordinates[:, 1:] for scores in models]))
+    bins = np.geomspace(start, max(end, 1.01 * start), BINS + 1)
     shades = colormaps["viridis"](np.linspace(0, 0.9, result.frames))
-    for axis, name, scores in zip(axes[COLUMNS:], result.models, models, strict=True):
+    pairs = zip(axes[COLUMNS::2], axes[COLUMNS + 1 :: 2], strict=True)
+    for (left, right), name, scores in zip(pairs, result.models, models, strict=True):
         for frame, shade in enumerate(shades):
-            draw_cumulative(axis, scores.forces[:, frame], low, high, color=shade, label=f"frame {frame}")
-        axis.set(xscale="log", title=name, xlabel="error in forces, eV/Å", ylim=(0, 100))
-    axes[COLUMNS].set_ylabel(f"crystals of the {result.split} split, %")
+            draw_cumulative(left, scores.forces[:, frame], low, high, color=shade, label=f"frame {frame}")
+            if frame > 0:
+                moved = scores.coordinates[:, frame].clip(bins[0], bins[-1])
+                right.hist(moved, bins, histtype="step", color=shade, label=f"frame {frame}")
+        left.set(xscale="log", title=name, xlabel="error in forces, eV/Å", ylim=(0, 100))
+        left.set_ylabel(f"crystals of the {result.split} split, %")
+        right.set(xscale="log", title=name, xlabel="error in coordinates, Å", ylabel="crystals")
     axes[COLUMNS].legend(frameon=False, fontsize="small")
     return figure
 
