@@ -17,6 +17,8 @@ EXTRAS = {
     "chgnet": "chgnet",
     "sevenn": "sevenn",
     "pandas": "notebook",
+    "jobflow": "jobflow",
+    "quacc": "quacc",
 }
 
 

@@ -22,6 +22,7 @@ ORDER = [
     "validation",
     "benchmark",
     "training",
+    "workflows",
     "cli",
     "__init__",
     "__main__",

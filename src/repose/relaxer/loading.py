@@ -125,7 +125,7 @@ def relax(
     Warns:
         UserWarning: A prediction fails a sanity check, or has remarks.
     """
-    relaxer = model if isinstance(model, Relaxer) else _loaded(find_model(model), device)
+    relaxer = model if isinstance(model, Relaxer) else load_once(model, device)
     results = relaxer.relax(structure, **options)
     single = is_single(structure)
     relaxed = []
@@ -146,8 +146,9 @@ def relax(
 _CACHE: dict[tuple[Path, int, str], Relaxer] = {}
 
 
-def _loaded(directory: Path, device: str) -> Relaxer:
-    """Relaxer of a model directory, cached for the last one; a changed directory is read again."""
+def load_once(name: str | Path, device: str) -> Relaxer:
+    """Load as `load`; the last model is kept for the next call, until its directory changes."""
+    directory = find_model(name)
     key = (directory.resolve(), (directory / "config.json").stat().st_mtime_ns, device)
     if key not in _CACHE:
         relaxer = load(directory, device)

@@ -12,6 +12,7 @@ from textwrap import shorten
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
+from monty.json import MSONable
 from numpy.typing import NDArray
 
 from repose.crystal import symmetry
@@ -36,7 +37,7 @@ REPR_WIDTH = 200  # characters of a line of `repr`
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Relaxation:
+class Relaxation(MSONable):
     """Result for one crystal.
 
     Attributes:
@@ -214,7 +215,7 @@ class Relaxation:
         }
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:  # type: ignore[override]
         """Construct from `as_dict`; `before` is not restored."""
         known = {k: v for k, v in _to_arrays(values).items() if not k.startswith(("@", "spacegroup"))}
         known["structure"] = _structure_from_dict(values["structure"])

@@ -1,0 +1,1 @@
+"""Relaxation as a step of workflows: jobflow (with atomate2) and quacc."""
