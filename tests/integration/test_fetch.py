@@ -213,6 +213,9 @@ def test_from_paths_to_table(repose, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "cache" / "jarvis-paths" / "jarvis-paths.tar.gz"
     path.parent.mkdir(parents=True)
+    status, _, err = repose("data", "fetch", "jarvis-paths", "--cache", "cache")
+    assert status == 1
+    assert "ID/vasprun.xml, with its OUTCAR, which has the charges, as ID/OUTCAR" in " ".join(err.split())
     pack(path, [member for pair in REFERENCE.values() for member in vasp_files(pair)])
     status, _, err = repose("data", "fetch", "jarvis-paths", "--cache", "cache")
     assert status == 0, err

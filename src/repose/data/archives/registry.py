@@ -215,7 +215,8 @@ ARCHIVES: dict[str, Archive] = {
             request=(
                 "JARVIS offers the files of every crystal as an archive of its own; its package jarvis-tools "
                 "lists them (jarvis.db.figshare.data('raw_files')). Then write vasprun.xml of every "
-                "relaxation as ID/vasprun.xml, and pack the folder"
+                "relaxation as ID/vasprun.xml, with its OUTCAR, which has the charges, as ID/OUTCAR, and "
+                "pack the folder"
             ),
             files=(ArchiveFile("jarvis-paths.tar.gz"),),
             note="The split of RelaxNet is not published; this one is by chemical system.",
