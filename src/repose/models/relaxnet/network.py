@@ -215,7 +215,10 @@ class EquationOfMotion:
         x = network.embedding(self.batch.numbers)
         if network.charge is not None:
             if self.batch.charges is None:
-                raise InvalidCrystalError("the model needs charges of all atoms, as initial charges of ASE.")
+                raise InvalidCrystalError(
+                    "the model needs charges of all atoms: initial charges of ASE, or in a dataset those of "
+                    "VASP, imported with the OUTCAR beside vasprun.xml."
+                )
             x = x + network.charge(self.batch.charges.unsqueeze(-1))
         v = x.new_zeros(len(x), 3, self.settings.triplets)
         seen = [x]
