@@ -4,8 +4,8 @@ Yang et al., "Scalable crystal structure relaxation using an iteration-free deep
 uncertainty quantification", Nature Communications 15, 8148 (2024), equations 16 to 20.
 
 Every distance has a lower and an upper bound; the bounded Euclidean distance loss is the sum of violations.
-The paper minimises it by Adam, crystal by crystal (`solve_by_adam`, for a batch). By default Gauss-Newton
-steps do (`solve`): iteratively reweighted least squares replace the absolute value by a weighted square,
+The paper minimises it by Adam, its code crystal by crystal (`solve_by_adam`, for a batch). By default
+Gauss-Newton steps do (`solve`): iteratively reweighted least squares replace the absolute value by a weighted square,
 conjugate gradients solve the linear system, and a damping per crystal makes every accepted step lower its
 loss.
 
@@ -112,7 +112,7 @@ def solve_by_adam(
     steps: int = 100,
     rate: float = 0.1,
 ) -> Solution:
-    """Minimise the weighted sum of violations by Adam; the number of steps and the rate are published.
+    """Minimise the weighted sum of violations by Adam; steps and rate are those of the authors' code.
 
     Adam normalises every coordinate by itself: crystals of a batch do not influence each other, and the
     result depends on the orientation of the crystal. Other arguments as for `solve`.
