@@ -27,7 +27,7 @@ from repose.models.prediction import Geometry
 from repose.nn.ops import segment_sum
 from repose.training.samples import Sample, collate
 
-STEPS = 100  # of Adam, as in the paper
+STEPS = 100  # of Adam, as in the authors' code
 
 
 def main() -> None:
@@ -129,7 +129,7 @@ def single(
 
 
 def adam(start: torch.Tensor, pairs: DistanceRestraints) -> torch.Tensor:
-    """Return positions from Adam, as in the paper; crystals need no index of their own."""
+    """Return positions from Adam, as in the authors' code; crystals need no index of their own."""
     one = torch.zeros(len(start), dtype=torch.int64)
     return solve_by_adam(start, one, 1, pairs, steps=STEPS).positions
 

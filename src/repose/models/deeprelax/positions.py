@@ -5,9 +5,9 @@ uncertainty quantification", Nature Communications 15, 8148 (2024), equations 16
 
 Every distance has a lower and an upper bound; the bounded Euclidean distance loss is the sum of violations.
 The paper minimises it by Adam, its code crystal by crystal (`solve_by_adam`, for a batch). By default
-Gauss-Newton steps do (`solve`): iteratively reweighted least squares replace the absolute value by a weighted square,
-conjugate gradients solve the linear system, and a damping per crystal makes every accepted step lower its
-loss.
+Gauss-Newton steps do (`solve`): iteratively reweighted least squares replace the absolute value by a weighted
+square, conjugate gradients solve the linear system, and a damping per crystal makes every accepted step lower
+its loss.
 
 All crystals of a batch advance together; converged ones are removed. The result of a crystal is the same bit
 by bit in any batch; see `repose.models.deeprelax.distance_solver`.
