@@ -14,14 +14,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from repose.cli.settings import read_settings
 from repose.config import TrainSettings
 from repose.data import columns
 from repose.data.dataset import Dataset, DatasetInfo, Pair, write_dataset
 from repose.errors import ConfigError, DatasetError
 from repose.models.checkpoint import load_model
+from repose.models.registry import family
+from repose.presets.preset import load_preset
 from repose.training import reading
 from repose.training.run import train
 from repose.training.samples import ValidationBatches, edge_counts
+from repose.training.task import RelaxationTask
 from support.training import TINY, path_pairs, train_settings
 
 
@@ -103,9 +107,43 @@ train("e3relax", [Path(sys.argv[1])], Path(sys.argv[2]), TrainSettings.model_val
 """
 
 
+def preset_settings(**changes) -> TrainSettings:
+    """Settings of a preset for a run of six short epochs; its plateau schedule decays after two."""
+    sampling = {"epoch_steps": 3, "crystals_per_batch": 2}
+    own = {"max_epochs": 6, "patience": 1, "learning_rate": 0.03, "ema": 0.0, **changes}
+    defaults = [family("e3relax").settings_type.training, load_preset("e3relax/c2db").settings]
+    short = {"model": {"features": 8, "layers": 1, "n_basis": 8}, "sampling": sampling, **own}
+    return read_settings(TrainSettings, None, (), defaults=[*defaults, short])
+
+
+def state_of(out):
+    """What a run continues from: the checkpoint without paths and counters of Lightning."""
+    state = torch.load(out / "last.ckpt", weights_only=True)
+    kept = {name: state[name] for name in ("state_dict", "optimizer_states", "lr_schedulers", "global_step")}
+    callbacks = {name: value for name, value in state["callbacks"].items() if "Checkpoint" not in name}
+    return {**kept, "callbacks": callbacks}
+
+
+def assert_same(one, other):
+    """Compare nested values, tensors to the last bit."""
+    assert type(one) is type(other)
+    if isinstance(one, dict | list | tuple):
+        assert len(one) == len(other)
+        for key in one if isinstance(one, dict) else range(len(one)):
+            assert_same(one[key], other[key])
+    else:
+        assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+
+
+def assert_same_run(one, other):
+    """Compare the last states of two runs, and the exported models."""
+    assert_same(state_of(one), state_of(other))
+    assert_same(*(load_file(out / "model" / "model.safetensors") for out in (one, other)))
+
+
 def test_killed_and_resumed_is_the_same_as_never_stopped(dataset, tmp_path):
-    chosen = train_settings(max_epochs=6)
-    whole = run(dataset, tmp_path / "whole", chosen)
+    chosen = preset_settings()
+    run(dataset, tmp_path / "whole", chosen)
     command = [sys.executable, "-c", COMMAND, str(dataset), str(tmp_path / "cut"), chosen.model_dump_json()]
     checkpoint = tmp_path / "cut" / "last.ckpt"
     process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
@@ -115,20 +153,39 @@ def test_killed_and_resumed_is_the_same_as_never_stopped(dataset, tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert checkpoint.exists()
-    interrupted_at = torch.load(checkpoint, weights_only=True)["global_step"]
-    cut = run(dataset, tmp_path / "cut", chosen)
-    assert interrupted_at < 24
-    states = [
-        torch.load(tmp_path / name / "last.ckpt", weights_only=True)["state_dict"]
-        for name in ("whole", "cut")
-    ]
-    for name, value in states[0].items():
-        assert torch.equal(value, states[1][name]), name
-    a, b = (load_file(directory / "model.safetensors") for directory in (whole, cut))
-    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert torch.load(checkpoint, weights_only=True)["global_step"] < 18
+    run(dataset, tmp_path / "cut", chosen)
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
     assert len(list((tmp_path / "cut" / "csv").glob("*/metrics.csv"))) >= 1
     leftovers = [p.name for p in (tmp_path / "cut").iterdir() if p.name.startswith(".last")]
     assert len(leftovers) <= 1  # at most the one that the kill cut short
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"warmup_steps": 6}, {"schedule": "cosine"}],
+    ids=["plateau", "with warmup", "cosine"],
+)
+def test_stopped_twice_and_resumed_is_the_same_as_never_stopped(dataset, tmp_path, monkeypatch, changes):
+    chosen = preset_settings(**changes)
+    run(dataset, tmp_path / "whole", chosen)
+    step = RelaxationTask.training_step
+    for stop in (8, 13):
+
+        def stopping(task, batch, batch_idx, stop=stop):
+            if task.trainer.global_step == stop:
+                raise KeyboardInterrupt
+            return step(task, batch, batch_idx)
+
+        monkeypatch.setattr(RelaxationTask, "training_step", stopping)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            run(dataset, tmp_path / "cut", chosen)
+        assert torch.load(tmp_path / "cut" / "last.ckpt", weights_only=True)["global_step"] == stop // 3 * 3
+    monkeypatch.setattr(RelaxationTask, "training_step", step)
+    run(dataset, tmp_path / "cut", chosen)
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    if "schedule" not in changes:
+        assert state_of(tmp_path / "whole")["optimizer_states"][0]["param_groups"][0]["lr"] < 0.03
 
 
 def test_two_processes_train_one_model(dataset, tmp_path):

@@ -168,6 +168,17 @@ class RelaxationTask(lightning.LightningModule):
         """Validation errors, ``(S,)`` each; the exported weights are those of the lowest ``score``."""
         return scored_errors(self.network, prediction, batch, self.settings.score)
 
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Step a schedule; `on_train_epoch_end` steps those by plateau, which have a metric."""
+        if metric is None:
+            scheduler.step()
+
+    def on_train_epoch_end(self) -> None:
+        """Step the plateau schedule before the checkpoint is written; Lightning would step it after that."""
+        for config in self.trainer.lr_scheduler_configs:
+            if isinstance(config.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+                config.scheduler.step(float(self.trainer.callback_metrics["val/score"]))
+
     def on_validation_epoch_end(self) -> None:
         """Log the learning rate, that of the heads if the trunk has its own."""
         self.log("lr", self.trainer.optimizers[0].param_groups[-1]["lr"], rank_zero_only=True)
