@@ -10,7 +10,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk, mx2
 from ase.constraints import FixScaled
-from monty.json import MontyDecoder
+from monty.json import MontyDecoder, MontyEncoder
 from pymatgen.core import IStructure, Lattice, Structure
 
 import repose
@@ -197,6 +197,7 @@ def test_dictionaries(calibrated, relaxnet, oxide):
     for result in [*many, *results_of_all_kinds(calibrated)]:
         text = json.dumps(result.as_dict())
         values = json.loads(text)
+        assert json.dumps(result, cls=MontyEncoder) == text
         assert (values["@module"], values["@class"]) == ("repose.relaxer.relaxation", "Relaxation")
         for again in (Relaxation.from_dict(values), MontyDecoder().process_decoded(values)):
             assert type(again) is Relaxation
