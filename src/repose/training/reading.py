@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Collection, Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from repose.atomic_write import replacing_file
 from repose.data.dataset import Dataset, Pair
+from repose.data.frames import select_paths
 from repose.errors import DatasetError
 from repose.models.network import Network
 from repose.training.samples import edge_counts
@@ -28,6 +30,7 @@ def read_split(
     *,
     crystals: int | None = None,
     paths: bool = True,
+    frames: int | None = None,
     without: Collection[str] = (),
 ) -> list[list[Pair]]:
     """Read the crystals of one split of several datasets.
@@ -38,6 +41,8 @@ def read_split(
         crystals: Number of crystals, chosen by the smallest hashes of their ids; equal ids count once. None
             reads all.
         paths: Read the paths too.
+        frames: Choose among the crystals that have a path of so many frames with energies and forces, if
+            there are any.
         without: Chemical systems to leave out.
 
     Returns:
@@ -48,7 +53,11 @@ def read_split(
     """
     chosen = None
     if crystals is not None:
-        chosen = choose({name for dataset in datasets for name in dataset.ids(split)}, crystals)
+        ids = {name for dataset in datasets for name in dataset.ids(split)}
+        if frames is not None:
+            pairs = chain.from_iterable(dataset.read(split) for dataset in datasets)
+            ids = {pair.id for pair in pairs if select_paths([pair], frames).pairs} or ids
+        chosen = choose(ids, crystals)
     found = [list(dataset.read(split, paths=paths, ids=chosen)) for dataset in datasets]
     if without:
         found = [[pair for pair in pairs if pair.chemical_system not in without] for pairs in found]

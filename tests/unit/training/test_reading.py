@@ -211,6 +211,23 @@ def test_crystals_are_chosen_by_their_ids_before_they_are_read(dataset, monkeypa
     assert len(read_split(both, "train", crystals=99)[0]) == 5
 
 
+def test_crystals_are_chosen_among_those_with_enough_frames(pairs, tmp_path):
+    """Whatever their hashes: paths of some crystals are too short, or lack a force."""
+    train = [replace(pair, split="train", path=pair.path[:2]) for pair in pairs]
+    longer = {pairs[2].id: (train[2].path[0], *train[2].path)}
+    lacking = {pairs[4].id: (replace(train[4].path[0], forces=None), *train[4].path)}
+    changed = longer | lacking
+    mixed = [replace(pair, path=changed.get(pair.id, pair.path)) for pair in train]
+    dataset = write_dataset(tmp_path / "mixed", DatasetInfo(name="mixed"), mixed)
+
+    def chosen(n, frames):
+        return {pair.id for pair in read_split([dataset], "train", crystals=n, frames=frames)[0]}
+
+    assert chosen(3, 3) == set(longer)
+    assert chosen(1, 2) < chosen(3, 2) < {pair.id for pair in pairs} - set(lacking)
+    assert len(chosen(3, 9)) == 3  # none has so long a path: it is for the task to refuse them
+
+
 def test_an_empty_split_is_named(dataset):
     with pytest.raises(DatasetError, match=r"no crystal is in the test split of .*set; see"):
         read_split([dataset], "test")
