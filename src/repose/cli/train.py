@@ -55,8 +55,8 @@ def train(
     """Train or fine-tune a model.
 
     Stop it at any time; the same command continues. Hyperparameters of the family are settings too, e.g.
-    `--set model.features=64`; the documentation lists them. Give a family, whose defaults are those of its
-    paper, or a preset.
+    `--set model.features=64`; the documentation lists them. Give a family, or a preset: the network and
+    training of a paper.
 
     Example: repose train --model e3relax --data datasets/mine --out runs/mine
     """
