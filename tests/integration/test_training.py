@@ -107,12 +107,16 @@ train("e3relax", [Path(sys.argv[1])], Path(sys.argv[2]), TrainSettings.model_val
 """
 
 
+SMALL = {"features": 8, "layers": 1, "n_basis": 8}
+NOISY = {**SMALL, "embedding": "properties", "property_noise": 0.3}
+
+
 def preset_settings(**changes) -> TrainSettings:
     """Settings of a preset for a run of six short epochs; its plateau schedule decays after two."""
     sampling = {"epoch_steps": 3, "crystals_per_batch": 2}
     own = {"max_epochs": 6, "patience": 1, "learning_rate": 0.03, "ema": 0.0, **changes}
     defaults = [family("e3relax").settings_type.training, load_preset("e3relax/c2db").settings]
-    short = {"model": {"features": 8, "layers": 1, "n_basis": 8}, "sampling": sampling, **own}
+    short = {"model": SMALL, "sampling": sampling, **own}
     return read_settings(TrainSettings, None, (), defaults=[*defaults, short])
 
 
@@ -163,8 +167,8 @@ def test_killed_and_resumed_is_the_same_as_never_stopped(dataset, tmp_path):
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"warmup_steps": 6}, {"schedule": "cosine"}],
-    ids=["plateau", "with warmup", "cosine"],
+    [{}, {"warmup_steps": 6}, {"schedule": "cosine", "model": NOISY}],
+    ids=["plateau", "with warmup", "cosine with noise"],
 )
 def test_stopped_twice_and_resumed_is_the_same_as_never_stopped(dataset, tmp_path, monkeypatch, changes):
     chosen = preset_settings(**changes)

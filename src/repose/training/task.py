@@ -179,6 +179,20 @@ class RelaxationTask(lightning.LightningModule):
             if isinstance(config.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
                 config.scheduler.step(float(self.trainer.callback_metrics["val/score"]))
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the states of random numbers, from which the noise on element properties is drawn."""
+        checkpoint["random"] = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            checkpoint["random"]["cuda"] = torch.cuda.get_rng_state(self.device)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the states of random numbers; older checkpoints have none."""
+        states = checkpoint.get("random", {})
+        if "cpu" in states:
+            torch.set_rng_state(states["cpu"])
+        if "cuda" in states and torch.cuda.is_available():
+            torch.cuda.set_rng_state(states["cuda"])
+
     def on_validation_epoch_end(self) -> None:
         """Log the learning rate, that of the heads if the trunk has its own."""
         self.log("lr", self.trainer.optimizers[0].param_groups[-1]["lr"], rank_zero_only=True)
