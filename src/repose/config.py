@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from repose.errors import ConfigError, ReposeError, nearest
 
@@ -137,6 +137,13 @@ class NetworkSettings(Settings):
         default="input",
         description="initial cell: that of the input, or scaled to the volume estimated from composition",
     )
+
+    @field_validator("graph", mode="before")
+    @classmethod
+    def _complete_graph(cls, values: Any) -> Any:
+        """Add what a mapping leaves out from the default of the family, not from `GraphSettings`."""
+        default = cls.model_fields["graph"].default
+        return {**default.model_dump(), **values} if isinstance(values, dict) else values
 
 
 class SamplingSettings(Settings):

@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from repose.cli.settings import read_settings
-from repose.config import TrainSettings
+from repose.config import GraphSettings, TrainSettings
 from repose.data.archives.registry import ARCHIVES
 from repose.errors import ConfigError
 from repose.evaluation.metrics import METRICS
 from repose.evaluation.path_results import ERRORS
 from repose.evaluation.results import MATCH
+from repose.models.checkpoint import shipped_models
 from repose.models.registry import families, family
 from repose.presets.preset import load_preset, preset_names
 from support.crystals import perovskite
@@ -59,6 +60,30 @@ def test_defaults_of_families_are_those_of_their_papers():
         assert settings_of(name, assignments=["clip=3"]).clip == 3
     static = settings_of("relaxnet", "relaxnet/jarvis-static").sampling
     assert (static.crystals_per_batch, static.epoch_steps) == (32, None)
+
+
+@pytest.mark.parametrize("name", families())
+def test_one_setting_of_the_graph_leaves_the_others_as_they_are(name, tmp_path):
+    """As the family or the preset has them, with `--set`, `--config`, and in Python."""
+    file = tmp_path / "settings.json"
+    file.write_text('{"model": {"graph": {"cutoff": 4.5}}}')
+    kind, own = family(name).settings_type, family(name).settings_type().graph
+    owned = (preset for preset in PRESETS if preset.partition("/")[0] == name)
+    for preset in (None, *owned):
+        defaults = [kind.training, load_preset(preset).settings if preset else {}]
+        published = {} if preset is None else load_preset(preset).settings["model"].get("graph", {})
+        expected = own.model_copy(update={**published, "cutoff": 4.5})
+        for given in ((None, ["model.graph.cutoff=4.5"]), (file, ())):
+            assert kind.parse(read_settings(TrainSettings, *given, defaults=defaults).model).graph == expected
+    assert kind.parse({"graph": {"cutoff": 4.5}}).graph == own.model_copy(update={"cutoff": 4.5})
+    assert kind.parse({"graph": GraphSettings(cutoff=4.5)}).graph == GraphSettings(cutoff=4.5)
+
+
+@pytest.mark.parametrize("path", shipped_models().values(), ids=shipped_models())
+def test_stored_graphs_do_not_depend_on_defaults_of_families(path):
+    stored = json.loads((path / "config.json").read_text())
+    settings = family(stored["family"]).settings_type.parse(stored["settings"])
+    assert settings.graph == GraphSettings.parse(stored["settings"]["graph"])
 
 
 RECIPES = [

@@ -227,6 +227,11 @@ def test_fine_tuning_starts_from_the_weights(dataset, tmp_path):
     third = run(narrow, tmp_path / "narrow-run", frozen, init_from=first)
     elements = [set(load_model(directory)[1].elements) for directory in (first, third)]
     assert elements[0] | {int(z) for z in only[0].numbers} == elements[1]
+    graph = {"cutoff": 5.0, "max_neighbours": 20}
+    other = run(dataset, tmp_path / "other", train_settings(max_epochs=1, model={**TINY, "graph": graph}))
+    same = train_settings(max_epochs=1, model={"graph": {"cutoff": 5.0}})
+    tuned = run(dataset, tmp_path / "tuned", same, init_from=other)
+    assert load_model(tuned)[0].settings == load_model(other)[0].settings
     with pytest.raises(ConfigError, match="differ from those of --init-from"):
         run(dataset, tmp_path / "third", train_settings(model={"features": 16}), init_from=first)
 

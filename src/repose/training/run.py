@@ -231,7 +231,9 @@ def _network(
             raise ConfigError(
                 f"--init-from {init_from} is a model of family '{config.family}', not '{family_name}'."
             )
-        wanted = cls.settings_type.parse({**network.settings.model_dump(), **settings.model})
+        own = network.settings.model_dump()
+        graph = {**own["graph"], **settings.model.get("graph", {})}
+        wanted = cls.settings_type.parse({**own, **settings.model, "graph": graph})
         # Heads and inputs may be added, and weights do not depend on the number of passes or the start.
         free = {key: settings.model[key] for key in ADDED if settings.model.get(key)}
         if wanted != network.settings.model_copy(update=free):
