@@ -5,9 +5,10 @@
 They are chosen from the test splits of datasets in this repository, and of more given with ``--data``. Their
 chemical systems are in no train or val split of any dataset in ``datasets``, nor of those given with
 ``--trained``. They have 2 to 8 atoms, no magnetic metals (Cr to Ni), lanthanides or actinides, and keep their
-space group when they relax. A third is near its relaxed geometry, the others are far from it; at most a fifth
-has no other degree of freedom than its volume. Cheap crystals and rare chemistries are preferred. The choice
-is deterministic. Inputs and references are symmetrised; references are those of the datasets, PBE or CHGNet.
+space group when they relax. A third is near its relaxed geometry, the others are far from it. A fifth has no
+other degree of freedom than its volume, more where others run out. Cheap crystals and rare chemistries are
+preferred. The choice is deterministic. Inputs and references are symmetrised; references are those of the
+datasets, PBE or CHGNet.
 """
 
 from __future__ import annotations
@@ -139,10 +140,10 @@ def ordered(left: list[Choice], count: int) -> Iterator[Pair]:
     for done in range(count):
         near = used["near"] <= NEAR_SHARE * done
         simple = used["simple"] < SIMPLE_SHARE * (done + 1)
-        able = [item for item in left if item.near == near and (simple or item.freedom > 1)] or left
+        able = [item for item in left if simple or item.freedom > 1] or left
         if not able:
             return
-        best = min(able, key=price)
+        best = min([item for item in able if item.near == near] or able, key=price)
         used.update(chemical_symbols[z] for z in set(best.pair.numbers.tolist()))
         used.update([best.chemistry] + ["near"] * best.near + ["simple"] * (best.freedom == 1))
         left = [item for item in left if item.pair.chemical_system != best.pair.chemical_system]
