@@ -22,9 +22,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import spglib
 from ase import Atoms
+from ase.calculators.calculator import kptdensity2monkhorstpack
 from ase.data import chemical_symbols
-from candidates import cost
+from candidates import valence
 
 from repose.crystal.symmetry import SpaceGroup, find_space_group, idealise, symmetrise
 from repose.data.dataset import INFO, Dataset, DatasetInfo, Pair, write_dataset
@@ -39,7 +41,8 @@ NEAR, FARTHEST = 0.06, 0.5
 VOLUMES = (0.65, 1.55)  # relaxed over input
 # Shares of crystals near their relaxed geometry, and of those with one degree of freedom.
 NEAR_SHARE, SIMPLE_SHARE = 1 / 3, 1 / 5
-LARGEST_COST = 1.25
+KPOINTS = 2.5  # per 1/A, for costs
+LARGEST_COST = 4.0
 ANIONS = {
     "halide": "F Cl Br I",
     "oxide": "O",
@@ -86,6 +89,26 @@ def freedom(group: SpaceGroup) -> int:
     return round(((trace**2 + squared) / 2 + trace * (fixed - 1)).mean())
 
 
+def standard_basis(atoms: Atoms) -> np.ndarray:
+    """Return the integer matrix to the standard primitive cell, in which k-point meshes have the symmetry.
+
+    It is the identity if the cell is not primitive.
+    """
+    crystal = (atoms.cell.array, atoms.get_scaled_positions(), atoms.numbers)
+    standard = spglib.standardize_cell(crystal, to_primitive=True, no_idealize=True, symprec=1e-3)
+    if standard is None or len(standard[2]) != len(atoms):
+        return np.eye(3)
+    return np.rint(standard[0] @ np.linalg.inv(atoms.cell.array))
+
+
+def cost(atoms: Atoms) -> float:
+    """Return the expected cost of one energy in arbitrary units: irreducible k-points, plane waves, bands."""
+    crystal = (atoms.cell.array, atoms.get_scaled_positions(), atoms.numbers)
+    points, _ = spglib.get_ir_reciprocal_mesh(kptdensity2monkhorstpack(atoms, KPOINTS, even=False), crystal)
+    bands = sum(valence(s) for s in atoms.symbols) / 2 + 4
+    return len(np.unique(points)) * atoms.get_volume() * bands / 1e4
+
+
 def choice(pair: Pair) -> Choice | None:
     """Return a crystal with symmetrised input and reference, or None if it is not suitable."""
     numbers = pair.numbers
@@ -99,15 +122,16 @@ def choice(pair: Pair) -> Choice | None:
     ends = symmetrise(group, positions, cell, pair.relaxed_positions, pair.relaxed_cell)
     change = float(np.abs(ends[0] - positions).mean())
     ratio = abs(np.linalg.det(ends[1]) / np.linalg.det(cell))
-    expected = cost(Atoms(numbers, positions, cell=cell, pbc=True))
+    basis = standard_basis(Atoms(numbers, positions, cell=cell, pbc=True))
+    expected = cost(Atoms(numbers, positions, cell=basis @ cell, pbc=True))
     if change > FARTHEST or not VOLUMES[0] < ratio < VOLUMES[1] or expected > LARGEST_COST:
         return None
     pair = replace(
         pair,
         positions=positions,
-        cell=cell,
+        cell=basis @ cell,
         relaxed_positions=ends[0],
-        relaxed_cell=ends[1],
+        relaxed_cell=basis @ ends[1],
         split="test",
         path=(),
         charges=None,
