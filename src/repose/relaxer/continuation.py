@@ -24,6 +24,9 @@ from repose.potentials.settings import LbfgsSettings
 from repose.relaxer.relaxation import Relaxation, StartKind, attach_uncertainties
 from repose.relaxer.single_crystal import PreparedCrystal, changed_geometry
 
+# Differences of coordinates in A below which two structures are the same.
+ROUNDING = 1e-9
+
 
 @dataclass(frozen=True, eq=False)
 class Continuation:
@@ -141,13 +144,13 @@ class Continuation:
         for batch in batches_by_cost(crystals, lambda one: one[0].crystal.n_atoms, limit):
             begin = time.perf_counter()
             inputs = evaluate_each(self.potential, [prepared.crystal for prepared, _ in batch])
-            valid = [predicted.after for _, predicted in batch if predicted.after is not None]
-            found = iter(evaluate_each(self.potential, valid) if valid else ())
+            moved = [after for one in batch if (after := _moved(*one)) is not None]
+            found = iter(evaluate_each(self.potential, moved) if moved else ())
             n_atoms = sum(prepared.crystal.n_atoms for prepared, _ in batch)
             atom_seconds = (time.perf_counter() - begin) / n_atoms
             for (prepared, predicted), given in zip(batch, inputs, strict=True):
                 after = predicted.after
-                results = None if after is None else next(found)
+                results = given if _moved(prepared, predicted) is None else next(found)
                 kind: StartKind = "input" if after is None or _is_lower(given, results) else "prediction"
                 crystal = prepared.crystal if after is None or kind == "input" else after
                 key = _Continued(
@@ -155,7 +158,7 @@ class Continuation:
                     predicted,
                     kind,
                     given if isinstance(given, StepResults) else None,
-                    results if isinstance(results, StepResults) else None,
+                    results if isinstance(results, StepResults) and after is not None else None,
                     atom_seconds * crystal.n_atoms,
                 )
                 moves = prepared.projection.moves(crystal.cells[0].numpy())
@@ -237,6 +240,12 @@ def _failed(
         **({} if run is None else run.key.energies),
         seconds=predicted.seconds + (0.0 if run is None else run.key.seconds + run.seconds),
     )
+
+
+def _moved(prepared: PreparedCrystal, predicted: Relaxation) -> CrystalBatch | None:
+    """Return the predicted crystal, or None if there is none or it is the input to rounding."""
+    pairs = zip(_geometry(predicted.after or prepared.crystal), _geometry(prepared.crystal), strict=True)
+    return predicted.after if any(np.abs(new - old).max() > ROUNDING for new, old in pairs) else None
 
 
 def _is_lower(given: StepResults | str, predicted: StepResults | str | None) -> bool:

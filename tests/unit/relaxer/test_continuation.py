@@ -84,6 +84,20 @@ def test_starts_from_the_input_where_it_has_the_lower_energy():
     assert other.energy == pytest.approx(result.energy, abs=1e-12)
 
 
+@pytest.mark.parametrize(("factor", "evaluations"), [(1.0, 1), (0.99, 2)])
+def test_an_unchanged_crystal_is_evaluated_once_before_the_first_step(factor, evaluations):
+    class Counting(AsePotential):
+        calls = 0
+
+        def evaluate(self, batch):
+            self.calls += batch.n_crystals
+            return super().evaluate(batch)
+
+    potential = Counting(EMT())
+    (result,) = Scaling(factor).relax(bulk("Cu", a=3.7, cubic=True), then=potential)
+    assert potential.calls == evaluations + result.steps
+
+
 def test_starts_from_the_input_where_the_prediction_is_invalid():
     class Broken(Scaling):
         def predict(self, batch):
