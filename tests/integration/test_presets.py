@@ -16,8 +16,10 @@ from repose.evaluation.results import MATCH
 from repose.models.checkpoint import shipped_models
 from repose.models.registry import families, family
 from repose.presets.preset import load_preset, preset_names
-from support.crystals import perovskite
+from repose.testing import CHECKS, check_relaxer
+from support.crystals import perovskite, random_crystal
 from support.paths import ROOT
+from support.tiny import random_relaxer
 
 PRESETS = preset_names()
 TOY = ["model.features=8", "model.layers=1", "model.n_basis=8"]
@@ -42,6 +44,35 @@ def test_presets_parse_and_build_their_networks(name):
     assert set(preset.archives) <= set(ARCHIVES)
     keys = {metric.key for metric in (*METRICS, MATCH, *ERRORS)}
     assert all(set(errors) <= keys for errors in preset.published.values())
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if not name.startswith("relaxnet")])
+def test_presets_cut_shells(name):
+    assert load_preset(name).settings["model"]["graph"]["ties"] == "order"
+
+
+@pytest.mark.parametrize(
+    ("name", "least"), [("e3relax/mp", 1e-3), ("e3relax-h2/mp", 1e-3), ("deeprelax/mp", 0.1)]
+)
+def test_symmetric_crystals_depend_on_the_order_of_atoms_where_shells_are_cut(name, least):
+    """With whole shells they do not, nor without symmetry; rotations of DeepRelax (equation 9) aside."""
+    own = load_preset(name).settings["model"]
+    cut, whole = (
+        random_relaxer(name.partition("/")[0], **{**own, "graph": {**own["graph"], "ties": ties}})
+        for ties in ("order", "shell")
+    )
+    turns = ("rotation", "translation") if name.startswith("e3relax") else ()
+    check_relaxer(whole, perovskite(), checks=("atom order", *turns))
+    check_relaxer(cut, random_crystal(1), checks=("atom order", *turns))
+    assert max(CHECKS["atom order"](cut, perovskite(), seed) for seed in range(3)) > least
+    # Distances of 1.5 a, where shells are cut, are halfway between two multiples of `SHELL_WIDTH`.
+    for check in turns:
+        found = {
+            relaxer: [CHECKS[check](relaxer, perovskite(3.9001), k) for k in range(8)]
+            for relaxer in (cut, whole)
+        }
+        assert max(found[cut]) > least
+        assert max(found[whole]) < 1e-8
 
 
 def test_every_published_family_has_presets():

@@ -18,7 +18,7 @@ from repose.training.losses import training_loss
 from support.crystals import fcc, make_crystal, perovskite, random_crystal, rock_salt
 from support.deeprelax import OURS, deeprelax_relaxer
 
-# Neighbours of the authors' code, with whole shells.
+# Neighbours of the authors' code, but with whole shells; presets cut them, see `test_presets.py`.
 RELEASED = {"max_neighbours": 30, "within_cell": 20, "self_images": False}
 OPTIONS = {
     "paper with strain": {},

@@ -36,7 +36,7 @@ from support.equations import (
 )
 from support.tiny import random_relaxer
 
-# The equations as printed.
+# The equations as printed, with whole shells of neighbours; for those of the presets see `test_presets.py`.
 PUBLISHED = {
     "shared_axes": False,
     "lattice_features": "embedding",

@@ -32,6 +32,7 @@ from support.equations import (
 )
 from support.tiny import random_relaxer
 
+# All with whole shells of neighbours; presets cut them, see `test_presets.py`.
 OPTIONS = {
     "default": {},
     "released": {"lattice_features": "embedding", "lattice_update": "gated", "half_width": True},
