@@ -19,9 +19,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Settings(BaseModel):
-    """Base of all settings. Names and values are checked; an unknown name raises an error."""
+    """Base of all settings. Names and values are checked: unknown names, infinity and NaN raise an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @classmethod
     def parse(cls, values: dict[str, Any]) -> Self:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from repose.cli.settings import read_settings
+from repose.cli.settings import read_settings, setting_rows
 from repose.config import GraphSettings, TrainSettings
 from repose.data.archives.registry import ARCHIVES
 from repose.errors import ConfigError
@@ -115,6 +115,17 @@ def test_stored_graphs_do_not_depend_on_defaults_of_families(path):
     stored = json.loads((path / "config.json").read_text())
     settings = family(stored["family"]).settings_type.parse(stored["settings"])
     assert settings.graph == GraphSettings.parse(stored["settings"]["graph"])
+
+
+@pytest.mark.parametrize(
+    "kind", [TrainSettings, *(family(name).settings_type for name in families())], ids=lambda k: k.__name__
+)
+def test_no_setting_may_be_infinite(kind):
+    """Also because JSON, in which they are stored, has no infinity."""
+    for row in setting_rows(kind):
+        for value in ("Infinity", "-Infinity", "NaN"):
+            with pytest.raises(ConfigError, match=row.name):
+                read_settings(kind, None, [f"{row.name}={value}"])
 
 
 RECIPES = [

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import signal
 import subprocess
@@ -284,12 +285,25 @@ def test_empty_split_is_said(pairs, tmp_path):
         run(tmp_path / "d", tmp_path / "run", train_settings())
 
 
+def test_diverged_training_is_an_error(dataset, tmp_path):
+    with pytest.raises(ConfigError, match=r"training diverged.* smaller learning_rate"):
+        run(dataset, tmp_path / "run", train_settings(max_epochs=1, learning_rate=1e30, ema=0.0))
+
+
+def test_dropped_gradients_are_counted(dataset, tmp_path):
+    chosen = train_settings(max_epochs=1, sampling={"epoch_steps": 3, "noise": 1e30})
+    with pytest.warns(UserWarning, match="epoch 0: 3 steps changed no weights"):
+        run(dataset, tmp_path / "run", chosen)
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [
         ({"learning_rat": 1.0}, "did you mean 'learning_rate'"),
         ({"ema": 1.5}, "'ema'"),
         ({"sampling": {"path_frame": 0.5}}, "'sampling.path_frame', did you mean 'path_frames'"),
+        ({"sampling": {"noise": math.nan}}, "'sampling.noise': Input should be a finite number"),
+        ({"layer_weights": [1.0, math.inf]}, "'layer_weights.1': Input should be a finite number"),
     ],
 )
 def test_settings_are_closed(values, words):

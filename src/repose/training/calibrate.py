@@ -62,7 +62,7 @@ def calibrate_model(
         The calibration; None for a model without an uncertainty head, which is not changed.
 
     Raises:
-        ConfigError: There are too few crystals.
+        ConfigError: There are too few crystals, or errors are not finite.
     """
     network, config = load_model(directory)
     if compiled:
@@ -119,16 +119,17 @@ def calibrate(
         raise ConfigError(
             f"{len(held_out)} crystals are too few for calibration: a bound at 90 % needs at least 9."
         )
-    return Calibration(
-        on=name,
-        crystals=len(held_out),
-        factors=factors,
-        atoms=fit_bound(true["atoms"], expected["atoms"]),
-        bonds=fit_bound(true["bonds"], expected["bonds"]),
-        strains=fit_bound(true["strains"], expected["strains"]) if "strains" in true else None,
-        max_distance=quantile(torch.from_numpy(expected["distance"]), IN_DISTRIBUTION),
-        element_pairs=element_pairs([pair.numbers for pair in distinct]),
-    )
+    values = {
+        "on": name,
+        "crystals": len(held_out),
+        "factors": factors,
+        "atoms": fit_bound(true["atoms"], expected["atoms"]),
+        "bonds": fit_bound(true["bonds"], expected["bonds"]),
+        "strains": fit_bound(true["strains"], expected["strains"]) if "strains" in true else None,
+        "max_distance": quantile(torch.from_numpy(expected["distance"]), IN_DISTRIBUTION),
+        "element_pairs": element_pairs([pair.numbers for pair in distinct]),
+    }
+    return Calibration.parse(values)
 
 
 def _errors(network: Network[Any], batch: Sample) -> dict[str, tuple[np.ndarray, np.ndarray]] | None:

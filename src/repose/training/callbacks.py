@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -110,12 +111,13 @@ class ExportBest(Callback):
         """Export the averaged weights if their score is the best so far."""
         score = float(trainer.callback_metrics["val/score"])
         # Equal scores are exported too: with a frozen trunk only error scales improve.
-        if not trainer.is_global_zero or not score <= self.best:
+        if not trainer.is_global_zero or not math.isfinite(score) or score > self.best:
             return
         self.best = score
         errors = {
-            f"val {name} ({unit})": round(float(trainer.callback_metrics[f"val/{name}"]), 5)
+            f"val {name} ({unit})": round(value, 5)
             for name, unit in pl_module.reported
+            if math.isfinite(value := float(trainer.callback_metrics[f"val/{name}"]))
         }
         network = pl_module.average
         config = ModelConfig(

@@ -78,7 +78,8 @@ def train(
         The model directory ``out/model``.
 
     Raises:
-        ConfigError: ``out`` holds a run with other settings, or settings do not fit ``init_from``.
+        ConfigError: ``out`` holds a run with other settings, settings do not fit ``init_from``, or training
+            diverged before there was a model.
         DatasetError: A dataset is missing, or a split is empty.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no messages about its products
@@ -153,7 +154,12 @@ def train(
         for message in (".*exists and is not empty.*", ".*does not have many workers.*", ".*LeafSpec.*"):
             warnings.filterwarnings("ignore", message)
         trainer.fit(task, ckpt_path=checkpoint if checkpoint.is_file() else None)
-    if trainer.is_global_zero and (out / "model").is_dir() and settings.target == "relaxed":
+    if trainer.is_global_zero and not (out / "model").is_dir():
+        raise ConfigError(
+            f"training diverged: no epoch had a finite validation score, and {out} holds no model. Use a "
+            "smaller learning_rate, and another --out."
+        )
+    if trainer.is_global_zero and settings.target == "relaxed":
         budget = settings.sampling.edges_per_batch
         try:
             previous = load_config(find_model(init_from)).calibration if init_from is not None else None
@@ -231,9 +237,10 @@ def _network(
             raise ConfigError(
                 f"--init-from {init_from} is a model of family '{config.family}', not '{family_name}'."
             )
-        own = network.settings.model_dump()
-        graph = {**own["graph"], **settings.model.get("graph", {})}
-        wanted = cls.settings_type.parse({**own, **settings.model, "graph": graph})
+        own, given = network.settings.model_dump(), settings.model
+        if isinstance(graph := given.get("graph"), dict):
+            given = {**given, "graph": {**own["graph"], **graph}}
+        wanted = cls.settings_type.parse({**own, **given})
         # Heads and inputs may be added, and weights do not depend on the number of passes or the start.
         free = {key: settings.model[key] for key in ADDED if settings.model.get(key)}
         if wanted != network.settings.model_copy(update=free):

@@ -33,8 +33,8 @@ def recycled(network: Network[Any], batch: Sample, share: float, rng: np.random.
     return batch
 
 
-def clip_gradient(network: Network[Any], limit: float) -> float:
-    """Clip the norm of the gradient and return that of the trunk; drop gradients that are not finite.
+def clip_gradient(network: Network[Any], limit: float) -> bool:
+    """Clip the norm of the gradient; drop one that is not finite, and return whether it is finite.
 
     Trunk and heads have their own norms: an uncertainty head whose scale is far too small has a huge
     gradient.
@@ -43,9 +43,10 @@ def clip_gradient(network: Network[Any], limit: float) -> float:
     for name, parameter in network.named_parameters():
         (heads if network.depth(name) is None else trunk).append(parameter)
     norms = [float(torch.nn.utils.clip_grad_norm_(part, limit, foreach=True)) for part in (trunk, heads)]
-    if not all(map(math.isfinite, norms)):
+    finite = all(map(math.isfinite, norms))
+    if not finite:
         network.zero_grad()
-    return norms[0]
+    return finite
 
 
 def update_average(average: Network[Any], network: Network[Any], step: int, ema: float) -> None:

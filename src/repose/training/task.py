@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+import warnings
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -129,7 +130,8 @@ class RelaxationTask(lightning.LightningModule):
         return training_loss(prediction, batch.start, batch.graph, batch.target, self.settings, follow)
 
     def on_train_epoch_start(self) -> None:
-        """Start the clock."""
+        """Start the clock, and the count of gradients that are not finite."""
+        self.dropped = 0
         self.last_step = time.perf_counter()
         self.last_steps: deque[tuple[int, float]] = deque(maxlen=SPEED_STEPS)
 
@@ -150,7 +152,7 @@ class RelaxationTask(lightning.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip the gradient; see `repose.training.steps.clip_gradient`."""
-        clip_gradient(self.network, gradient_clip_val or math.inf)
+        self.dropped += not clip_gradient(self.network, gradient_clip_val or math.inf)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Take a step and update the moving average, with a smaller decay in the first steps."""
@@ -174,7 +176,16 @@ class RelaxationTask(lightning.LightningModule):
             scheduler.step()
 
     def on_train_epoch_end(self) -> None:
-        """Step the plateau schedule before the checkpoint is written; Lightning would step it after that."""
+        """Step the plateau schedule before the checkpoint is written; Lightning would step it after that.
+
+        Warns of gradients that were dropped.
+        """
+        if self.dropped:
+            warnings.warn(
+                f"epoch {self.current_epoch}: {self.dropped} steps changed no weights, because the gradient "
+                "was not finite; inputs or errors are too large.",
+                stacklevel=2,
+            )
         for config in self.trainer.lr_scheduler_configs:
             if isinstance(config.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
                 config.scheduler.step(float(self.trainer.callback_metrics["val/score"]))

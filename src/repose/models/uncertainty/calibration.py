@@ -153,10 +153,8 @@ def fit_bound(errors: np.ndarray, expected: np.ndarray, level: float = LEVEL) ->
     at, bounds = at[distinct], np.maximum.accumulate(at * np.array(factors))[distinct]
     if len(at) < 2:
         return conformal_factor(errors, expected, level)
-    return Curve(
-        expected=tuple(float(f"{value:.6g}") for value in at),
-        bounds=tuple(float(f"{value:.6g}") for value in bounds),
-    )
+    columns = {"expected": at, "bounds": bounds}
+    return Curve.parse({name: [float(f"{v:.6g}") for v in values] for name, values in columns.items()})
 
 
 def element_pairs(crystals: Iterable[np.ndarray], before: Mapping[str, str] | None = None) -> dict[str, str]:
