@@ -12,7 +12,7 @@ from scipy.special import spherical_jn
 
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.lattice import volume
-from repose.errors import InvalidCrystalError
+from repose.errors import ConfigError, InvalidCrystalError
 from repose.models.relaxnet.network import EquationOfMotion, RelaxNet
 from repose.models.relaxnet.settings import RelaxNetSettings
 from repose.nn.bessel import BesselBasis, bessel_roots, spherical_harmonics
@@ -385,6 +385,11 @@ def test_triplet_messages_turn_and_mirror_and_fade_in_line():
     line = torch.tensor([[1.0, 0, 0], [-1.0, 1e-7, 0]], dtype=torch.float64)
     _, vectors = block(x, edge, line, weight, ends, found)
     assert float(vectors[0, 1:].abs().max()) < 1e-6
+
+
+def test_heads_divide_features():
+    with pytest.raises(ConfigError, match="heads must divide features; got 3 heads and 8 features"):
+        make_network(heads=3)
 
 
 def test_settings_say_what_ships():

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from repose.crystal.graph import PeriodicGraph
+from repose.errors import ConfigError
 from repose.models.relaxnet.settings import RelaxNetSettings
 from repose.nn.bessel import BesselBasis, spherical_harmonics
 from repose.nn.equivariant import mlp
@@ -175,10 +176,15 @@ class Attention(nn.Module):
     Args:
         features: Width F.
         heads: Number of heads; divides F.
+
+    Raises:
+        ConfigError: It does not.
     """
 
     def __init__(self, features: int, heads: int) -> None:
         super().__init__()
+        if features % heads:
+            raise ConfigError(f"heads must divide features; got {heads} heads and {features} features.")
         self.heads = heads
         self.norm = nn.LayerNorm(features)
         self.projections = nn.Linear(features, 3 * features, bias=False)
