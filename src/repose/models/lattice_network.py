@@ -115,13 +115,13 @@ class LatticeNetwork(Network[S]):
         self.atomic_volumes: Tensor
         self.register_buffer("atomic_volumes", torch.zeros(MAX_NUMBER + 1))
         kinds = 1 if settings.shared_axes else 3
-        embedded = settings.lattice_features == "embedding"
+        embedded = settings.lattice_nodes and settings.lattice_features == "embedding"
         if embedded and settings.shared_axes and not settings.edge_channels:
             raise ConfigError(
                 "lattice_features='embedding' with shared_axes=true gives a, b and c the same features in "
                 "every layer; set shared_axes=false, or edge_channels."
             )
-        if settings.lattice_nodes and embedded:
+        if embedded:
             self.lattice_embedding = nn.Parameter(torch.randn(kinds, f))
         elif settings.lattice_nodes:
             self.lattice_scalars = nn.ModuleList(mlp(r, f, f) for _ in range(kinds))

@@ -50,7 +50,7 @@ OPTIONS = {
     "published": PUBLISHED,
     "released": {**PUBLISHED, "atom_update": "residual", "half_width": True},
     "separate axes": {"shared_axes": False},
-    "w/o lattice nodes": {"lattice_nodes": False},
+    "w/o lattice nodes": {"lattice_nodes": False, "lattice_features": "embedding"},
     "w/o refinement": {"refinement": False},
     "w/o self-connecting edges": {"graph": {"self_images": False}},
     "affine": {"frame": "affine"},

@@ -38,7 +38,7 @@ OPTIONS = {
     "released": {"lattice_features": "embedding", "lattice_update": "gated", "half_width": True},
     "w/o angular gate": {"angular": False},
     "w/o high degree": {"lmax": 0},
-    "w/o lattice nodes": {"lattice_nodes": False},
+    "w/o lattice nodes": {"lattice_nodes": False, "lattice_features": "embedding", "shared_axes": True},
     "w/o lattice to atoms": {"lattice_to_atoms": False},
     "w/o parts": {"lattice_offset": "tip"},
     "w/o axis mixing": {"axis_mixing": False},
