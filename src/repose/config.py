@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from repose.errors import ConfigError, ReposeError, nearest
 
@@ -80,7 +80,8 @@ class Settings(BaseModel):
         hint = ""
         if fault["type"] == "literal_error":
             hint = nearest(str(fault["input"]), re.findall(r"'([^']*)'", fault["ctx"]["expected"]))
-        return f"'{name}': {fault['msg']}; got {fault['input']!r}.{hint}".removesuffix(".")
+        message = fault["msg"].removeprefix("Value error, ")
+        return f"'{name}': {message}; got {fault['input']!r}.{hint}".removesuffix(".")
 
 
 class GraphSettings(Settings):
@@ -227,6 +228,13 @@ class PathSettings(Settings):
     )
     direction: float = Field(default=0.1, ge=0, description="weight of the directions of displacements")
 
+    @model_validator(mode="after")
+    def _has_weight(self) -> Self:
+        terms = self.energy, self.rise, self.forces, self.displacement, self.direction
+        if not any(terms) and (self.form == "published" or not self.stress):
+            raise ValueError("all weights of the loss are 0")
+        return self
+
 
 Target = Literal["relaxed", "forces"]
 
@@ -333,3 +341,10 @@ class TrainSettings(Settings):
     precision: Literal["auto", "32", "bf16"] = Field(
         default="auto", description="auto: bf16 on GPUs that have it, else 32"
     )
+
+    @field_validator("layer_weights")
+    @classmethod
+    def _have_weight(cls, weights: list[float] | None) -> list[float] | None:
+        if weights is not None and not any(weights):
+            raise ValueError("all weights of the loss are 0")
+        return weights

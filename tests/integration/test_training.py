@@ -285,6 +285,9 @@ def test_empty_split_is_said(pairs, tmp_path):
         run(tmp_path / "d", tmp_path / "run", train_settings())
 
 
+NO_WEIGHTS = dict.fromkeys(("energy", "rise", "forces", "stress", "displacement", "direction"), 0.0)
+
+
 def test_diverged_training_is_an_error(dataset, tmp_path):
     with pytest.raises(ConfigError, match=r"training diverged.* smaller learning_rate"):
         run(dataset, tmp_path / "run", train_settings(max_epochs=1, learning_rate=1e30, ema=0.0))
@@ -303,6 +306,9 @@ def test_dropped_gradients_are_counted(dataset, tmp_path):
         ({"ema": 1.5}, "'ema'"),
         ({"sampling": {"path_frame": 0.5}}, "'sampling.path_frame', did you mean 'path_frames'"),
         ({"sampling": {"noise": math.nan}}, "'sampling.noise': Input should be a finite number"),
+        ({"layer_weights": [0.0, 0.0]}, r"'layer_weights': all weights of the loss are 0; got \[0.0, 0.0\]"),
+        ({"paths": NO_WEIGHTS}, "'paths': all weights of the loss are 0; got {'energy': 0.0"),
+        ({"paths": {**NO_WEIGHTS, "stress": 1.0, "form": "published"}}, "'paths': all weights"),
         ({"layer_weights": [1.0, math.inf]}, "'layer_weights.1': Input should be a finite number"),
     ],
 )
