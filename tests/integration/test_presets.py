@@ -1,6 +1,7 @@
 """Presets of published models, and the defaults of published families in `repose train`."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -36,6 +37,7 @@ def test_presets_parse_and_build_their_networks(name):
     preset, owner = load_preset(name), family(name.partition("/")[0])
     settings = settings_of(owner.family, name, TOY)
     network = owner(owner.settings_type.parse(settings.model))
+    network.check_training(settings)
     crystal = replace(perovskite(), charges=torch.zeros(5, dtype=torch.float64)).to(dtype=torch.float32)
     prediction = network(*network.prepare(crystal))
     assert torch.isfinite(prediction.geometry.positions).all()
@@ -140,6 +142,37 @@ def test_recipes_of_shipped_models_do_not_depend_on_defaults_of_families(path):
     defaults = [family(path.parent.name).settings_type.training]
     whole = read_settings(TrainSettings, path, (), defaults=defaults)
     assert whole == TrainSettings.parse(json.loads(path.read_text()))
+    owner = family(path.parent.name)
+    owner(owner.settings_type.parse(whole.model)).check_training(whole)
+
+
+@pytest.mark.parametrize(
+    ("name", "assignment", "words"),
+    [
+        ("deeprelax", "layer_weights=[1,2]", "layer_weights: without effect on family 'deeprelax'"),
+        ("deeprelax", "images=predicted", "images: without effect"),
+        ("deeprelax", "shape_weight=1", "shape_weight: without effect"),
+        ("relaxnet", "layer_weights=[1,2]", "layer_weights: without effect on family 'relaxnet'"),
+        ("relaxnet", "sampling.denoising=0.1", "sampling.denoising: without effect"),
+        ("relaxnet", "model.graph.within_cell=20", "model.graph.within_cell: without effect"),
+        ("relaxnet", "model.triplet_cutoff=9", "triplet_cutoff must not exceed model.graph.cutoff"),
+        ("e3relax", "reduction=sum", "reduction: without effect on family 'e3relax'"),
+        ("e3relax-h2", "paths.form=published", "paths: without effect"),
+        ("reposenet", "lattice_weight=2", "lattice_weight: without effect"),
+    ],
+)
+def test_settings_without_effect_are_refused(name, assignment, words):
+    settings, owner = settings_of(name, None, [*TOY, assignment]), family(name)
+    network = owner(owner.settings_type.parse(settings.model))  # a stored model may have them
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        network.check_training(settings)
+
+
+def test_a_static_network_needs_hidden_steps():
+    owner = family("relaxnet")
+    network = owner(owner.settings_type(features=8, evolution="static", hidden_steps=False))
+    with pytest.raises(ConfigError, match="no atom would move"):
+        network.check_training(settings_of("relaxnet"))
 
 
 @pytest.mark.parametrize(

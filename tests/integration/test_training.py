@@ -21,6 +21,7 @@ from repose.data import columns
 from repose.data.dataset import Dataset, DatasetInfo, Pair, write_dataset
 from repose.errors import ConfigError, DatasetError
 from repose.models.checkpoint import load_model
+from repose.models.network import Network
 from repose.models.registry import family
 from repose.presets.preset import load_preset
 from repose.training import reading
@@ -235,6 +236,16 @@ def test_fine_tuning_starts_from_the_weights(dataset, tmp_path):
     assert load_model(tuned)[0].settings == load_model(other)[0].settings
     with pytest.raises(ConfigError, match="differ from those of --init-from"):
         run(dataset, tmp_path / "third", train_settings(model={"features": 16}), init_from=first)
+
+
+def test_settings_without_effect_are_refused_where_a_run_starts(dataset, tmp_path, monkeypatch):
+    chosen = train_settings(max_epochs=1, reduction="sum")
+    with pytest.raises(ConfigError, match="reduction: without effect"):
+        run(dataset, tmp_path / "run", chosen)
+    with monkeypatch.context() as before:
+        before.setattr(Network, "check_training", lambda *_: None)
+        run(dataset, tmp_path / "run", chosen)
+    run(dataset, tmp_path / "run", chosen)  # it continues
 
 
 def test_a_run_is_not_mixed_with_another(dataset, tmp_path):

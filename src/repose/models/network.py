@@ -8,27 +8,41 @@ The contract of a family, a folder ``models/NAME/`` that needs no edit elsewhere
 4. ``forward(batch, graph)``: a `Prediction`, whose last geometry is the relaxed crystal.
 5. The prediction is equivariant under rotation, translation and the order of atoms (`repose.testing`).
 6. Crystals of a batch do not influence each other.
-7. Optional: ``solve_positions``, ``readout_forces``, ``compiles`` (with `Tabulated` modules).
+7. Optional: ``solve_positions``, ``readout_forces``, ``check_training``, ``compiles`` (with `Tabulated`
+   modules).
 8. It imports from ``crystal``, ``nn`` and ``models``, never from another family, data or training.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from operator import attrgetter
 from typing import ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-from repose.config import NetworkSettings
+from repose.config import NetworkSettings, TrainSettings
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.graph import PeriodicGraph
+from repose.errors import ConfigError
 from repose.models.prediction import Geometry, Motion, Prediction, is_valid
 from repose.models.uncertainty.out_of_distribution import MahalanobisDistance
 from repose.nn.kernels.radial_tables import Compiled, Tabulated
 from repose.nn.radial import GaussianBasis
 
 S = TypeVar("S", bound=NetworkSettings)
+
+# Settings of `TrainSettings` for the losses of geometries layer by layer, and of predicted distances.
+GEOMETRY_LOSS = (
+    "layer_weights",
+    "tolerance",
+    "shape_weight",
+    "volume_weight",
+    "dilation_weight",
+    "bond_weight",
+)
+DISTANCE_LOSS = "reduction", "lattice_weight"
 
 
 class Network(Compiled, ABC, Generic[S]):
@@ -42,6 +56,9 @@ class Network(Compiled, ABC, Generic[S]):
     family: ClassVar[str]
     # Submodules that map features to predictions; the rest is the trunk, which fine-tuning may freeze.
     heads: ClassVar[tuple[str, ...]] = ()
+
+    # Settings of `TrainSettings` that training of the family does not use.
+    unused: ClassVar[tuple[str, ...]] = (*DISTANCE_LOSS, "paths")
 
     # The forward pass calls autograd, and cannot run in inference mode.
     differentiates: ClassVar[bool] = False
@@ -72,6 +89,20 @@ class Network(Compiled, ABC, Generic[S]):
     def passes(self) -> int:
         """Number of forward passes, each on the geometry predicted by the previous one."""
         return 1
+
+    def check_training(self, settings: TrainSettings) -> None:
+        """Check settings where a training run starts; stored models and earlier runs may have any.
+
+        Raises:
+            ConfigError: A setting that is not the default has no effect, or hyperparameters contradict each
+                other.
+        """
+        defaults = TrainSettings()
+        changed = [name for name in self.unused if attrgetter(name)(settings) != attrgetter(name)(defaults)]
+        if changed:
+            raise ConfigError(
+                f"{', '.join(changed)}: without effect on family '{self.family}'; leave it out."
+            )
 
     @abstractmethod
     def prepare(self, batch: CrystalBatch) -> tuple[CrystalBatch, PeriodicGraph]:

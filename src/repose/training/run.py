@@ -78,8 +78,8 @@ def train(
         The model directory ``out/model``.
 
     Raises:
-        ConfigError: ``out`` holds a run with other settings, settings do not fit ``init_from``, or training
-            diverged before there was a model.
+        ConfigError: ``out`` holds a run with other settings, settings do not fit ``init_from`` or the family,
+            or training diverged before there was a model.
         DatasetError: A dataset is missing, or a split is empty.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no messages about its products
@@ -92,6 +92,8 @@ def train(
     # A dataset given twice counts twice in training, but once in validation.
     unique = list({dataset.directory: dataset for dataset in datasets}.values())
     network, known = _network(family_name, settings, init_from)
+    if not (out / LAST).is_file():
+        network.check_training(settings)
     whole = settings.target == "forces" or network.path_frames is not None
     with_paths = whole or settings.sampling.path_frames > 0
     with part("reading"):

@@ -51,7 +51,7 @@ from repose.crystal.lattice import follow_cell, periodic_span
 from repose.models.deeprelax.positions import positions_from_distances
 from repose.models.deeprelax.settings import DeepRelaxSettings
 from repose.models.initial_structure import initial_structure
-from repose.models.network import Network
+from repose.models.network import GEOMETRY_LOSS, Network
 from repose.models.prediction import Distances, Geometry, Prediction
 from repose.models.registry import register
 from repose.nn.element_embedding import ElementEmbedding
@@ -234,6 +234,7 @@ class DeepRelax(Network[DeepRelaxSettings]):
 
     settings_type = DeepRelaxSettings
     heads = ("relaxed", "displaced", "matrix", "strains")
+    unused = (*GEOMETRY_LOSS, "images", "paths")
 
     def __init__(self, settings: DeepRelaxSettings) -> None:
         super().__init__(settings)

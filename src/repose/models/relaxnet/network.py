@@ -33,13 +33,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from repose.config import TrainSettings
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.elements import MAX_NUMBER, atomic_masses
 from repose.crystal.graph import PeriodicGraph, periodic_graph
 from repose.crystal.lattice import periodic_span, to_cartesian, volume
-from repose.errors import InvalidCrystalError
+from repose.errors import ConfigError, InvalidCrystalError
 from repose.models.initial_structure import rescale_volume
-from repose.models.network import Network
+from repose.models.network import DISTANCE_LOSS, GEOMETRY_LOSS, Network
 from repose.models.prediction import ErrorScales, Geometry, Prediction, Trajectory
 from repose.models.registry import register
 from repose.models.relaxnet.encoder import (
@@ -65,6 +66,11 @@ STRAIN, DISPLACEMENT = 0.1, 0.3
 MOST_STEPS = 100
 # Length in A; an atom contributes its mass times the square of this to the inertia of the cell.
 CELL_LENGTH = 3.0
+# Random inputs of `SamplingSettings`, for which there are no paths.
+PERTURBATIONS = (
+    *("relaxed", "denoising", "interpolated", "decades", "symmetric", "rewritten"),
+    *("strain", "dilation", "rattle"),
+)
 
 
 class PathState(NamedTuple):
@@ -110,6 +116,7 @@ class RelaxNet(Network[RelaxNetSettings]):
 
     settings_type = RelaxNetSettings
     heads = ("uncertainty_head", "energy", "velocity", "vectors", "dilation")
+    unused = (*GEOMETRY_LOSS, *DISTANCE_LOSS, *(f"sampling.{name}" for name in PERTURBATIONS))
     differentiates = True
 
     reference_energies: Tensor
@@ -155,6 +162,20 @@ class RelaxNet(Network[RelaxNetSettings]):
     def path_frames(self) -> int:
         """See `Network.path_frames`."""
         return 2 if self.settings.evolution == "static" else self.settings.frames
+
+    def check_training(self, settings: TrainSettings) -> None:
+        """See `Network.check_training`."""
+        super().check_training(settings)
+        s = self.settings
+        if s.graph.within_cell:
+            raise ConfigError("model.graph.within_cell: without effect on family 'relaxnet'; leave it out.")
+        if s.triplets and s.triplet_cutoff > s.graph.cutoff:
+            raise ConfigError(
+                f"model.triplet_cutoff must not exceed model.graph.cutoff, where edges end; got "
+                f"{s.triplet_cutoff} and {s.graph.cutoff}."
+            )
+        if s.evolution == "static" and not s.hidden_steps:
+            raise ConfigError("model.hidden_steps=false with model.evolution=static: no atom would move.")
 
     def prepare(self, batch: CrystalBatch) -> tuple[CrystalBatch, PeriodicGraph]:
         """Input geometry and its graph, with a skin beyond the cutoff; see `Network.prepare`."""
