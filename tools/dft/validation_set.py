@@ -42,7 +42,7 @@ VOLUMES = (0.65, 1.55)  # relaxed over input
 # Shares of crystals near their relaxed geometry, and of those with one degree of freedom.
 NEAR_SHARE, SIMPLE_SHARE = 1 / 3, 1 / 5
 KPOINTS = 2.5  # per 1/A, for costs
-LARGEST_COST = 4.0
+LARGEST_COST = 8.0
 ANIONS = {
     "halide": "F Cl Br I",
     "oxide": "O",
@@ -102,11 +102,11 @@ def standard_basis(atoms: Atoms) -> np.ndarray:
 
 
 def cost(atoms: Atoms) -> float:
-    """Return the expected cost of one energy in arbitrary units: irreducible k-points, plane waves, bands."""
+    """Return the expected cost of one energy in arbitrary units: irreducible k-points, grid points, bands."""
     crystal = (atoms.cell.array, atoms.get_scaled_positions(), atoms.numbers)
     points, _ = spglib.get_ir_reciprocal_mesh(kptdensity2monkhorstpack(atoms, KPOINTS, even=False), crystal)
     bands = sum(valence(s) for s in atoms.symbols) / 2 + 4
-    return len(np.unique(points)) * atoms.get_volume() * bands / 1e4
+    return len(np.unique(points)) * atoms.cell.lengths().prod() * bands / 1e4
 
 
 def choice(pair: Pair) -> Choice | None:
