@@ -186,6 +186,16 @@ def test_crystals_that_the_authors_leave_out(served, places, tmp_path):
     assert set(Dataset(tmp_path / "set").ids("test")) - set(split) == {"salt"}
 
 
+@pytest.mark.parametrize(
+    ("lost", "words"), [("val", r"no val\.csv; .* left out: 1"), ("", "no tables of train")]
+)
+def test_an_archive_with_missing_tables_is_noticed(served, places, tmp_path, lost, words):
+    served("c2db", members=[member for member in layout("c2db")[0] if not member[0].endswith(f"{lost}.csv")])
+    with pytest.warns(UserWarning, match=words):
+        assert run("c2db", "--yes", *places).exit_code == 0
+    assert len(Dataset(tmp_path / "set")) == (5 if lost else 6)
+
+
 def test_one_dataset_of_a_record_is_downloaded(served, server, places, tmp_path):
     served("xmno-e3relax", file="cifs_xmno.tar.gz")
     files = json.loads(server.files["record"].data)["files"]

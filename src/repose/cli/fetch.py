@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
@@ -101,6 +102,12 @@ def fetch(
                 unpack(folder / file.name, unpacked, archive.unpacked)
             folders = folders_to_import(unpacked, archive)
             plan = plan_import(folders, out, format_=archive.format, fractions=archive.fractions)
+            if plan.assign is not None and archive.format == "cif-pairs" and not archive.request:
+                warnings.warn(
+                    f"'{name}' has no tables of train, val and test, unlike the published archive "
+                    f"({archive.layout}): it is split by chemical system, unlike in the papers",
+                    stacklevel=2,
+                )
             least = 1 if every else archive.min_atoms
             left_out = f"; without crystals of fewer than {least} atoms" if least > 1 else ""
             info = DatasetInfo(

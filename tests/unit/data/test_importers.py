@@ -246,6 +246,15 @@ def test_errors_of_cif_pairs_affect_no_other_crystal(tmp_path):
     assert "train.csv and test.csv" in reasons[IDS[4]]
 
 
+def test_crystals_in_no_table_are_counted(tmp_path):
+    root = make_layout(tmp_path / "c2db", "c2db")
+    (root / "val.csv").unlink()
+    with pytest.warns(UserWarning, match=rf"has no val\.csv; crystals in no table .* 1, e\.g\. {IDS[2]}"):
+        pairs, refused = split_up(import_sources(find_sources([root])))
+    assert not refused
+    assert {p.id for p in pairs} == set(IDS) - {IDS[2]}
+
+
 def test_a_folder_without_tables_has_no_split(tmp_path):
     root = make_layout(tmp_path / "mp", "mp")
     for table in root.glob("*.csv"):

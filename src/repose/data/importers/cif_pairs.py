@@ -15,6 +15,7 @@ vacuum.
 from __future__ import annotations
 
 import csv
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,22 +51,25 @@ def holds_cifs(folder: Path) -> bool:
 
 def has_tables(folder: Path) -> bool:
     """Return whether a folder has tables of splits."""
-    return any((folder / pattern.format(split)).is_file() for pattern in TABLES for split in SPLITS)
+    return any(_table(folder, split) is not None for split in SPLITS)
 
 
 def import_cif_pairs(folder: Path, *, align: bool = True) -> Iterator[Pair | Refusal]:
     """Import pairs from a folder; see the module for its layouts.
 
     Splits are from the tables; other columns become tags. Refused are crystals without one of the files, and
-    crystals in two tables (test data would leak into training). ``align`` removes a rigid rotation; see
-    `repose.data.pairing.states_to_pair`.
+    crystals in two tables (test data would leak into training). Crystals in no table are left out, with a
+    warning. ``align`` removes a rigid rotation; see `repose.data.pairing.states_to_pair`.
 
     Raises:
         DatasetError: It is not such a folder, or a table cannot be read.
     """
     if not folder.is_dir() or not holds_cifs(folder):
         raise DatasetError(f"{folder} is not a folder with CIFs, in itself or in a folder CIF.")
-    entries = _read_tables(folder) or {name: _Entry() for name in _names(folder)}
+    tabled, names = _read_tables(folder), _names(folder)
+    if tabled:
+        _warn_of_unlisted(folder, tabled, names)
+    entries = tabled or {name: _Entry() for name in names}
     if not entries:
         endings = " or ".join(f"{unrelaxed}.cif/{relaxed}.cif" for unrelaxed, relaxed in ENDINGS)
         raise DatasetError(f"{folder} holds CIFs but no pairs; their names must end in {endings}.")
@@ -75,6 +79,17 @@ def import_cif_pairs(folder: Path, *, align: bool = True) -> Iterator[Pair | Ref
         else:
             split = next(iter(entry.tables), UNASSIGNED)
             yield attempt(name, _pair, folder, name, split, entry.tags, align)
+
+
+def _warn_of_unlisted(folder: Path, entries: dict[str, _Entry], names: list[str]) -> None:
+    """Warn of a missing table, and of crystals that are in none."""
+    missing = [TABLES[0].format(split) for split in SPLITS if _table(folder, split) is None]
+    unlisted = [name for name in names if name not in entries]
+    parts = [f"{folder} has no {' and no '.join(missing)}"] if missing else []
+    if unlisted:
+        parts.append(f"crystals in no table of {folder} are left out: {len(unlisted)}, e.g. {unlisted[0]}")
+    if parts:
+        warnings.warn("; ".join(parts), stacklevel=2)
 
 
 def _read_state(path: Path) -> Atoms:
@@ -128,11 +143,16 @@ def _without_ending(name: str) -> str:
 def _read_tables(folder: Path) -> dict[str, _Entry]:
     entries: dict[str, _Entry] = {}
     for split in SPLITS:
-        paths = [folder / pattern.format(split) for pattern in TABLES]
-        for path in [path for path in paths if path.is_file()][:1]:
+        if (path := _table(folder, split)) is not None:
             for name, tags in _read_table(path, folder):
                 entries.setdefault(name, _Entry(tags=tags)).tables[split] = path.name
     return entries
+
+
+def _table(folder: Path, split: str) -> Path | None:
+    """Return the table of a split, if there is one."""
+    paths = (folder / pattern.format(split) for pattern in TABLES)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def _read_table(path: Path, folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
