@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -146,7 +147,7 @@ def split(
     """
     del device
     from repose.data.dataset import Dataset, resplit
-    from repose.data.splits import BY_SOURCE, parse_fold, parse_leave_out, parse_split
+    from repose.data.splits import BY_SOURCE, GroupSplit, parse_fold, parse_leave_out, parse_split
     from repose.errors import DatasetError
 
     with wrong_usage():
@@ -163,6 +164,14 @@ def split(
             assign = parse_leave_out(leave_out, assign)
             assign.check(dataset.read(paths=False))
         dataset = resplit(dataset, assign, assign.description)
+    wanted = assign.fractions if isinstance(assign, GroupSplit) else (*assign.rest.fractions[:2], 1.0)
+    counts = zip(dataset.info.counts.items(), wanted, strict=True)
+    if empty := [name for (name, count), fraction in counts if fraction and not count]:
+        warnings.warn(
+            f"no crystal is in {' and '.join(empty)}: groups are few. Use another seed, other fractions, or "
+            "fewer folds.",
+            stacklevel=2,
+        )
     _show(summarise_import(dataset, assign.by, assign), quiet, as_json)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -239,3 +240,19 @@ def test_the_command_rewrites_the_dataset_or_keeps_it(tmp_path):
     assert report["counts"] == dataset.info.counts
     assert report["groups"]["in_several_splits"] == []
     assert (tmp_path / "set" / "refused.csv").is_file()
+
+
+def test_empty_splits_are_noticed(tmp_path):
+    systems = [[12, 8], [12, 16], [20, 8], [20, 17]]
+    pairs = [make_pair(str(k), numbers) for k, numbers in enumerate(systems)]
+    write_dataset(tmp_path / "set", DatasetInfo(name="set", splits="none"), pairs)
+
+    def run(*options):
+        assert CliRunner().invoke(app, ["split", str(tmp_path / "set"), "--quiet", *options]).exit_code == 0
+
+    with pytest.warns(UserWarning, match=r"no crystal is in .*test: .* fewer folds"):
+        run("--fold", "1/100")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run("--fractions", "1,0,0")  # as asked for
+        assert Dataset(tmp_path / "set").info.counts == {"train": 4, "val": 0, "test": 0}
