@@ -9,7 +9,8 @@ undeformed cell, ``positions = rows @ deformation``. The last three are ``(defor
 that the cell does not rotate. The scale, ``1.5 A * sqrt(n)``, makes a cell about as stiff as an atom,
 whatever its size.
 
-Source: Liu and Nocedal, Math. Program. 45, 503 (1989) (L-BFGS).
+Source: Liu and Nocedal, Math. Program. 45, 503 (1989) (L-BFGS; the initial Hessian is that of its section 4,
+from the last step).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import torch
 
 from repose.crystal.batch import CrystalBatch
 from repose.crystal.checks import close_atoms
+from repose.crystal.deformation import polar
 from repose.crystal.frame import Frame
 from repose.crystal.lattice import periodic_projector
 from repose.potentials.base import Potential
@@ -33,8 +35,8 @@ from repose.potentials.settings import LbfgsSettings
 K = TypeVar("K")
 
 CELL_SCALE = 1.5  # A
-# Initial guess of the Hessian in eV/A^2, as in ASE's BFGS.
-STIFFNESS = 70.0
+# Initial guess of the Hessian in eV/A^2 before the first step, as in ASE's BFGS, and its bounds afterwards.
+STIFFNESS, SOFTEST, STIFFEST = 70.0, 5.0, 300.0
 # The history is cleared after a larger rise of the energy, in eV per atom.
 LARGEST_RISE = 0.02
 
@@ -56,12 +58,15 @@ class Start(NamedTuple, Generic[K]):
         moves: Moves that its symmetry and constraints allow; None: all, but for strains along directions that
             are not periodic.
         results: Results at the initial structure, if they are known.
+        earlier: Another structure of the same atoms and results there, from which the optimizer takes the
+            curvature of the energy between both.
     """
 
     key: K
     crystal: CrystalBatch
     moves: Moves | None = None
     results: StepResults | None = None
+    earlier: tuple[CrystalBatch, StepResults] | None = None
 
 
 class RelaxationRun(Generic[K]):
@@ -91,11 +96,14 @@ class RelaxationRun(Generic[K]):
         self._rows = np.concatenate([self.initial.positions.numpy(), np.zeros((3, 3))])
         self._gradient = np.zeros_like(self._rows)
         self._step = np.zeros_like(self._rows)
+        self._has_step = False
         self._energy = np.inf
         # Steps, changes of the gradient, and one over their product.
         self._history: deque[tuple[np.ndarray, np.ndarray, float]] = deque(maxlen=settings.history)
         span = periodic_projector(self._cell, self.initial.pbc[0].numpy())
         self._moves = start.moves or Moves.within(span * (not settings.fixed_cell))
+        if start.earlier is not None:
+            self._add_earlier(*start.earlier)
 
     @property
     def current(self) -> CrystalBatch:
@@ -132,6 +140,7 @@ class RelaxationRun(Generic[K]):
             return False
         self._update_history(gradient, results.energy)
         self._energy, self._gradient, self._step = results.energy, gradient, self._next_step(gradient)
+        self._has_step = True
         self._rows = self._rows + self._step
         if np.linalg.det(self._deformation) <= 0:
             self.failure = "exploded: the cell is inverted."
@@ -150,9 +159,27 @@ class RelaxationRun(Generic[K]):
         rows = np.concatenate([forces, moves.strain(virial) / len(forces)])
         return np.concatenate([-atoms_part, cell_part]), float(np.linalg.norm(rows, axis=1).max())
 
+    def _add_earlier(self, crystal: CrystalBatch, results: StepResults) -> None:
+        """Make the way from another structure to the initial one the last step."""
+        deformation = np.linalg.solve(self._cell, crystal.cells[0].cpu().double().numpy())
+        turn = np.eye(3)
+        if self._moves.symmetric:
+            deformation, turn = polar(deformation)
+            results = StepResults(results.energy, results.forces @ turn.T, turn @ results.stress @ turn.T)
+        here = self._rows
+        positions = crystal.positions.cpu().double().numpy() @ turn.T @ np.linalg.inv(deformation)
+        way = here - np.concatenate([positions, (deformation - np.eye(3)) * self._scale])
+        atoms = self._moves.displacements(way[:-3])
+        if not self._moves.fixes_atoms:  # a shift of the crystal does not change the energy
+            atoms = atoms - atoms.mean(axis=0)
+        self._step = np.concatenate([atoms, self._moves.strain(way[-3:])])
+        self._rows = here - self._step
+        self._gradient, _ = self.gradient(results)
+        self._rows, self._energy, self._has_step = here, results.energy, True
+
     def _update_history(self, gradient: np.ndarray, energy: float) -> None:
         """Add the last step to the history."""
-        if len(self.frames) < 2:
+        if not self._has_step:
             return
         if (energy - self._energy) / self.initial.n_atoms > LARGEST_RISE:
             self._history.clear()
@@ -168,13 +195,21 @@ class RelaxationRun(Generic[K]):
         for past, change, inverse in reversed(self._history):
             weights.append(inverse * float((past * step).sum()))
             step = step - weights[-1] * change
-        step = step / STIFFNESS
+        step = step / self._stiffness
         for (past, change, inverse), weight in zip(self._history, reversed(weights), strict=True):
             step = step + (weight - inverse * float((change * step).sum())) * past
         if (step * gradient).sum() >= 0:  # uphill by rounding
             self._history.clear()
             step = -gradient / STIFFNESS
         return step * min(1.0, self.settings.max_step / np.linalg.norm(step, axis=1).max())
+
+    @property
+    def _stiffness(self) -> float:
+        """Initial guess of the Hessian in eV/A^2: curvature of the energy along the last step."""
+        if not self._history:
+            return STIFFNESS
+        _, change, inverse = self._history[-1]
+        return float(np.clip(inverse * (change**2).sum(), SOFTEST, STIFFEST))
 
     def _invalid(self, positions: np.ndarray, cell: np.ndarray, results: StepResults) -> str | None:
         """Reason why a step cannot belong to a relaxation, or None."""

@@ -59,6 +59,16 @@ class Moves:
         if fixed is not None and fixed.any():
             self._atoms = np.stack([_projector(cell[~row]) for row in fixed])  # (N, 3, 3)
 
+    @property
+    def symmetric(self) -> bool:
+        """Whether strains are symmetric, so that the cell does not rotate."""
+        return self._strains is None
+
+    @property
+    def fixes_atoms(self) -> bool:
+        """Whether coordinates of atoms are held, so that the crystal cannot be shifted."""
+        return self._atoms is not None
+
     def symmetrise(self, cell: Floats, forces: Floats, stress: Floats) -> tuple[Floats, Floats]:
         """Mean of forces ``(N, 3)`` and stress ``(3, 3)`` over the space group, at the current cell."""
         if self.group is None:

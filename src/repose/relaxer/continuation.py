@@ -162,7 +162,10 @@ class Continuation:
                     atom_seconds * crystal.n_atoms,
                 )
                 moves = prepared.projection.moves(crystal.cells[0].numpy())
-                yield Start(key, crystal, moves, key.given if kind == "input" else key.results)
+                pair = [(prepared.crystal, key.given), (after, key.results)]
+                (_, results), (other, earlier) = pair if kind == "input" else pair[::-1]
+                known = None if other is None or earlier is None else (other, earlier)
+                yield Start(key, crystal, moves, results, known)
 
     def _finished(self, run: RelaxationRun[_Continued]) -> Relaxation:
         """Result of a relaxation that has ended."""

@@ -206,6 +206,33 @@ def test_known_results_at_the_start_are_not_computed_again():
     assert potential.calls == 2 * before - 1
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_an_earlier_structure_gives_the_curvature(turned):
+    """One Newton step for equal springs, from two points; the earlier one may be rotated and shifted."""
+    places = metal(4).positions + 0.1
+    start = metal(4)
+
+    def results(crystal, turn):
+        found = Harmonic(places @ turn).evaluate(crystal)
+        return StepResults(float(found.energy), found.forces.numpy(), found.stress[0].numpy())
+
+    move = 0.05 * torch.randn(places.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    move = move - move.mean(0)
+    turn = random_rotation(1) if turned else torch.eye(3, dtype=torch.float64)
+    other = start.with_geometry((start.positions + move) @ turn, start.cells @ turn)
+    earlier = other, results(other, turn)
+    moves = Moves(start.cells[0].numpy(), fix_cell=True)
+
+    def steps(earlier):
+        begin = Start(0, start, moves, results(start, torch.eye(3, dtype=torch.float64)), earlier)
+        (run,) = relax_batched(Harmonic(places), iter([begin]), LbfgsSettings(fmax=1e-8))
+        assert run.converged
+        return len(run.frames) - 1
+
+    assert steps(earlier) == 1
+    assert steps(None) == 2  # the first step gives the curvature
+
+
 def test_the_cell_does_not_rotate():
     (run,) = relax([metal(7)])
     stretch = np.linalg.solve(run.frames[0].cell, run.frames[-1].cell)
