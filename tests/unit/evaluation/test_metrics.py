@@ -58,6 +58,11 @@ def test_strained_cube_by_hand():
     assert found["relative_volume"].item() == pytest.approx(100 * (125 - 64) / 125)
     # Neighbours within 6 A of a 4 A cube: 6 at 4 A and 12 at 4 sqrt(2) A, each longer by a quarter.
     assert found["bonds"].item() == pytest.approx((6 + 12 * 2**0.5) / 18)
+    # The shape is in products of lattice vectors, not of Cartesian axes: here a.b, which counts twice, is 3
+    # instead of 0, and b.b is 17 instead of 16.
+    batch = make_crystal([84], [[0, 0, 0]], np.diag([3.0, 4.0, 5.0]))
+    sheared = make_crystal([84], [[0, 0, 0]], np.array([[0.0, 3, 0], [-4, 1, 0], [0, 0, 5]]))
+    assert errors(batch, geometry(sheared), geometry(batch))["shape"].item() == pytest.approx(19**0.5)
 
 
 def test_equations_25_to_28_of_deeprelax():

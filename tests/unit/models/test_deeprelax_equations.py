@@ -138,6 +138,21 @@ def test_distances_are_equations_8_and_10(offsets, maps):
         joined = first @ torch.cat([head.atom(x[i]), head.atom(x[j])]) + head.receiver.bias
         h = head.edge(gamma @ seen[: gamma.shape[1]] + bias)
         assert torch.allclose(value, head.out(joined + h), **CLOSE)
+    # Distances are absolute values of outputs, here of both signs; those of displaced atoms within the cell.
+    outputs = []
+
+    def centred(_, arguments, values):
+        outputs.append(values - values.median(dim=0).values)
+        return outputs[-1]
+
+    for each in (network.relaxed, network.displaced):
+        each.register_forward_hook(centred)
+    found = network(batch, graph).distances
+    within = (graph.shift == 0).all(dim=1)
+    for distances, signed in ((found.relaxed, outputs[0][:, 0]), (found.displaced, outputs[1][within, 0])):
+        assert (signed < 0).any()
+        assert (signed > 0).any()
+        assert torch.equal(distances, torch.where(signed < 0, -signed, signed))
 
 
 @pytest.mark.parametrize("maps", MAPS)
