@@ -1,6 +1,6 @@
 """Measure what going on with a potential costs and gains, for all crystals and for the least certain ones.
 
-    python studies/cascade/cascade.py --data DATASET --n 100 --rows FILE.json --out studies/cascade/result.json
+    python studies/cascade/cascade.py --data DATASET --n 100 --rows FILE.json --out FILE.json
 
 Test crystals are relaxed by CHGNet from the input and from the prediction, in turns in one run on one
 thread, as ``repose relax --then chgnet`` does. Blocks that have ended are kept in the file of rows.
@@ -78,6 +78,7 @@ def measure(pairs: Sequence[Pair], model: Relaxer, then: Continuation) -> dict[s
                 error(pair, after.structure),
             ],
             "error_input": error(pair, old.structure),
+            "energy_predicted": after.energy_predicted,
             "start": after.start,
             **{
                 f"{name}_{kind}": getattr(one, name)
@@ -127,15 +128,27 @@ def cascade(rows: Sequence[Row], share: float) -> dict[str, Any]:
     errors = np.array([row["errors"][2 if goes else 1] for row, goes in zip(rows, chosen, strict=True)])
     cost = [row["seconds_then"] if goes else 0.0 for row, goes in zip(rows, chosen, strict=True)]
     steps = [row["steps_then"] or 0 if goes else 0 for row, goes in zip(rows, chosen, strict=True)]
+    # Above the lower of the ends from the input and from the prediction.
+    above = [
+        1e3 * ((row["energy_then"] if goes else row["energy_predicted"]) - lowest(row)) / row["atoms"]
+        for row, goes in zip(rows, chosen, strict=True)
+        if row["energy_predicted"] is not None
+    ]
     whole = sum(row["seconds_then"] for row in rows)
     return {
         "share": share,
         "mean_error": float(errors.mean()),
         "median_error": float(np.median(errors)),
         "p90_error": float(np.quantile(errors, 0.9)),
+        "energy_above": {"median": float(np.median(above)), "mean": float(np.mean(above))},
         "steps": int(sum(steps)),
         "time_percent": 100 * sum(cost) / whole,
     }
+
+
+def lowest(row: Row) -> float:
+    """Return the lower of the energies of both ends in eV."""
+    return min(row[key] for key in ("energy_then", "energy_input") if row[key] is not None)
 
 
 def main() -> None:

@@ -91,21 +91,21 @@ def frame_to_atoms(crystal: CrystalBatch, frame: Frame) -> Atoms:
     return atoms
 
 
-def attach_results(structure: Any, energy: float, forces: NDArray[Any], stress: NDArray[Any]) -> None:
+def attach_results(structure: Any, energy: float, forces: NDArray[Any], stress: NDArray[Any] | None) -> None:
     """Set ``structure.calc`` to an ASE calculator that holds these results.
 
     Args:
         structure: `ase.Atoms` or a pymatgen Structure; changed.
         energy: eV per cell.
         forces: eV/A, ``(N, 3)``.
-        stress: eV/A^3, ``(3, 3)``.
+        stress: eV/A^3, ``(3, 3)``, or None.
     """
     from ase.calculators.singlepoint import SinglePointCalculator
     from ase.stress import full_3x3_to_voigt_6_stress
 
     atoms = structure if is_atoms(structure) else to_atoms(to_batch(structure))[0]
-    stress = full_3x3_to_voigt_6_stress(stress)
-    structure.calc = SinglePointCalculator(atoms, energy=energy, forces=forces, stress=stress)
+    known = {} if stress is None else {"stress": full_3x3_to_voigt_6_stress(stress)}
+    structure.calc = SinglePointCalculator(atoms, energy=energy, forces=forces, **known)
 
 
 def with_geometry(structure: C, positions: NDArray[Any], cell: NDArray[Any]) -> C:

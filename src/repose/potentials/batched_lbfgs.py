@@ -133,8 +133,8 @@ class RelaxationRun(Generic[K]):
         self.converged = largest <= self.settings.fmax
         if not self.converged and len(self.frames) > self.settings.max_steps:
             self.failure = (
-                f"not converged: the largest force is {largest:.3g} eV/A after {self.settings.max_steps} "
-                f"steps; expected at most {self.settings.fmax:g}."
+                f"not converged: the largest force, or stress times volume per atom, is {largest:.3g} eV/A "
+                f"after {self.settings.max_steps} steps; expected at most {self.settings.fmax:g}."
             )
         if self.converged or self.failure:
             return False
@@ -213,7 +213,10 @@ class RelaxationRun(Generic[K]):
 
     def _invalid(self, positions: np.ndarray, cell: np.ndarray, results: StepResults) -> str | None:
         """Reason why a step cannot belong to a relaxation, or None."""
-        if not all(np.isfinite(value).all() for value in (positions, cell, *results)):
+        if not self._moves.fix_cell and np.isnan(results.stress).all() and np.isfinite(results.energy):
+            return "the calculator gives no stress; keep the cell fixed, or use another one."
+        needed = results[:2] if self._moves.fix_cell else results
+        if not all(np.isfinite(value).all() for value in (positions, cell, *needed)):
             return f"exploded: energy, forces or stress are not finite at step {len(self.frames)}."
         limit = self.settings.max_volume_ratio
         ratio = abs(np.linalg.det(cell)) / abs(np.linalg.det(self._cell))

@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from repose.device import resolve_device
-from repose.errors import ConfigError, nearest
+from repose.errors import ConfigError, ReposeError, nearest
 from repose.potentials.base import Potential
 
 # Potentials evaluated in batches: their names here, in datasets and in tables.
@@ -45,7 +45,7 @@ def load_potential(name: str, device: str = "auto", options: dict[str, Any] | No
             f"calculator '{name}' is unknown: expected {', '.join(BATCHED)}, or MODULE:NAME of an ASE "
             f"calculator such as ase.calculators.emt:EMT.{nearest(name, BATCHED)}"
         )
-    made = _import(name)(**options)
+    made = _make(name, options)
     if isinstance(made, Potential):
         return made
     if not _is_calculator(made):
@@ -88,6 +88,22 @@ def calculator_name(name: str, options: dict[str, Any] | None = None) -> str:
     return name.rpartition(":")[2] + (f" ({arguments})" if arguments else "")
 
 
+def _make(name: str, options: dict[str, Any]) -> Any:
+    """Return what a class or function returns, or a calculator that the module holds."""
+    found = _import(name)
+    if _is_calculator(found) and not isinstance(found, type):
+        return found
+    try:
+        return found(**options)
+    except ReposeError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"calculator {name} cannot be made: {type(error).__name__}: {error}. If it needs arguments, name "
+            "a function without arguments, in a module of your own, that returns it."
+        ) from None
+
+
 def _import(name: str) -> Any:
     module, _, attribute = name.partition(":")
     here = os.getcwd()
@@ -95,7 +111,8 @@ def _import(name: str) -> Any:
         sys.path.append(here)
     try:
         return getattr(importlib.import_module(module), attribute)
-    except ImportError as error:
-        raise ConfigError(f"calculator {name}: the module cannot be imported: {error}.") from None
     except AttributeError:
         raise ConfigError(f"calculator {name}: the module has no '{attribute}'.") from None
+    except Exception as error:  # the code of a user's module
+        text = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"calculator {name}: the module cannot be imported: {text}.") from None

@@ -42,6 +42,7 @@ class Moves:
         fix_axes: str = "",
         fixed: NDArray[np.bool_] | None = None,
     ) -> None:
+        self.fix_cell = fix_cell or set(fix_axes) == set("abc")
         self.group = None if group is None or group.n_operations == 1 else group
         held = np.array([fix_cell or axis in fix_axes for axis in "abc"])
         unit = cell / np.linalg.norm(cell, axis=1, keepdims=True)
@@ -70,7 +71,12 @@ class Moves:
         return self._atoms is not None
 
     def symmetrise(self, cell: Floats, forces: Floats, stress: Floats) -> tuple[Floats, Floats]:
-        """Mean of forces ``(N, 3)`` and stress ``(3, 3)`` over the space group, at the current cell."""
+        """Mean of forces ``(N, 3)`` and stress ``(3, 3)`` over the space group, at the current cell.
+
+        If the cell is held, the stress is zero.
+        """
+        if self.fix_cell:
+            stress = np.zeros((3, 3))
         if self.group is None:
             return forces, stress
         rotations = self.group.cartesian(self.group.rotations, cell)
@@ -90,7 +96,7 @@ class Moves:
     @classmethod
     def within(cls, span: Floats) -> Moves:
         """Any move with strains in the span of a projector ``(3, 3)``."""
-        moves = cls(np.eye(3))
+        moves = cls(np.eye(3), fix_cell=not span.any())
         moves._span = span
         return moves
 

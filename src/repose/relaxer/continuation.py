@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -39,8 +40,8 @@ class Continuation:
             forces, as in ASE's cell filters.
         max_steps: Steps after which a relaxation ends without having converged.
         when_uncertain: Only crystals go on whose bound exceeds this, in A, or the share of the given crystals
-            that has the largest bounds, such as ``"20%"``; None: all. Crystals whose prediction is suspect or
-            that are out of distribution always go on.
+            that has the largest bounds, such as ``"20%"``, rounded up; None: all. Crystals that are out of
+            distribution or whose prediction is suspect always go on.
         trajectory: Whether to keep all frames.
         device: Device of a potential that is given by its name.
 
@@ -59,13 +60,14 @@ class Continuation:
     settings: LbfgsSettings = field(init=False)
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.fmax, int | float) and 0 < self.fmax < math.inf):
+        if isinstance(self.fmax, bool) or not (isinstance(self.fmax, Real) and 0 < self.fmax < math.inf):
             raise ConfigError(f"fmax must be a positive force in eV/A, such as 0.05; got {self.fmax!r}.")
-        if not isinstance(self.max_steps, int) or self.max_steps < 1:
+        if isinstance(self.max_steps, bool) or not isinstance(self.max_steps, Integral) or self.max_steps < 1:
             raise ConfigError(f"max_steps must be a positive integer; got {self.max_steps!r}.")
         _ = self.bound, self.share  # raises
         object.__setattr__(self, "potential", as_potential(self.then, self.device))
-        object.__setattr__(self, "settings", LbfgsSettings(fmax=self.fmax, max_steps=self.max_steps))
+        settings = LbfgsSettings(fmax=float(self.fmax), max_steps=int(self.max_steps))
+        object.__setattr__(self, "settings", settings)
 
     @property
     def bound(self) -> float | None:
@@ -78,7 +80,7 @@ class Continuation:
         text = self.when_uncertain
         if not isinstance(text, str) or not text.rstrip().endswith("%"):
             return None
-        share = _number(text.rstrip()[:-1]) / 100
+        share = _number(text.rstrip()[:-1], text) / 100
         if share > 1:
             raise ConfigError(f"when_uncertain must be at most 100%; got {text!r}.")
         return share
@@ -130,16 +132,20 @@ class Continuation:
                 yield prepared.index, _failed(predicted, self.potential, lacking)
             else:
                 known.append((prepared, predicted))
-        for run in relax_batched(self.potential, self._starts(known), self.settings):
+        failed: list[tuple[int, Relaxation]] = []
+        for run in relax_batched(self.potential, self._starts(known, failed), self.settings):
             yield run.key.prepared.index, self._finished(run)
+        yield from failed
 
     def _lacking(self, crystal: CrystalBatch) -> str | None:
         elements = self.potential.elements
         unknown = set() if elements is None else set(crystal.numbers.tolist()) - set(elements)
         return f"it has no parameters for {', '.join(map(symbol, sorted(unknown)))}." if unknown else None
 
-    def _starts(self, crystals: Sequence[tuple[PreparedCrystal, Relaxation]]) -> Iterator[Start[_Continued]]:
-        """Yield the starts of lower energy."""
+    def _starts(
+        self, crystals: Sequence[tuple[PreparedCrystal, Relaxation]], failed: list[tuple[int, Relaxation]]
+    ) -> Iterator[Start[_Continued]]:
+        """Yield the starts of lower energy; add crystals without any energy to ``failed``."""
         limit = self.settings.batch_atoms or self.potential.batch_atoms
         for batch in batches_by_cost(crystals, lambda one: one[0].crystal.n_atoms, limit):
             begin = time.perf_counter()
@@ -151,6 +157,9 @@ class Continuation:
             for (prepared, predicted), given in zip(batch, inputs, strict=True):
                 after = predicted.after
                 results = given if _moved(prepared, predicted) is None else next(found)
+                if isinstance(given, str) and not isinstance(results, StepResults):
+                    failed.append((prepared.index, _failed(predicted, self.potential, given)))
+                    continue
                 kind: StartKind = "input" if after is None or _is_lower(given, results) else "prediction"
                 crystal = prepared.crystal if after is None or kind == "input" else after
                 key = _Continued(
@@ -179,8 +188,9 @@ class Continuation:
         remarks = predicted.remarks
         if predicted.status == "suspect" and predicted.reason not in remarks:
             remarks += (f"the prediction was suspect: {predicted.reason}",)
-        if last.energy is not None and last.forces is not None and last.stress is not None:
-            convert.attach_results(values["structure"], last.energy, last.forces, last.stress)
+        stress = last.stress if last.stress is not None and np.isfinite(last.stress).all() else None
+        if last.energy is not None and last.forces is not None:
+            convert.attach_results(values["structure"], last.energy, last.forces, stress)
         attach_uncertainties(values["structure"], None, None, None)  # those of the prediction
         first = ()
         if key.kind == "prediction" and key.given is not None:
@@ -191,7 +201,7 @@ class Continuation:
             **values,
             energy=last.energy,
             forces=last.forces,
-            stress=last.stress,
+            stress=stress,
             steps=len(frames) - 1,
             converged=run.converged,
             start=key.kind,
@@ -221,9 +231,12 @@ class _Continued:
 
 
 def largest_bound(bounds: Sequence[float], share: float) -> float:
-    """Return the bound in A that this share of crystals, 0 to 1, exceeds (rounded to whole crystals)."""
-    chosen = round(share * len(bounds))
-    return math.inf if not chosen else float(np.nextafter(np.sort(bounds)[-chosen], -np.inf))
+    """Return the bound in A that this share of crystals, 0 to 1, exceeds, rounded up to whole crystals.
+
+    It is smaller by more than rounding, since a bound depends slightly on the batch of the prediction.
+    """
+    chosen = math.ceil(share * len(bounds) - 1e-9)
+    return math.inf if not chosen else (1 - 1e-5) * float(np.sort(bounds)[-chosen])
 
 
 def _failed(
@@ -238,7 +251,7 @@ def _failed(
         reason=reason,
         converged=False,
         steps=0 if run is None else max(len(run.frames) - 1, 0),
-        start=None if run is None else run.key.kind,
+        start=None if run is None or not run.frames else run.key.kind,
         calculator=potential.name,
         **({} if run is None else run.key.energies),
         seconds=predicted.seconds + (0.0 if run is None else run.key.seconds + run.seconds),
@@ -263,14 +276,14 @@ def _geometry(crystal: CrystalBatch) -> tuple[np.ndarray, np.ndarray]:
     return double.positions.numpy(), double.cells[0].numpy()
 
 
-def _number(value: Any) -> float:
+def _number(value: Any, given: Any = None) -> float:
     try:
-        number = float(value)
+        number = -1.0 if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
         number = -1.0
-    if not 0 <= number < math.inf:
+    if not number >= 0:
         raise ConfigError(
             "when_uncertain must be a bound in A such as 0.1, or a share of the crystals such as '20%'; got "
-            f"{value!r}."
+            f"{value if given is None else given!r}."
         )
     return number

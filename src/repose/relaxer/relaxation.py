@@ -32,7 +32,7 @@ StartKind = Literal["prediction", "input"]
 # Keys of uncertainties on structures: in `info` and `arrays` of Atoms, properties of Structures and sites.
 UNCERTAINTY, OUTSIDE, ATOM_UNCERTAINTY = "repose_uncertainty", "repose_outside", "repose_atom_uncertainty"
 # Columns of tables for relaxations that went on with a calculator.
-CONTINUED = ("energy", "steps", "converged", "start")
+CONTINUED = ("energy", "steps", "converged", "start", "calculator", "energy_input", "energy_predicted")
 REPR_WIDTH = 200  # characters of a line of `repr`
 
 
@@ -42,10 +42,10 @@ class Relaxation(MSONable):
 
     Attributes:
         structure: The relaxed crystal, of the type that was given. If the input was refused, or the
-            prediction is not finite or has no volume, the input object itself. A relaxed structure carries
-            uncertainties: `ase.Atoms` as ``info["repose_uncertainty"]``, ``info["repose_outside"]`` and the
-            array ``repose_atom_uncertainty``; a pymatgen Structure as properties of the same names and as a
-            site property.
+            prediction is not finite or has no volume, the input object itself. Unless a calculator relaxed it
+            further, it carries uncertainties: `ase.Atoms` as ``info["repose_uncertainty"]``,
+            ``info["repose_outside"]`` and the array ``repose_atom_uncertainty``; a pymatgen Structure as
+            properties of the same names and as a site property.
         status: ``"relaxed"``; ``"suspect"``: relaxed, but the prediction fails a sanity check;
             ``"refused"``: the crystal cannot be relaxed.
         reason: Why it is suspect or refused, and what to do; otherwise None.
@@ -227,6 +227,9 @@ class Relaxation(MSONable):
                 known[name] = tuple(Frame(**_to_arrays(frame)) for frame in values[name])
         if values["spacegroup_out"]:
             known["after"] = convert.to_batch(known["structure"])
+        if known.get("energy") is not None and known.get("forces") is not None:
+            results = known["energy"], known["forces"], known.get("stress")
+            convert.attach_results(known["structure"], *results)
         return cls(**known, known_group=values["spacegroup_in"])
 
 

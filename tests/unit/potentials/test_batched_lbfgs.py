@@ -310,7 +310,7 @@ def test_failures_have_a_reason_and_do_not_affect_others():
     (broken,) = relax([good], Broken(EMT()))
     assert broken.failure.startswith("exploded: energy, forces or stress are not finite at step 0")
     (slow,) = relax([good], max_steps=2)
-    assert slow.failure.startswith("not converged: the largest force is")
+    assert slow.failure.startswith("not converged: the largest force, or stress times volume per atom, is")
     assert len(slow.frames) == 3
     (swollen,) = relax([metal(0, a=5.2)], max_volume_ratio=1.2)
     assert swollen.failure.startswith("exploded: the volume at step")

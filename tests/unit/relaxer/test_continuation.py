@@ -135,14 +135,17 @@ def test_only_uncertain_crystals_go_on():
     assert [result.steps is not None for result in results] == [False, True, True, False]
     assert [result.status for result in results] == ["relaxed"] * 3 + ["refused"]
     assert results[0].energy is results[0].converged is results[0].start is None
-    results = Scaling(0.99).relax(crystals[:3], then=EMT(), when_uncertain="33%")
-    assert [result.steps is not None for result in results] == [False, False, True]
+    for share, expected in (("20%", 1), ("34%", 2), ("0%", 0)):
+        results = Scaling(0.99).relax(crystals[:3], then=EMT(), when_uncertain=share)
+        assert sum(result.steps is not None for result in results) == expected
 
 
-@pytest.mark.parametrize(("share", "expected"), [(0.0, 0), (0.1, 1), (0.25, 2), (0.5, 5), (1.0, 10)])
+@pytest.mark.parametrize(("share", "expected"), [(0.0, 0), (0.1, 1), (0.25, 3), (0.5, 5), (1.0, 10)])
 def test_shares_of_bounds(share, expected):
-    bounds = np.random.default_rng(0).permutation(10) / 10
-    assert sum(bounds > largest_bound(bounds, share)) == expected
+    bounds = 0.05 + np.random.default_rng(0).permutation(10) / 10
+    other_batch = bounds * (1 - 1e-7)
+    assert sum(other_batch > largest_bound(bounds, share)) == expected
+    assert largest_bound([], share) == np.inf or share > 0
 
 
 def test_what_cannot_go_on_keeps_its_prediction():
@@ -168,10 +171,58 @@ def test_what_cannot_go_on_keeps_its_prediction():
     assert seen[-1] == 4
 
 
+def test_a_malformed_result_concerns_its_crystal_alone():
+    class Malformed(EMT):
+        def calculate(self, atoms=None, *arguments):
+            super().calculate(atoms, *arguments)
+            if len(atoms) == 1:
+                self.results["forces"] = np.zeros((3, 3))
+            self.results["energy"] = np.array([self.results["energy"]])  # of shape (1,), as of some codes
+
+    results = Scaling(0.99).relax([bulk("Cu"), alloy()], then=Malformed())
+    assert [result.status for result in results] == ["suspect", "relaxed"]
+    assert "expected one energy, forces (1, 3)" in results[0].reason
+    assert results[0].start is None
+
+
+def test_a_calculator_without_stress_relaxes_atoms_in_a_fixed_cell():
+    class NoStress(EMT):
+        implemented_properties = ("energy", "forces")
+
+        def calculate(self, *arguments):
+            super().calculate(*arguments)
+            self.results.pop("stress", None)
+
+    (result,) = Scaling(0.99).relax(alloy(), then=NoStress(), fix_cell=True)
+    assert result.converged
+    assert result.stress is None
+    assert np.abs(result.structure.get_forces()).max() < 0.05
+    (result,) = Scaling(0.99).relax(alloy(), then=NoStress())
+    assert "gives no stress; keep the cell fixed" in result.reason
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("ase.calculators.lj:LennardJonesX", "has no"),
+        (":EMT", "cannot be imported"),
+        ("ase.build:bulk", "cannot be made: TypeError"),
+    ],
+)
+def test_calculators_that_cannot_be_loaded(name, message):
+    with pytest.raises(ConfigError, match=message):
+        Scaling(1.0).relax(alloy(), then=name)
+
+
+def test_numbers_of_numpy_are_options():
+    (result,) = Scaling(0.99).relax(alloy(), then=EMT(), fmax=np.float32(0.05), max_steps=np.int64(50))
+    assert result.converged
+
+
 def test_a_relaxation_that_does_not_converge_is_suspect_and_keeps_its_last_step():
     (result,) = Scaling(0.99).relax(alloy(), then=EMT(), fmax=1e-6, max_steps=2)
     assert (result.status, result.converged, result.steps) == ("suspect", False, 2)
-    assert result.reason.startswith("not converged: the largest force is")
+    assert result.reason.startswith("not converged: the largest force, or stress times volume per atom, is")
     assert result.structure.get_potential_energy() == result.energy < result.energy_predicted
 
 
@@ -205,6 +256,10 @@ def test_results_are_msonable_and_tabulated():
         ({"then": 3}, "expected the name of a calculator"),
         ({"then": EMT(), "fmax": -1.0}, "fmax must be a positive force"),
         ({"then": EMT(), "max_steps": 0}, "max_steps must be a positive integer"),
+        ({"then": EMT(), "max_steps": True}, "max_steps must be a positive integer"),
+        ({"then": EMT(), "when_uncertain": True}, "such as 0.1"),
+        ({"then": EMT(), "when_uncertain": "nan"}, "got 'nan'"),
+        ({"then": EMT(), "when_uncertain": "x%"}, "got 'x%'"),
         ({"then": EMT(), "when_uncertain": "many"}, "such as '20%'"),
         ({"then": EMT(), "when_uncertain": "120%"}, "at most 100%"),
         ({"then": EMT(), "when_uncertain": -0.1}, "such as 0.1"),
