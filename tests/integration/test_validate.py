@@ -20,7 +20,7 @@ from repose.errors import ConfigError, DatasetError
 from repose.potentials.ase import AsePotential
 from repose.potentials.settings import LbfgsSettings
 from repose.validation.run import validate
-from repose.validation.samples import Source, find_sources, read_sets
+from repose.validation.samples import Source, crystal_key, find_sources, read_sets
 from repose.validation.settings import ValidationSettings
 from support.processes import close_files, eventually
 from support.tiny import Known, save_tiny_model
@@ -179,6 +179,11 @@ def test_wrong_usage(dataset, tmp_path):
     for more, message in (
         (["--model", "no-such-model"], "no model 'no-such-model'"),
         (["--calculator", "no_such:X", "--workers", 1], "the module cannot be imported"),
+        (["--data", f"{dataset}/../{dataset.name}"], "expected distinct datasets"),
+        (
+            ["--calculator", "ase.calculators.mixing:LinearCombinationCalculator", "--workers", 1],
+            "cannot be made",
+        ),
         (["--max-atoms", 3], "no crystal of at most 3 atoms is in the test split"),
         (["--set", "symetry=keep"], "did you mean 'symmetry'?"),
     ):
@@ -190,6 +195,48 @@ def test_wrong_usage(dataset, tmp_path):
     model = save_tiny_model(tmp_path / "tiny")
     with pytest.raises(ConfigError, match="distinct names; got tiny, tiny"):
         find_sources([str(model), str(model)], [])
+
+
+def test_keys_of_rows():
+    """Rows of named calculators and of the package's own stay valid; classes of the same name differ."""
+    geometry = np.zeros((1, 3)), 3 * np.eye(3)
+    pair = Pair("Cu", np.array([29]), np.ones(3, bool), *geometry, *geometry)
+
+    def key(calculator, **options):
+        return crystal_key(pair, ValidationSettings(calculator=calculator, options=options), "1")
+
+    assert key("chgnet") == "651439e9baeb41fd720f6c6c"
+    assert key("repose.potentials.gpaw:pbe", keep="composition") == "3b21e77fcb075e792a8ec93f"
+    keys = [key("a:C"), key("b:C"), key("a.b:C"), key("a:C", x=1), key("a:C", x="1"), key(EMT_PATH)]
+    assert len({*keys}) == len(keys)
+
+
+def test_calculators_of_the_same_name_do_not_share_rows(dataset, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    out, found = tmp_path / "out", []
+    for name, scale in (("one", 1), ("two", 2)):
+        (tmp_path / f"calc_{name}.py").write_text(CALCULATOR.format(scale))
+        options = ["--data", dataset, "--n", 1, "--out", out, "--workers", 1, "--json"]
+        result = run(*options, "--calculator", f"calc_{name}:C")
+        (block,) = json.loads(result.stdout)["blocks"]
+        found.append(block["groups"]["all"]["starts"]["input"]["energy_above_relaxed"]["median"])
+        assert ("are replaced" in result.stderr) == (name == "two")
+    assert "import_path calc_one:C" in result.stderr
+    assert found[1] == pytest.approx(2 * found[0], rel=0.05)
+    again = run(*options, "--calculator", "calc_two:C", "--hours", 0)
+    assert again.stdout == result.stdout
+    assert not again.stderr
+
+
+CALCULATOR = """
+from ase.calculators.emt import EMT
+from ase.calculators.mixing import LinearCombinationCalculator
+
+
+class C(LinearCombinationCalculator):
+    def __init__(self):
+        super().__init__([EMT()], [{}])
+"""
 
 
 def validate_in_a_group(dataset, out):

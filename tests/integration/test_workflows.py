@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 from ase.build import bulk
 from monty.json import MontyDecoder, MontyEncoder
@@ -13,10 +14,20 @@ from pymatgen.io.ase import AseAtomsAdaptor, MSONAtoms
 
 import repose
 from repose.errors import ConfigError, InvalidCrystalError, MissingExtraError
+from repose.relaxer.batch_relaxation import BatchRelaxation
 from support.tiny import Known
 
 pytestmark = pytest.mark.xdist_group("workflows")
 EMT = "ase.calculators.emt:EMT"
+
+
+class Bounded(Known):
+    """Keeps every crystal, with a bound of 0.25 A."""
+
+    gives_bounds = True
+
+    def relax_batch(self, batch):
+        return BatchRelaxation(self.predict(batch), bounds={90: torch.full((batch.n_crystals,), 0.25)})
 
 
 @pytest.fixture
@@ -144,7 +155,7 @@ def test_atomate2_starts_from_the_prediction(jobflow, model, structure):
     assert flow.jobs[1].jobs[0].function_kwargs == {"prev_dir": "x"}
 
 
-def test_quacc_recipe(quacc, model, atoms):
+def test_quacc_recipe(quacc, model, atoms, monkeypatch):
     from quacc.recipes.emt.core import relax_job as emt_relax_job
 
     from repose.workflows.quacc import relax_job
@@ -177,6 +188,14 @@ def test_quacc_recipe(quacc, model, atoms):
         == both["relaxation"]["steps"] + (2 if both["parameters_opt"]["start"] == "prediction" else 1)
     )
     assert through_json(both)["atoms"] == both["atoms"]
+    with monkeypatch.context() as patched:
+        patched.setattr("repose.workflows.single.load_once", lambda *_: Bounded())
+        certain = relax_job(atoms, then=EMT, when_uncertain=0.3)
+        assert certain["relaxation"]["uncertainty"] == 0.25
+        assert "results" not in certain
+        assert "results" in relax_job(atoms, then=EMT, when_uncertain=0.1)
+        with pytest.raises(ConfigError, match="belong to then="):
+            relax_job(atoms, when_uncertain=0.1)
     fixed = relax_job(atoms, model, relax_cell=False)
     assert np.array_equal(fixed["atoms"].cell, atoms.cell)
 

@@ -104,6 +104,8 @@ def validate(
         settings = read_settings(ValidationSettings, config, assignments, options)
         sources = find_sources(model or [], fit or data)
         sets = read_sets(data, split, n, max_atoms)
+        if notice := report.replaced(out, report.conditions(sets, settings, split)):
+            fail(notice)
         try:
             with progress:
                 crystals = run(

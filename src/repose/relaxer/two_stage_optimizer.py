@@ -8,7 +8,6 @@ from os.path import isfile
 from pathlib import Path
 from typing import IO, Any
 
-from ase.calculators.calculator import CalculatorError
 from ase.optimize import BFGS
 from ase.optimize.optimize import Dynamics, Optimizer
 
@@ -101,14 +100,21 @@ class TwoStageOptimizer(Optimizer):
         positions, cell = atoms.positions.copy(), atoms.cell.array.copy()
         energy = atoms.get_potential_energy()
         try:
-            self._direct.step()
-            if atoms.get_potential_energy() <= energy:
-                return "prediction"
-        except (InvalidCrystalError, CalculatorError) as error:
+            self._direct.step()  # moves nothing if it raises an error
+        except InvalidCrystalError as error:
             warnings.warn(f"the relaxation starts from the input: {error}", stacklevel=2)
-        atoms.set_cell(cell, scale_atoms=False, apply_constraint=False)
-        atoms.set_positions(positions, apply_constraint=False)
-        return "input"
+            return "input"
+        start: StartKind = "input"
+        try:
+            if atoms.get_potential_energy() <= energy:
+                start = "prediction"
+        except Exception as error:  # calculators raise errors of any class
+            warnings.warn(f"the relaxation starts from the input: {error}", stacklevel=2)
+        finally:
+            if start == "input":
+                atoms.set_cell(cell, scale_atoms=False, apply_constraint=False)
+                atoms.set_positions(positions, apply_constraint=False)
+        return start
 
     def todict(self) -> dict[str, Any]:
         """Description of this optimizer in trajectory files."""

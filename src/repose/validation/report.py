@@ -31,6 +31,7 @@ from repose.validation.summary import describe_groups, usable
 from repose.validation.task import EMPTY
 
 ALL = "all datasets"
+RESULT = "validate.json"
 PLOTS = ("steps.png", "energies.png")
 # Titles of the columns, their paths in the statistics of a start, and decimals.
 COLUMNS = {
@@ -71,19 +72,13 @@ def to_dict(
         fit: Datasets that Rescale was fitted to.
     """
     max_steps = settings.relaxation.max_steps
-    names = [own.name for own in sets]
     blocks = [_block([own], [c for c in crystals if c.dataset == own.name], max_steps) for own in sets]
     if len(sets) > 1:
         blocks.append(_block(sets, crystals, max_steps) | {"dataset": ALL})
     fitted = any(source.name == Rescale.name for source in sources)
     result = {
-        "calculator": settings.potential,
+        **conditions(sets, settings, split),
         "optimizer": "batched L-BFGS of atoms and cell",
-        "fmax": settings.relaxation.fmax,
-        "max_steps": max_steps,
-        "symmetry": settings.symmetry,
-        "split": split,
-        "datasets": names,
         "rescale_fitted_on": [Dataset(path).info.name for path in fit] if fitted else [],
         "models": {source.name: _model(source.model) for source in sources if isinstance(source.model, str)},
         "versions": _versions(settings.calculator),
@@ -101,7 +96,43 @@ def to_dict(
             if c.rows[INPUT]["target_failure"]
         ],
     }
-    return json.loads(json.dumps(finite_or_none(result)), parse_float=lambda text: round(float(text), 5))
+    return _stored(result)
+
+
+def _stored(values: dict[str, Any]) -> dict[str, Any]:
+    """Values as they are in ``validate.json``."""
+    return json.loads(json.dumps(finite_or_none(values)), parse_float=lambda text: round(float(text), 5))
+
+
+def conditions(sets: Sequence[CrystalSet], settings: ValidationSettings, split: str) -> dict[str, Any]:
+    """Entries of ``validate.json`` that say what was validated, except for the models."""
+    relaxation = settings.relaxation.model_dump(exclude={"batch_atoms"}, exclude_defaults=True)
+    return {
+        "calculator": settings.potential,
+        "import_path": settings.calculator if ":" in settings.calculator else None,
+        "fmax": settings.relaxation.fmax,
+        "max_steps": settings.relaxation.max_steps,
+        "relaxation": {k: v for k, v in relaxation.items() if k not in ("fmax", "max_steps")},
+        "symmetry": settings.symmetry,
+        "split": split,
+        "datasets": [own.name for own in sets],
+    }
+
+
+def replaced(directory: Path, given: dict[str, Any]) -> str | None:
+    """Return a message if `write` replaces results whose `conditions` differ from the given ones."""
+    try:
+        earlier = json.loads((directory / RESULT).read_text(encoding="utf-8"))
+        changed = [key for key, value in _stored(given).items() if earlier.get(key, value) != value]
+    except (OSError, ValueError, AttributeError):  # there are none, or they cannot be read
+        return None
+    if not changed:
+        return None
+    differ = ", ".join(f"{key} {earlier[key]}" for key in changed)
+    return (
+        f"the results in {directory} are replaced; they had {differ}. "
+        "Relaxations are kept: the former command with --hours 0 writes its results again."
+    )
 
 
 def _block(sets: Sequence[CrystalSet], crystals: Sequence[Crystal], max_steps: int) -> dict[str, Any]:
@@ -222,7 +253,7 @@ def write(
         MissingExtraError: pyarrow, or for plots matplotlib, is not installed.
     """
     files: dict[str, Callable[[Path], Any]] = {
-        "validate.json": json_writer(result),
+        RESULT: json_writer(result),
         "table.md": text_writer(markdown(result, groups)),
         "per_crystal.parquet": parquet_writer(per_crystal(crystals)),
     }

@@ -63,11 +63,13 @@ def validate(
 
     Raises:
         ConfigError: Another process works in ``out``, or the calculator or a model cannot be loaded.
+        MissingExtraError: The package of the calculator is not installed.
     """
     rows = out / ROWS
     with locked_directory(rows, "validating"):
         todo = _missing(sets, sources, settings, rows)
         if todo and hours != 0:
+            settings.load_potential("cpu")  # raises its errors before processes start
             done = failed = 0
 
             def count(_: str, fine: bool) -> None:

@@ -73,6 +73,8 @@ def crystal_key(pair: Pair, settings: ValidationSettings, fingerprint: str = "")
     """Return a hash of the crystal, the calculator, the settings and the weights of a start."""
     relaxation = settings.relaxation.model_dump(exclude={"batch_atoms"}, exclude_defaults=True)
     about = [settings.potential, relaxation, settings.symmetry, fingerprint]
+    if ":" in settings.calculator and not settings.calculator.startswith("repose."):
+        about += [settings.calculator, settings.options]  # modules may have classes of the same name
     digest = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode())
     geometry = pair.positions, pair.cell, pair.relaxed_positions, pair.relaxed_cell
     for array in (pair.numbers, pair.pbc, *(part.astype(float) for part in geometry)):
@@ -124,8 +126,11 @@ def read_sets(
         max_atoms: Atoms of the largest crystal to choose; None for any number.
 
     Raises:
-        DatasetError: A dataset cannot be read, or has no such crystal.
+        DatasetError: A dataset cannot be read, is given twice, or has no such crystal.
     """
+    paths = [directory.resolve() for directory in directories]
+    if twice := [str(own) for own, path in zip(directories, paths, strict=True) if paths.count(path) > 1]:
+        raise DatasetError(f"expected distinct datasets; got the same one as {', '.join(twice)}.")
     datasets = [Dataset(directory) for directory in directories]
     names = [dataset.info.name for dataset in datasets]
     found = []

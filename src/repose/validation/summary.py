@@ -30,8 +30,9 @@ def with_fallbacks(rows: dict[str, Row]) -> dict[str, Row]:
 def lower_start(predicted: Row, given: Row) -> Row:
     """Return the row of a relaxation from the lower one of prediction and input.
 
-    This is what `repose relax --then` does. One more evaluation gives the energy of the other structure. It
-    counts as a step, and with the mean time of that structure's evaluations.
+    One more evaluation gives the energy of the other structure. It counts as a step, and with the mean time
+    of that structure's evaluations. `repose relax --then` starts from the same structure, but also uses the
+    forces of the other one, so that its steps are fewer.
     """
     if predicted["steps"] is None or given["steps"] is None:
         return predicted

@@ -71,7 +71,8 @@ class RelaxMaker(Maker):
 
         Returns:
             The job. Its output is a `repose.Relaxation`: ``output.structure``, ``output.energy``. If the
-            prediction is suspect and no potential follows, ``output.structure`` is the given one.
+            prediction is suspect and no potential follows, ``output.structure`` is the given one. If forces
+            have not converged, the job succeeds and ``output.converged`` is False.
 
         Raises:
             InvalidCrystalError: In the job: the crystal was refused, or the potential failed.

@@ -30,6 +30,7 @@ def relax_job(
     then: Any = None,
     fmax: float = 0.05,
     max_steps: int = 500,
+    when_uncertain: float | None = None,
     device: str = "auto",
     additional_fields: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -43,22 +44,25 @@ def relax_job(
         then: Potential to go on with: a name such as ``"chgnet"``, ``"MODULE:CLASS"``, or an ASE calculator.
         fmax: Largest force of a relaxed crystal in eV/A.
         max_steps: Steps of the potential.
+        when_uncertain: Go on only if the bound exceeds this, in A.
         device: See `repose.load`.
         additional_fields: Further entries of the result.
 
     Returns:
-        With ``then``, entries as in quacc's ``OptSchema``, else those on atoms: ``atoms``, ``input_atoms``,
-        ``structure_metadata``. ``relaxation`` holds `repose.Relaxation.summary`: status, bound, volume
-        change. If the prediction is suspect and no potential follows, ``atoms`` are the given ones.
+        If it went on, entries as in quacc's ``OptSchema``, else those on atoms: ``atoms``, ``input_atoms``,
+        ``structure_metadata``. ``relaxation`` holds `repose.Relaxation.summary`: ``status``, the bound
+        ``uncertainty``, ``volume_change``. If the prediction is suspect and no potential follows, ``atoms``
+        are the given ones.
 
     Raises:
         InvalidCrystalError: The crystal was refused, or the potential failed.
         RuntimeError: Forces have not converged, and quacc's setting ``CHECK_CONVERGENCE`` is on.
     """
-    options = {} if then is None else {"fmax": fmax, "max_steps": max_steps, "trajectory": True}
-    result = relax_one(
-        atoms, model=model, device=device, then=then, symmetry=symmetry, fix_cell=not relax_cell, **options
-    )
+    options: dict[str, Any] = {"symmetry": symmetry, "fix_cell": not relax_cell}
+    options["when_uncertain"] = when_uncertain
+    if then is not None:
+        options |= {"fmax": fmax, "max_steps": max_steps, "trajectory": True}
+    result = relax_one(atoms, model=model, device=device, then=then, **options)
     document = {
         "name": "Repose Relax",
         "parameters": {"model": model, "calculator": result.calculator},

@@ -323,14 +323,30 @@ def test_two_stages_start_from_the_input_where_it_has_the_lower_energy(filtered)
 
 def test_two_stages_start_from_the_input_without_a_valid_prediction():
     class Failing(EMT):
-        """Does not converge in large cells."""
+        """Fails in large cells."""
+
+        error: type[BaseException] = SCFError
 
         def calculate(self, atoms=None, *args):
             if atoms.get_volume() > 70:
-                raise SCFError("no convergence")
+                raise self.error("no convergence")
             super().calculate(atoms, *args)
 
-    for calculator, deformation, words in ((EMT, np.nan, "finite"), (Failing, 1.1, "no convergence")):
+    class Crashing(Failing):
+        error = RuntimeError
+
+    class Stopped(Failing):
+        error = KeyboardInterrupt
+
+    atoms = copper(3.9, Stopped)
+    before = atoms.copy()
+    opt = repose.TwoStageOptimizer(FrechetCellFilter(atoms), model=Known(1.1 * np.eye(3)))
+    with pytest.raises(KeyboardInterrupt):
+        opt.run(steps=1)
+    assert np.array_equal(atoms.positions, before.positions)
+    assert np.array_equal(atoms.cell, before.cell)
+    failing = ((Failing, 1.1, "no convergence"), (Crashing, 1.1, "no convergence"))
+    for calculator, deformation, words in ((EMT, np.nan, "finite"), *failing):
         atoms = copper(3.9, calculator)
         before = atoms.copy()
         model = Known(deformation * np.eye(3))
