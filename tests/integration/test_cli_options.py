@@ -102,6 +102,22 @@ def test_a_summary_is_continued(work, model):
     assert all(row["output"] and float(row["volume_change"]) and row["model"] == "tiny" for row in rows)
 
 
+def test_names_of_files_that_are_not_utf_8(work, model):
+    Path("CaO.cif").rename(os.fsdecode(b"x\xff.cif"))
+    options = ("--model", model, "--summary", "all.csv", "--report", "all.html", "--skip-existing", "--json")
+    relax(os.fsdecode(b"x\xff.cif"), *options)
+    relax(os.fsdecode(b"x\xff.cif"), *options)
+    with open("all.csv", newline="", encoding="utf-8") as stream:
+        (row,) = csv.DictReader(stream)
+    assert (row["source"], row["formula"]) == ("x\\udcff.cif", "Ca4O4")
+
+
+def test_outputs_leave_files_of_options_alone(work, model):
+    lines = as_json("three.extxyz", "--format", "vasp", "--summary", "relaxed/three-1.vasp", "--model", model)
+    assert [Path(line["output"]).name for line in lines] == ["three-0.vasp", "three-1_2.vasp", "three-2.vasp"]
+    assert Path("relaxed/three-1.vasp").read_text().startswith("source,")
+
+
 def test_refused_crystals_have_no_numbers(work, model):
     Path("bad.cif").write_text("no")
     (line,) = as_json("bad.cif", "--model", model, "--summary", "all.csv", code=1)

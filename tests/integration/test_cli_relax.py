@@ -40,6 +40,9 @@ KEYS = [
     "steps",
     "converged",
     "start",
+    "calculator",
+    "energy_input",
+    "energy_predicted",
     "seconds",
     "remarks",
     "dropped",
@@ -300,6 +303,13 @@ def test_report(work, model):
     assert (rows[3]["spacegroup_in"], rows[3]["spacegroup_out"]) == (225, 225)
     assert "CIF" in rows[4]["reason"]
     relax("three.extxyz", "one", *options)
+    again = Path("pages/all.html").read_text(encoding="utf-8")
+    assert '"skipped":0' in again
+    data = json.loads(again.partition('id="data">')[2].partition("</script>")[0])
+    assert data["crystals"] == [*rows[:3], data["crystals"][3], *rows[3:]]
+    assert data["crystals"][3]["source"] == "one/POSCAR"
+    Path("pages/all.html").unlink()
+    relax("three.extxyz", *options)
     assert '"skipped":3' in Path("pages/all.html").read_text(encoding="utf-8")
     before = Path("CaO.cif").read_bytes()
     with pytest.raises(ConfigError, match="would replace an input; choose another --report"):

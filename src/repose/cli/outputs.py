@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from repose.atomic_write import replacing_file
 from repose.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -15,6 +18,8 @@ if TYPE_CHECKING:
 
 # Folder inside the output folder for predictions whose bound exceeds --max-uncertainty.
 UNCERTAIN = "uncertain"
+# Entries in the comment lines of `TrajectoryWriter`.
+_FRAME = re.compile(rb" (id=.+?) step=(\d+) n_steps=(\d+)")
 SUFFIX = {"cif": ".cif", "poscar": ".vasp", "extxyz": ".extxyz", "json": ".json"}
 
 
@@ -31,9 +36,11 @@ class OutputFiles:
     """
 
     def __init__(self, folder: Path, form: str, sources: list[tuple[str, str]]) -> None:
-        self.folder, self.form = folder, form
+        self.folder, self.form, self.sources = folder, form, sources
         self._real_folders: dict[str, str] = {}
         self.inputs = {self._real(source) for source, _ in sources if source != "-"}
+        self.others: dict[str, str] = {}  # options of other files that are written
+        self._with_energies: dict[Path, bool] = {}
         self.taken: dict[Path, tuple[str, int]] = {}
         self._streams: dict[Path, ExtxyzWriter] = {}
         self._streaming: str | None = None  # source of the open streams
@@ -49,6 +56,25 @@ class OutputFiles:
         """
         if self._real(target) in self.inputs:
             raise ConfigError(f"the output '{target}' would replace an input; choose another {option}.")
+
+    def reserve(self, files: dict[str, Path]) -> None:
+        """Check that files given by options are not inputs, outputs, or the same; outputs avoid them.
+
+        Raises:
+            ConfigError: They are.
+        """
+        planned = {
+            self._real(self._target(os.path.join(folder, name), self._format(source)))
+            for source, name in (self.sources if files else ())
+            for folder in ("", UNCERTAIN)
+        }
+        for option, file in files.items():
+            self.keep_inputs(file, option)
+            real = self._real(file)
+            if real in planned or real in self.others:
+                other = self.others.get(real, "a relaxed crystal")
+                raise ConfigError(f"'{file}' is also the file of {other}; choose another {option}.")
+            self.others[real] = option
 
     def __enter__(self) -> OutputFiles:
         return self
@@ -68,6 +94,17 @@ class OutputFiles:
             if target not in self._streams and target.exists():
                 return target
         return None
+
+    def has_energies(self, target: Path) -> bool | None:
+        """Return whether an output of an earlier run has energies; None if its format has no energies."""
+        from repose.io.files import kind_of, read
+
+        if kind_of(target) != "extxyz":
+            return None
+        if target not in self._with_energies:
+            results = (getattr(getattr(entry.crystal, "calc", None), "results", {}) for entry in read(target))
+            self._with_energies[target] = any("energy" in values for values in results)
+        return self._with_energies[target]
 
     def write(
         self, name: str, entry: Entry, structure: Any, uncertain: bool = False
@@ -115,11 +152,15 @@ class OutputFiles:
             target = target.with_name(f"{target.stem}-{entry.index}{target.suffix}")
         owner = (entry.source, 0 if together else entry.index)
         candidate, number = target, 1
-        while self.taken.get(candidate, owner) != owner or self._real(candidate) in self.inputs:
+        while self.taken.get(candidate, owner) != owner or self._is_reserved(candidate):
             number += 1
             candidate = target.with_name(f"{target.stem}_{number}{target.suffix}")
         self.taken[candidate] = owner
         return candidate
+
+    def _is_reserved(self, path: Path) -> bool:
+        real = self._real(path)
+        return real in self.inputs or real in self.others
 
     def _real(self, path: str | Path) -> str:
         """Absolute path of a file without links; those of folders are followed once."""
@@ -149,42 +190,100 @@ class OutputFiles:
 
 
 class TrajectoryWriter:
-    """Writer of relaxation paths to one extended XYZ file, which appears when the writer is closed.
+    """Writer of relaxation paths to one extended XYZ file, crystal by crystal.
 
-    Frames have ``id`` and ``step``, as `repose data import` reads them.
+    Frames have ``id`` and ``step``, as `repose data import` reads them. A run that is stopped leaves the
+    paths of its crystals.
 
     Args:
-        path: Output file; replaced if it exists.
+        path: Output file; its folder exists.
+        field: Field of results with the path: ``"path"`` or ``"trajectory"``.
+        continued: Keep the paths of an earlier run, except those of crystals that are written again.
 
     Raises:
-        ConfigError: Its folder cannot be written.
+        ConfigError: The file to be continued is of another kind.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        make_writable(path.parent, "--path")
+    def __init__(self, path: Path, field: str, continued: bool = False) -> None:
+        self.path, self.field = path, field
+        self.continued = continued and path.exists()
+        self._earlier = set[bytes]()
+        if self.continued:
+            self._earlier = _keep_last_paths(path)
+        else:
+            with replacing_file(path):
+                pass
 
-    def __enter__(self) -> TrajectoryWriter:
-        from repose.io.files import ExtxyzWriter
+    def has(self, entry: Entry) -> bool:
+        """Return whether the file has the path of a crystal from an earlier run."""
+        from repose.io.comment_line import format_entry
 
-        self._writer = ExtxyzWriter(self.path)
-        return self
+        return (format_entry("id", name_of(entry)) or "").encode() in self._earlier
 
-    def __exit__(self, kind: object, *error: object) -> None:
-        self._writer.close() if kind is None else self._writer.discard()
-
-    def write(self, entry: Entry, result: Relaxation, field: str = "path") -> None:
-        """Append the path of one crystal, if it has one; ``field``: that of the result."""
+    def write(self, entry: Entry, result: Relaxation) -> None:
+        """Append the path of one crystal, if it has one."""
         from repose.io import convert
+        from repose.io.write_extxyz import write_frame
 
-        frames = getattr(result, field)
+        frames = getattr(result, self.field)
         if frames is None or result.before is None:
             return
-        name = entry.source + (f"[{entry.index}]" if entry.many else "")
+        values: dict[str, Any] = {"n_steps": len(frames) - 1}
+        if self.field == "trajectory":
+            values |= {name: getattr(result, name) for name in ("calculator", "converged", "status")}
+        texts = []
         for step, frame in enumerate(frames):
             atoms = convert.frame_to_atoms(result.before, frame)
-            atoms.info |= {"id": name, "step": step, "n_steps": len(frames) - 1}
-            self._writer.append(atoms)
+            atoms.info = {"id": name_of(entry), "step": step, **values}
+            texts.append(write_frame(atoms)[0])
+        with self.path.open("a", encoding="utf-8", newline="\n") as stream:
+            stream.write("".join(texts))
+
+    def close(self) -> None:
+        """Remove earlier paths of crystals that were written again."""
+        if self.continued:
+            _keep_last_paths(self.path)
+
+
+def name_of(entry: Entry) -> str:
+    """Return the name of a crystal: its file and, if there are several in it, its index in brackets."""
+    return entry.source + (f"[{entry.index}]" if entry.many else "")
+
+
+def _keep_last_paths(path: Path) -> set[bytes]:
+    """Keep the last complete path of every crystal in a file, and return their ids.
+
+    Raises:
+        ConfigError: A frame was not written by `TrajectoryWriter`.
+    """
+    spans: dict[bytes, tuple[int, int]] = {}
+    own, begin, following = b"", 0, 0
+    with path.open("rb") as stream:
+        while head := stream.readline():
+            lines = [stream.readline()]
+            lines += islice(stream, int(head) if head.strip().isdigit() else 0)
+            if not lines[-1].endswith(b"\n"):  # the run was stopped here
+                break
+            found = _FRAME.search(lines[0])
+            if found is None:
+                raise ConfigError(
+                    f"'{path}' cannot be continued: it has frames that are not of an earlier run of this "
+                    "command; choose another file, or leave out --skip-existing."
+                )
+            step = int(found[2])
+            if step == 0:
+                own, begin, following = found[1], stream.tell() - len(head) - sum(map(len, lines)), 0
+            if (found[1], step) == (own, following):
+                following += 1
+                if step == int(found[3]):
+                    spans.pop(own, None)
+                    spans[own] = (begin, stream.tell())
+        if sum(end - begin for begin, end in spans.values()) < path.stat().st_size:
+            with replacing_file(path) as new, new.open("wb") as kept:
+                for begin, end in spans.values():
+                    stream.seek(begin)
+                    kept.write(stream.read(end - begin))
+    return set(spans)
 
 
 def make_writable(folder: Path, option: str) -> list[Path]:

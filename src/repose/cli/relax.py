@@ -71,7 +71,10 @@ def relax(
     ] = None,
     fmax: Annotated[
         float | None,
-        typer.Option(help="Largest force of a relaxed crystal, eV/Å. [0.05]", rich_help_panel=THEN),
+        typer.Option(
+            help="Largest force on an atom, and row of stress times volume per atom, eV/Å. [0.05]",
+            rich_help_panel=THEN,
+        ),
     ] = None,
     max_steps: Annotated[
         int | None, typer.Option(help="Largest number of steps. [500]", rich_help_panel=THEN)
@@ -93,7 +96,8 @@ def relax(
         Path | None, typer.Option(metavar="FILE.html", help="Web page with table, histograms and drawings.")
     ] = None,
     skip_existing: Annotated[
-        bool, typer.Option("--skip-existing", help="Skip crystals whose output exists.")
+        bool,
+        typer.Option("--skip-existing", help="Skip crystals whose output exists; add to the other files."),
     ] = False,
     device: Device = "auto",
     threads: Threads = None,
@@ -130,9 +134,9 @@ def relax(
     with ExitStack() as stack:
         outputs = stack.enter_context(OutputFiles(out, ALIASES.get(form, form), sources))
         files = {"--path": path, "--trajectory": trajectory, "--summary": summary, "--report": report}
+        outputs.reserve({option: file for option, file in files.items() if file is not None})
         for option, file in files.items():
             if file is not None:
-                outputs.keep_inputs(file, option)
                 make_writable(file.parent, option)
                 if file.is_dir():
                     raise ConfigError(f"{option} must be a file; '{file}' is a folder.")
@@ -151,13 +155,15 @@ def relax(
             continuation = Continuation(then, **given, trajectory=trajectory is not None, device=device)
             if continuation.when_uncertain is not None and not relaxer.gives_bounds:
                 raise ConfigError(_not_calibrated("--when-uncertain", relaxer))
-        table = RelaxTable(as_json, quiet, sort, summary, verbose, relaxer.name, then is not None)
-        page = None if report is None else Report(relaxer.name)
-        writers = {
-            field: stack.enter_context(TrajectoryWriter(file))
+        writers = [
+            TrajectoryWriter(file, field, skip_existing)
             for field, file in (("path", path), ("trajectory", trajectory))
             if file is not None
-        }
+        ]
+        table = RelaxTable(
+            as_json, quiet, sort, summary, verbose, relaxer.name, then is not None, skip_existing
+        )
+        page = None if report is None else Report(relaxer.name, path=report, continued=skip_existing)
         if verbose:
             kernels = getattr(relaxer, "path", "")
             sys.stderr.write(f"model {relaxer.name} on {relaxer.device}, {kernels}; {len(sources)} files\n")
@@ -169,9 +175,11 @@ def relax(
             relaxer, options, continuation, outputs, table, writers, bar, skip_existing, max_uncertainty, page
         )
         job.relax(sources, cpus_to_use(threads))
+        for writer in writers:
+            writer.close()
     table.close(out, out / UNCERTAIN)
     if page is not None and report is not None:
-        page.write(report, table.counts["skipped"])
+        page.write(report, table.counts["skipped"] - page.kept)
     if table.counts["refused"]:
         raise typer.Exit(1)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from repose.cli.common import Progress
 from repose.cli.inputs import STDIN
-from repose.cli.outputs import OutputFiles, TrajectoryWriter
+from repose.cli.outputs import OutputFiles, TrajectoryWriter, name_of
 from repose.cli.relax_table import RelaxTable
 from repose.errors import ConfigError
 
@@ -38,7 +38,7 @@ class RelaxJob:
     continuation: Continuation | None
     outputs: OutputFiles
     table: RelaxTable
-    writers: dict[str, TrajectoryWriter]
+    writers: list[TrajectoryWriter]
     bar: Progress
     skip_existing: bool
     max_uncertainty: float | None
@@ -50,11 +50,38 @@ class RelaxJob:
 
         for source, name in sources:
             for entry in read(source):
-                if self.skip_existing and entry.crystal is not None and self.outputs.existing(name, entry):
-                    self.table.skip(entry)
+                if self._is_done(name, entry):
                     self.bar.advance(1)
                 else:
                     yield name, entry
+
+    def _is_done(self, name: str, entry: Entry) -> bool:
+        """Return whether a crystal is skipped; note what files of the earlier run lack of it."""
+        if not self.skip_existing or entry.crystal is None:
+            return False
+        target = self.outputs.existing(name, entry)
+        if target is None:
+            return False
+        summary, then = self.table.summary, self.continuation
+        row = None if summary is None else summary.row(entry.source, entry.index)
+        lacking = []
+        if then is not None and then.when_uncertain is None:  # all crystals go on
+            known = self.outputs.has_energies(target)
+            if known is None and row is not None:
+                known = bool(row.get("energy"))
+            if known is False:
+                return False
+            if known is None:
+                lacking.append("no energy of it is known: perhaps no potential relaxed it")
+            lacking += [
+                f"{writer.path} has no steps of it" for writer in self.writers if not writer.has(entry)
+            ]
+        if summary is not None and row is None:
+            lacking.append(f"{summary.path} has no row of it")
+        if self.report is not None and not self.report.keep(name_of(entry)):
+            lacking.append("the report has no row of it")
+        self.table.skip(entry, [f"skipped, since its output exists, but {what}" for what in lacking])
+        return True
 
     def relax(self, sources: list[tuple[str, str]], workers: int) -> None:
         """Relax and write crystals, and add them to the table in order.
@@ -140,9 +167,9 @@ class RelaxJob:
         if entry.many:
             _add_index(result.structure, entry.index)
         try:
+            for writer in self.writers:  # first: a crystal whose output exists is skipped later
+                writer.write(entry, result)
             written, dropped = self.outputs.write(name, entry, result.structure, uncertain)
-            for field, writer in self.writers.items():
-                writer.write(entry, result, field)
         except Exception as error:  # the other crystals are still written
             message = " ".join(f"{type(error).__name__}: {error}".split())
             refused = replace(result, status="refused", reason=f"it cannot be written: {message}")
@@ -161,8 +188,7 @@ class RelaxJob:
 
         self.table.add(entry, result, *written)
         if self.report is not None:
-            source = entry.source + (f"[{entry.index}]" if entry.many else "")
-            self.report.add(result or Relaxation(None, "refused", entry.reason), source)
+            self.report.add(result or Relaxation(None, "refused", entry.reason), name_of(entry))
 
 
 def _increments(advance: Callable[[int], None]) -> Callable[[int], None]:

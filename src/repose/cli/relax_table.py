@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from repose.cli.common import console
+from repose.cli.summary import SummaryFile
 
 if TYPE_CHECKING:
     from repose.io.files import Entry
@@ -25,10 +26,13 @@ COLOURS = {"relaxed": "green", "suspect": "yellow", "refused": "red"}
 KEYS = (
     "source", "index", "formula", "n_atoms", "status", "reason", "output", "model", "volume_change",
     "max_displacement", "uncertainty", "strain_uncertainty", "outside", "spacegroup_in", "spacegroup_out",
-    "energy", "steps", "converged", "start", "seconds", "remarks", "dropped",
+    "energy", "steps", "converged", "start", "calculator", "energy_input", "energy_predicted",
+    "seconds", "remarks", "dropped",
 )  # fmt: skip
-# Columns in front of the last one, with --then.
-CONTINUED = ("steps", "eV/atom")
+# Those of relaxations that went on with a potential.
+CONTINUED = KEYS[KEYS.index("energy") : KEYS.index("seconds")]
+# Columns of the table in front of the last one, with --then.
+THEN_HEADINGS = ("steps", "eV/atom")
 
 Order = Literal["input", "uncertainty"]
 
@@ -44,6 +48,7 @@ class RelaxTable:
         verbose: Print one line per crystal on standard error at once.
         model: Name of the model.
         then: Whether crystals go on with a potential.
+        continued: Keep the rows of an earlier summary.
     """
 
     def __init__(
@@ -55,13 +60,14 @@ class RelaxTable:
         verbose: bool = False,
         model: str = "",
         then: bool = False,
+        continued: bool = False,
     ) -> None:
-        self.headings = (*HEADINGS[:-1], *(CONTINUED if then else ()), HEADINGS[-1])
+        self.headings = (*HEADINGS[:-1], *(THEN_HEADINGS if then else ()), HEADINGS[-1])
         self.as_json, self.quiet, self.order = as_json, quiet, order
-        self.summary, self.verbose, self.model = summary, verbose, model
-        self.earlier = _read_csv(summary) if summary is not None else {}
+        self.summary = None if summary is None else SummaryFile(summary, KEYS, continued)
+        self.verbose, self.model = verbose, model
+        self.calculator: str | None = None  # of crystals that went on
         self.lines: list[dict[str, Any]] = []  # rows of the table or the summary
-        self.skipped: list[dict[str, Any]] = []  # rows of an earlier summary, which are kept
         self.remarks: list[str] = []
         self.notes: dict[str, tuple[str, int]] = {}  # first crystal and number of crystals of each remark
         self.dropped: Counter[tuple[str, str]] = Counter()
@@ -85,7 +91,7 @@ class RelaxTable:
             dropped: Properties of the input that the output format cannot hold.
             uncertain: The file is in the folder of uncertain predictions.
         """
-        where = entry.source + (f", crystal {entry.index}" if entry.many else "")
+        where = _where(entry)
         status = "refused" if result is None else result.status
         reason = entry.reason if result is None else result.reason
         reason = None if reason is None else f"{where}: {reason}"
@@ -96,13 +102,12 @@ class RelaxTable:
         if result is not None and result.steps is not None:
             self.counts.update(("continued", f"start: {result.start}"))
             self.counts["converged"] += bool(result.converged)
+            self.calculator = result.calculator
         if reason is not None:
             self.remarks.append(f"{status}: {reason}")
         if result is not None and result.outside is not None:
             self.remarks.append(f"! {where}: out of distribution, its bound may not hold: {result.outside}.")
-        for remark in remarks:
-            first, many = self.notes.get(remark, (where, 0))
-            self.notes[remark] = (first, many + 1)
+        self._note(where, remarks)
         for name in dropped or ():
             self.dropped[name, "" if output is None else output.suffix.lstrip(".") or output.name] += 1
         if self.verbose:
@@ -116,19 +121,25 @@ class RelaxTable:
                 _print_json(line)
             if kept or tabled:
                 self.lines.append(line)
+            if self.summary is not None:
+                self.summary.append(line)
 
-    def skip(self, entry: Entry) -> None:
+    def skip(self, entry: Entry, remarks: list[str]) -> None:
         """Count a crystal whose output exists; its row in an earlier summary is kept."""
         self.counts["skipped"] += 1
-        if row := self.earlier.get((entry.source, entry.index)):
-            self.skipped.append(row)
+        self._note(_where(entry), remarks)
+
+    def _note(self, where: str, remarks: list[str]) -> None:
+        for remark in remarks:
+            first, many = self.notes.get(remark, (where, 0))
+            self.notes[remark] = (first, many + 1)
 
     def close(self, out: Path, uncertain: Path) -> None:
         """Print table, remarks and counts, which name the output folders, and write the summary."""
         if self.order == "uncertainty":
             self.lines.sort(key=_by_uncertainty)
         if self.summary is not None:
-            _write_csv([*self.skipped, *self.lines], self.summary)
+            self.summary.finish(self.lines)
         if self.as_json:
             for line in self.lines if self.order != "input" else ():
                 _print_json(line)
@@ -156,8 +167,8 @@ class RelaxTable:
         )
         if counts["continued"]:
             sys.stdout.write(
-                f"{counts['continued']} went on with the potential, {counts['start: input']} of them from "
-                f"the input, whose energy was lower; {counts['converged']} converged.\n"
+                f"{counts['continued']} went on with {self.calculator}, {counts['start: input']} of them "
+                f"from the input, whose energy was lower; {counts['converged']} converged.\n"
             )
         if counts["skipped"]:
             sys.stdout.write(f"{counts['skipped']} more skipped: their output exists.\n")
@@ -216,12 +227,16 @@ def _line(
         "outside": result.outside if result else None,
         "spacegroup_in": result.spacegroup_in if result else 0,
         "spacegroup_out": result.spacegroup_out if result else 0,
-        **{name: getattr(result, name, None) for name in ("energy", "steps", "converged", "start")},
+        **{name: getattr(result, name, None) for name in CONTINUED},
         "seconds": result.seconds if result else 0.0,
         "remarks": remarks,
         "dropped": dropped,
         "many": entry.many,
     }
+
+
+def _where(entry: Entry) -> str:
+    return entry.source + (f", crystal {entry.index}" if entry.many else "")
 
 
 def _print_json(line: dict[str, Any]) -> None:
@@ -264,30 +279,6 @@ def _by_uncertainty(line: dict[str, Any]) -> tuple[bool, bool, float]:
     """Return a sort key: smallest bound first, then crystals without a bound, then refused ones."""
     value = line["uncertainty"]
     return line["status"] == "refused", value is None, value or 0.0
-
-
-def _write_csv(lines: list[dict[str, Any]], path: Path) -> None:
-    import csv
-
-    from repose.atomic_write import replacing_file
-
-    with replacing_file(path) as new, new.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(KEYS)
-        for line in lines:
-            cells = (line.get(key) for key in KEYS)
-            writer.writerow("; ".join(cell) if isinstance(cell, list) else cell for cell in cells)
-
-
-def _read_csv(path: Path) -> dict[tuple[str, int], dict[str, Any]]:
-    """Return the rows of an earlier summary by source and index; none if the file does not exist."""
-    import csv
-
-    try:
-        with path.open(newline="", encoding="utf-8") as stream:
-            return {(row["source"], int(row["index"])): row for row in csv.DictReader(stream)}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
 
 
 def _describe(crystal: Any) -> tuple[str, int]:

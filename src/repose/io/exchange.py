@@ -11,6 +11,7 @@ ASE                 pymatgen                 data
 ``oxi_states``      Species                  oxidation states, NaN where there is none
 ``labels``          ``labels``               site labels other than the name of the species
 constraints         ``selective_dynamics``   fixed fractional coordinates
+``calc``            ``calc``                 results of a calculator (only to ASE)
 ``info``            ``properties``           the rest
 other arrays        other site properties    the rest
 ==================  =======================  =============================================
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 from repose.errors import InvalidCrystalError
 from repose.io.constraints import fixed_coordinates, to_constraints
 from repose.io.convert import to_atoms, to_batch
-from repose.io.kinds import is_atoms, to_jsonable
+from repose.io.kinds import is_atoms, results_of, to_jsonable
 
 # Arrays of ASE, site properties of pymatgen, and their labels in messages.
 ARRAYS = (
@@ -99,6 +100,10 @@ def as_atoms(crystal: Any) -> tuple[Any, list[str]]:
         atoms.info.setdefault("charge", charge)
     fixed, _ = supported_constraints(crystal)
     atoms.set_constraint(to_constraints(fixed))
+    if results := results_of(crystal):
+        from ase.calculators.singlepoint import SinglePointCalculator
+
+        atoms.calc = SinglePointCalculator(atoms, **results)
     return atoms, dropped
 
 
@@ -114,7 +119,7 @@ def as_structure(crystal: Any) -> tuple[Any, list[str]]:
     from pymatgen.core import Element, Lattice, Species, Structure
 
     if not is_atoms(crystal):
-        return crystal, []
+        return crystal, sorted(results_of(crystal))
     fixed, dropped = supported_constraints(crystal)
     columns: dict[str, Any] = {"selective_dynamics": (~fixed).tolist()} if fixed.any() else {}
     states, labels = crystal.arrays.get("oxi_states"), crystal.arrays.get("labels")
@@ -142,7 +147,7 @@ def as_structure(crystal: Any) -> tuple[Any, list[str]]:
             properties[str(to_jsonable(name))] = to_jsonable(value)
         except (TypeError, RecursionError):
             dropped.append(f"info: {name}")
-    dropped += sorted(getattr(crystal.calc, "results", None) or {})
+    dropped += sorted(results_of(crystal))
     charge = properties.get("charge")
     number = isinstance(charge, int | float) and not isinstance(charge, bool)
     a, b, c = map(bool, crystal.pbc)

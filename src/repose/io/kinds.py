@@ -50,3 +50,9 @@ def to_jsonable(value: Any) -> Any:
 def _is(structure: object, module: str, name: str) -> bool:
     # A class whose module is not imported has no instances.
     return isinstance(structure, getattr(sys.modules.get(module), name, ()))
+
+
+def results_of(crystal: Any) -> dict[str, Any]:
+    """Results of the calculator of a crystal, ``calc``, which a pymatgen Structure may have, too."""
+    results = getattr(getattr(crystal, "calc", None), "results", None) or {}
+    return {name: value for name, value in results.items() if value is not None}

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from repose.io.kinds import is_atoms
+from repose.io.kinds import is_atoms, results_of
 
 _RESULT = re.compile(
     r"\w*energ(y|ies)|forces?|stress(es)?|virials?|hessian|dipoles?|polari[sz]ation|fmax|toten|etot(al)?"
@@ -59,14 +59,13 @@ def stale_labels(structure: Any) -> list[str]:
 
     Args:
         structure: `ase.Atoms` (results of its calculator, ``info``, arrays) or a pymatgen Structure
-            (properties, site properties, and the energy of a Slab).
+            (the same of ``calc``, properties, site properties, and the energy of a Slab).
     """
+    names = set(results_of(structure))
     if is_atoms(structure):
-        results = getattr(structure.calc, "results", None) or {}
-        names = {name for name, value in results.items() if value is not None}
         tables = (structure.info, structure.arrays)
     else:
-        names = {"energy"} if vars(structure).get("energy") is not None else set[str]()
+        names |= {"energy"} if vars(structure).get("energy") is not None else set()
         tables = (structure.properties, *(site.properties for site in structure))
     return sorted(names | {k for table in tables for k, value in table.items() if is_stale(k, value)})
 
@@ -77,6 +76,7 @@ def remove_stale(structure: Any) -> None:
         structure.calc = None
         tables = [structure.info, structure.arrays]
     else:
+        vars(structure).pop("calc", None)
         tables = [structure._properties, *(site.properties for site in structure)]
         if vars(structure).get("energy") is not None:
             structure.energy = None

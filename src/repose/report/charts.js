@@ -10,7 +10,11 @@ function svg(name, attributes, parent) {
   return node;
 }
 
-const quantile = (sorted, share) => sorted[Math.round(share * (sorted.length - 1))];
+// Linear between values.
+function quantile(sorted, share) {
+  const place = share * (sorted.length - 1), k = Math.floor(place);
+  return sorted[k] + (place - k) * ((sorted[k + 1] ?? sorted[k]) - sorted[k]);
+}
 
 // A histogram of one column: pale for all crystals, strong for those that the filters leave.
 function histogram(column, crystals) {

@@ -29,8 +29,8 @@ function heading() {
       + `is below it in ${data.level} of 100. ! marks crystals that are out of distribution; their bound may not hold.`
     : "There are no bounds on errors: the model is not calibrated."];
   if (crystals.some((c) => c.steps !== undefined)) {
-    words.push("Steps and energies are those of the calculator that went on from the prediction; bounds are those of the "
-      + "prediction. Energy gained is the energy of the input minus that of the result.");
+    words.push("Steps and energies are those of the calculator that went on from the prediction, or from the input where that "
+      + "has the lower energy; bounds are those of the prediction. Energy gained is the energy of the input minus that of the result.");
   }
   document.getElementById("meaning").textContent = words.join(" ");
 }

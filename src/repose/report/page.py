@@ -36,10 +36,31 @@ class Report:
     Args:
         model: Name of the model, for the heading.
         max_geometry: Characters of geometries, see `MAX_GEOMETRY`.
+        path: File that will be written. Until then lines are kept in a hidden file beside it, in case that
+            the program is stopped.
+        continued: Read the lines of an earlier report at ``path``, or of a stopped one, for `keep`.
+
+    Attributes:
+        kept: Number of lines from an earlier report.
     """
 
-    def __init__(self, model: str = "", max_geometry: int = MAX_GEOMETRY) -> None:
+    def __init__(
+        self,
+        model: str = "",
+        max_geometry: int = MAX_GEOMETRY,
+        path: Path | None = None,
+        continued: bool = False,
+    ) -> None:
         self.model = model
+        self.kept = 0
+        self._earlier: dict[str, str] = {}
+        self._unfinished = None
+        if path is not None:
+            self._unfinished = path.with_name(f".{path.name}.rows")
+            if continued:
+                self._earlier = _earlier_rows(path) | _earlier_rows(self._unfinished)
+            else:
+                self._unfinished.unlink(missing_ok=True)
         self._left = max_geometry
         self._without_drawing = 0
         self._rows: list[str] = []
@@ -52,23 +73,45 @@ class Report:
             result: Its relaxation.
             source: Where it came from, instead of ``result.source``.
         """
-        row = _row(result, result.source if source is None else source)
-        geometry = "" if result.after is None else _to_json(_geometry(result, result.after))
-        if result.after is not None and len(geometry) <= self._left:
+        source = result.source if source is None else source
+        self._earlier.pop(_shown(source or ""), None)
+        row = _row(result, source)
+        self._add(row, None if result.after is None else _geometry(result, result.after))
+
+    def keep(self, source: str) -> bool:
+        """Add the line of an earlier report for a crystal; return whether there is one."""
+        line = self._earlier.pop(_shown(source), None)
+        if line is None:
+            return False
+        row = json.loads(line)
+        self._add(row, row.pop("geometry", None))
+        self.kept += 1
+        return True
+
+    def _add(self, row: dict[str, Any], drawn: dict[str, list[int]] | None) -> None:
+        text, geometry = _to_json(row), "" if drawn is None else _to_json(drawn)
+        if drawn is not None and len(geometry) <= self._left:
             self._left -= len(geometry)
-            self._elements |= set(result.after.numbers.tolist())
-            self._rows.append(f'{_to_json(row)[:-1]},"geometry":{geometry}}}')
+            self._elements |= set(drawn["numbers"])
+            text = f'{text[:-1]},"geometry":{geometry}}}'
         else:
             self._without_drawing += bool(geometry)
-            self._rows.append(_to_json(row))
+        self._rows.append(text)
+        if self._unfinished is not None:
+            with self._unfinished.open("a", encoding="utf-8") as stream:
+                stream.write(f"\n{text}\n")  # the line before may be cut off
 
     def write(self, path: Path | str, skipped: int = 0) -> None:
         """Write the file; it appears complete, or not at all.
+
+        Other lines of an earlier report come last.
 
         Args:
             path: Output file; its folder is made, an older file is replaced.
             skipped: Number of further crystals that were not relaxed, because their output exists.
         """
+        for source in list(self._earlier):
+            self.keep(source)
         files = resources.files("repose.report")
         template, style = (
             files.joinpath(name).read_text(encoding="utf-8") for name in ("template.html", "style.css")
@@ -88,6 +131,8 @@ class Report:
             for index, row in enumerate(self._rows):
                 stream.write((",\n" if index else "") + row)
             stream.write(f"\n]}}{after}")
+        if self._unfinished is not None:
+            self._unfinished.unlink(missing_ok=True)
 
 
 def write_report(results: Iterable[Relaxation], path: Path | str, model: str = "") -> None:
@@ -104,6 +149,23 @@ def write_report(results: Iterable[Relaxation], path: Path | str, model: str = "
     for result in results:
         report.add(result)
     report.write(path)
+
+
+def _shown(source: str) -> str:
+    """Source in the file, where bytes that are not UTF-8 are replaced."""
+    return json.loads(_to_json(source))
+
+
+def _earlier_rows(path: Path) -> dict[str, str]:
+    """Lines of crystals, by source, in a report or in the hidden file of a stopped one."""
+    rows = {}
+    for line in path.read_text("utf-8", "replace").split("\n") if path.is_file() else ():
+        try:
+            row = line.removesuffix(",")
+            rows[json.loads(row)["source"]] = row
+        except (ValueError, TypeError, KeyError):  # other lines of the page, or one that is cut off
+            continue
+    return rows
 
 
 def _row(result: Relaxation, source: str | None) -> dict[str, Any]:

@@ -197,12 +197,21 @@ def test_logical_values_and_strange_keys_stay():
     assert with_geometry(atoms, atoms.positions, atoms.cell.array).info == atoms.info
 
 
+class Derived(Structure):
+    """A class whose objects are copied with their attributes."""
+
+
 def test_results_of_calculators_go():
     atoms = bulk("Al")
     atoms.calc = SinglePointCalculator(atoms, energy=-3.0, forces=np.zeros((1, 3)), magmoms=[1.0])
     assert stale_labels(atoms) == ["energy", "forces", "magmoms"]
     assert with_geometry(atoms, atoms.positions, atoms.cell.array).calc is None
     assert atoms.calc is not None
+    structure = Derived(Lattice.cubic(4), ["Cu"], [[0, 0, 0]])
+    structure.calc = atoms.calc
+    assert stale_labels(structure) == ["energy", "forces", "magmoms"]
+    assert not hasattr(with_geometry(structure, np.zeros((1, 3)), 4.1 * np.eye(3)), "calc")
+    assert structure.calc is atoms.calc
     atoms.calc = EMT()
     assert stale_labels(atoms) == []
 

@@ -176,6 +176,13 @@ def test_results_of_calculators(tmp_path):
     np.testing.assert_array_equal(results["stress"], np.arange(6.0))
     for form in ("cif", "poscar", "json"):
         assert {"energy", "forces", "stress"} <= set(write(atoms, tmp_path / "x", form))
+    structure = Structure(Lattice.cubic(4), ["Cu", "Au"], [[0, 0, 0], [0.5] * 3])
+    assert write(structure, tmp_path / "x.extxyz", "extxyz") == []
+    structure.calc = atoms.calc
+    assert write(structure, tmp_path / "x.extxyz", "extxyz") == []
+    assert ase_read(tmp_path / "x.extxyz").get_potential_energy() == -5.0
+    for form in ("cif", "poscar", "json"):
+        assert {"energy", "forces", "stress"} <= set(write(structure, tmp_path / "x", form))
 
 
 def test_what_the_relaxation_adds_is_not_missed(tmp_path):

@@ -219,6 +219,17 @@ def test_dictionaries(calibrated, relaxnet, oxide):
     assert first.constraints[0].mask.tolist() == [True, False, False]
 
 
+def test_results_of_a_calculator_are_restored(calibrated, oxide):
+    (result,) = calibrated.relax([oxide])
+    forces, stress = np.arange(3.0 * len(oxide)).reshape(-1, 3), np.diag([1.0, 2.0, 3.0])
+    for known in (stress, None):
+        done = replace(result, energy=-3.5, forces=forces, stress=known)
+        again = Relaxation.from_dict(json.loads(json.dumps(done.as_dict()))).structure
+        assert again.get_potential_energy() == -3.5
+        np.testing.assert_array_equal(again.get_forces(apply_constraint=False), forces)
+        assert ("stress" in again.calc.results) == (known is not None)
+
+
 def test_table(calibrated):
     results = results_of_all_kinds(calibrated)
     table = repose.to_dataframe(results)

@@ -151,6 +151,22 @@ def test_drawings_end_where_the_file_would_become_too_large(results, tmp_path):
     assert (data["without_drawing"], data["skipped"], len(data["crystals"])) == (20 - drawn, 3, 21)
 
 
+def test_a_stopped_report_is_continued(results, tmp_path):
+    path = tmp_path / "report.html"
+    Report(path=path).add(results[0])
+    again = Report(path=path, continued=True)
+    assert [again.keep(source) for source in ("a.cif", "b.cif")] == [True, False]
+    again.add(results[1])
+    again.write(path)
+    assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
+    last = Report(path=path, continued=True)
+    assert last.keep("a.cif")
+    assert last.keep(HOSTILE)
+    last.write(tmp_path / "last.html")
+    write_report(results[:2], tmp_path / "whole.html")
+    assert data_of(tmp_path / "last.html") == data_of(path) == data_of(tmp_path / "whole.html")
+
+
 def test_an_error_leaves_the_earlier_file(results, tmp_path, monkeypatch):
     path = tmp_path / "report.html"
     path.write_text("earlier")
@@ -181,4 +197,5 @@ def test_a_browser_shows_the_rows(results, tmp_path):
     assert len(re.findall(r"<tr data-index", page)) == 3
     assert re.search(r"<th[^>]*aria-sort=\"ascending\"><button[^>]*>#</button>", page)
     assert re.search(r"<h2 id=\"name\">MoS2 · &lt;/script&gt;", page)
-    assert "Histogram of Volume change, %: 2 crystals" in page
+    assert "Histogram of Volume change, %: 2 crystals, median +3.1" in page  # 0 and 6.1
+    assert "or from the input where that has the lower energy" in page
