@@ -306,7 +306,8 @@ class TrainSettings(Settings):
     score: Literal["absolute", "relative", "coordinates"] = Field(
         default="absolute",
         description="validation score: errors of coordinates and lattice in Å; these divided by those of the "
-        "input, so that inputs at all distances count; or the error of coordinates alone",
+        "input, so that inputs at all distances count; or the error of coordinates alone. Families that "
+        "predict paths add the error of energies in eV per atom",
     )
     early_stop: int = Field(default=10, gt=0, description="epochs without improvement before training ends")
     max_epochs: int = Field(default=1000, gt=0, description="largest number of epochs; length of the cosine")
@@ -327,7 +328,7 @@ class TrainSettings(Settings):
         default=None,
         gt=0,
         description="number of training crystals, chosen by hash of their ids; null: all. A smaller set is "
-        "part of every larger one",
+        "part of every larger one. Training on paths chooses among those with enough frames",
     )
     validation_crystals: int | None = Field(
         default=None,

@@ -245,11 +245,13 @@ def test_a_model_with_charges_needs_them_for_all_crystals(pairs):
 
 
 def test_train_relax_and_read_the_path_again(repose, pairs, tmp_path):
-    """As a user would: train, relax with --path, import what came out."""
+    """As a user would: train, relax with --path, import what came out. Short paths do not count."""
     splits = ["train"] * (len(pairs) - 1) + ["val"]
     split = [replace(pair, split=name) for pair, name in zip(pairs, splits, strict=True)]
-    write_dataset(tmp_path / "data", DatasetInfo(name="data"), split)
+    short = [replace(pair, id=f"short-{pair.id}", path=pair.path[:1]) for pair in split]
+    write_dataset(tmp_path / "data", DatasetInfo(name="data"), split + short)
     settings = {"model": SMALL, "sampling": {"epoch_steps": 2}, "max_epochs": 2, "paths": {"energy": 2.0}}
+    settings |= {"crystals": len(pairs) - 1, "validation_crystals": 1}
     (tmp_path / "train.json").write_text(json.dumps(settings))
     run, crystal, way = tmp_path / "run", tmp_path / "crystal.extxyz", tmp_path / "out" / "way.extxyz"
     status, _, err = repose(

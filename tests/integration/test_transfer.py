@@ -277,8 +277,8 @@ def test_cells_of_sheets_are_no_volumes_of_atoms(pairs, tmp_path):
 @pytest.mark.parametrize(
     ("name", "model", "words"),
     [
-        ("e3relax", {"uncertainty_head": False}, "differ from those of --init-from"),
-        ("e3relax", {"uncertainty_head": True, "features": 16}, "differ from those of --init-from"),
+        ("e3relax", {"uncertainty_head": False}, "model.uncertainty_head differ from those of --init-from"),
+        ("e3relax", {"uncertainty_head": True, "features": 16}, r"model\.features .*--model e3relax"),
         ("deeprelax", {"uncertainty_head": True}, "unknown setting 'uncertainty_head'"),
     ],
 )

@@ -104,7 +104,8 @@ def _join(
     networks, configs = zip(*(load_model(directory / "model") for directory in directories), strict=True)
     network = Ensemble(networks).eval()
     datasets = {dataset.directory: dataset for dataset in map(Dataset, data)}.values()
-    options: dict[str, Any] = {"paths": False, "without": chemical_systems(held_out)}
+    frames = network.path_frames if settings.target == "relaxed" else None
+    options: dict[str, Any] = {"paths": False, "frames": frames, "without": chemical_systems(held_out)}
     train_pairs, val_pairs = (
         list(chain.from_iterable(read_split(list(datasets), split, crystals=crystals, **options)))
         for split, crystals in (("train", settings.crystals), ("val", None))

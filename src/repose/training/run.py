@@ -24,6 +24,7 @@ from repose import native
 from repose.atomic_write import interrupted_version, replacing_file
 from repose.config import TrainSettings
 from repose.data.dataset import Dataset, Pair
+from repose.data.frames import select_paths
 from repose.device import resolve_device
 from repose.errors import ConfigError
 from repose.models.checkpoint import find_model, load_config, load_model
@@ -96,10 +97,11 @@ def train(
         network.check_training(settings)
     whole = settings.target == "forces" or network.path_frames is not None
     with_paths = whole or settings.sampling.path_frames > 0
+    frames = network.path_frames if settings.target == "relaxed" else None
     with part("reading"):
         without = chemical_systems(held_out)
         training = read_split(
-            datasets, "train", crystals=settings.crystals, paths=with_paths, without=without
+            datasets, "train", crystals=settings.crystals, paths=with_paths, frames=frames, without=without
         )
         validation = read_split(unique, "val", paths=whole, without=without)
     train_pairs, val_pairs = (list(chain.from_iterable(parts)) for parts in (training, validation))
@@ -112,7 +114,8 @@ def train(
         network.compile_training()
     validated = val_pairs
     if settings.validation_crystals is not None:
-        ids = choose((pair.id for pair in val_pairs), settings.validation_crystals)
+        long_enough = () if frames is None else select_paths(val_pairs, frames).pairs
+        ids = choose((pair.id for pair in long_enough or val_pairs), settings.validation_crystals)
         validated = [pair for pair in val_pairs if pair.id in ids]
     task, kind = _task(network, settings, train_pairs, validated, edge_counter)
     if kind:
@@ -245,10 +248,11 @@ def _network(
         wanted = cls.settings_type.parse({**own, **given})
         # Heads and inputs may be added, and weights do not depend on the number of passes or the start.
         free = {key: settings.model[key] for key in ADDED if settings.model.get(key)}
-        if wanted != network.settings.model_copy(update=free):
+        kept = network.settings.model_copy(update=free)
+        if differing := [f"model.{key}" for key, value in wanted if value != getattr(kept, key)]:
             raise ConfigError(
-                f"the model settings differ from those of --init-from {init_from} in more than 'passes'; "
-                "leave them out."
+                f"the settings {', '.join(differing)} differ from those of --init-from {init_from}. Leave "
+                f"them out; if they are of a preset, give --model {family_name} instead of it."
             )
         if wanted != network.settings:
             weights, network = network.state_dict(), cls(wanted)

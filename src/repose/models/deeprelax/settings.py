@@ -62,8 +62,8 @@ class DeepRelaxSettings(NetworkSettings):
     )
     solver: Literal["gauss-newton", "adam", "released"] = Field(
         default="gauss-newton",
-        description="solver for positions; 'adam': 100 steps on equation 20 at a rate of 0.1 (published); "
-        "'released': the same on means over either kind of distances, as in the authors' code",
+        description="solver for positions; 'adam' (published): on equation 20, with the 100 steps at a rate "
+        "of 0.1 of the authors' code; 'released': the same on means over either kind of distances, as there",
     )
     anchors: Literal["cell", "all"] = Field(
         default="cell",
