@@ -60,10 +60,7 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]], text_columns: int 
 def steps_saved() -> str:
     """Errors on all sets of test crystals, and relaxation steps that `default` saves."""
     errors = stored("studies/real_pairs/result.json")["errors"]
-    sets = stored("studies/steps_saved/result.json")["sets"]
-    return errors_and_steps(
-        errors, sets | {name: result["blocks"][-1] for name, result in validated().items()}
-    )
+    return errors_and_steps(errors, {name: result["blocks"][-1] for name, result in validated().items()})
 
 
 def validated() -> dict[str, Any]:
@@ -97,6 +94,24 @@ def validation_table(results: dict[str, Any]) -> str:
                 title = ""
     head = ["test crystals", "start", "E, median", "mean", "MAE", "worse, %", "steps, median", "mean"]
     return table([*head, "saved, %", "more, %", "time saved, %", "lower, %", "higher, %"], rows, 2)
+
+
+def cascade() -> str:
+    """Energies, errors and cost if the least certain crystals go on with CHGNet, by their share."""
+    rows = []
+    for row in stored("studies/cascade/result.json")["cascade"]:
+        energy = row["energy_above"]
+        rows.append(
+            [
+                f"{100 * row['share']:.0f}",
+                f"{energy['median']:.1f}",
+                f"{energy['mean']:.0f}",
+                f"{row['median_error']:.3f}",
+                f"{row['steps']:,}",
+            ]
+        )
+    head = ["go on, %", "E, median", "mean", "error, median, Å", "steps in all"]
+    return table(head, rows, 0)
 
 
 def errors_and_steps(errors: dict[str, Any], sets: dict[str, Any]) -> str:
@@ -317,6 +332,7 @@ def presets() -> str:
 BLOCKS: dict[str, Callable[[], str]] = {
     "steps-saved": steps_saved,
     "validate": validate,
+    "cascade": cascade,
     "errors": errors,
     "kinds": kinds,
     "paths": paths,

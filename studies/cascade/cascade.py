@@ -126,7 +126,6 @@ def cascade(rows: Sequence[Row], share: float) -> dict[str, Any]:
     chosen = np.zeros(len(rows), bool)
     chosen[order[: round(share * len(rows))]] = True
     errors = np.array([row["errors"][2 if goes else 1] for row, goes in zip(rows, chosen, strict=True)])
-    cost = [row["seconds_then"] if goes else 0.0 for row, goes in zip(rows, chosen, strict=True)]
     steps = [row["steps_then"] or 0 if goes else 0 for row, goes in zip(rows, chosen, strict=True)]
     # Above the lower of the ends from the input and from the prediction.
     above = [
@@ -134,7 +133,6 @@ def cascade(rows: Sequence[Row], share: float) -> dict[str, Any]:
         for row, goes in zip(rows, chosen, strict=True)
         if row["energy_predicted"] is not None
     ]
-    whole = sum(row["seconds_then"] for row in rows)
     return {
         "share": share,
         "mean_error": float(errors.mean()),
@@ -142,7 +140,6 @@ def cascade(rows: Sequence[Row], share: float) -> dict[str, Any]:
         "p90_error": float(np.quantile(errors, 0.9)),
         "energy_above": {"median": float(np.median(above)), "mean": float(np.mean(above))},
         "steps": int(sum(steps)),
-        "time_percent": 100 * sum(cost) / whole,
     }
 
 
@@ -177,7 +174,8 @@ def main() -> None:
     result = {
         "datasets": [Dataset(path).info.name for path in arguments.data],
         "max_atoms": arguments.max_atoms,
-        "model": {"name": arguments.model, "sha256": hashlib.sha256(weights).hexdigest()},
+        "model": find_model(arguments.model).name,
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
         "calculator": then.potential.name,
         "fmax": then.fmax,
         **describe(blocks),

@@ -236,7 +236,7 @@ def largest_bound(bounds: Sequence[float], share: float) -> float:
     It is smaller by more than rounding, since a bound depends slightly on the batch of the prediction.
     """
     chosen = math.ceil(share * len(bounds) - 1e-9)
-    return math.inf if not chosen else (1 - 1e-5) * float(np.sort(bounds)[-chosen])
+    return math.inf if not chosen else (1 - 1e-6) * float(np.sort(bounds)[-chosen])
 
 
 def _failed(
