@@ -52,7 +52,7 @@ from ase.calculators.emt import EMT
 
 class Slow(EMT):
     def calculate(self, *arguments, **options):
-        time.sleep(0.005)
+        time.sleep(0.012)
         super().calculate(*arguments, **options)
 
 class Crashing(EMT):
@@ -177,19 +177,19 @@ def test_failures_are_recorded_with_their_reason(tmp_path):
     )
     out = tmp_path / "set"
     result = run(tmp_path / "c", "--out", out, "--calculator", EMT_PATH, "--workers", 1,
-                 "--set", "relaxation.max_steps=12")  # fmt: skip
+                 "--set", "relaxation.max_steps=5")  # fmt: skip
     assert result.exit_code == 1
     assert "failed: 1 not converged" in result.stdout
     failures = {failure.id: failure for failure in read_failures(out)}
     assert failures["far"].kind == "not converged"
-    assert failures["far"].steps == 12
+    assert failures["far"].steps == 5
     assert np.array(failures["far"].last_positions).shape == (4, 3)
     assert failures["far"].tags == {"prototype": "fcc"}
     assert failures["iron"].reason.startswith("the calculator failed: ")
     assert [pair.id for pair in Dataset(out)] == [fine.id]
     # They are not tried again.
     again = run(tmp_path / "c", "--out", out, "--calculator", EMT_PATH, "--json",
-                "--set", "relaxation.max_steps=12")  # fmt: skip
+                "--set", "relaxation.max_steps=5")  # fmt: skip
     assert json.loads(again.stdout)["failed"] == 2
 
 

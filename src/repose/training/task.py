@@ -82,6 +82,7 @@ class RelaxationTask(lightning.LightningModule):
         self.network = network
         self.average = copy.deepcopy(network).requires_grad_(False)
         self.settings = settings
+        self.dropped = 0  # steps of the epoch without change
         # A copy on the CPU prepares the batches, possibly in other processes.
         preparing = copy.deepcopy(network).requires_grad_(False)
         self.train_batches = self.train_type(train, preparing, settings.sampling, settings.seed, edge_counter)
