@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import signal
+from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.util import register_after_fork
 
