@@ -34,6 +34,22 @@ Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Data: TypeAlias = Annotated[list[Path], typer.Option(help="Dataset folder; repeatable.")]
 Split: TypeAlias = Annotated[Literal["train", "val", "test"], typer.Option(help="Split of the datasets.")]
 
+# Options of the commands that relax crystals with a calculator in worker processes.
+CalculatorName: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        help="chgnet (default), chgnet-r2scan, sevennet, or MODULE:NAME of an ASE calculator.",
+        show_default=False,
+    ),
+]
+Fmax: TypeAlias = Annotated[
+    float | None,
+    typer.Option(min=1e-6, help="Largest force of a relaxed crystal, eV/Å; 0.05 by default."),
+]
+Workers: TypeAlias = Annotated[
+    int, typer.Option(min=0, help="Processes of one thread; 0: one per core, or four on a GPU.")
+]
+
 # Options of the commands that write a dataset.
 Name: TypeAlias = Annotated[
     str, typer.Option(help="Name of the dataset; that of its folder if not given.", show_default=False)

@@ -10,7 +10,9 @@ from typing import Annotated
 import typer
 
 from repose.cli.common import (
+    CalculatorName,
     Device,
+    Fmax,
     Fractions,
     HourlyProgress,
     Json,
@@ -19,6 +21,7 @@ from repose.cli.common import (
     Quiet,
     Seed,
     SplitBy,
+    Workers,
     fail,
     wrong_usage,
 )
@@ -38,20 +41,9 @@ def label(
         list[Path], typer.Argument(help="Folders of candidates, or files of crystals.", exists=True)
     ],
     out: Annotated[Path, typer.Option(help="Dataset folder; a dataset with the same labels is extended.")],
-    calculator: Annotated[
-        str | None,
-        typer.Option(
-            help="chgnet (default), chgnet-r2scan, sevennet, or MODULE:NAME of an ASE calculator.",
-            show_default=False,
-        ),
-    ] = None,
-    fmax: Annotated[
-        float | None,
-        typer.Option(min=1e-6, help="Largest force of a relaxed crystal, eV/Å; 0.05 by default."),
-    ] = None,
-    workers: Annotated[
-        int, typer.Option(min=0, help="Processes of one thread; 0: one per core, or four on a GPU.")
-    ] = 0,
+    calculator: CalculatorName = None,
+    fmax: Fmax = None,
+    workers: Workers = 0,
     minutes: Annotated[
         float | None, typer.Option(min=0, help="Longest time for one crystal; slower ones count as failed.")
     ] = None,

@@ -7,7 +7,19 @@ from typing import Annotated, Literal
 
 import typer
 
-from repose.cli.common import Data, Device, HourlyProgress, Json, Quiet, Split, fail, wrong_usage
+from repose.cli.common import (
+    CalculatorName,
+    Data,
+    Device,
+    Fmax,
+    HourlyProgress,
+    Json,
+    Quiet,
+    Split,
+    Workers,
+    fail,
+    wrong_usage,
+)
 from repose.cli.settings import Assignments, ConfigFile, read_settings, settings_command
 
 ValidateCommand = settings_command("repose.validation.settings:ValidationSettings")
@@ -18,13 +30,7 @@ def validate(
     model: Annotated[
         list[str] | None, typer.Option(help="Model, by name or folder; repeatable. Default: only the input.")
     ] = None,
-    calculator: Annotated[
-        str | None,
-        typer.Option(
-            help="chgnet (default), chgnet-r2scan, sevennet, or MODULE:NAME of an ASE calculator.",
-            show_default=False,
-        ),
-    ] = None,
+    calculator: CalculatorName = None,
     n: Annotated[
         int | None,
         typer.Option("--n", min=1, help="Crystals of each dataset, chosen by hashes of their ids; all."),
@@ -37,10 +43,7 @@ def validate(
         typer.Option(help="Dataset whose train split fits Rescale; repeatable. Default: those of --data."),
     ] = None,
     split: Split = "test",
-    fmax: Annotated[
-        float | None,
-        typer.Option(min=1e-6, help="Largest force of a relaxed crystal, eV/Å; 0.05 by default."),
-    ] = None,
+    fmax: Fmax = None,
     max_steps: Annotated[
         int | None, typer.Option(min=1, help="Steps after which a relaxation ends; 500 by default.")
     ] = None,
@@ -51,9 +54,7 @@ def validate(
     max_atoms: Annotated[
         int | None, typer.Option(min=1, help="Atoms of the largest crystal that is chosen.")
     ] = None,
-    workers: Annotated[
-        int, typer.Option(min=0, help="Processes of one thread; 0: one per core, or four on a GPU.")
-    ] = 0,
+    workers: Workers = 0,
     minutes: Annotated[
         float | None, typer.Option(min=0, help="Longest time of one relaxation; slower ones count as failed.")
     ] = None,

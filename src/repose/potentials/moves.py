@@ -62,12 +62,12 @@ class Moves:
 
     @property
     def symmetric(self) -> bool:
-        """Whether strains are symmetric, so that the cell does not rotate."""
+        """True if strains are symmetric, so that the cell does not rotate."""
         return self._strains is None
 
     @property
     def fixes_atoms(self) -> bool:
-        """Whether coordinates of atoms are held, so that the crystal cannot be shifted."""
+        """True if coordinates of atoms are held, so that the crystal cannot be shifted as a whole."""
         return self._atoms is not None
 
     def symmetrise(self, cell: Floats, forces: Floats, stress: Floats) -> tuple[Floats, Floats]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import Field
 
 from repose.config import Settings
@@ -26,3 +28,15 @@ class LbfgsSettings(Settings):
     max_volume_ratio: float = Field(
         default=4.0, gt=1, description="factor of the volume, up or down, beyond which a crystal has failed"
     )
+
+
+class CalculatorSettings(Settings):
+    """Calculator and relaxations with it."""
+
+    calculator: str = Field(
+        default="chgnet", description="chgnet, chgnet-r2scan, sevennet, or MODULE:NAME of an ASE calculator"
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="arguments of the calculator, e.g. options.model=mace.model"
+    )
+    relaxation: LbfgsSettings = Field(default=LbfgsSettings(), description="how crystals are relaxed")

@@ -1,4 +1,4 @@
-"""How atoms are drawn."""
+"""Colours and radii of drawn atoms."""
 
 from __future__ import annotations
 

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
 
-from repose.config import Settings
 from repose.potentials import loading
 from repose.potentials.base import Potential
 from repose.potentials.chgnet import CHGNetPotential
-from repose.potentials.settings import LbfgsSettings
+from repose.potentials.settings import CalculatorSettings
 
 
-class ValidationSettings(Settings):
+class ValidationSettings(CalculatorSettings):
     """Calculator and relaxations, the same for all starts."""
 
-    calculator: str = Field(
-        default="chgnet", description="name of a potential, or MODULE:NAME of an ASE calculator"
-    )
-    options: dict[str, Any] = Field(
-        default_factory=dict, description="arguments of the calculator, e.g. options.model=mace.model"
-    )
-    relaxation: LbfgsSettings = Field(default=LbfgsSettings(), description="how crystals are relaxed")
     symmetry: Literal["keep", "free"] = Field(
         default="keep", description="keep the space group of the input in predictions and relaxations"
     )

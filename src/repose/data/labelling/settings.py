@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import Field
 
-from repose.config import Settings
-from repose.potentials.settings import LbfgsSettings
+from repose.potentials.settings import CalculatorSettings
 
 
-class LabelSettings(Settings):
+class LabelSettings(CalculatorSettings):
     """Calculator, relaxation and stored frames of labelled crystals."""
 
-    calculator: str = Field(
-        default="chgnet", description="chgnet, chgnet-r2scan, sevennet, or MODULE:NAME of an ASE calculator"
-    )
-    options: dict[str, Any] = Field(
-        default_factory=dict, description="arguments of the calculator, e.g. options.model=mace.model"
-    )
-    relaxation: LbfgsSettings = Field(default=LbfgsSettings(), description="how crystals are relaxed")
     frames: int = Field(
         default=0, ge=0, description="frames kept of each path, evenly spaced; 0 keeps all of them"
     )
